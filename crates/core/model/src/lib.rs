@@ -1,1 +1,33 @@
-//! Placeholder until the first code of this crate lands.
+//! The nouns of Berth: ids, quantities, job specifications, nodes, statuses and
+//! the one `fits` that planning and apply share. This crate refuses to know
+//! any transport, clock, file or other Berth crate.
+
+#![forbid(unsafe_code)]
+
+pub mod fits;
+pub mod ids;
+pub mod name;
+pub mod node;
+pub mod quantity;
+pub mod range_set;
+pub mod spec;
+pub mod status;
+pub mod time;
+pub mod validate;
+
+pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits};
+pub use ids::{AllocationId, Attempt, InstanceIndex, JobId, NodeId, ParseIdError, TaskIndex};
+pub use name::{Name, NameError};
+pub use node::{Device, DeviceHealth, NodeCapacity, NodeSpec, NodeUse, PortRange};
+pub use quantity::{CpuMilli, MemoryBytes, ShareMilli};
+pub use range_set::RangeSet;
+pub use spec::{
+    ArraySpec, Constraints, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, Policy,
+    RestartPolicy, Signal, SpecDigest, StopPolicy, TaskSpec,
+};
+pub use status::{
+    AllocationState, Drain, EndCause, EndReport, IllegalTransition, JobState, NodeState, Outcome,
+    StartPhase, StopIntent,
+};
+pub use time::{DurationMs, StateMs, WallMs};
+pub use validate::{Violation, validate, validate_node};

@@ -1,0 +1,270 @@
+//! The one question that planning and apply share: does this work fit there?
+//! Planning asks it to choose, apply asks it again before anything is granted.
+
+use std::collections::BTreeSet;
+
+use thiserror::Error;
+
+use crate::name::Name;
+use crate::node::{Device, DeviceHealth, DeviceUse, NodeCapacity, NodeSpec, NodeUse};
+use crate::quantity::{CpuMilli, MemoryBytes, ShareMilli};
+use crate::spec::{Constraints, GpuRequest, TaskSpec};
+
+/// What a placement takes of its node.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Claim {
+    pub cpu: CpuMilli,
+    pub memory: MemoryBytes,
+    pub devices: Vec<DeviceClaim>,
+    pub ports: Vec<PortClaim>,
+}
+
+/// A share of one device.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct DeviceClaim {
+    pub uuid: String,
+    pub share: ShareMilli,
+    pub memory: MemoryBytes,
+}
+
+/// A named port.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct PortClaim {
+    pub name: Name,
+    pub port: u16,
+}
+
+/// Why something does not fit a node. The order is the order of explanations:
+/// what can never fit before what is only busy.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Error)]
+pub enum Misfit {
+    #[error("the job asks for node `{asked}`")]
+    OtherNode { asked: String },
+    #[error("the job asks for pool `{asked}`, the node is in `{found}`")]
+    OtherPool { asked: String, found: String },
+    #[error("label `{key}` is not `{asked}`")]
+    Label { key: String, asked: String },
+    #[error("no GPU of model {asked}")]
+    GpuModel { asked: String },
+    #[error("no GPU with at least {asked} of memory")]
+    GpuMemory { asked: MemoryBytes },
+    #[error("has {found} suitable GPUs, {asked} are asked for")]
+    GpuCount { asked: u32, found: u32 },
+    #[error("has {found} cores, {asked} are asked for")]
+    CpuCapacity { asked: CpuMilli, found: CpuMilli },
+    #[error("has {found} of memory, {asked} is asked for")]
+    MemoryCapacity { asked: MemoryBytes, found: MemoryBytes },
+    #[error("the node is not ready")]
+    NotReady,
+    #[error("the node is cordoned")]
+    Cordoned,
+    #[error("the node is being drained")]
+    Draining,
+    #[error("{free} suitable GPUs are free, {asked} are asked for")]
+    GpuBusy { asked: u32, free: u32 },
+    #[error("{free} cores are free, {asked} are asked for")]
+    CpuBusy { asked: CpuMilli, free: CpuMilli },
+    #[error("{free} of memory is free, {asked} is asked for")]
+    MemoryBusy { asked: MemoryBytes, free: MemoryBytes },
+    #[error("{free} ports are free, {asked} are asked for")]
+    PortsBusy { asked: u32, free: u32 },
+    #[error("device `{uuid}` is not on the node, or not healthy")]
+    DeviceGone { uuid: String },
+    #[error("device `{uuid}` has {free} thousandths free, {asked} are claimed")]
+    DeviceBusy { uuid: String, asked: u32, free: u32 },
+    #[error("port {port} is taken or outside the node's range")]
+    PortTaken { port: u16 },
+    #[error("the claim is not what the task asks for")]
+    ClaimMismatch,
+}
+
+/// Whether a task could ever run on a node, were it empty and ready.
+///
+/// # Errors
+/// The first reason, in the order of `Misfit`, why it could not.
+pub fn eligible(
+    name: &Name,
+    node: &NodeSpec,
+    constraints: &Constraints,
+    task: &TaskSpec,
+) -> Result<(), Misfit> {
+    if let Some(asked) = constraints.node.as_ref().filter(|asked| *asked != name) {
+        return Err(Misfit::OtherNode { asked: asked.to_string() });
+    }
+    if let Some(asked) = constraints.pool.as_ref().filter(|asked| **asked != node.pool) {
+        return Err(Misfit::OtherPool { asked: asked.to_string(), found: node.pool.to_string() });
+    }
+    for (key, asked) in &constraints.labels {
+        if node.labels.get(key) != Some(asked) {
+            return Err(Misfit::Label { key: key.clone(), asked: asked.clone() });
+        }
+    }
+    if let Some(gpu) = &task.gpu {
+        gpus_exist(node, gpu)?;
+    }
+    if task.cpu > node.cpu {
+        return Err(Misfit::CpuCapacity { asked: task.cpu, found: node.cpu });
+    }
+    if task.memory > node.memory {
+        return Err(Misfit::MemoryCapacity { asked: task.memory, found: node.memory });
+    }
+    Ok(())
+}
+
+fn gpus_exist(node: &NodeSpec, gpu: &GpuRequest) -> Result<(), Misfit> {
+    if !node.devices.iter().any(|device| model_matches(gpu, &device.model)) {
+        return Err(Misfit::GpuModel { asked: models_text(gpu) });
+    }
+    let suited = node.devices.iter().filter(|device| suits(gpu, device)).count();
+    if suited == 0 {
+        let asked = gpu.memory_min.unwrap_or_default();
+        return Err(Misfit::GpuMemory { asked });
+    }
+    let found = u32::try_from(suited).unwrap_or(u32::MAX);
+    if found < gpu.count {
+        return Err(Misfit::GpuCount { asked: gpu.count, found });
+    }
+    Ok(())
+}
+
+fn models_text(gpu: &GpuRequest) -> String {
+    if gpu.models.is_empty() { "any".to_owned() } else { gpu.models.join(" or ") }
+}
+
+/// Whether a device is of a kind that the request accepts, busy or not.
+pub fn suits(gpu: &GpuRequest, device: &Device) -> bool {
+    model_matches(gpu, &device.model) && gpu.memory_min.is_none_or(|least| device.memory >= least)
+}
+
+/// `H100` matches `H100`, `NVIDIA H100 80GB HBM3` and `H100-80GB`, not `GH100X`.
+fn model_matches(gpu: &GpuRequest, model: &str) -> bool {
+    gpu.models.is_empty()
+        || gpu.models.iter().any(|asked| {
+            model.eq_ignore_ascii_case(asked)
+                || model.split([' ', '-']).any(|word| word.eq_ignore_ascii_case(asked))
+        })
+}
+
+/// Devices of the request's kind that are wholly free, in the driver's order.
+pub fn free_devices<'a>(
+    node: NodeCapacity<'a>,
+    gpu: &'a GpuRequest,
+) -> impl Iterator<Item = &'a Device> {
+    node.spec.devices.iter().filter(move |device| {
+        device.health == DeviceHealth::Healthy
+            && suits(gpu, device)
+            && !node.used.devices.contains_key(&device.uuid)
+    })
+}
+
+/// Whether a claim fits what is free on a node right now, and is what the task
+/// asks for. Eligibility and the node's own state are asked separately.
+///
+/// # Errors
+/// The first reason why it does not fit.
+pub fn fits(node: NodeCapacity<'_>, task: &TaskSpec, claim: &Claim) -> Result<(), Misfit> {
+    let NodeCapacity { spec, used } = node;
+    if claim.cpu != task.cpu || claim.memory != task.memory {
+        return Err(Misfit::ClaimMismatch);
+    }
+    let cpu_free = spec.cpu.saturating_sub(used.cpu);
+    if claim.cpu > cpu_free {
+        return Err(Misfit::CpuBusy { asked: claim.cpu, free: cpu_free });
+    }
+    let memory_free = spec.memory.saturating_sub(used.memory);
+    if claim.memory > memory_free {
+        return Err(Misfit::MemoryBusy { asked: claim.memory, free: memory_free });
+    }
+    devices_fit(node, task, &claim.devices)?;
+    ports_fit(node, task, &claim.ports)
+}
+
+fn devices_fit(
+    node: NodeCapacity<'_>,
+    task: &TaskSpec,
+    claims: &[DeviceClaim],
+) -> Result<(), Misfit> {
+    let asked = task.gpu.as_ref().map_or(0, |gpu| gpu.count);
+    let distinct: BTreeSet<&str> = claims.iter().map(|claim| claim.uuid.as_str()).collect();
+    if distinct.len() != claims.len() || u32::try_from(claims.len()) != Ok(asked) {
+        return Err(Misfit::ClaimMismatch);
+    }
+    for claim in claims {
+        let gone = || Misfit::DeviceGone { uuid: claim.uuid.clone() };
+        let device = node.spec.device(&claim.uuid).ok_or_else(gone)?;
+        if device.health != DeviceHealth::Healthy {
+            return Err(gone());
+        }
+        if claim.share != ShareMilli::WHOLE
+            || !task.gpu.as_ref().is_some_and(|gpu| suits(gpu, device))
+        {
+            return Err(Misfit::ClaimMismatch);
+        }
+        let held = node.used.devices.get(&claim.uuid).copied().unwrap_or_default();
+        let free = ShareMilli::WHOLE.saturating_sub(held.share);
+        if claim.share > free || claim.memory > device.memory.saturating_sub(held.memory) {
+            return Err(Misfit::DeviceBusy {
+                uuid: claim.uuid.clone(),
+                asked: claim.share.0,
+                free: free.0,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn ports_fit(node: NodeCapacity<'_>, task: &TaskSpec, claims: &[PortClaim]) -> Result<(), Misfit> {
+    if !claims.iter().map(|claim| &claim.name).eq(task.ports.iter()) {
+        return Err(Misfit::ClaimMismatch);
+    }
+    let mut seen = BTreeSet::new();
+    for PortClaim { port, .. } in claims {
+        let free = node.spec.ports.contains(*port) && !node.used.ports.contains(port);
+        if !free || !seen.insert(*port) {
+            return Err(Misfit::PortTaken { port: *port });
+        }
+    }
+    Ok(())
+}
+
+impl NodeUse {
+    /// Adds a claim that `fits` has accepted.
+    pub fn add(&mut self, claim: &Claim) {
+        self.cpu = CpuMilli(self.cpu.0.saturating_add(claim.cpu.0));
+        self.memory = MemoryBytes(self.memory.0.saturating_add(claim.memory.0));
+        for device in &claim.devices {
+            let held = self.devices.entry(device.uuid.clone()).or_default();
+            held.share = ShareMilli(held.share.0.saturating_add(device.share.0));
+            held.memory = MemoryBytes(held.memory.0.saturating_add(device.memory.0));
+            held.tasks = held.tasks.saturating_add(1);
+        }
+        self.ports.extend(claim.ports.iter().map(|claim| claim.port));
+    }
+
+    /// Takes back a claim that was added.
+    pub fn remove(&mut self, claim: &Claim) {
+        self.cpu = self.cpu.saturating_sub(claim.cpu);
+        self.memory = self.memory.saturating_sub(claim.memory);
+        for device in &claim.devices {
+            let left = self.devices.get(&device.uuid).map(|held| DeviceUse {
+                share: held.share.saturating_sub(device.share),
+                memory: held.memory.saturating_sub(device.memory),
+                tasks: held.tasks.saturating_sub(1),
+            });
+            match left {
+                Some(left) if left.tasks > 0 => {
+                    self.devices.insert(device.uuid.clone(), left);
+                }
+                Some(_) | None => {
+                    self.devices.remove(&device.uuid);
+                }
+            }
+        }
+        for claim in &claim.ports {
+            self.ports.remove(&claim.port);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::node::PortRange;
+use crate::spec::JobKind;
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn node(gpu_count: u32) -> NodeSpec {
+    NodeSpec {
+        labels: BTreeMap::from([("rack".to_owned(), "7".to_owned())]),
+        pool: name("default"),
+        zone: name("default"),
+        cpu: CpuMilli(8000),
+        memory: MemoryBytes(64 << 30),
+        devices: (0..gpu_count)
+            .map(|index| Device {
+                uuid: format!("GPU-{index}"),
+                index,
+                model: "NVIDIA H100 80GB HBM3".to_owned(),
+                memory: MemoryBytes(80 << 30),
+                health: DeviceHealth::Healthy,
+            })
+            .collect(),
+        ports: PortRange { first: 20_000, last: 20_001 },
+        agent_version: "test".to_owned(),
+        address: String::new(),
+    }
+}
+
+fn task(gpu: Option<GpuRequest>) -> TaskSpec {
+    TaskSpec { gpu, ..TaskSpec::new(name("main"), JobKind::Batch, vec!["true".to_owned()]) }
+}
+
+fn gpus(count: u32, models: &[&str]) -> GpuRequest {
+    let models = models.iter().map(|model| (*model).to_owned()).collect();
+    GpuRequest { count, models, memory_min: None }
+}
+
+fn whole(uuid: &str) -> DeviceClaim {
+    DeviceClaim { uuid: uuid.to_owned(), share: ShareMilli::WHOLE, memory: MemoryBytes(80 << 30) }
+}
+
+fn claim(task: &TaskSpec, devices: Vec<DeviceClaim>) -> Claim {
+    Claim { cpu: task.cpu, memory: task.memory, devices, ports: Vec::new() }
+}
+
+#[test]
+fn a_model_is_matched_as_a_word() {
+    let spec = node(2);
+    let ask = |models: &[&str], count| {
+        eligible(&name("n"), &spec, &Constraints::default(), &task(Some(gpus(count, models))))
+    };
+    assert_eq!(ask(&["h100"], 2), Ok(()));
+    assert_eq!(ask(&["A100", "H100"], 1), Ok(()));
+    assert_eq!(ask(&[], 2), Ok(()));
+    assert_eq!(ask(&["H10"], 1), Err(Misfit::GpuModel { asked: "H10".to_owned() }));
+    assert_eq!(ask(&["H100"], 3), Err(Misfit::GpuCount { asked: 3, found: 2 }));
+}
+
+#[test]
+fn constraints_are_exact() {
+    let spec = node(0);
+    let plain = task(None);
+    let with = |constraints: Constraints| eligible(&name("n"), &spec, &constraints, &plain);
+    let labels = |value: &str| Constraints {
+        labels: BTreeMap::from([("rack".to_owned(), value.to_owned())]),
+        ..Constraints::default()
+    };
+    assert_eq!(with(labels("7")), Ok(()));
+    assert!(matches!(with(labels("77")), Err(Misfit::Label { .. })));
+    let pool = Constraints { pool: Some(name("gold")), ..Constraints::default() };
+    assert!(matches!(with(pool), Err(Misfit::OtherPool { .. })));
+    let other = Constraints { node: Some(name("m")), ..Constraints::default() };
+    assert!(matches!(with(other), Err(Misfit::OtherNode { .. })));
+}
+
+#[test]
+fn a_device_is_granted_once() {
+    let spec = node(2);
+    let one = task(Some(gpus(1, &[])));
+    let mut used = NodeUse::default();
+    let first = claim(&one, vec![whole("GPU-0")]);
+    let ask = |used: &NodeUse, claim: &Claim| fits(NodeCapacity { spec: &spec, used }, &one, claim);
+    assert_eq!(ask(&used, &first), Ok(()));
+    used.add(&first);
+    assert!(matches!(ask(&used, &first), Err(Misfit::DeviceBusy { .. })));
+    assert_eq!(ask(&used, &claim(&one, vec![whole("GPU-1")])), Ok(()));
+    used.remove(&first);
+    assert_eq!(used, NodeUse::default());
+    assert_eq!(ask(&used, &first), Ok(()));
+}
+
+#[test]
+fn a_claim_must_be_what_the_task_asks_for() {
+    let spec = node(2);
+    let used = NodeUse::default();
+    let ask = |task: &TaskSpec, claim: &Claim| {
+        fits(NodeCapacity { spec: &spec, used: &used }, task, claim)
+    };
+    let two = task(Some(gpus(2, &[])));
+    assert_eq!(ask(&two, &claim(&two, vec![whole("GPU-0")])), Err(Misfit::ClaimMismatch));
+    assert_eq!(
+        ask(&two, &claim(&two, vec![whole("GPU-0"), whole("GPU-0")])),
+        Err(Misfit::ClaimMismatch)
+    );
+    let none = task(None);
+    assert_eq!(ask(&none, &claim(&none, vec![whole("GPU-0")])), Err(Misfit::ClaimMismatch));
+    let cheap = Claim { cpu: CpuMilli(1), ..claim(&none, Vec::new()) };
+    assert_eq!(ask(&none, &cheap), Err(Misfit::ClaimMismatch));
+    assert!(matches!(
+        ask(&two, &claim(&two, vec![whole("GPU-0"), whole("GPU-9")])),
+        Err(Misfit::DeviceGone { .. })
+    ));
+}
+
+#[test]
+fn ports_come_from_the_nodes_range_and_once() {
+    let spec = node(0);
+    let two = TaskSpec { ports: vec![name("http"), name("admin")], ..task(None) };
+    let with = |ports: &[(&str, u16)], used: &NodeUse| {
+        let ports =
+            ports.iter().map(|(text, port)| PortClaim { name: name(text), port: *port }).collect();
+        let claim = Claim { ports, ..claim(&two, Vec::new()) };
+        fits(NodeCapacity { spec: &spec, used }, &two, &claim)
+    };
+    let idle = NodeUse::default();
+    assert_eq!(with(&[("http", 20_000), ("admin", 20_001)], &idle), Ok(()));
+    assert_eq!(
+        with(&[("http", 20_000), ("admin", 20_000)], &idle),
+        Err(Misfit::PortTaken { port: 20_000 })
+    );
+    assert_eq!(
+        with(&[("http", 22), ("admin", 20_000)], &idle),
+        Err(Misfit::PortTaken { port: 22 })
+    );
+    assert_eq!(with(&[("http", 20_000)], &idle), Err(Misfit::ClaimMismatch));
+    let busy = NodeUse { ports: BTreeSet::from([20_001]), ..NodeUse::default() };
+    assert_eq!(
+        with(&[("http", 20_000), ("admin", 20_001)], &busy),
+        Err(Misfit::PortTaken { port: 20_001 })
+    );
+}

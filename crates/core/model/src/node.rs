@@ -1,0 +1,103 @@
+//! A node: what its agent declared, and what live allocations use of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::name::Name;
+use crate::quantity::{CpuMilli, MemoryBytes, ShareMilli};
+
+/// The most devices a node may declare: twice the largest host sold today.
+pub const DEVICES_MAX: usize = 64;
+
+/// What an agent declares about its host.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct NodeSpec {
+    pub labels: BTreeMap<String, String>,
+    pub pool: Name,
+    pub zone: Name,
+    pub cpu: CpuMilli,
+    pub memory: MemoryBytes,
+    /// In the driver's order; uuids are distinct.
+    pub devices: Vec<Device>,
+    /// The ports that workers may be given.
+    pub ports: PortRange,
+    pub agent_version: String,
+    /// Where the agent itself may be reached, for people.
+    pub address: String,
+}
+
+/// An accelerator of a node.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Device {
+    pub uuid: String,
+    pub index: u32,
+    pub model: String,
+    pub memory: MemoryBytes,
+    pub health: DeviceHealth,
+}
+
+/// Whether a device may take work.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum DeviceHealth {
+    Healthy,
+    /// Keeps what it runs and takes nothing new.
+    Cordoned,
+    Lost,
+}
+
+/// Ports from `first` to `last`, both included.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PortRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+/// What live allocations hold of a node. Always the exact sum over them.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct NodeUse {
+    pub cpu: CpuMilli,
+    pub memory: MemoryBytes,
+    /// By device uuid; only devices in use have an entry.
+    pub devices: BTreeMap<String, DeviceUse>,
+    pub ports: BTreeSet<u16>,
+}
+
+/// What live allocations hold of one device.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct DeviceUse {
+    pub share: ShareMilli,
+    pub memory: MemoryBytes,
+    pub tasks: u32,
+}
+
+/// A node as a decision sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeCapacity<'a> {
+    pub spec: &'a NodeSpec,
+    pub used: &'a NodeUse,
+}
+
+impl NodeSpec {
+    pub fn device(&self, uuid: &str) -> Option<&Device> {
+        self.devices.iter().find(|device| device.uuid == uuid)
+    }
+}
+
+impl PortRange {
+    /// The default range of a node for its workers.
+    pub const DEFAULT: PortRange = PortRange { first: 20_000, last: 29_999 };
+
+    #[must_use]
+    pub fn contains(&self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
+impl DeviceHealth {
+    pub fn name(self) -> &'static str {
+        match self {
+            DeviceHealth::Healthy => "healthy",
+            DeviceHealth::Cordoned => "cordoned",
+            DeviceHealth::Lost => "lost",
+        }
+    }
+}

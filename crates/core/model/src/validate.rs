@@ -1,0 +1,283 @@
+//! Whether a well-formed job makes sense. The server's word: a client may ask
+//! earlier, never instead.
+
+use std::collections::BTreeSet;
+
+use crate::node::DEVICES_MAX;
+use crate::quantity::MemoryBytes;
+use crate::spec::{GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, TaskSpec};
+use crate::time::DurationMs;
+
+/// Tasks in a job.
+pub const TASKS_MAX: usize = 64;
+/// Instances of one task: the most that the finished-instance retention of a
+/// cluster could ever show, ten times over.
+pub const INSTANCES_MAX: u32 = 1_000_000;
+/// Named ports of one task.
+pub const PORTS_MAX: usize = 16;
+/// Arguments of a command, and entries of an environment.
+pub const ARGUMENTS_MAX: usize = 1024;
+/// An encoded specification; larger ones would not fit a log entry with room
+/// for what travels beside them.
+pub const SPEC_BYTES_MAX: usize = 48 << 10;
+/// Replicas of a service.
+pub const REPLICAS_MAX: u32 = 10_000;
+const PRIORITY_MAX: u8 = 100;
+const CPU_MILLI_MAX: u64 = 4_096_000;
+const MEMORY_MAX: MemoryBytes = MemoryBytes(64 << 40);
+const DURATION_MAX: DurationMs = DurationMs::from_secs(366 * 24 * 3600);
+const GRACE_MAX: DurationMs = DurationMs::from_secs(24 * 3600);
+const RESERVED_PREFIX: &str = "BERTH_";
+
+mod node;
+
+pub use node::validate_node;
+
+/// One thing wrong with a specification.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// The path of the value, such as `tasks.main.gpu.count`.
+    pub field: String,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+struct Complaints(Vec<Violation>);
+
+impl Complaints {
+    fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Violation { field: field.into(), message: message.into(), hint: None });
+    }
+
+    fn add_with_hint(&mut self, field: impl Into<String>, message: impl Into<String>, hint: &str) {
+        let hint = Some(hint.to_owned());
+        self.0.push(Violation { field: field.into(), message: message.into(), hint });
+    }
+}
+
+/// Everything wrong with `spec`; empty when it may be submitted.
+pub fn validate(spec: &JobSpec) -> Vec<Violation> {
+    let mut complaints = Complaints(Vec::new());
+    if spec.priority > PRIORITY_MAX {
+        complaints
+            .add("priority", format!("expected 0 to {PRIORITY_MAX}, found {}", spec.priority));
+    }
+    if spec.tasks.is_empty() {
+        complaints.add("task", "a job needs at least one task");
+    }
+    if spec.tasks.len() > TASKS_MAX {
+        complaints.add("tasks", format!("at most {TASKS_MAX} tasks, found {}", spec.tasks.len()));
+    }
+    let mut names = BTreeSet::new();
+    for task in &spec.tasks {
+        if !names.insert(&task.name) {
+            complaints.add(format!("tasks.{}", task.name), "two tasks have this name");
+        }
+        check_task(spec, task, &mut complaints);
+    }
+    check_job_times(spec, &mut complaints);
+    complaints.0
+}
+
+fn check_job_times(spec: &JobSpec, complaints: &mut Complaints) {
+    if spec.max_disconnect > DURATION_MAX {
+        complaints.add("max_disconnect", "expected at most 366d");
+    }
+    let Some(deadline) = spec.deadline else {
+        return;
+    };
+    if deadline == DurationMs::ZERO || deadline > DURATION_MAX {
+        complaints.add("deadline", "expected more than zero and at most 366d");
+    }
+    if spec.kind != JobKind::Batch {
+        complaints.add(
+            "deadline",
+            format!("a {} has no end; only batch jobs have a deadline", spec.kind.name()),
+        );
+    }
+}
+
+fn check_task(spec: &JobSpec, task: &TaskSpec, complaints: &mut Complaints) {
+    let at = |field: &str| format!("tasks.{}.{field}", task.name);
+    check_command(&at("command"), &task.command, complaints);
+    check_env(task, complaints);
+    let count_max = match spec.kind {
+        JobKind::Batch => INSTANCES_MAX,
+        JobKind::Service => REPLICAS_MAX,
+        JobKind::Daemon => 1,
+    };
+    if task.count > count_max {
+        complaints.add(at("count"), format!("expected at most {count_max}, found {}", task.count));
+    }
+    if task.count == 0 && spec.kind == JobKind::Batch {
+        complaints.add_with_hint(
+            at("count"),
+            "a batch task needs at least one instance",
+            "remove the task, or set count = 1",
+        );
+    }
+    if let Some(array) = task.array {
+        let last = u64::from(array.start)
+            + u64::from(task.count.saturating_sub(1)) * u64::from(array.step);
+        if spec.kind != JobKind::Batch {
+            complaints.add(at("array"), "only batch jobs have arrays");
+        }
+        if array.step == 0 || last > u64::from(u32::MAX) || array.parallel_max == Some(0) {
+            complaints.add(
+                at("array"),
+                "expected a step and a parallel limit of at least 1, and indices below 2^32",
+            );
+        }
+    }
+    if task.cpu.0 == 0 || task.cpu.0 > CPU_MILLI_MAX {
+        complaints.add(
+            at("cpu"),
+            format!("expected 1m to {} cores, found {}", CPU_MILLI_MAX / 1000, task.cpu),
+        );
+    }
+    if task.memory.0 == 0 || task.memory > MEMORY_MAX {
+        complaints.add(at("memory"), format!("expected 1B to {MEMORY_MAX}, found {}", task.memory));
+    }
+    if let Some(gpu) = &task.gpu {
+        check_gpu(&at("gpu"), gpu, complaints);
+    }
+    check_ports(task, complaints);
+    if task.stop.grace > GRACE_MAX {
+        complaints.add(at("stop.grace"), "expected at most 24h");
+    }
+    if task.restart.backoff > DURATION_MAX || task.restart.backoff_max > DURATION_MAX {
+        complaints.add(at("restart.backoff"), "expected at most 366d");
+    }
+    if task.time_limit.is_some_and(|limit| limit == DurationMs::ZERO || limit > DURATION_MAX) {
+        complaints.add(at("time_limit"), "expected more than zero and at most 366d");
+    }
+    if let Some(health) = &task.health {
+        check_health(task, health, complaints);
+    }
+}
+
+fn check_command(field: &str, command: &[String], complaints: &mut Complaints) {
+    match command.first() {
+        None => complaints.add_with_hint(
+            field,
+            "a command is missing",
+            "give the program and its arguments as a list of strings",
+        ),
+        Some(program) if program.is_empty() => {
+            complaints.add(field, "the program is an empty string")
+        }
+        Some(_) => {}
+    }
+    if command.len() > ARGUMENTS_MAX {
+        complaints
+            .add(field, format!("at most {ARGUMENTS_MAX} arguments, found {}", command.len()));
+    }
+    if command.iter().any(|argument| argument.contains('\0')) {
+        complaints.add(field, "an argument holds a NUL byte");
+    }
+}
+
+fn check_env(task: &TaskSpec, complaints: &mut Complaints) {
+    if task.env.len() > ARGUMENTS_MAX {
+        complaints.add(
+            format!("tasks.{}.env", task.name),
+            format!("at most {ARGUMENTS_MAX} variables, found {}", task.env.len()),
+        );
+    }
+    for (key, value) in &task.env {
+        let field = format!("tasks.{}.env.{}", task.name, key.escape_debug());
+        let letters = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if key.is_empty() || !letters || key.starts_with(|c: char| c.is_ascii_digit()) {
+            complaints.add_with_hint(
+                &field,
+                "not the name of a variable",
+                "letters, digits and `_`, not beginning with a digit",
+            );
+        }
+        if key.starts_with(RESERVED_PREFIX) {
+            complaints.add(&field, "names beginning with `BERTH_` are set by Berth itself");
+        }
+        if value.contains('\0') {
+            complaints.add(&field, "the value holds a NUL byte");
+        }
+    }
+}
+
+fn check_gpu(field: &str, gpu: &GpuRequest, complaints: &mut Complaints) {
+    if gpu.count == 0 || gpu.count as usize > DEVICES_MAX {
+        complaints.add(
+            format!("{field}.count"),
+            format!("expected 1 to {DEVICES_MAX} GPUs on one node, found {}", gpu.count),
+        );
+    }
+    if gpu.models.iter().any(|model| model.trim().is_empty()) {
+        complaints.add(format!("{field}.type"), "a model is an empty string");
+    }
+    if gpu.memory_min.is_some_and(|least| least.0 == 0 || least > MEMORY_MAX) {
+        complaints.add(format!("{field}.vram"), format!("expected 1B to {MEMORY_MAX}"));
+    }
+}
+
+fn check_ports(task: &TaskSpec, complaints: &mut Complaints) {
+    let field = format!("tasks.{}.ports", task.name);
+    if task.ports.len() > PORTS_MAX {
+        complaints.add(&field, format!("at most {PORTS_MAX} ports, found {}", task.ports.len()));
+    }
+    let mut seen = BTreeSet::new();
+    for port in &task.ports {
+        if !seen.insert(port.as_str().to_ascii_uppercase()) {
+            complaints.add(&field, format!("two ports are named `{port}`"));
+        }
+    }
+}
+
+fn check_health(task: &TaskSpec, health: &HealthCheck, complaints: &mut Complaints) {
+    let at = |field: &str| format!("tasks.{}.health.{field}", task.name);
+    let mut named = |port: &crate::name::Name| {
+        if !task.ports.contains(port) {
+            complaints.add_with_hint(
+                at("port"),
+                format!("the task has no port named `{port}`"),
+                "list it under `ports`",
+            );
+        }
+    };
+    match &health.probe {
+        HealthProbe::Http { path, port } => {
+            named(port);
+            let plain = path.bytes().all(|byte| byte.is_ascii_graphic());
+            if !path.starts_with('/') || !plain {
+                complaints.add(
+                    at("http.path"),
+                    format!(
+                        "expected a path that begins with `/`, found `{}`",
+                        path.escape_debug()
+                    ),
+                );
+            }
+        }
+        HealthProbe::Tcp { port } => named(port),
+        HealthProbe::Command { command } => check_command(&at("command"), command, complaints),
+    }
+    if health.interval == DurationMs::ZERO || health.interval > DURATION_MAX {
+        complaints.add(at("interval"), "expected more than zero");
+    }
+    if health.timeout == DurationMs::ZERO || health.timeout > health.interval {
+        complaints.add(
+            at("timeout"),
+            format!(
+                "expected more than zero and at most the interval of {} ms, found {} ms",
+                health.interval.0, health.timeout.0
+            ),
+        );
+    }
+    if health.failures == 0 {
+        complaints.add(at("failures"), "expected at least 1");
+    }
+    if health.start_period > DURATION_MAX {
+        complaints.add(at("start_period"), "expected at most 366d");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,70 @@
+//! Whether what an agent declares makes sense.
+
+use std::collections::BTreeSet;
+
+use super::{CPU_MILLI_MAX, Complaints, MEMORY_MAX, Violation};
+use crate::node::{DEVICES_MAX, NodeSpec};
+
+/// Everything wrong with what an agent declares; empty when it may register.
+pub fn validate_node(spec: &NodeSpec) -> Vec<Violation> {
+    let mut complaints = Complaints(Vec::new());
+    if spec.cpu.0 == 0 || spec.cpu.0 > CPU_MILLI_MAX {
+        complaints.add(
+            "cpu",
+            format!("expected 1m to {} cores, found {}", CPU_MILLI_MAX / 1000, spec.cpu),
+        );
+    }
+    if spec.memory.0 == 0 || spec.memory > MEMORY_MAX {
+        complaints.add("memory", format!("expected 1B to {MEMORY_MAX}, found {}", spec.memory));
+    }
+    if spec.devices.len() > DEVICES_MAX {
+        complaints
+            .add("devices", format!("at most {DEVICES_MAX} devices, found {}", spec.devices.len()));
+    }
+    if spec.ports.first > spec.ports.last || spec.ports.first < 1024 {
+        complaints.add(
+            "ports",
+            format!(
+                "expected a range from at least 1024, found {}-{}",
+                spec.ports.first, spec.ports.last
+            ),
+        );
+    }
+    check_devices(spec, &mut complaints);
+    if spec.labels.len() > 64
+        || spec.labels.iter().any(|(key, value)| key.is_empty() || key.len() + value.len() > 256)
+    {
+        complaints.add("labels", "at most 64 labels of 1 to 256 characters each");
+    }
+    if spec.agent_version.len() > 64 || spec.address.len() > 256 {
+        complaints.add(
+            "agent_version",
+            "expected at most 64 characters, and at most 256 for the address",
+        );
+    }
+    complaints.0
+}
+
+fn check_devices(spec: &NodeSpec, complaints: &mut Complaints) {
+    let mut uuids = BTreeSet::new();
+    for device in &spec.devices {
+        if device.uuid.is_empty() || device.uuid.len() > 128 {
+            complaints.add("devices.uuid", "expected 1 to 128 characters");
+        }
+        if !uuids.insert(&device.uuid) {
+            complaints.add("devices.uuid", format!("two devices have the uuid `{}`", device.uuid));
+        }
+        if device.memory.0 == 0 || device.memory > MEMORY_MAX {
+            complaints.add(
+                "devices.memory",
+                format!("device `{}` declares {}", device.uuid, device.memory),
+            );
+        }
+        if device.model.is_empty() || device.model.len() > 128 {
+            complaints.add(
+                "devices.model",
+                format!("device `{}`: expected a model of 1 to 128 characters", device.uuid),
+            );
+        }
+    }
+}

@@ -1,0 +1,121 @@
+use super::*;
+use crate::name::Name;
+use crate::spec::{ArraySpec, Constraints, Policy};
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn job(kind: JobKind) -> JobSpec {
+    JobSpec {
+        name: name("probe"),
+        namespace: name("default"),
+        kind,
+        priority: 50,
+        policy: Policy::default(),
+        constraints: Constraints::default(),
+        tasks: vec![TaskSpec::new(name("main"), kind, vec!["true".to_owned()])],
+        deadline: None,
+        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        exclusive: false,
+    }
+}
+
+fn fields(spec: &JobSpec) -> Vec<String> {
+    validate(spec).into_iter().map(|violation| violation.field).collect()
+}
+
+/// Changes the one task of a job and names the fields complained about.
+fn complaints(kind: JobKind, change: impl FnOnce(&mut TaskSpec)) -> Vec<String> {
+    let mut spec = job(kind);
+    change(&mut spec.tasks[0]);
+    fields(&spec)
+}
+
+fn check(path: &str) -> HealthCheck {
+    HealthCheck {
+        probe: HealthProbe::Http { path: path.to_owned(), port: name("http") },
+        interval: DurationMs(2000),
+        timeout: DurationMs(1000),
+        failures: 3,
+        start_period: DurationMs::ZERO,
+    }
+}
+
+#[test]
+fn a_plain_job_of_each_kind_passes() {
+    for kind in [JobKind::Batch, JobKind::Service, JobKind::Daemon] {
+        assert_eq!(fields(&job(kind)), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn every_problem_is_listed_at_once() {
+    let found = complaints(JobKind::Batch, |task| {
+        task.command.clear();
+        task.count = 0;
+        task.gpu = Some(GpuRequest { count: 0, models: vec![], memory_min: None });
+        task.env.insert("BERTH_FENCE".to_owned(), String::new());
+        task.env.insert("A=B".to_owned(), String::new());
+    });
+    assert_eq!(
+        found,
+        [
+            "tasks.main.command",
+            "tasks.main.env.A=B",
+            "tasks.main.env.BERTH_FENCE",
+            "tasks.main.count",
+            "tasks.main.gpu.count"
+        ]
+    );
+}
+
+#[test]
+fn a_service_may_be_stopped_by_zero_replicas() {
+    assert_eq!(complaints(JobKind::Service, |task| task.count = 0), Vec::<String>::new());
+    assert_eq!(complaints(JobKind::Service, |task| task.count = 10_001), ["tasks.main.count"]);
+}
+
+#[test]
+fn array_indices_stay_numbers() {
+    let array = |start, step, parallel_max| Some(ArraySpec { start, step, parallel_max });
+    let with = |value, count| {
+        complaints(JobKind::Batch, |task| {
+            task.array = value;
+            task.count = count;
+        })
+    };
+    assert!(with(array(0, 1, Some(10)), 100).is_empty());
+    assert_eq!(with(array(u32::MAX, 1, None), 2), ["tasks.main.array"]);
+    assert_eq!(with(array(0, 0, None), 2), ["tasks.main.array"]);
+    assert_eq!(with(array(0, 1, Some(0)), 2), ["tasks.main.array"]);
+}
+
+#[test]
+fn a_health_check_names_a_port_of_its_task_and_fits_its_interval() {
+    let with = |check: HealthCheck, ports: Vec<Name>| {
+        complaints(JobKind::Service, |task| {
+            task.health = Some(check);
+            task.ports = ports;
+        })
+    };
+    assert!(with(check("/health"), vec![name("http")]).is_empty());
+    assert_eq!(with(check("/health"), vec![]), ["tasks.main.health.port"]);
+    assert_eq!(with(check("health"), vec![name("http")]), ["tasks.main.health.http.path"]);
+    let slow = HealthCheck { timeout: DurationMs(3000), ..check("/") };
+    assert_eq!(with(slow, vec![name("http")]), ["tasks.main.health.timeout"]);
+    let never = HealthCheck { interval: DurationMs(0), failures: 0, ..check("/") };
+    assert_eq!(
+        with(never, vec![name("http")]),
+        ["tasks.main.health.interval", "tasks.main.health.timeout", "tasks.main.health.failures"]
+    );
+}
+
+#[test]
+fn names_are_told_apart() {
+    let mut spec = job(JobKind::Batch);
+    spec.tasks.push(spec.tasks[0].clone());
+    assert_eq!(fields(&spec), ["tasks.main"]);
+    let doubled = complaints(JobKind::Batch, |task| task.ports = vec![name("http"), name("HTTP")]);
+    assert_eq!(doubled, ["tasks.main.ports"]);
+}
