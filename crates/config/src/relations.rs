@@ -1,0 +1,149 @@
+//! Relations that must hold between settings.
+
+use crate::problem::Problem;
+use crate::reader::Reader;
+use crate::sections::{Config, RaftProfile};
+use crate::source::{Setting, Source};
+use crate::units::{format_duration, format_size};
+
+/// One side of a relation.
+#[derive(Clone, Copy)]
+struct Side<'a> {
+    key: &'static str,
+    amount: u64,
+    source: &'a Source,
+}
+
+impl<'a> Side<'a> {
+    fn of(key: &'static str, setting: &'a Setting<u64>) -> Self {
+        Self { key, amount: setting.value, source: &setting.source }
+    }
+}
+
+/// Every relation of `config` that does not hold. Those with a side that could
+/// not be read are left out: the reader has complained about that already.
+pub(crate) fn check(config: &Config, reader: &Reader<'_>) -> Vec<Problem> {
+    let mut found = Found { problems: Vec::new(), reader };
+    raft_timers(config, &mut found);
+    let disk = &config.scheduler.disk;
+    found.below(
+        Side::of("scheduler.disk.hard_free", &disk.hard_free),
+        Side::of("scheduler.disk.soft_free", &disk.soft_free),
+        format_size,
+    );
+    let lease = &config.scheduler.lease;
+    let heartbeat = || Side::of("scheduler.lease.heartbeat", &lease.heartbeat);
+    let suspect = || Side::of("scheduler.lease.suspect_after", &lease.suspect_after);
+    let lost = || Side::of("scheduler.lease.lost_after", &lease.lost_after);
+    found.below(heartbeat(), suspect(), format_duration);
+    found.below(suspect(), lost(), format_duration);
+    let disconnect = &config.agent.disconnect;
+    found.below(
+        Side::of("agent.disconnect.retry_min", &disconnect.retry_min),
+        Side::of("agent.disconnect.retry_max", &disconnect.retry_max),
+        format_duration,
+    );
+    bootstrap_or_join(config, &mut found);
+    found.problems
+}
+
+/// What a relation turned out to be.
+#[derive(PartialEq, Eq)]
+enum Order {
+    Holds,
+    Broken,
+}
+
+struct Found<'a, 'b> {
+    problems: Vec<Problem>,
+    reader: &'a Reader<'b>,
+}
+
+impl Found<'_, '_> {
+    /// Whether `low < high`; if not, says so at the side that somebody chose.
+    fn below(&mut self, low: Side<'_>, high: Side<'_>, show: fn(u64) -> String) -> Order {
+        if self.unreadable(low.key) || self.unreadable(high.key) || low.amount < high.amount {
+            return Order::Holds;
+        }
+        let (place, other) = match low.source {
+            Source::Default => (&high, &low),
+            Source::File { .. } | Source::Environment { .. } | Source::Flag { .. } => (&low, &high),
+        };
+        let message = format!(
+            "{} ({}) must be below {} ({}); {} is from: {}",
+            low.key,
+            show(low.amount),
+            high.key,
+            show(high.amount),
+            other.key,
+            other.source
+        );
+        self.add(Problem::at(place.source, message));
+        Order::Broken
+    }
+
+    fn unreadable(&self, key: &str) -> bool {
+        self.reader.failed.contains(key)
+    }
+
+    fn add(&mut self, problem: Problem) {
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+    }
+}
+
+/// The timers must be in order under each profile that may be taken at start.
+fn raft_timers(config: &Config, found: &mut Found<'_, '_>) {
+    let raft = &config.scheduler.raft;
+    let profiles: &[RaftProfile] = match raft.profile.value {
+        RaftProfile::Auto => &[RaftProfile::Fast, RaftProfile::SlowDisk],
+        RaftProfile::Fast => &[RaftProfile::Fast],
+        RaftProfile::SlowDisk => &[RaftProfile::SlowDisk],
+    };
+    for profile in profiles {
+        let timers = raft.timers(*profile);
+        let heartbeat = Side {
+            key: "scheduler.raft.heartbeat",
+            amount: timers.heartbeat_ms,
+            source: source_of(raft.heartbeat.as_ref()),
+        };
+        let low = Side {
+            key: "scheduler.raft.election_min",
+            amount: timers.election_min_ms,
+            source: source_of(raft.election_min.as_ref()),
+        };
+        let high = Side {
+            key: "scheduler.raft.election_max",
+            amount: timers.election_max_ms,
+            source: source_of(raft.election_max.as_ref()),
+        };
+        let first = found.below(heartbeat, low, format_duration);
+        let second = found.below(low, high, format_duration);
+        if first == Order::Broken || second == Order::Broken {
+            let hint =
+                format!("these are the timers of profile `{}`, where not set", profile.as_str());
+            for problem in &mut found.problems {
+                problem.hint.get_or_insert_with(|| hint.clone());
+            }
+            return;
+        }
+    }
+}
+
+fn source_of(setting: Option<&Setting<u64>>) -> &Source {
+    setting.map_or(&Source::Default, |setting| &setting.source)
+}
+
+fn bootstrap_or_join(config: &Config, found: &mut Found<'_, '_>) {
+    let scheduler = &config.scheduler;
+    let both = scheduler.bootstrap.value && !scheduler.join.value.is_empty();
+    if both {
+        let message = format!(
+            "scheduler.bootstrap and scheduler.join ({}) exclude each other: \
+             a node either forms a new cluster or joins one",
+            scheduler.join.source
+        );
+        found.add(Problem::at(&scheduler.bootstrap.source, message));
+    }
+}

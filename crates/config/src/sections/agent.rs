@@ -1,0 +1,87 @@
+//! `[agent]`
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::scheduler::loopback;
+use crate::kind::{ADDRESS, CPU, GPUS, LISTEN, NAME, PATH, PORTS, SIZE, TIMER, WAIT};
+use crate::reader::Reader;
+use crate::source::Setting;
+use crate::units::{Address, PortRange, SimulatedGpus};
+
+/// `[agent]`: one agent on one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// The schedulers to dial. Needed to start.
+    pub servers: Setting<Vec<Address>>,
+    /// Where task directories, logs and records are kept. Needed to start.
+    pub data_dir: Option<Setting<PathBuf>>,
+    /// The node's name; the host's where absent.
+    pub name: Option<Setting<String>>,
+    /// The address that other nodes reach this host's workers by.
+    pub advertise: Option<Setting<Address>>,
+    /// Health and metrics.
+    pub http: Setting<Address>,
+    /// Certificate, key and authority.
+    pub tls_dir: Option<Setting<PathBuf>>,
+    /// The file that holds the join token.
+    pub join_token_file: Option<Setting<PathBuf>>,
+    /// Thousandths of a core offered to workers; measured where absent.
+    pub cpus: Option<Setting<u64>>,
+    /// Bytes of memory offered to workers; measured where absent.
+    pub memory: Option<Setting<u64>>,
+    /// The ports that workers are given from.
+    pub ports: Setting<PortRange>,
+    /// GPUs to pretend to have.
+    pub simulate: Option<Setting<SimulatedGpus>>,
+    /// The node's labels, by key.
+    pub labels: BTreeMap<String, Setting<String>>,
+    /// The pool the node belongs to.
+    pub pool: Setting<String>,
+    /// The failure domain the node stands in.
+    pub zone: Option<Setting<String>>,
+    /// The user that workers run as, where the agent is root.
+    pub worker_user: Option<Setting<String>>,
+    /// `[agent.disconnect]`
+    pub disconnect: Disconnect,
+}
+
+/// `[agent.disconnect]`: what the agent does without a scheduler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disconnect {
+    /// Milliseconds before the first attempt to dial again; below `retry_max`.
+    pub retry_min: Setting<u64>,
+    /// Milliseconds between attempts at most.
+    pub retry_max: Setting<u64>,
+    /// Milliseconds without a scheduler after which the agent stops its workers
+    /// by itself; never where absent.
+    pub stop_after: Option<Setting<u64>>,
+}
+
+impl Agent {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        let worker_ports = PortRange { first: 20_000, last: 29_999 };
+        Self {
+            servers: reader.list("agent.servers", &ADDRESS, Vec::new()),
+            data_dir: reader.optional("agent.data_dir", &PATH),
+            name: reader.optional("agent.name", &NAME),
+            advertise: reader.optional("agent.advertise", &ADDRESS),
+            http: reader.setting("agent.http", &LISTEN, loopback(7073)),
+            tls_dir: reader.optional("agent.tls_dir", &PATH),
+            join_token_file: reader.optional("agent.join_token_file", &PATH),
+            cpus: reader.optional("agent.cpus", &CPU),
+            memory: reader.optional("agent.memory", &SIZE),
+            ports: reader.setting("agent.ports", &PORTS, worker_ports),
+            simulate: reader.optional("agent.simulate", &GPUS),
+            labels: reader.labels("agent.labels"),
+            pool: reader.setting("agent.pool", &NAME, "default".to_owned()),
+            zone: reader.optional("agent.zone", &NAME),
+            worker_user: reader.optional("agent.worker_user", &NAME),
+            disconnect: Disconnect {
+                retry_min: reader.setting("agent.disconnect.retry_min", &TIMER, 100),
+                retry_max: reader.setting("agent.disconnect.retry_max", &TIMER, 5_000),
+                stop_after: reader.optional("agent.disconnect.stop_after", &WAIT),
+            },
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The typed sections. Each names its keys, kinds and defaults in one place.
+
+mod agent;
+mod client;
+mod log;
+mod raft;
+mod scheduler;
+
+pub use agent::{Agent, Disconnect};
+pub use client::{Client, OutputFormat};
+pub use log::{Log, LogFormat};
+pub use raft::{Raft, RaftProfile, RaftTimers};
+pub use scheduler::{Disk, Lease, Scheduler};
+
+use crate::reader::Reader;
+
+/// All settings of all parts; each part reads its own section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `[scheduler]`
+    pub scheduler: Scheduler,
+    /// `[agent]`
+    pub agent: Agent,
+    /// `[client]`
+    pub client: Client,
+    /// `[log]`
+    pub log: Log,
+}
+
+impl Config {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            scheduler: Scheduler::read(reader),
+            agent: Agent::read(reader),
+            client: Client::read(reader),
+            log: Log::read(reader),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `[scheduler]`
+
+use std::path::PathBuf;
+
+use super::Raft;
+use crate::kind::{ADDRESS, LISTEN, PATH, SIZE, SWITCH, TIMER};
+use crate::reader::Reader;
+use crate::source::Setting;
+use crate::units::Address;
+
+/// `[scheduler]`: one scheduler node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scheduler {
+    /// Where log, snapshots and identity are kept. Needed to start.
+    pub data_dir: Option<Setting<PathBuf>>,
+    /// gRPC for clients, agents and peers.
+    pub listen: Setting<Address>,
+    /// The address others reach `listen` by, where it differs.
+    pub advertise: Option<Setting<Address>>,
+    /// Health, metrics and dashboard.
+    pub http: Setting<Address>,
+    /// The gateway, which is off unless set.
+    pub gateway: Option<Setting<Address>>,
+    /// Certificate, key and authority.
+    pub tls_dir: Option<Setting<PathBuf>>,
+    /// Form a new cluster. Excludes `join`.
+    pub bootstrap: Setting<bool>,
+    /// Schedulers of the cluster to join. Excludes `bootstrap`.
+    pub join: Setting<Vec<Address>>,
+    /// The file that holds the join token.
+    pub join_token_file: Option<Setting<PathBuf>>,
+    /// `[scheduler.raft]`
+    pub raft: Raft,
+    /// `[scheduler.disk]`
+    pub disk: Disk,
+    /// `[scheduler.lease]`
+    pub lease: Lease,
+}
+
+/// `[scheduler.disk]`: what to do as the data directory's disk fills up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Bytes free below which submissions are refused.
+    pub soft_free: Setting<u64>,
+    /// Bytes free below which the node leaves; below `soft_free`.
+    pub hard_free: Setting<u64>,
+    /// Bytes of the file that a restart on a full disk may delete.
+    pub ballast: Setting<u64>,
+}
+
+/// `[scheduler.lease]`: when a silent agent counts as gone; increasing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Milliseconds between an agent's renewals.
+    pub heartbeat: Setting<u64>,
+    /// Milliseconds of silence after which a node gets nothing new.
+    pub suspect_after: Setting<u64>,
+    /// Milliseconds of silence after which its work may be replaced.
+    pub lost_after: Setting<u64>,
+}
+
+impl Scheduler {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            data_dir: reader.optional("scheduler.data_dir", &PATH),
+            listen: reader.setting("scheduler.listen", &LISTEN, loopback(7070)),
+            advertise: reader.optional("scheduler.advertise", &ADDRESS),
+            http: reader.setting("scheduler.http", &LISTEN, loopback(7071)),
+            gateway: reader.optional("scheduler.gateway", &LISTEN),
+            tls_dir: reader.optional("scheduler.tls_dir", &PATH),
+            bootstrap: reader.setting("scheduler.bootstrap", &SWITCH, false),
+            join: reader.list("scheduler.join", &ADDRESS, Vec::new()),
+            join_token_file: reader.optional("scheduler.join_token_file", &PATH),
+            raft: Raft::read(reader),
+            disk: Disk {
+                soft_free: reader.setting("scheduler.disk.soft_free", &SIZE, 1 << 30),
+                hard_free: reader.setting("scheduler.disk.hard_free", &SIZE, 256 << 20),
+                ballast: reader.setting("scheduler.disk.ballast", &SIZE, 64 << 20),
+            },
+            lease: Lease {
+                heartbeat: reader.setting("scheduler.lease.heartbeat", &TIMER, 2_000),
+                suspect_after: reader.setting("scheduler.lease.suspect_after", &TIMER, 6_000),
+                lost_after: reader.setting("scheduler.lease.lost_after", &TIMER, 10_000),
+            },
+        }
+    }
+}
+
+/// Nothing listens beyond this host unless somebody says so.
+pub(super) fn loopback(port: u16) -> Address {
+    Address { host: "127.0.0.1".to_owned(), port }
+}
