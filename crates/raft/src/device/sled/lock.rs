@@ -1,0 +1,46 @@
+//! One process per directory. sled has a lock of its own; this one can say
+//! who holds it.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::device::OpenError;
+
+/// Held until dropped; the operating system drops it with the process.
+pub(super) struct Lock(#[expect(dead_code, reason = "holding it open is its use")] File);
+
+impl Lock {
+    pub(super) fn take(folder: &Path) -> Result<Self, OpenError> {
+        let path = folder.join("lock");
+        let io = |action| OpenError::io(action, &path);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io("open"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder).map_err(io("read"))?;
+                let (pid, since) = holder.trim().split_once(' ').unwrap_or(("unknown", "unknown"));
+                return Err(OpenError::InUse {
+                    path: folder.to_owned(),
+                    pid: pid.to_owned(),
+                    since: since.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(io("lock")(error)),
+        }
+        let since = humantime::format_rfc3339_seconds(SystemTime::now());
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| write!(file, "{} {since}", std::process::id()))
+            .map_err(io("write"))?;
+        Ok(Self(file))
+    }
+}

@@ -1,0 +1,189 @@
+//! Who belongs to the cluster: one change at a time, each followed until the
+//! membership is a single set again.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{AsyncRuntime, BasicNode, ChangeMembers};
+
+use super::propose::leader_of;
+use super::{MembershipError, RaftNode};
+use crate::app::App;
+use crate::device::Device;
+use crate::status::{RaftStatus, Role};
+use crate::transport::PeerTransport;
+use crate::types::Types;
+
+/// Held while a change is under way.
+struct Turn<'a>(&'a AtomicBool);
+
+impl<'a> Turn<'a> {
+    fn take(taken: &'a AtomicBool) -> Result<Self, MembershipError> {
+        if taken.swap(true, Ordering::AcqRel) {
+            Err(MembershipError::InProgress)
+        } else {
+            Ok(Self(taken))
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+type WriteError<A, RT> = RaftError<Types<A, RT>, ClientWriteError<Types<A, RT>>>;
+
+fn explain<A: App, RT: AsyncRuntime>(error: WriteError<A, RT>) -> MembershipError {
+    match error {
+        RaftError::Fatal(_) => MembershipError::Stopped,
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+            MembershipError::NotLeader { leader: leader_of(&forward) }
+        }
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => {
+            MembershipError::OutcomeUnknown
+        }
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
+            ChangeMembershipError::InProgress(_)
+            | ChangeMembershipError::UncommittedLeaderLog(_) => MembershipError::InProgress,
+            ChangeMembershipError::LearnerNotFound(missing) => {
+                MembershipError::NotAMember(missing.node_id)
+            }
+            error @ (ChangeMembershipError::EmptyMembership(_)
+            | ChangeMembershipError::UnsupportedMembershipTransition(_)
+            | ChangeMembershipError::NodeMetadataChanged(_)) => {
+                MembershipError::Refused(error.to_string())
+            }
+        },
+        RaftError::APIError(ClientWriteError::PreconditionFailed(error)) => {
+            MembershipError::Refused(error.to_string())
+        }
+    }
+}
+
+impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T> {
+    fn leading(&self) -> Result<RaftStatus, MembershipError> {
+        let status = self.status();
+        match status.role {
+            Role::Leader => Ok(status),
+            Role::Stopped => Err(MembershipError::Stopped),
+            Role::Learner | Role::Follower | Role::Candidate => {
+                Err(MembershipError::NotLeader { leader: status.leader })
+            }
+        }
+    }
+
+    /// Adds a node without a vote and waits until it has caught up. The id
+    /// must never have been used in this cluster.
+    ///
+    /// # Errors
+    /// As the variants say; `NotCaughtUp` leaves it a learner.
+    pub async fn add_learner(&self, id: u64, address: String) -> Result<(), MembershipError> {
+        let _turn = Turn::take(&self.0.changing_members)?;
+        let status = self.leading()?;
+        let held = status.members.iter().find(|member| member.id == id);
+        if held.is_some_and(|member| member.address != address) {
+            return Err(MembershipError::IdTaken(id));
+        }
+        let wait = self.0.options.membership_wait;
+        let adding = self.0.raft.add_learner(id, BasicNode::new(address), true);
+        match RT::timeout(wait, adding).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(explain(error)),
+            Err(_) => {
+                let members = self.status().members;
+                Err(if members.iter().any(|member| member.id == id) {
+                    MembershipError::NotCaughtUp(id)
+                } else {
+                    MembershipError::OutcomeUnknown
+                })
+            }
+        }
+    }
+
+    /// Gives learners a vote.
+    ///
+    /// # Errors
+    /// As the variants say.
+    pub async fn promote(&self, ids: BTreeSet<u64>) -> Result<(), MembershipError> {
+        let _turn = Turn::take(&self.0.changing_members)?;
+        let status = self.leading()?;
+        for id in &ids {
+            if !status.members.iter().any(|member| member.id == *id) {
+                return Err(MembershipError::NotAMember(*id));
+            }
+        }
+        self.change(ChangeMembers::AddVoterIds(ids)).await
+    }
+
+    /// Takes a member out, its vote first. A leader that removes itself steps
+    /// down shortly after.
+    ///
+    /// # Errors
+    /// As the variants say.
+    pub async fn remove(&self, id: u64) -> Result<(), MembershipError> {
+        let _turn = Turn::take(&self.0.changing_members)?;
+        let status = self.leading()?;
+        let member = status.members.iter().find(|member| member.id == id);
+        let member = member.ok_or(MembershipError::NotAMember(id))?;
+        let voters = status.members.iter().filter(|member| member.voter);
+        if member.voter && voters.count() == 1 {
+            return Err(MembershipError::LastVoter(id));
+        }
+        let ids = BTreeSet::from([id]);
+        if member.voter {
+            // Without `retain` this removes the node with its vote.
+            self.change(ChangeMembers::RemoveVoters(ids)).await
+        } else {
+            self.change(ChangeMembers::RemoveNodes(ids)).await
+        }
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), MembershipError> {
+        let wait = self.0.options.membership_wait;
+        let work = async {
+            // A change that an earlier leader left half done is ended first.
+            if self.status().membership_is_joint {
+                let finish = ChangeMembers::AddVoterIds(BTreeSet::new());
+                let finished = self.0.raft.change_membership(finish, true).await;
+                finished.map_err(explain)?;
+            }
+            let changed = self.0.raft.change_membership(change, false).await;
+            changed.map_err(explain).map(drop)
+        };
+        let done = RT::timeout(wait, work).await;
+        done.unwrap_or(Err(MembershipError::OutcomeUnknown))
+    }
+
+    /// Hands leadership to a voter and waits until it leads.
+    ///
+    /// # Errors
+    /// As the variants say; `OutcomeUnknown` if it did not lead in time.
+    pub async fn transfer_leader(&self, to: u64) -> Result<(), MembershipError> {
+        let status = self.leading()?;
+        let is_voter = |id| {
+            let mut members = status.members.iter();
+            members.any(|member| member.id == id && member.voter)
+        };
+        if !is_voter(to) {
+            return Err(MembershipError::NotAMember(to));
+        }
+        if to == status.node_id {
+            return Ok(());
+        }
+        let asked = self.0.raft.trigger().transfer_leader(to).await;
+        asked.map_err(|_| MembershipError::Stopped)?;
+        let mut changes = self.status_changes();
+        let leads = changes.wait_for(|status| {
+            let leader = status.leader.as_ref();
+            leader.is_some_and(|(id, _)| *id == to)
+        });
+        match RT::timeout(self.0.options.membership_wait, leads).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(MembershipError::Stopped),
+            Err(_) => Err(MembershipError::OutcomeUnknown),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! A running node: the handle everything else talks to.
+
+mod background;
+mod errors;
+mod membership;
+mod peer;
+mod propose;
+mod read;
+mod start;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use openraft::async_runtime::Watch;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::{AsyncRuntime, Raft};
+use tokio::sync::mpsc;
+
+pub use errors::{BootstrapError, MembershipError, ProposeError, ReadError, StartError};
+
+use crate::app::App;
+use crate::device::{Device, DiskHealth};
+use crate::fatal::{FatalCell, FatalReason};
+use crate::log::WriterEnd;
+use crate::machine::{Machine, Shared};
+use crate::options::RaftOptions;
+use crate::status::{RaftStatus, StatusWatch};
+use crate::transport::PeerTransport;
+use crate::types::Types;
+
+pub(crate) type Core<A, RT, D> = Raft<Types<A, RT>, Machine<A, RT, <D as Device>::Snapshots>>;
+
+type AppliedReceiver<RT> = <<RT as AsyncRuntime>::Watch as Watch>::Receiver<u64>;
+
+struct Inner<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> {
+    options: RaftOptions,
+    raft: Core<A, RT, D>,
+    transport: T,
+    snapshots: D::Snapshots,
+    shared: Arc<Shared>,
+    health: Arc<DiskHealth>,
+    fatal: FatalCell,
+    applied: AppliedReceiver<RT>,
+    status: StatusWatch<RT>,
+    reads: mpsc::Sender<read::Request>,
+    changing_members: AtomicBool,
+    /// The connection reads are forwarded over, and whom it leads to.
+    leader_link: Mutex<Option<(u64, String, T::Connection)>>,
+    writer_end: Mutex<Option<WriterEnd>>,
+    /// The device's locks and threads; given back at shutdown.
+    keep: Mutex<Option<Box<dyn Send + Sync>>>,
+}
+
+/// A node of the cluster. Clones are handles to the same node; it runs until
+/// `shutdown` or until `fatal` resolves, whether or not a handle is left.
+pub struct RaftNode<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport>(Arc<Inner<A, RT, D, T>>);
+
+impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> Clone for RaftNode<A, RT, D, T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T> {
+    /// This node's id.
+    #[must_use]
+    pub fn node_id(&self) -> u64 {
+        self.0.options.node_id
+    }
+
+    /// The node's state now.
+    #[must_use]
+    pub fn status(&self) -> RaftStatus {
+        let metrics = self.0.raft.metrics().borrow_watched().clone();
+        RaftStatus::read(&metrics)
+    }
+
+    /// Follows the node's state.
+    #[must_use]
+    pub fn status_changes(&self) -> StatusWatch<RT> {
+        self.0.status.clone()
+    }
+
+    /// Whether free disk space is below the soft limit: new submissions
+    /// should be refused, everything else still taken.
+    #[must_use]
+    pub fn disk_is_low(&self) -> bool {
+        self.0.health.is_low()
+    }
+
+    /// Free bytes on the data disk at the last look, once a second.
+    #[must_use]
+    pub fn disk_free_bytes(&self) -> u64 {
+        self.0.health.free_bytes()
+    }
+
+    /// Asks for a snapshot now; it is taken in the background.
+    pub async fn trigger_snapshot(&self) {
+        // A core that has stopped takes no snapshot, and `fatal` says why.
+        let _stopped = self.0.raft.trigger().snapshot().await;
+    }
+
+    /// Resolves when the node has stopped, with the reason. The process
+    /// should then exit, non-zero unless it was a shutdown: a node never
+    /// recovers within its process.
+    pub async fn fatal(&self) -> FatalReason {
+        self.0.fatal.wait().await
+    }
+
+    /// Stops the node and closes its device. Hand leadership over first.
+    pub async fn shutdown(&self) {
+        const WRITER_WAIT: Duration = Duration::from_secs(10);
+        self.0.fatal.set(FatalReason::Shutdown);
+        if let Err(error) = self.0.raft.shutdown().await {
+            tracing::warn!(error = %error, "consensus core ended badly");
+        }
+        let end = {
+            let mut end = self.0.writer_end.lock().unwrap_or_else(PoisonError::into_inner);
+            end.take()
+        };
+        if let Some(end) = end
+            && RT::timeout(WRITER_WAIT, end).await.is_err()
+        {
+            tracing::warn!("log writer did not end in time");
+        }
+        let keep = {
+            let mut keep = self.0.keep.lock().unwrap_or_else(PoisonError::into_inner);
+            keep.take()
+        };
+        drop(keep);
+    }
+}

@@ -1,0 +1,111 @@
+//! Peers over gRPC: the answering side. It checks nothing about the caller's
+//! certificate; the server it is put into does.
+
+use std::sync::Arc;
+
+use berth_proto::raft::v1 as proto;
+use berth_proto::raft::v1::peer_refusal::Reason;
+use berth_proto::raft::v1::peer_server::{Peer, PeerServer};
+use bytes::Bytes;
+use futures::StreamExt;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{MESSAGE_BYTES_MAX, PeerHandler, PeerHeader, PeerRefusal, Piece};
+
+/// Answers peers for one node.
+pub struct PeerService(Arc<dyn PeerHandler>);
+
+impl PeerService {
+    /// The service, with its message limits set.
+    #[must_use]
+    pub fn server(handler: Arc<dyn PeerHandler>) -> PeerServer<Self> {
+        PeerServer::new(Self(handler))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+fn read_header(header: Option<proto::PeerHeader>) -> Result<PeerHeader, PeerRefusal> {
+    let unreadable = |what: &str| PeerRefusal::Unreadable(what.to_owned());
+    let header = header.ok_or_else(|| unreadable("the header is missing"))?;
+    let cluster_id = header.cluster_id.as_ref().try_into();
+    Ok(PeerHeader {
+        cluster_id: cluster_id.map_err(|_| unreadable("the cluster id is not 16 bytes long"))?,
+        from_node: header.from_node,
+        to_node: header.to_node,
+    })
+}
+
+fn reply(answer: Result<Bytes, PeerRefusal>) -> Response<proto::PeerReply> {
+    let refusal = |reason: Reason, detail: String| proto::PeerRefusal {
+        reason: reason.into(),
+        detail,
+        expected_node: 0,
+        actual_node: 0,
+    };
+    Response::new(match answer {
+        Ok(payload) => proto::PeerReply { payload, refusal: None },
+        Err(refused) => proto::PeerReply {
+            payload: Bytes::new(),
+            refusal: Some(match refused {
+                PeerRefusal::WrongCluster => refusal(Reason::WrongCluster, String::new()),
+                PeerRefusal::WrongNode { expected, actual } => proto::PeerRefusal {
+                    expected_node: expected,
+                    actual_node: actual,
+                    ..refusal(Reason::WrongNode, String::new())
+                },
+                PeerRefusal::Unreadable(detail) => refusal(Reason::Unreadable, detail),
+                PeerRefusal::Stopped => refusal(Reason::Stopped, String::new()),
+                PeerRefusal::Snapshot(detail) => refusal(Reason::Snapshot, detail),
+            }),
+        },
+    })
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    async fn call(
+        &self,
+        request: Request<proto::PeerRequest>,
+    ) -> Result<Response<proto::PeerReply>, Status> {
+        let request = request.into_inner();
+        let answer = match read_header(request.header) {
+            Ok(header) => {
+                let handler = &self.0;
+                handler.handle_peer(request.kind, header, request.payload).await
+            }
+            Err(refused) => Err(refused),
+        };
+        Ok(reply(answer))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<proto::SnapshotPiece>>,
+    ) -> Result<Response<proto::PeerReply>, Status> {
+        let mut stream = request.into_inner();
+        let Some(mut first) = stream.message().await? else {
+            return Err(Status::invalid_argument("a snapshot has at least one piece"));
+        };
+        let header = first.header.take();
+        let meta = std::mem::take(&mut first.meta);
+        let rest = stream.map(|piece| piece.map_err(|status| status.to_string()));
+        let pieces = futures::stream::iter([Ok(first)]).chain(rest);
+        let pieces = pieces.map(|piece| {
+            piece.map(|piece| Piece {
+                offset: piece.offset,
+                data: piece.data,
+                crc32c: piece.crc32c,
+                last: piece.last,
+            })
+        });
+        let answer = match read_header(header) {
+            Ok(header) => {
+                let handler = &self.0;
+                handler.handle_snapshot(header, meta, Box::pin(pieces)).await
+            }
+            Err(refused) => Err(refused),
+        };
+        Ok(reply(answer))
+    }
+}
