@@ -1,1 +1,11 @@
-//! Placeholder until the first code of this crate lands.
+//! Between protobuf and core types: requests in, with every problem listed;
+//! rows out; and the frozen formats of the log and of snapshots. Inside, types
+//! are already true. This crate does no input or output of its own.
+
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod arbitrary;
+mod enumeration;
+mod problem;
+pub mod spec;

@@ -1,0 +1,33 @@
+//! Values of core types for property tests: everything that the types allow,
+//! sensible or not.
+
+pub(crate) mod spec;
+
+use std::collections::BTreeMap;
+
+use berth_model::Name;
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+
+/// Any name.
+pub(crate) fn name() -> impl Strategy<Value = Name> + Clone {
+    "[a-z][a-zA-Z0-9._-]{0,12}".prop_map(|text| Name::new(&text).unwrap())
+}
+
+/// A short text with anything in it, often empty.
+pub(crate) fn text() -> impl Strategy<Value = String> + Clone {
+    prop_oneof![Just(String::new()), "[ -~]{1,12}", "\\PC{0,6}"]
+}
+
+/// Any number, small ones, zero and the largest more often than chance has it.
+pub(crate) fn number() -> impl Strategy<Value = u64> + Clone {
+    prop_oneof![Just(0), Just(u64::MAX), 1..300u64, any::<u64>()]
+}
+
+pub(crate) fn texts() -> impl Strategy<Value = Vec<String>> {
+    vec(text(), 0..4)
+}
+
+pub(crate) fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
+    btree_map(text(), text(), 0..4)
+}

@@ -1,0 +1,168 @@
+//! Specifications and claims.
+
+use berth_model::{
+    ArraySpec, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth, DurationMs, GpuRequest,
+    HealthCheck, HealthProbe, JobKind, JobSpec, MemoryBytes, NodeSpec, Policy, PortClaim,
+    PortRange, RestartPolicy, ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
+};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::{labels, name, number, text, texts};
+
+fn span() -> impl Strategy<Value = DurationMs> + Clone {
+    number().prop_map(DurationMs)
+}
+
+pub(crate) fn kind() -> impl Strategy<Value = JobKind> {
+    select(vec![JobKind::Batch, JobKind::Service, JobKind::Daemon])
+}
+
+/// Any specification that the types can hold.
+pub(crate) fn job() -> impl Strategy<Value = JobSpec> {
+    let constraints = (labels(), option::of(name()), option::of(name()))
+        .prop_map(|(labels, pool, node)| Constraints { labels, pool, node });
+    (
+        (name(), name(), kind(), any::<u8>(), select(Policy::ALL.to_vec())),
+        (constraints, vec(task(), 0..4), option::of(span()), span(), any::<bool>()),
+    )
+        .prop_map(|(head, body)| {
+            let (name, namespace, kind, priority, policy) = head;
+            let (constraints, tasks, deadline, max_disconnect, exclusive) = body;
+            JobSpec {
+                name,
+                namespace,
+                kind,
+                priority,
+                policy,
+                constraints,
+                tasks,
+                deadline,
+                max_disconnect,
+                exclusive,
+            }
+        })
+}
+
+fn task() -> impl Strategy<Value = TaskSpec> {
+    (
+        (name(), texts(), labels(), option::of(text()), any::<u32>(), option::of(array())),
+        (number(), number(), option::of(gpu()), vec(name(), 0..3)),
+        (stop(), restart(), option::of(health()), option::of(span())),
+    )
+        .prop_map(|(head, needs, life)| {
+            let (name, command, env, workdir, count, array) = head;
+            let (cpu, memory, gpu, ports) = needs;
+            let (stop, restart, health, time_limit) = life;
+            TaskSpec {
+                name,
+                command,
+                env,
+                workdir,
+                count,
+                array,
+                cpu: CpuMilli(cpu),
+                memory: MemoryBytes(memory),
+                gpu,
+                ports,
+                stop,
+                restart,
+                health,
+                time_limit,
+            }
+        })
+}
+
+fn array() -> impl Strategy<Value = ArraySpec> {
+    (any::<u32>(), any::<u32>(), any::<Option<u32>>())
+        .prop_map(|(start, step, parallel_max)| ArraySpec { start, step, parallel_max })
+}
+
+fn gpu() -> impl Strategy<Value = GpuRequest> {
+    (any::<u32>(), texts(), option::of(number())).prop_map(|(count, models, least)| GpuRequest {
+        count,
+        models,
+        memory_min: least.map(MemoryBytes),
+    })
+}
+
+fn stop() -> impl Strategy<Value = StopPolicy> {
+    (select(Signal::ALL.to_vec()), span()).prop_map(|(signal, grace)| StopPolicy { signal, grace })
+}
+
+fn restart() -> impl Strategy<Value = RestartPolicy> {
+    (any::<Option<u32>>(), span(), span()).prop_map(|(attempts, backoff, backoff_max)| {
+        RestartPolicy { attempts, backoff, backoff_max }
+    })
+}
+
+fn health() -> impl Strategy<Value = HealthCheck> {
+    let probe = prop_oneof![
+        (text(), name()).prop_map(|(path, port)| HealthProbe::Http { path, port }),
+        name().prop_map(|port| HealthProbe::Tcp { port }),
+        texts().prop_map(|command| HealthProbe::Command { command }),
+    ];
+    (probe, span(), span(), any::<u32>(), span()).prop_map(
+        |(probe, interval, timeout, failures, start_period)| HealthCheck {
+            probe,
+            interval,
+            timeout,
+            failures,
+            start_period,
+        },
+    )
+}
+
+/// Any node specification that the types can hold.
+pub(crate) fn node() -> impl Strategy<Value = NodeSpec> {
+    (
+        (labels(), name(), name(), number(), number()),
+        (vec(device(), 0..4), any::<u16>(), any::<u16>(), text(), text()),
+    )
+        .prop_map(|(head, body)| {
+            let (labels, pool, zone, cpu, memory) = head;
+            let (devices, first, last, agent_version, address) = body;
+            NodeSpec {
+                labels,
+                pool,
+                zone,
+                cpu: CpuMilli(cpu),
+                memory: MemoryBytes(memory),
+                devices,
+                ports: PortRange { first, last },
+                agent_version,
+                address,
+            }
+        })
+}
+
+fn device() -> impl Strategy<Value = Device> {
+    let health = select(vec![DeviceHealth::Healthy, DeviceHealth::Cordoned, DeviceHealth::Lost]);
+    (text(), any::<u32>(), text(), number(), health).prop_map(
+        |(uuid, index, model, memory, health)| Device {
+            uuid,
+            index,
+            model,
+            memory: MemoryBytes(memory),
+            health,
+        },
+    )
+}
+
+pub(crate) fn device_claim() -> impl Strategy<Value = DeviceClaim> {
+    (text(), any::<u32>(), number()).prop_map(|(uuid, share, memory)| DeviceClaim {
+        uuid,
+        share: ShareMilli(share),
+        memory: MemoryBytes(memory),
+    })
+}
+
+pub(crate) fn port_claim() -> impl Strategy<Value = PortClaim> {
+    (name(), any::<u16>()).prop_map(|(name, port)| PortClaim { name, port })
+}
+
+pub(crate) fn digest() -> impl Strategy<Value = SpecDigest> {
+    any::<[u8; 32]>().prop_map(SpecDigest)
+}

@@ -1,0 +1,79 @@
+//! A job without its tasks.
+
+use berth_model::{Constraints, DurationMs, JobSpec, Name};
+use berth_proto::v1;
+
+use super::task::{read_task, task_to_proto};
+use crate::enumeration;
+use crate::problem::{Field, Problems};
+
+/// The message for a specification.
+pub fn job_spec_to_proto(spec: &JobSpec) -> v1::JobSpec {
+    v1::JobSpec {
+        name: spec.name.to_string(),
+        namespace: spec.namespace.to_string(),
+        kind: enumeration::number::<v1::JobKind, _>(spec.kind),
+        priority: u32::from(spec.priority),
+        policy: enumeration::number::<v1::Policy, _>(spec.policy),
+        constraints: constraints_to_proto(&spec.constraints),
+        tasks: spec.tasks.iter().map(task_to_proto).collect(),
+        deadline_ms: spec.deadline.map(|span| span.0),
+        max_disconnect_ms: spec.max_disconnect.0,
+        exclusive: spec.exclusive,
+    }
+}
+
+/// No constraints are an absent message, so that there is one encoding.
+fn constraints_to_proto(constraints: &Constraints) -> Option<v1::Constraints> {
+    let Constraints { labels, pool, node } = constraints;
+    if labels.is_empty() && pool.is_none() && node.is_none() {
+        return None;
+    }
+    Some(v1::Constraints {
+        labels: labels.clone(),
+        pool: pool.as_ref().map(Name::to_string),
+        node: node.as_ref().map(Name::to_string),
+    })
+}
+
+/// Reads the form of a specification, not its sense.
+pub(crate) fn read_job(
+    at: Field<'_>,
+    proto: v1::JobSpec,
+    problems: &mut Problems,
+) -> Option<JobSpec> {
+    let name = problems.name(at.named("name"), &proto.name);
+    let namespace = problems.name(at.named("namespace"), &proto.namespace);
+    let kind = enumeration::read::<v1::JobKind, _>(at.named("kind"), proto.kind, problems);
+    let priority = problems.narrow(at.named("priority"), "0 to 100", proto.priority);
+    let policy = enumeration::read::<v1::Policy, _>(at.named("policy"), proto.policy, problems);
+    let constraints =
+        read_constraints(at.named("constraints"), proto.constraints.unwrap_or_default(), problems);
+    let mut tasks = Vec::with_capacity(proto.tasks.len());
+    let tasks_at = at.named("tasks");
+    for (position, task) in proto.tasks.into_iter().enumerate() {
+        tasks.extend(read_task(tasks_at, position, task, problems));
+    }
+    Some(JobSpec {
+        name: name?,
+        namespace: namespace?,
+        kind: kind?,
+        priority: priority?,
+        policy: policy?,
+        constraints: constraints?,
+        tasks,
+        deadline: proto.deadline_ms.map(DurationMs),
+        max_disconnect: DurationMs(proto.max_disconnect_ms),
+        exclusive: proto.exclusive,
+    })
+}
+
+fn read_constraints(
+    at: Field<'_>,
+    proto: v1::Constraints,
+    problems: &mut Problems,
+) -> Option<Constraints> {
+    let pool = problems.optional_name(at.named("pool"), proto.pool.as_deref());
+    let node = problems.optional_name(at.named("node"), proto.node.as_deref());
+    Some(Constraints { labels: proto.labels, pool: pool?, node: node? })
+}

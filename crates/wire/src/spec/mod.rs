@@ -1,0 +1,79 @@
+//! Job and node specifications and the claims on a node, in both forms.
+//!
+//! Form is checked here (names, enums, ranges, what must be there), sense by
+//! `berth_model::validate`. The public entry points do both and list every
+//! problem. What comes out of the log is only converted: a reader of the log
+//! must accept whatever a writer of the log could be given, since a node that
+//! cannot decode an entry stops.
+
+mod claim;
+mod digest;
+mod job;
+mod node;
+mod task;
+
+use berth_model::validate::SPEC_BYTES_MAX;
+use berth_model::{JobSpec, NodeSpec, Violation, validate, validate_node};
+use berth_proto::v1;
+use prost::Message as _;
+
+pub use claim::{
+    device_claim_from_proto, device_claim_to_proto, port_claim_from_proto, port_claim_to_proto,
+};
+pub use digest::spec_digest;
+pub use job::job_spec_to_proto;
+pub use node::node_spec_to_proto;
+
+pub(crate) use claim::{check_device_claim, read_device_claim, read_port_claims};
+pub(crate) use job::read_job;
+pub(crate) use node::read_node;
+
+use crate::problem::{Field, Problems};
+
+/// An encoded node specification: what fits a log entry with room to spare.
+pub const NODE_SPEC_BYTES_MAX: usize = 48 << 10;
+
+/// Reads a specification that somebody submits.
+///
+/// # Errors
+/// Everything wrong with it: in its form, else in its sense. One that is
+/// longer than `SPEC_BYTES_MAX` when encoded is refused for that alone.
+pub fn job_spec_from_proto(proto: v1::JobSpec) -> Result<JobSpec, Vec<Violation>> {
+    within(proto.encoded_len(), SPEC_BYTES_MAX)?;
+    let mut problems = Problems::default();
+    let spec = read_job(Field::ROOT, proto, &mut problems);
+    let spec = problems.verdict(spec)?;
+    sound(validate(&spec)).map(|()| spec)
+}
+
+/// Reads what an agent declares about its host.
+///
+/// # Errors
+/// Everything wrong with it, as for a job.
+pub fn node_spec_from_proto(proto: v1::NodeSpec) -> Result<NodeSpec, Vec<Violation>> {
+    within(proto.encoded_len(), NODE_SPEC_BYTES_MAX)?;
+    let mut problems = Problems::default();
+    let spec = read_node(Field::ROOT, proto, &mut problems);
+    let spec = problems.verdict(spec)?;
+    sound(validate_node(&spec)).map(|()| spec)
+}
+
+fn within(found: usize, bytes_max: usize) -> Result<(), Vec<Violation>> {
+    if found <= bytes_max {
+        return Ok(());
+    }
+    Err(vec![Violation {
+        field: String::new(),
+        message: format!(
+            "the encoded specification has {found} bytes, at most {bytes_max} are allowed"
+        ),
+        hint: Some("keep files and long values out of it, and let the command fetch them".into()),
+    }])
+}
+
+fn sound(violations: Vec<Violation>) -> Result<(), Vec<Violation>> {
+    if violations.is_empty() { Ok(()) } else { Err(violations) }
+}
+
+#[cfg(test)]
+mod tests;
