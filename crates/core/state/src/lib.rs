@@ -1,1 +1,29 @@
-//! Placeholder until the first code of this crate lands.
+//! The replicated state machine: commands in, a new state and events out. It
+//! checks every claim again, whoever proposes it; it wakes, sends and logs
+//! nothing, and never panics on a command.
+
+#![forbid(unsafe_code)]
+
+mod apply;
+pub mod command;
+pub mod event;
+pub mod invariants;
+pub mod query;
+pub mod refusal;
+mod restore;
+pub mod rows;
+pub mod state;
+pub mod table;
+
+pub use command::{
+    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, SubmitJob,
+};
+pub use event::{Event, EventKind};
+pub use refusal::Refusal;
+pub use restore::RestoreError;
+pub use rows::{
+    AllocationRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow, NodeRow,
+    Retry, ScoreParts, Stored, TaskRow,
+};
+pub use state::{Applied, ClusterState, QueueKey, Reply};
+pub use table::Table;

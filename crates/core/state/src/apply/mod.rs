@@ -1,0 +1,163 @@
+//! Applying an entry: each command in turn, each all or nothing, each with an
+//! answer. Total: a command that does not fit is refused, never a panic.
+
+mod ends;
+mod index;
+mod jobs;
+mod nodes;
+mod observe;
+mod place;
+mod reap;
+mod settle;
+
+use std::collections::BTreeMap;
+
+use berth_model::{AllocationId, JobId, NodeId, StateMs, WallMs};
+
+use crate::command::{Command, Entry, JobChange};
+use crate::event::{Event, EventKind};
+use crate::refusal::Refusal;
+use crate::state::{Applied, ClusterState, Reply};
+
+/// The highest cluster version whose rules this build knows.
+pub const CLUSTER_VERSION_MAX: u32 = 1;
+
+/// One entry being applied.
+pub(crate) struct Step<'a> {
+    pub state: &'a mut ClusterState,
+    pub events: Vec<Event>,
+    pub now: StateMs,
+    pub wall: WallMs,
+    /// Nodes whose desired state changed, with its generation now.
+    pub desired_changed: BTreeMap<NodeId, u64>,
+}
+
+impl ClusterState {
+    /// Applies the entry at `index` of the log. Deterministic: the same state
+    /// and entry give the same state, replies and events on every replica.
+    pub fn apply(&mut self, index: u64, entry: &Entry) -> Applied {
+        // A new leader's clock continues from the last entry that it saw; a
+        // clock that went back all the same must not move time backwards.
+        let now = entry.state_ms.max(self.cluster.state_ms);
+        self.cluster.state_ms = now;
+        self.cluster.wall_ms = entry.wall_ms;
+        let mut step = Step {
+            state: self,
+            events: Vec::new(),
+            now,
+            wall: entry.wall_ms,
+            desired_changed: BTreeMap::new(),
+        };
+        let replies = entry.commands.iter().map(|command| step.command(command)).collect();
+        for (node, generation) in std::mem::take(&mut step.desired_changed) {
+            step.emit_node(node, EventKind::DesiredChanged { generation });
+        }
+        let events = step.events;
+        self.applied_index = index;
+        Applied { replies, events }
+    }
+}
+
+impl Step<'_> {
+    fn command(&mut self, command: &Command) -> Result<Reply, Refusal> {
+        match command {
+            Command::Found { cluster_id } => self.found(*cluster_id),
+            Command::RaiseClusterVersion { version } => self.raise_cluster_version(*version),
+            Command::Submit(submit) => self.submit(submit),
+            Command::ChangeJob { job, if_version, change } => {
+                self.change_job(*job, *if_version, change)
+            }
+            Command::RegisterNode { name, instance_key, spec } => {
+                self.register_node(name, *instance_key, spec)
+            }
+            Command::DisconnectNode { node, session } => self.disconnect_node(*node, *session),
+            Command::DownNode { node, session } => self.down_node(*node, *session),
+            Command::SetSchedulable { node, purpose } => self.set_purpose(*node, *purpose),
+            Command::LoseAllocations { node, session, allocations, reason } => {
+                self.lose_allocations(*node, *session, allocations, reason)
+            }
+            Command::Place { placements } => Ok(self.place(placements)),
+            Command::StopAllocations { allocations, intent, reason } => {
+                for id in allocations {
+                    self.stop_allocation(*id, *intent, reason);
+                }
+                Ok(Reply::Done)
+            }
+            Command::Observe { node, observations } => Ok(self.observe(*node, observations)),
+            Command::ExpireJob { job } => self.expire_job(*job),
+            Command::Reap { jobs, nodes, keys } => Ok(self.reap(jobs, nodes, keys)),
+        }
+    }
+
+    fn found(&mut self, cluster_id: [u8; 16]) -> Result<Reply, Refusal> {
+        if self.state.cluster.id != [0; 16] {
+            return Err(Refusal::AlreadyFounded);
+        }
+        self.state.cluster.id = cluster_id;
+        self.state.cluster.incarnation = 1;
+        self.state.cluster.cluster_version = 1;
+        self.emit(None, None, None, EventKind::ClusterFounded);
+        Ok(Reply::Done)
+    }
+
+    fn raise_cluster_version(&mut self, version: u32) -> Result<Reply, Refusal> {
+        let found = self.state.cluster.cluster_version;
+        if version != found + 1 || version > CLUSTER_VERSION_MAX {
+            return Err(Refusal::ClusterVersion { asked: version, found });
+        }
+        self.state.cluster.cluster_version = version;
+        self.emit(None, None, None, EventKind::ClusterVersionRaised { version });
+        Ok(Reply::Done)
+    }
+
+    fn change_job(
+        &mut self,
+        job: JobId,
+        if_version: Option<u32>,
+        change: &JobChange,
+    ) -> Result<Reply, Refusal> {
+        let row = self.state.job_row(job)?;
+        if let Some(asked) = if_version.filter(|asked| *asked != row.version) {
+            return Err(Refusal::VersionConflict { job, asked, found: row.version });
+        }
+        match change {
+            JobChange::Stop { reason } => self.stop_job(job, reason),
+            JobChange::Restart => self.restart_job(job),
+            JobChange::Hold => self.set_held(job, EventKind::JobHeld),
+            JobChange::Release => self.set_held(job, EventKind::JobReleased),
+            JobChange::Rollback { to_version } => self.roll_back(job, *to_version),
+            JobChange::Purge => self.purge_job(job),
+        }
+    }
+
+    fn emit(
+        &mut self,
+        job: Option<JobId>,
+        allocation: Option<AllocationId>,
+        node: Option<NodeId>,
+        kind: EventKind,
+    ) {
+        self.events.push(Event { job, allocation, node, kind });
+    }
+
+    fn emit_job(&mut self, job: JobId, kind: EventKind) {
+        self.emit(Some(job), None, None, kind);
+    }
+
+    fn emit_node(&mut self, node: NodeId, kind: EventKind) {
+        self.emit(None, None, Some(node), kind);
+    }
+
+    fn emit_allocation(&mut self, id: AllocationId, node: NodeId, kind: EventKind) {
+        self.emit(Some(id.job), Some(id), Some(node), kind);
+    }
+}
+
+/// Cuts a text that came from outside to at most `bytes_max`, at a character.
+fn bounded(text: &str, bytes_max: usize) -> String {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}

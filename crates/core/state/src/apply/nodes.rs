@@ -1,0 +1,192 @@
+//! Nodes: they register, fall silent, are given up, and are taken out of work.
+
+use std::sync::Arc;
+
+use berth_model::{
+    AllocationId, Misfit, Name, NodeCapacity, NodeId, NodeSpec, NodeState, NodeUse, StopIntent,
+    fits, validate_node,
+};
+
+use super::Step;
+use super::ends::End;
+use crate::command::Purpose;
+use crate::event::EventKind;
+use crate::refusal::Refusal;
+use crate::rows::NodeRow;
+use crate::state::Reply;
+
+impl Step<'_> {
+    pub(super) fn register_node(
+        &mut self,
+        name: &Name,
+        instance_key: [u8; 16],
+        spec: &Arc<NodeSpec>,
+    ) -> Result<Reply, Refusal> {
+        if self.state.cluster.id == [0; 16] {
+            return Err(Refusal::NotFounded);
+        }
+        if let Some(first) = validate_node(spec).first() {
+            return Err(Refusal::Invalid(format!("{}: {}", first.field, first.message)));
+        }
+        let Some(node) = self.state.node_named(name) else {
+            return Ok(self.new_node(name, instance_key, spec));
+        };
+        let row = self.state.node_row(node)?.clone();
+        if row.instance_key != instance_key {
+            return Err(Refusal::NodeNameTaken { name: name.clone(), node });
+        }
+        let (now, session) = (self.now, row.session + 1);
+        self.state.nodes.edit(&node, |row| {
+            row.spec = spec.clone();
+            row.session = session;
+            if row.state != NodeState::Ready {
+                row.state = NodeState::Ready;
+                row.since = now;
+            }
+        });
+        self.emit_node(node, EventKind::NodeRegistered { name: name.clone() });
+        if row.state != NodeState::Ready {
+            self.emit_node(node, EventKind::NodeStateChanged { state: NodeState::Ready });
+        }
+        self.stop_what_no_longer_fits(node);
+        Ok(Reply::Registered { node, session })
+    }
+
+    fn new_node(&mut self, name: &Name, instance_key: [u8; 16], spec: &Arc<NodeSpec>) -> Reply {
+        self.state.cluster.node_counter += 1;
+        let node = NodeId(self.state.cluster.node_counter);
+        let row = NodeRow {
+            id: node,
+            name: name.clone(),
+            instance_key,
+            spec: spec.clone(),
+            state: NodeState::Ready,
+            purpose: Purpose::Work,
+            session: 1,
+            generation: 1,
+            used: NodeUse::default(),
+            live: Default::default(),
+            since: self.now,
+            blocked_ports: Default::default(),
+        };
+        self.state.nodes.insert(node, Arc::new(row));
+        self.state.index.node_names.insert(name.clone(), node);
+        self.emit_node(node, EventKind::NodeRegistered { name: name.clone() });
+        self.emit_node(node, EventKind::NodeStateChanged { state: NodeState::Ready });
+        Reply::Registered { node, session: 1 }
+    }
+
+    /// An inventory may shrink under live work: a GPU is pulled, memory is
+    /// taken offline. What no longer fits, newest first to go, is moved.
+    fn stop_what_no_longer_fits(&mut self, node: NodeId) {
+        let Some(row) = self.state.nodes.get(&node).cloned() else { return };
+        let mut used = NodeUse::default();
+        let mut misfits: Vec<(AllocationId, Misfit)> = Vec::new();
+        for id in &row.live {
+            let Some(allocation) = self.state.allocations.get(id) else { continue };
+            if allocation.state.stop_intent().is_some() {
+                continue;
+            }
+            let task = self
+                .state
+                .jobs
+                .get(&id.job)
+                .and_then(|job| job.spec.tasks.get(usize::from(id.task.0)));
+            let Some(task) = task else { continue };
+            // An older version of the task may have asked for other amounts:
+            // what counts here is the room, not the wish.
+            let as_claimed = berth_model::TaskSpec {
+                cpu: allocation.claim.cpu,
+                memory: allocation.claim.memory,
+                ports: allocation.claim.ports.iter().map(|claim| claim.name.clone()).collect(),
+                gpu: (!allocation.claim.devices.is_empty()).then(|| berth_model::GpuRequest {
+                    count: u32::try_from(allocation.claim.devices.len()).unwrap_or(u32::MAX),
+                    models: Vec::new(),
+                    memory_min: None,
+                }),
+                ..task.clone()
+            };
+            let capacity = NodeCapacity { spec: &row.spec, used: &used };
+            match fits(capacity, &as_claimed, &allocation.claim) {
+                Ok(()) => used.add(&allocation.claim),
+                Err(misfit) => misfits.push((*id, misfit)),
+            }
+        }
+        for (id, misfit) in misfits {
+            let reason = format!("the node's inventory changed: {misfit}");
+            self.stop_allocation(id, StopIntent::Drain, &reason);
+        }
+    }
+
+    pub(super) fn disconnect_node(&mut self, node: NodeId, session: u64) -> Result<Reply, Refusal> {
+        self.silent(node, session, NodeState::Ready)?;
+        self.set_node_state(node, NodeState::Disconnected);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn down_node(&mut self, node: NodeId, session: u64) -> Result<Reply, Refusal> {
+        let row = self.silent(node, session, NodeState::Disconnected)?;
+        self.set_node_state(node, NodeState::Down);
+        for id in &row.live {
+            self.end_allocation(*id, &End::Lost("its node is down"));
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn lose_allocations(
+        &mut self,
+        node: NodeId,
+        session: u64,
+        allocations: &[AllocationId],
+        reason: &str,
+    ) -> Result<Reply, Refusal> {
+        let row = self.silent(node, session, NodeState::Disconnected)?;
+        for id in allocations.iter().filter(|id| row.live.contains(id)) {
+            self.end_allocation(*id, &End::Lost(reason));
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn set_purpose(&mut self, node: NodeId, purpose: Purpose) -> Result<Reply, Refusal> {
+        if self.state.node_row(node)?.purpose != purpose {
+            self.state.nodes.edit(&node, |row| row.purpose = purpose);
+            self.emit_node(node, EventKind::NodePurposeChanged { purpose });
+        }
+        Ok(Reply::Done)
+    }
+
+    /// The node, if this command is about its present session and state.
+    fn silent(
+        &self,
+        node: NodeId,
+        session: u64,
+        state: NodeState,
+    ) -> Result<Arc<NodeRow>, Refusal> {
+        let row = self.state.node_row(node)?;
+        if row.session == session && row.state == state {
+            Ok(row.clone())
+        } else {
+            Err(Refusal::StaleSession { node })
+        }
+    }
+
+    fn set_node_state(&mut self, node: NodeId, state: NodeState) {
+        let now = self.now;
+        self.state.nodes.edit(&node, |row| {
+            row.state = state;
+            row.since = now;
+        });
+        self.emit_node(node, EventKind::NodeStateChanged { state });
+    }
+
+    /// What should be on the node has changed. Said once per entry and node, when
+    /// the entry is through.
+    pub(super) fn bump_generation(&mut self, node: NodeId) {
+        if let Some(generation) = self.state.nodes.edit(&node, |row| {
+            row.generation += 1;
+            row.generation
+        }) {
+            self.desired_changed.insert(node, generation);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Granting placements: each is checked again as if nobody had planned it.
+
+use std::sync::Arc;
+
+use berth_model::{
+    AllocationId, AllocationState, Claim, JobKind, Misfit, NodeCapacity, NodeId, eligible, fits,
+};
+
+use super::Step;
+use crate::command::{Placement, Purpose};
+use crate::event::EventKind;
+use crate::refusal::Refusal;
+use crate::rows::{AllocationRow, JobRow, NodeRow};
+use crate::state::Reply;
+
+impl Step<'_> {
+    pub(super) fn place(&mut self, placements: &[Placement]) -> Reply {
+        let mut granted = Vec::new();
+        let mut refused = Vec::new();
+        for placement in placements {
+            match self.grant(placement) {
+                Ok(id) => granted.push(id),
+                Err(refusal) => refused.push(refusal),
+            }
+        }
+        Reply::Placed { granted, refused }
+    }
+
+    fn grant(&mut self, placement: &Placement) -> Result<AllocationId, Refusal> {
+        let id = AllocationId {
+            job: placement.job,
+            task: placement.task,
+            instance: placement.instance,
+            attempt: placement.attempt,
+        };
+        let job = self.state.job_row(placement.job)?.clone();
+        self.waits(&job, id, placement.node)?;
+        let node = self.state.node_row(placement.node)?.clone();
+        let claim = self.claim_fits(&job, &node, id, placement)?;
+        self.state.nodes.edit(&node.id, |node| {
+            node.used.add(&claim);
+            node.live.insert(id);
+        });
+        self.bump_generation(node.id);
+        self.state.edit_task(id.job, id.task, |task| {
+            task.pending.remove(id.instance.0);
+            task.live += 1;
+        });
+        let was = job.state();
+        self.state.edit_job(id.job, |job| job.live += 1);
+        let row = AllocationRow {
+            id,
+            node: node.id,
+            job_version: job.version,
+            spec_digest: job.digest,
+            claim,
+            state: AllocationState::Planned,
+            reason: String::new(),
+            planned_at: self.now,
+            running_since: None,
+            started_at: None,
+            score: placement.score.clone(),
+        };
+        self.state.allocations.insert(id, Arc::new(row));
+        self.emit_allocation(id, node.id, EventKind::AllocationPlanned);
+        self.announce_state(id.job, was);
+        Ok(id)
+    }
+
+    /// Whether the instance waits for exactly this attempt.
+    fn waits(&self, job: &JobRow, id: AllocationId, node: NodeId) -> Result<(), Refusal> {
+        let refuse = || Refusal::NotPending(id);
+        let task = self.state.tasks.get(&(id.job, id.task)).ok_or_else(refuse)?;
+        let spec = job.spec.tasks.get(usize::from(id.task.0)).ok_or_else(refuse)?;
+        let instance = id.instance.0;
+        let waiting = match job.kind() {
+            JobKind::Batch | JobKind::Service => task.pending.contains(instance),
+            JobKind::Daemon => {
+                u64::from(instance) == node.0
+                    && !task.failed.contains(instance)
+                    && !self
+                        .state
+                        .allocations_of_task(id.job, id.task)
+                        .any(|row| row.id.instance == id.instance)
+            }
+        };
+        let due = task.retries.get(&instance).is_none_or(|retry| retry.not_before <= self.now);
+        let room = task.live < spec.parallel_max();
+        if job.places() && waiting && due && room && task.attempt_of(instance) == id.attempt {
+            Ok(())
+        } else {
+            Err(refuse())
+        }
+    }
+
+    fn claim_fits(
+        &self,
+        job: &JobRow,
+        node: &NodeRow,
+        id: AllocationId,
+        placement: &Placement,
+    ) -> Result<Claim, Refusal> {
+        let refuse = |misfit| Refusal::DoesNotFit { allocation: id, misfit };
+        let Some(task) = job.spec.tasks.get(usize::from(id.task.0)) else {
+            return Err(Refusal::NotPending(id));
+        };
+        if node.state != berth_model::NodeState::Ready {
+            return Err(refuse(Misfit::NotReady));
+        }
+        match node.purpose {
+            Purpose::Work => {}
+            Purpose::Cordoned => return Err(refuse(Misfit::Cordoned)),
+            Purpose::Draining(_) => return Err(refuse(Misfit::Draining)),
+        }
+        eligible(&node.name, &node.spec, &job.spec.constraints, task).map_err(refuse)?;
+        let claim = Claim {
+            cpu: task.cpu,
+            memory: task.memory,
+            devices: placement.devices.clone(),
+            ports: placement.ports.clone(),
+        };
+        fits(NodeCapacity { spec: &node.spec, used: &node.used }, task, &claim).map_err(refuse)?;
+        let blocked = claim.ports.iter().find(|claim| {
+            node.blocked_ports.get(&claim.port).is_some_and(|until| *until > self.now)
+        });
+        match blocked {
+            Some(claim) => Err(refuse(Misfit::PortTaken { port: claim.port })),
+            None => Ok(claim),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What may be asked of the cluster state. A command is a wish: apply may
+//! refuse it, and then nothing changes.
+
+use std::sync::Arc;
+
+use berth_model::{
+    AllocationId, Attempt, DeviceClaim, Drain, EndReport, InstanceIndex, JobId, JobSpec, NodeId,
+    NodeSpec, PortClaim, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, WallMs,
+};
+
+use crate::rows::ScoreParts;
+
+/// One log entry: what several proposers wanted at one moment.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Entry {
+    /// The leader's cluster clock; never below that of the entry before.
+    pub state_ms: StateMs,
+    /// The leader's wall clock; for display only.
+    pub wall_ms: WallMs,
+    /// The version of the program that proposed it.
+    pub proposer: String,
+    pub commands: Vec<Command>,
+}
+
+/// One wish.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Command {
+    /// The first command of a cluster's life.
+    Found {
+        cluster_id: [u8; 16],
+    },
+    /// Every voter understands this version: decisions may follow its rules.
+    RaiseClusterVersion {
+        version: u32,
+    },
+    Submit(SubmitJob),
+    ChangeJob {
+        job: JobId,
+        if_version: Option<u32>,
+        change: JobChange,
+    },
+    /// An agent has come (back) with this inventory. Begins a session.
+    RegisterNode {
+        name: berth_model::Name,
+        instance_key: [u8; 16],
+        spec: Arc<NodeSpec>,
+    },
+    /// The leader has not heard from a node's session for too long.
+    DisconnectNode {
+        node: NodeId,
+        session: u64,
+    },
+    /// Nothing on the node counts any more: what is left there is lost.
+    DownNode {
+        node: NodeId,
+        session: u64,
+    },
+    SetSchedulable {
+        node: NodeId,
+        purpose: Purpose,
+    },
+    /// These allocations of a silent node are given up.
+    LoseAllocations {
+        node: NodeId,
+        session: u64,
+        allocations: Vec<AllocationId>,
+        reason: String,
+    },
+    Place {
+        placements: Vec<Placement>,
+    },
+    StopAllocations {
+        allocations: Vec<AllocationId>,
+        intent: StopIntent,
+        reason: String,
+    },
+    /// What an agent saw; stale attempts are ignored.
+    Observe {
+        node: NodeId,
+        observations: Vec<Observation>,
+    },
+    /// The job's time is over: what is left of it is timed out.
+    ExpireJob {
+        job: JobId,
+    },
+    /// Retention: jobs that ended, keys and nodes that nobody needs any more.
+    Reap {
+        jobs: Vec<JobId>,
+        nodes: Vec<NodeId>,
+        keys: Vec<(berth_model::Name, String)>,
+    },
+}
+
+/// A new job, or a new version of a named one.
+#[derive(Clone, PartialEq, Debug)]
+pub struct SubmitJob {
+    /// At most `KEY_BYTES_MAX` bytes; scoped to the namespace.
+    pub key: Option<String>,
+    pub spec: Arc<JobSpec>,
+    /// Over the encoded specification; what a repeated key is compared by.
+    pub digest: SpecDigest,
+    /// Only if the named job stands at this version.
+    pub if_version: Option<u32>,
+}
+
+/// A change of a job by a person.
+#[derive(Clone, PartialEq, Debug)]
+pub enum JobChange {
+    Stop {
+        reason: String,
+    },
+    /// Every live allocation is replaced.
+    Restart,
+    /// Nothing new is placed until released.
+    Hold,
+    Release,
+    /// 0 means the version before the current one.
+    Rollback {
+        to_version: u32,
+    },
+    /// Forget an ended job at once.
+    Purge,
+}
+
+/// What a node is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Purpose {
+    Work,
+    /// Keeps what it runs and takes nothing new.
+    Cordoned,
+    /// Is being emptied.
+    Draining(Drain),
+}
+
+/// An instance proposed for a node and named devices.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Placement {
+    pub job: JobId,
+    pub task: TaskIndex,
+    pub instance: InstanceIndex,
+    /// The attempt that would begin; another one is refused as stale.
+    pub attempt: Attempt,
+    pub node: NodeId,
+    pub devices: Vec<DeviceClaim>,
+    pub ports: Vec<PortClaim>,
+    pub score: ScoreParts,
+}
+
+/// What an agent saw of one allocation.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Observation {
+    pub allocation: AllocationId,
+    pub observed: Observed,
+}
+
+/// The observed state of an attempt.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Observed {
+    Starting(StartPhase),
+    Running {
+        ready: bool,
+        started_at: WallMs,
+    },
+    /// Its health check has failed often enough; it is to be replaced.
+    Unhealthy {
+        detail: String,
+    },
+    Stopping,
+    Unkillable,
+    Ended(EndReport),
+}
+
+/// The longest idempotency key, in bytes.
+pub const KEY_BYTES_MAX: usize = 256;
+
+impl Command {
+    /// A constant name for metrics and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::Found { .. } => "found",
+            Command::RaiseClusterVersion { .. } => "raise-cluster-version",
+            Command::Submit(_) => "submit",
+            Command::ChangeJob { .. } => "change-job",
+            Command::RegisterNode { .. } => "register-node",
+            Command::DisconnectNode { .. } => "disconnect-node",
+            Command::DownNode { .. } => "down-node",
+            Command::SetSchedulable { .. } => "set-schedulable",
+            Command::LoseAllocations { .. } => "lose-allocations",
+            Command::Place { .. } => "place",
+            Command::StopAllocations { .. } => "stop-allocations",
+            Command::Observe { .. } => "observe",
+            Command::ExpireJob { .. } => "expire-job",
+            Command::Reap { .. } => "reap",
+        }
+    }
+}

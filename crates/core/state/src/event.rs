@@ -1,0 +1,101 @@
+//! What apply says has happened. Everything that wakes, notifies, delivers or
+//! records does so because of an event.
+
+use berth_model::{
+    AllocationId, AllocationState, JobId, JobState, Name, NodeId, NodeState, Outcome,
+};
+
+/// One thing that happened while an entry was applied.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Event {
+    pub job: Option<JobId>,
+    pub allocation: Option<AllocationId>,
+    pub node: Option<NodeId>,
+    pub kind: EventKind,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum EventKind {
+    JobSubmitted {
+        namespace: Name,
+        name: Name,
+    },
+    JobUpdated {
+        version: u32,
+    },
+    JobHeld,
+    JobReleased,
+    JobStopping {
+        reason: String,
+    },
+    JobStateChanged {
+        state: JobState,
+        reason: String,
+    },
+    JobReaped,
+    /// Instances wait for a place, and did not before.
+    InstancesQueued {
+        count: u64,
+    },
+    AllocationPlanned,
+    AllocationStateChanged {
+        state: AllocationState,
+    },
+    AllocationStopping {
+        reason: String,
+    },
+    AllocationEnded {
+        outcome: Outcome,
+        reason: String,
+    },
+    /// The instance will be tried again after this many milliseconds.
+    RetryScheduled {
+        wait_ms: u64,
+    },
+    NodeRegistered {
+        name: Name,
+    },
+    NodeStateChanged {
+        state: NodeState,
+    },
+    NodePurposeChanged {
+        purpose: crate::command::Purpose,
+    },
+    NodeReaped,
+    /// The node's desired state has a new generation.
+    DesiredChanged {
+        generation: u64,
+    },
+    ClusterFounded,
+    ClusterVersionRaised {
+        version: u32,
+    },
+}
+
+impl EventKind {
+    /// The constant name by which people and programs know it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            EventKind::JobSubmitted { .. } => "job-submitted",
+            EventKind::JobUpdated { .. } => "job-updated",
+            EventKind::JobHeld => "job-held",
+            EventKind::JobReleased => "job-released",
+            EventKind::JobStopping { .. } => "job-stopping",
+            EventKind::JobStateChanged { .. } => "job-state",
+            EventKind::JobReaped => "job-reaped",
+            EventKind::InstancesQueued { .. } => "instances-queued",
+            EventKind::AllocationPlanned => "allocation-planned",
+            EventKind::AllocationStateChanged { .. } => "allocation-state",
+            EventKind::AllocationStopping { .. } => "allocation-stopping",
+            EventKind::AllocationEnded { .. } => "allocation-ended",
+            EventKind::RetryScheduled { .. } => "retry-scheduled",
+            EventKind::NodeRegistered { .. } => "node-registered",
+            EventKind::NodeStateChanged { .. } => "node-state",
+            EventKind::NodePurposeChanged { .. } => "node-purpose",
+            EventKind::NodeReaped => "node-reaped",
+            EventKind::DesiredChanged { .. } => "desired-changed",
+            EventKind::ClusterFounded => "cluster-founded",
+            EventKind::ClusterVersionRaised { .. } => "cluster-version",
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What must hold of every state, whatever was proposed. Checked in full by
+//! tests and on restore, and for the nodes that an entry touched in every
+//! running scheduler.
+
+use std::collections::BTreeMap;
+
+use berth_model::{AllocationId, JobId, JobKind, NodeId, NodeUse, ShareMilli, TaskIndex};
+use thiserror::Error;
+
+use crate::rows::{NodeRow, TaskRow};
+use crate::state::ClusterState;
+
+/// Something that must never be.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Broken {
+    #[error("device `{uuid}` of node {node} is given out {milli} thousandths")]
+    DeviceOverCapacity { node: NodeId, uuid: String, milli: u32 },
+    #[error("node {node} has more given out than it has: {what}")]
+    NodeOverCapacity { node: NodeId, what: &'static str },
+    #[error("node {0}: what is given out is not the sum over its allocations")]
+    WrongSum(NodeId),
+    #[error("allocation {0} is not where its node, job or task says")]
+    Misplaced(AllocationId),
+    #[error("instance {instance} of task {} of job {job} is in {places} places", .task.0)]
+    InstanceCount { job: JobId, task: TaskIndex, instance: u32, places: usize },
+    #[error("job {0} counts its live allocations wrongly")]
+    LiveCount(JobId),
+    #[error("task {} of job {job} has no job or no specification", .task.0)]
+    Orphan { job: JobId, task: TaskIndex },
+    #[error("job {0} has ended with something alive or waiting")]
+    EndedAlive(JobId),
+    #[error("an index does not follow from the rows")]
+    WrongIndex,
+    #[error("a table's hash does not follow from its rows")]
+    WrongHash,
+    #[error("an id is above its counter")]
+    Counter,
+    #[error("retention is not bounded: {0}")]
+    Unbounded(&'static str),
+}
+
+/// Everything wrong with `state`. Costs a pass over all of it.
+pub fn check(state: &ClusterState) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    for node in state.nodes.values() {
+        broken.extend(check_node(state, node));
+    }
+    check_allocations(state, &mut broken);
+    check_tasks(state, &mut broken);
+    check_jobs(state, &mut broken);
+    let counters = state.jobs.iter().all(|(id, _)| id.0 <= state.cluster.job_counter)
+        && state.nodes.iter().all(|(id, _)| id.0 <= state.cluster.node_counter);
+    if !counters {
+        broken.push(Broken::Counter);
+    }
+    check_derived(state, &mut broken);
+    broken
+}
+
+/// Everything wrong with one node. Costs a pass over its allocations.
+pub fn check_node(state: &ClusterState, node: &NodeRow) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    let mut sum = NodeUse::default();
+    let mut settled = NodeUse::default();
+    for id in &node.live {
+        match state.allocations.get(id).filter(|row| row.node == node.id) {
+            Some(row) => {
+                sum.add(&row.claim);
+                if row.state.stop_intent().is_none() {
+                    settled.add(&row.claim);
+                }
+            }
+            None => broken.push(Broken::Misplaced(*id)),
+        }
+    }
+    if sum != node.used {
+        broken.push(Broken::WrongSum(node.id));
+    }
+    for (uuid, held) in &sum.devices {
+        if held.share > ShareMilli::WHOLE {
+            let (uuid, milli) = (uuid.clone(), held.share.0);
+            broken.push(Broken::DeviceOverCapacity { node: node.id, uuid, milli });
+        }
+    }
+    // An inventory may shrink; what no longer fits is then being stopped.
+    if settled.cpu > node.spec.cpu {
+        broken.push(Broken::NodeOverCapacity { node: node.id, what: "cpu" });
+    }
+    if settled.memory > node.spec.memory {
+        broken.push(Broken::NodeOverCapacity { node: node.id, what: "memory" });
+    }
+    broken
+}
+
+fn check_allocations(state: &ClusterState, broken: &mut Vec<Broken>) {
+    for (id, row) in state.allocations.iter() {
+        let on_node = state.nodes.get(&row.node).is_some_and(|node| node.live.contains(id));
+        let job = state.jobs.get(&id.job);
+        let versioned = job.is_some_and(|job| {
+            job.version == row.job_version
+                || job.versions.iter().any(|old| old.version == row.job_version)
+        });
+        if !on_node || !versioned || row.id != *id {
+            broken.push(Broken::Misplaced(*id));
+        }
+    }
+}
+
+fn check_tasks(state: &ClusterState, broken: &mut Vec<Broken>) {
+    for ((job, task), row) in state.tasks.iter() {
+        let Some(owner) = state.jobs.get(job) else {
+            broken.push(Broken::Orphan { job: *job, task: *task });
+            continue;
+        };
+        let live: Vec<u32> =
+            state.allocations_of_task(*job, *task).map(|row| row.id.instance.0).collect();
+        if live.len() != row.live as usize {
+            broken.push(Broken::LiveCount(*job));
+        }
+        let mut places: BTreeMap<u32, usize> = BTreeMap::new();
+        for instance in live {
+            *places.entry(instance).or_default() += 1;
+        }
+        for set in sets(row) {
+            for instance in set.iter() {
+                *places.entry(instance).or_default() += 1;
+            }
+        }
+        if owner.kind() == JobKind::Batch
+            && let Some(spec) = owner.spec.tasks.get(usize::from(task.0))
+        {
+            for instance in 0..spec.count {
+                places.entry(instance).or_insert(0);
+            }
+        }
+        // A batch instance is in exactly one place: none is lost, none twice.
+        let exact = owner.kind() == JobKind::Batch;
+        let wrong = places.iter().find(|(_, count)| **count > 1 || (exact && **count != 1));
+        if let Some((instance, count)) = wrong {
+            let (instance, places) = (*instance, *count);
+            broken.push(Broken::InstanceCount { job: *job, task: *task, instance, places });
+        }
+        if row.failures.len() > crate::rows::FAILURES_MAX {
+            broken.push(Broken::Unbounded("failures"));
+        }
+    }
+}
+
+fn sets(row: &TaskRow) -> [&berth_model::RangeSet; 6] {
+    [&row.pending, &row.succeeded, &row.failed, &row.cancelled, &row.timed_out, &row.lost]
+}
+
+fn check_jobs(state: &ClusterState, broken: &mut Vec<Broken>) {
+    for (id, row) in state.jobs.iter() {
+        let live = state.allocations_of(*id).count();
+        if live != row.live as usize {
+            broken.push(Broken::LiveCount(*id));
+        }
+        let waiting = state
+            .task_indices(*id)
+            .iter()
+            .any(|task| state.tasks.get(&(*id, *task)).is_some_and(|row| !row.pending.is_empty()));
+        if row.is_ended() && (live > 0 || waiting) {
+            broken.push(Broken::EndedAlive(*id));
+        }
+        for position in 0..row.spec.tasks.len() {
+            let task = TaskIndex(u16::try_from(position).unwrap_or(u16::MAX));
+            if state.tasks.get(&(*id, task)).is_none() {
+                broken.push(Broken::Orphan { job: *id, task });
+            }
+        }
+        let in_use: std::collections::BTreeSet<u32> =
+            state.allocations_of(*id).map(|row| row.job_version).collect();
+        if row.versions.len() + 1 > crate::rows::VERSIONS_MAX + in_use.len() {
+            broken.push(Broken::Unbounded("versions"));
+        }
+    }
+}
+
+fn check_derived(state: &ClusterState, broken: &mut Vec<Broken>) {
+    let mut rebuilt = ClusterState {
+        index: crate::state::Indices {
+            stale_keys: state.index.stale_keys.clone(),
+            ..Default::default()
+        },
+        ..state.clone()
+    };
+    rebuilt.rebuild_indices();
+    if rebuilt.index != state.index {
+        broken.push(Broken::WrongIndex);
+    }
+    let stale = state.keys.iter().filter(|(_, row)| row.forget_at.is_some()).count();
+    if stale != state.index.stale_keys.len() {
+        broken.push(Broken::WrongIndex);
+    }
+    let hashes = state.jobs.hash() == state.jobs.hash_from_rows()
+        && state.tasks.hash() == state.tasks.hash_from_rows()
+        && state.allocations.hash() == state.allocations.hash_from_rows()
+        && state.nodes.hash() == state.nodes.hash_from_rows()
+        && state.keys.hash() == state.keys.hash_from_rows();
+    if !hashes {
+        broken.push(Broken::WrongHash);
+    }
+}

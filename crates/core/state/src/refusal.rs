@@ -1,0 +1,51 @@
+//! Why apply did not do what a command wished. Refusals are deterministic
+//! values: every replica answers the same.
+
+use berth_model::{AllocationId, JobId, Misfit, Name, NodeId};
+use thiserror::Error;
+
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Refusal {
+    #[error("the cluster is not founded yet")]
+    NotFounded,
+    #[error("the cluster is founded already")]
+    AlreadyFounded,
+    #[error("cluster version {asked} does not follow {found}")]
+    ClusterVersion { asked: u32, found: u32 },
+    #[error("no job {0}")]
+    NoSuchJob(JobId),
+    #[error("no node {0}")]
+    NoSuchNode(NodeId),
+    #[error("no task at position {task} in job {job}")]
+    NoSuchTask { job: JobId, task: u16 },
+    #[error("key `{key}` was used for job {job} with another spec")]
+    KeyConflict { key: String, job: JobId },
+    #[error("job {job} is at version {found}, not {asked}")]
+    VersionConflict { job: JobId, asked: u32, found: u32 },
+    #[error("there is no job of this name at version {asked} yet")]
+    NothingToUpdate { asked: u32 },
+    #[error("job {job} has no version {version} to go back to")]
+    NoSuchVersion { job: JobId, version: u32 },
+    #[error("job {job} of this name is a {found}, the update is a {asked}")]
+    KindChanged { job: JobId, found: &'static str, asked: &'static str },
+    #[error("job {0} has ended")]
+    JobEnded(JobId),
+    #[error("job {0} has not ended; stop it first")]
+    JobNotEnded(JobId),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("node name `{name}` belongs to another machine (node {node})")]
+    NodeNameTaken { name: Name, node: NodeId },
+    #[error("node {node} has a newer session")]
+    StaleSession { node: NodeId },
+    #[error("node {node} still has allocations")]
+    NodeInUse { node: NodeId },
+    #[error("allocation {0} is not waiting to be placed")]
+    NotPending(AllocationId),
+    #[error("allocation {allocation} does not fit: {misfit}")]
+    DoesNotFit { allocation: AllocationId, misfit: Misfit },
+    #[error("no allocation {0}")]
+    NoSuchAllocation(AllocationId),
+    #[error("it is too early to forget this")]
+    TooEarly,
+}

@@ -1,0 +1,101 @@
+//! The state as rows, for snapshots, and back. Rows that do not belong
+//! together are refused: a wrong state must not be served.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::invariants;
+use crate::rows::Stored;
+use crate::state::ClusterState;
+
+/// Why rows do not make a state.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum RestoreError {
+    #[error("the cluster row is missing")]
+    NoCluster,
+    #[error("two rows have the key {0}")]
+    Twice(String),
+    #[error("the rows break an invariant: {0}")]
+    Broken(String),
+}
+
+impl ClusterState {
+    /// Every row, tables one after the other, in key order.
+    pub fn rows(&self) -> impl Iterator<Item = Stored> + '_ {
+        std::iter::once(Stored::Cluster(self.cluster.clone()))
+            .chain(self.nodes.values().map(|row| Stored::Node(row.clone())))
+            .chain(self.jobs.values().map(|row| Stored::Job(row.clone())))
+            .chain(
+                self.tasks.iter().map(|((job, task), row)| Stored::Task(*job, *task, row.clone())),
+            )
+            .chain(self.allocations.values().map(|row| Stored::Allocation(row.clone())))
+            .chain(
+                self.keys
+                    .iter()
+                    .map(|((name, key), row)| Stored::Key(name.clone(), key.clone(), row.clone())),
+            )
+    }
+
+    /// The state that `rows` describe, at `applied_index`.
+    ///
+    /// # Errors
+    /// `RestoreError` where rows are missing, doubled, or contradict each other.
+    pub fn from_rows(
+        applied_index: u64,
+        rows: impl IntoIterator<Item = Stored>,
+    ) -> Result<ClusterState, RestoreError> {
+        let mut state = ClusterState { applied_index, ..ClusterState::default() };
+        let mut founded = None;
+        for row in rows {
+            let doubled = match row {
+                Stored::Cluster(row) => founded.replace(row).map(|_| "cluster".to_owned()),
+                Stored::Job(row) => {
+                    let id = row.id;
+                    state.jobs.insert(id, row).map(|_| format!("job {id}"))
+                }
+                Stored::Task(job, task, row) => state
+                    .tasks
+                    .insert((job, task), row)
+                    .map(|_| format!("task {} of job {job}", task.0)),
+                Stored::Allocation(row) => {
+                    let id = row.id;
+                    state.allocations.insert(id, row).map(|_| format!("allocation {id}"))
+                }
+                Stored::Node(row) => {
+                    let id = row.id;
+                    state.nodes.insert(id, row).map(|_| format!("node {id}"))
+                }
+                Stored::Key(namespace, key, row) => {
+                    let doubled = state.keys.contains(&(namespace.clone(), key.clone()));
+                    state.put_key(namespace, key.clone(), Arc::unwrap_or_clone(row));
+                    doubled.then(|| format!("key `{key}`"))
+                }
+            };
+            if let Some(key) = doubled {
+                return Err(RestoreError::Twice(key));
+            }
+        }
+        state.cluster = founded.ok_or(RestoreError::NoCluster)?;
+        state.rebuild_indices();
+        match invariants::check(&state).first() {
+            Some(broken) => Err(RestoreError::Broken(broken.to_string())),
+            None => Ok(state),
+        }
+    }
+
+    /// Fills the indices from the rows; `stale_keys` follow the keys already.
+    pub(crate) fn rebuild_indices(&mut self) {
+        let jobs: Vec<_> = self.jobs.values().cloned().collect();
+        for job in jobs {
+            self.index_job(&job);
+            for task in self.task_indices(job.id) {
+                self.requeue(&job, task);
+            }
+        }
+        let names: Vec<_> = self.nodes.values().map(|row| (row.name.clone(), row.id)).collect();
+        for (name, id) in names {
+            self.index.node_names.insert(name, id);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The rows of the cluster state. Every row is immutable once in a table; a
+//! change puts a new one in its place.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use berth_model::{
+    AllocationId, AllocationState, Attempt, Claim, JobId, JobKind, JobSpec, JobState, Name, NodeId,
+    NodeSpec, NodeState, NodeUse, Outcome, RangeSet, SpecDigest, StateMs, TaskIndex, WallMs,
+};
+
+use crate::command::Purpose;
+
+/// The cluster as a whole.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ClusterRow {
+    /// All zero until founded.
+    pub id: [u8; 16],
+    /// Raised by every restore from a backup.
+    pub incarnation: u64,
+    pub cluster_version: u32,
+    /// The last job id given out.
+    pub job_counter: u64,
+    /// The last node id given out.
+    pub node_counter: u64,
+    /// The clocks of the last entry.
+    pub state_ms: StateMs,
+    pub wall_ms: WallMs,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JobRow {
+    pub id: JobId,
+    /// The current version's specification.
+    pub spec: Arc<JobSpec>,
+    pub digest: SpecDigest,
+    pub version: u32,
+    /// Earlier versions, oldest first; at most `VERSIONS_MAX` with the current.
+    pub versions: Vec<JobVersionRow>,
+    pub key: Option<String>,
+    pub phase: JobPhase,
+    pub held: bool,
+    pub submitted_at: WallMs,
+    pub submitted_ms: StateMs,
+    pub started_at: Option<WallMs>,
+    pub finished_at: Option<WallMs>,
+    /// Why it is in its state; empty when the state says it all.
+    pub reason: String,
+    /// Live allocations of all its tasks.
+    pub live: u32,
+}
+
+/// How far a job is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum JobPhase {
+    Active,
+    /// Nothing new starts; becomes `Ended` with this state when nothing lives.
+    Ending(JobState),
+    Ended {
+        state: JobState,
+        at: StateMs,
+    },
+}
+
+/// An earlier version.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JobVersionRow {
+    pub version: u32,
+    pub spec: Arc<JobSpec>,
+    pub digest: SpecDigest,
+    pub submitted_at: WallMs,
+}
+
+/// All instances of one task. Ended and waiting ones are ranges; only live
+/// attempts have rows of their own.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct TaskRow {
+    /// Waiting for a place (a retry perhaps not yet).
+    pub pending: RangeSet,
+    /// By outcome; an instance is in at most one.
+    pub succeeded: RangeSet,
+    pub failed: RangeSet,
+    pub cancelled: RangeSet,
+    pub timed_out: RangeSet,
+    pub lost: RangeSet,
+    /// Instances with an attempt before the waiting one.
+    pub retries: BTreeMap<u32, Retry>,
+    /// The newest failures, at most `FAILURES_MAX`.
+    pub failures: VecDeque<FailureDetail>,
+    pub live: u32,
+}
+
+/// What is known of an instance that was tried before.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Retry {
+    /// The attempt that comes next, or is live.
+    pub attempt: Attempt,
+    /// Failed attempts that counted.
+    pub failures: u32,
+    /// Not to be placed before.
+    pub not_before: StateMs,
+}
+
+/// A failed attempt.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct FailureDetail {
+    pub allocation: AllocationId,
+    pub node: NodeId,
+    pub reason: String,
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    /// At most 4 KiB.
+    pub stderr_tail: String,
+    pub finished_at: WallMs,
+}
+
+/// A live attempt.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct AllocationRow {
+    pub id: AllocationId,
+    pub node: NodeId,
+    /// The version of the job that it runs.
+    pub job_version: u32,
+    pub spec_digest: SpecDigest,
+    pub claim: Claim,
+    pub state: AllocationState,
+    /// Why it is being stopped; empty otherwise.
+    pub reason: String,
+    pub planned_at: StateMs,
+    /// When the agent's first report of it running was applied.
+    pub running_since: Option<StateMs>,
+    /// By the node's clock.
+    pub started_at: Option<WallMs>,
+    pub score: ScoreParts,
+}
+
+/// Why a node was chosen: the policy's parts in order, with their values.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ScoreParts {
+    pub policy: String,
+    pub parts: Vec<(String, i64)>,
+    /// The log index of the view that was planned on.
+    pub view_index: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct NodeRow {
+    pub id: NodeId,
+    pub name: Name,
+    pub instance_key: [u8; 16],
+    pub spec: Arc<NodeSpec>,
+    pub state: NodeState,
+    pub purpose: Purpose,
+    /// Counts registrations; a command about an earlier one is stale.
+    pub session: u64,
+    /// Counts changes of what should be on the node.
+    pub generation: u64,
+    pub used: NodeUse,
+    pub live: BTreeSet<AllocationId>,
+    /// When it entered its state.
+    pub since: StateMs,
+    /// Ports that a stranger holds, and until when they are left alone.
+    pub blocked_ports: BTreeMap<u16, StateMs>,
+}
+
+/// A remembered idempotency key.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct KeyRow {
+    pub job: JobId,
+    pub digest: SpecDigest,
+    /// The version that the keyed submit made.
+    pub version: u32,
+    /// Set when the job is gone: when the key may be forgotten.
+    pub forget_at: Option<StateMs>,
+}
+
+/// A row with its key, as snapshots hold it.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Stored {
+    Cluster(ClusterRow),
+    Job(Arc<JobRow>),
+    Task(JobId, TaskIndex, Arc<TaskRow>),
+    Allocation(Arc<AllocationRow>),
+    Node(Arc<NodeRow>),
+    Key(Name, String, Arc<KeyRow>),
+}
+
+/// Versions of a job that are kept, the current one included.
+pub const VERSIONS_MAX: usize = 10;
+/// Failed attempts of a task that are kept in detail.
+pub const FAILURES_MAX: usize = 100;
+/// The end of a failed worker's standard error that is kept, in bytes.
+pub const STDERR_TAIL_BYTES_MAX: usize = 4096;
+/// The longest reason that is kept, in bytes.
+pub const REASON_BYTES_MAX: usize = 1024;
+/// A taken port is left alone for this long.
+pub const PORT_BLOCK_MS: u64 = 10 * 60 * 1000;
+
+/// The digest stands for the specification: a row changes whenever one of its
+/// allocations does, and hashing the whole specification each time would cost
+/// more than the change.
+impl Hash for JobRow {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.id.hash(hasher);
+        self.digest.hash(hasher);
+        self.version.hash(hasher);
+        self.versions.hash(hasher);
+        self.key.hash(hasher);
+        self.phase.hash(hasher);
+        self.held.hash(hasher);
+        (self.submitted_at, self.submitted_ms).hash(hasher);
+        (self.started_at, self.finished_at).hash(hasher);
+        self.reason.hash(hasher);
+        self.live.hash(hasher);
+    }
+}
+
+impl Hash for JobVersionRow {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (self.version, self.digest, self.submitted_at).hash(hasher);
+    }
+}
+
+impl JobRow {
+    pub fn namespace(&self) -> &Name {
+        &self.spec.namespace
+    }
+
+    pub fn name(&self) -> &Name {
+        &self.spec.name
+    }
+
+    pub fn kind(&self) -> JobKind {
+        self.spec.kind
+    }
+
+    /// The state that people see.
+    pub fn state(&self) -> JobState {
+        match self.phase {
+            JobPhase::Ended { state, .. } => state,
+            JobPhase::Active | JobPhase::Ending(_) if self.live > 0 => JobState::Running,
+            JobPhase::Active => JobState::Queued,
+            JobPhase::Ending(state) => state,
+        }
+    }
+
+    pub fn is_ended(&self) -> bool {
+        matches!(self.phase, JobPhase::Ended { .. })
+    }
+
+    /// Whether instances of it may be placed.
+    pub fn places(&self) -> bool {
+        self.phase == JobPhase::Active && !self.held
+    }
+}
+
+impl TaskRow {
+    /// The set that holds instances with this outcome; preempted ones wait.
+    pub fn ended_mut(&mut self, outcome: Outcome) -> &mut RangeSet {
+        match outcome {
+            Outcome::Succeeded => &mut self.succeeded,
+            Outcome::Failed => &mut self.failed,
+            Outcome::Cancelled => &mut self.cancelled,
+            Outcome::TimedOut => &mut self.timed_out,
+            Outcome::Lost => &mut self.lost,
+            Outcome::Preempted => &mut self.pending,
+        }
+    }
+
+    /// How many instances have ended, whatever the outcome.
+    pub fn ended(&self) -> u64 {
+        self.succeeded.len()
+            + self.failed.len()
+            + self.cancelled.len()
+            + self.timed_out.len()
+            + self.lost.len()
+    }
+
+    /// The attempt that a waiting or live instance is at.
+    pub fn attempt_of(&self, instance: u32) -> Attempt {
+        self.retries.get(&instance).map_or(Attempt::FIRST, |retry| retry.attempt)
+    }
+}
+
+impl NodeRow {
+    /// Whether new work may be put on it.
+    pub fn accepts_work(&self) -> bool {
+        self.state == NodeState::Ready && self.purpose == Purpose::Work
+    }
+}
