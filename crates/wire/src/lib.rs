@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
+
 #[cfg(test)]
 mod arbitrary;
 mod enumeration;

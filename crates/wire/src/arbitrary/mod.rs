@@ -1,6 +1,7 @@
 //! Values of core types for property tests: everything that the types allow,
 //! sensible or not.
 
+pub(crate) mod agent;
 pub(crate) mod spec;
 
 use std::collections::BTreeMap;
