@@ -27,3 +27,6 @@ pub use rows::{
 };
 pub use state::{Applied, ClusterState, QueueKey, Reply};
 pub use table::Table;
+
+#[cfg(test)]
+mod tests;

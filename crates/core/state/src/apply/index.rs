@@ -106,7 +106,9 @@ impl ClusterState {
             self.index.finished.insert((at, row.id));
             self.index.finished_in.insert((namespace.clone(), at, row.id));
             let count = self.instances_ended(row.id);
-            *self.index.finished_instances.entry(namespace).or_insert(0) += count;
+            if count > 0 {
+                *self.index.finished_instances.entry(namespace).or_insert(0) += count;
+            }
         }
         if row.kind() == JobKind::Daemon && row.places() {
             self.index.daemons.insert(row.id);

@@ -1,0 +1,171 @@
+//! Random lives: any commands in any order, with every invariant checked after
+//! every entry by `World::entry`, and two replicas that must agree.
+
+use berth_model::{
+    AllocationId, EndCause, EndReport, JobId, JobKind, NodeId, StateMs, StopIntent, WallMs,
+};
+use proptest::prelude::*;
+
+use super::world::{World, exited, job, name, submit};
+use crate::{Command, JobChange, Observation, Observed, Purpose};
+
+#[derive(Clone, Debug)]
+enum Move {
+    Submit { kind: u8, count: u32, gpus: u32, key: Option<u8>, named: u8 },
+    Change { job: u8, change: u8 },
+    Place { job: u8, instance: u32, node: u8, steal: bool },
+    Observe { allocation: u8, what: u8, other_node: bool },
+    Stop { allocation: u8, intent: u8 },
+    Node { node: u8, what: u8 },
+    Reap,
+    Wait { ms: u64 },
+}
+
+fn moves() -> impl Strategy<Value = Move> {
+    let submit = (0..3u8, 0..5u32, 0..3u32, proptest::option::of(0..4u8), 0..3u8)
+        .prop_map(|(kind, count, gpus, key, named)| Move::Submit { kind, count, gpus, key, named });
+    prop_oneof![
+        3 => submit,
+        1 => (any::<u8>(), 0..6u8).prop_map(|(job, change)| Move::Change { job, change }),
+        6 => (any::<u8>(), 0..5u32, 0..4u8, any::<bool>())
+            .prop_map(|(job, instance, node, steal)| Move::Place { job, instance, node, steal }),
+        6 => (any::<u8>(), 0..8u8, any::<bool>()).prop_map(|(allocation, what, other)| {
+            Move::Observe { allocation, what, other_node: other && what == 0 }
+        }),
+        1 => (any::<u8>(), 0..5u8)
+            .prop_map(|(allocation, intent)| Move::Stop { allocation, intent }),
+        2 => (0..4u8, 0..8u8).prop_map(|(node, what)| Move::Node { node, what }),
+        1 => Just(Move::Reap),
+        2 => (0..100_000u64).prop_map(|ms| Move::Wait { ms }),
+    ]
+}
+
+fn pick<T: Clone>(list: &[T], seed: u8) -> Option<T> {
+    (!list.is_empty()).then(|| list[usize::from(seed) % list.len()].clone())
+}
+
+fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
+    let jobs: Vec<JobId> = world.state.jobs().iter().map(|(id, _)| *id).collect();
+    let nodes: Vec<NodeId> = world.state.nodes().iter().map(|(id, _)| *id).collect();
+    let live: Vec<AllocationId> = world.state.allocations().iter().map(|(id, _)| *id).collect();
+    match *wish {
+        Move::Submit { kind, count, gpus, key, named } => {
+            let kind = [JobKind::Batch, JobKind::Service, JobKind::Daemon][usize::from(kind)];
+            let count = if kind == JobKind::Daemon { 1 } else { count };
+            let spec = job(kind, &format!("job-{named}"), count, gpus);
+            Some(submit(&spec, key.map(|key| format!("key-{key}")).as_deref()))
+        }
+        Move::Change { job, change } => {
+            let change = [
+                JobChange::Stop { reason: "r".to_owned() },
+                JobChange::Restart,
+                JobChange::Hold,
+                JobChange::Release,
+                JobChange::Rollback { to_version: 0 },
+                JobChange::Purge,
+            ][usize::from(change)]
+            .clone();
+            Some(Command::ChangeJob { job: pick(&jobs, job)?, if_version: None, change })
+        }
+        Move::Place { job, instance, node, steal } => {
+            let (job, node) = (pick(&jobs, job)?, pick(&nodes, node)?);
+            let daemon = world.state.jobs().get(&job)?.kind() == JobKind::Daemon;
+            let instance = if daemon && !steal { u32::try_from(node.0).ok()? } else { instance };
+            let mut placement = world.placement(job, instance, node);
+            if steal {
+                // Devices that somebody else may hold.
+                placement = world.placement(job, instance, pick(&nodes, 0)?);
+                placement.node = node;
+            }
+            Some(Command::Place { placements: vec![placement.clone(), placement] })
+        }
+        Move::Observe { allocation, what, other_node } => {
+            let allocation = pick(&live, allocation)?;
+            let node = world.state.allocations().get(&allocation)?.node;
+            let node = if other_node { pick(&nodes, 1)? } else { node };
+            let ended = |cause| Observed::Ended(EndReport { cause, ..exited(1) });
+            let observed = match what {
+                0..=2 => Observed::Ended(exited(i32::from(what))),
+                3 => Observed::Running { ready: true, started_at: WallMs(1) },
+                4 => Observed::Unhealthy { detail: "x".to_owned() },
+                5 => Observed::Unkillable,
+                6 => ended(EndCause::PortTaken),
+                _ => ended(EndCause::HostRebooted),
+            };
+            let observation = Observation { allocation, observed };
+            Some(Command::Observe { node, observations: vec![observation.clone(), observation] })
+        }
+        Move::Stop { allocation, intent } => {
+            use StopIntent as S;
+            let intent =
+                [S::Cancel, S::TimeOut, S::Drain, S::Replace, S::Unhealthy][usize::from(intent)];
+            let allocations = vec![pick(&live, allocation)?];
+            Some(Command::StopAllocations { allocations, intent, reason: "r".to_owned() })
+        }
+        Move::Node { node, what } => node_command(world, &nodes, node, what),
+        Move::Reap => Some(Command::Reap {
+            jobs,
+            nodes,
+            keys: (0..4).map(|key| (name("default"), format!("key-{key}"))).collect(),
+        }),
+        Move::Wait { ms } => {
+            world.now += ms;
+            None
+        }
+    }
+}
+
+fn node_command(world: &mut World, nodes: &[NodeId], node: u8, what: u8) -> Option<Command> {
+    if what == 0 {
+        world.register(usize::from(node));
+        return None;
+    }
+    let node = pick(nodes, node)?;
+    let row = world.state.nodes().get(&node)?;
+    let session = row.session;
+    let set = |purpose| Command::SetSchedulable { node, purpose };
+    Some(match what {
+        1 | 2 => Command::DisconnectNode { node, session },
+        3 => Command::DownNode { node, session },
+        4 => set(Purpose::Cordoned),
+        5 => set(Purpose::Draining(berth_model::Drain { deadline: Some(StateMs(1)) })),
+        6 => set(Purpose::Work),
+        _ => Command::LoseAllocations {
+            node,
+            session,
+            allocations: row.live.iter().copied().collect(),
+            reason: "silent".to_owned(),
+        },
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_command_breaks_an_invariant(wishes in proptest::collection::vec(moves(), 1..120)) {
+        let mut world = World::new(2);
+        let mut generations = std::collections::BTreeMap::new();
+        let mut seen = std::collections::BTreeSet::new();
+        for wish in &wishes {
+            let before: std::collections::BTreeSet<AllocationId> =
+                world.state.allocations().iter().map(|(id, _)| *id).collect();
+            if let Some(command) = command_for(&mut world, wish) {
+                let _ = world.one(command);
+            }
+            for node in world.state.nodes().values() {
+                let last = generations.insert(node.id, node.generation).unwrap_or(0);
+                prop_assert!(node.generation >= last, "a generation went back");
+            }
+            // An allocation's id is used once in the life of a cluster.
+            for (id, _) in world.state.allocations().iter() {
+                prop_assert!(before.contains(id) || seen.insert(*id), "{id} came twice");
+            }
+        }
+        // A replica that gets the rows and one that got the commands agree.
+        let rows: Vec<_> = world.state.rows().collect();
+        let copy = crate::ClusterState::from_rows(world.state.applied_index(), rows).unwrap();
+        prop_assert_eq!(copy.hash(), world.state.hash());
+        prop_assert_eq!(copy.index, world.state.index);
+    }
+}

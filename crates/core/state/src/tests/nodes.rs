@@ -1,0 +1,140 @@
+use std::sync::Arc;
+
+use berth_model::{
+    AllocationState, EndCause, EndReport, JobKind, Name, NodeId, NodeState, PortRange, StopIntent,
+};
+
+use super::world::{World, exited, job, name, node_spec};
+use crate::{ClusterState, Command, Observed, Purpose, Refusal, Reply, Stored};
+
+fn only(world: &World) -> NodeId {
+    *world.state.nodes().iter().next().unwrap().0
+}
+
+fn register(text: &str, key: u8, gpus: u32) -> Command {
+    Command::RegisterNode {
+        name: name(text),
+        instance_key: [key; 16],
+        spec: Arc::new(node_spec(gpus)),
+    }
+}
+
+#[test]
+fn a_name_belongs_to_one_machine() {
+    let mut world = World::new(1);
+    let node = only(&world);
+    let refused = world.one(register("node-0", 99, 2)).unwrap_err();
+    assert_eq!(refused, Refusal::NodeNameTaken { name: name("node-0"), node });
+    let again = world.one(register("node-0", 0, 2)).unwrap();
+    assert_eq!(again, Reply::Registered { node, session: 2 });
+}
+
+#[test]
+fn a_silent_node_loses_its_work_only_in_order_and_in_its_session() {
+    let mut world = World::new(1);
+    let node = only(&world);
+    let id = world.submit(&job(JobKind::Batch, "a", 1, 1));
+    let first = world.place(id, 0).unwrap();
+    let down = Command::DownNode { node, session: 1 };
+    assert_eq!(world.one(down.clone()), Err(Refusal::StaleSession { node }), "not silent yet");
+    world.one(Command::DisconnectNode { node, session: 1 }).unwrap();
+    assert!(world.place(id, 0).is_err());
+    world.one(register("node-0", 0, 2)).unwrap();
+    assert_eq!(world.one(down), Err(Refusal::StaleSession { node }), "it has come back");
+    assert!(world.state.allocations().contains(&first), "and nothing was lost");
+    world.one(Command::DisconnectNode { node, session: 2 }).unwrap();
+    world.one(Command::DownNode { node, session: 2 }).unwrap();
+    assert_eq!(world.state.nodes().get(&node).unwrap().state, NodeState::Down);
+    assert_eq!(world.job_state(id), "queued");
+    world.one(register("node-0", 0, 2)).unwrap();
+    assert_eq!(world.place(id, 0).unwrap().attempt.0, 2);
+}
+
+#[test]
+fn cordoned_and_draining_nodes_take_nothing_new() {
+    let mut world = World::new(1);
+    let node = only(&world);
+    let id = world.submit(&job(JobKind::Batch, "a", 2, 0));
+    world.place(id, 0).unwrap();
+    world.one(Command::SetSchedulable { node, purpose: Purpose::Cordoned }).unwrap();
+    assert!(world.place(id, 1).is_err());
+    world.one(Command::SetSchedulable { node, purpose: Purpose::Work }).unwrap();
+    assert!(world.place(id, 1).is_ok());
+}
+
+#[test]
+fn a_gpu_that_vanishes_moves_its_work() {
+    let mut world = World::new(1);
+    let id = world.submit(&job(JobKind::Batch, "a", 1, 2));
+    let allocation = world.place(id, 0).unwrap();
+    world.one(register("node-0", 0, 1)).unwrap();
+    let row = world.state.allocations().get(&allocation).unwrap();
+    assert_eq!(row.state, AllocationState::Stopping(StopIntent::Drain));
+    assert!(row.reason.contains("GPU-1"), "{}", row.reason);
+}
+
+#[test]
+fn a_taken_port_is_left_alone_and_costs_no_attempt() {
+    let mut world = World::new(0);
+    let mut spec = node_spec(0);
+    spec.ports = PortRange { first: 20_000, last: 20_000 };
+    world
+        .one(Command::RegisterNode { name: name("n"), instance_key: [1; 16], spec: Arc::new(spec) })
+        .unwrap();
+    let mut web = job(JobKind::Batch, "web", 1, 0);
+    web.tasks[0].ports = vec![name("http")];
+    let id = world.submit(&web);
+    let node = only(&world);
+    let placement = |world: &World| {
+        let mut placement = world.placement(id, 0, node);
+        placement.ports = vec![berth_model::PortClaim { name: name("http"), port: 20_000 }];
+        Command::Place { placements: vec![placement] }
+    };
+    let command = placement(&world);
+    let Reply::Placed { granted, .. } = world.one(command).unwrap() else { unreachable!() };
+    let taken = EndReport { cause: EndCause::PortTaken, exit_code: None, ..exited(0) };
+    world.observe(granted[0], Observed::Ended(taken));
+    let command = placement(&world);
+    let Reply::Placed { refused, .. } = world.one(command).unwrap() else { unreachable!() };
+    assert_eq!(refused.len(), 1, "blocked for ten minutes");
+    world.now += 10 * 60 * 1000;
+    let command = placement(&world);
+    let Reply::Placed { granted, .. } = world.one(command).unwrap() else { unreachable!() };
+    assert_eq!(granted[0].attempt.0, 2);
+    assert_eq!(world.state.tasks().values().next().unwrap().failures.len(), 0);
+}
+
+#[test]
+fn rows_make_the_same_state_again_and_wrong_rows_are_refused() {
+    let mut world = World::new(3);
+    let id = world.submit(&job(JobKind::Batch, "a", 5, 1));
+    let done = world.place(id, 0).unwrap();
+    world.exit(done, 0);
+    world.place(id, 1).unwrap();
+    let service = world.submit(&job(JobKind::Service, "s", 2, 0));
+    world.place(service, 1).unwrap();
+    let rows: Vec<Stored> = world.state.rows().collect();
+    let back = ClusterState::from_rows(world.state.applied_index(), rows.clone()).unwrap();
+    assert_eq!(back.hash(), world.state.hash());
+    assert_eq!(back.index, world.state.index);
+    for missing in 0..rows.len() {
+        let mut fewer = rows.clone();
+        let gone = fewer.remove(missing);
+        let restored = ClusterState::from_rows(9, fewer);
+        // A node without work may be missing without contradiction; nothing
+        // else may.
+        let idle = matches!(&gone, Stored::Node(node) if node.live.is_empty());
+        assert_eq!(restored.is_ok(), idle, "without {gone:?}");
+    }
+    let mut twice = rows.clone();
+    twice.push(rows[1].clone());
+    assert!(ClusterState::from_rows(9, twice).is_err());
+}
+
+#[test]
+fn a_found_node_is_found_by_name_or_id() {
+    let world = World::new(2);
+    assert_eq!(world.state.find_node("node-1").unwrap().id, NodeId(2));
+    assert_eq!(world.state.find_node("2").unwrap().name, Name::new("node-1").unwrap());
+    assert!(world.state.find_node("node-9").is_none());
+}

@@ -1,0 +1,210 @@
+//! A small cluster to apply commands to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use berth_model::{
+    AllocationId, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth, EndCause, EndReport,
+    GpuRequest, InstanceIndex, JobId, JobKind, JobSpec, MemoryBytes, Name, NodeCapacity, NodeId,
+    NodeSpec, Policy, PortRange, ShareMilli, SpecDigest, StateMs, TaskIndex, TaskSpec, WallMs,
+    free_devices,
+};
+
+use crate::{
+    ClusterState, Command, Entry, Event, Observation, Observed, Placement, Refusal, Reply,
+    ScoreParts, SubmitJob, invariants,
+};
+
+pub fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+pub struct World {
+    pub state: ClusterState,
+    pub now: u64,
+    index: u64,
+    pub events: Vec<Event>,
+}
+
+impl World {
+    /// A founded cluster with `nodes` nodes of two GPUs each.
+    pub fn new(nodes: usize) -> World {
+        let mut world =
+            World { state: ClusterState::default(), now: 1_000, index: 0, events: Vec::new() };
+        world.one(Command::Found { cluster_id: [7; 16] }).unwrap();
+        for number in 0..nodes {
+            world.register(number);
+        }
+        world
+    }
+
+    pub fn register(&mut self, number: usize) {
+        let node = Command::RegisterNode {
+            name: name(&format!("node-{number}")),
+            instance_key: [u8::try_from(number).unwrap(); 16],
+            spec: Arc::new(node_spec(2)),
+        };
+        self.one(node).unwrap();
+    }
+
+    /// Applies one entry, checks every invariant, and returns its answers.
+    pub fn entry(&mut self, commands: Vec<Command>) -> Vec<Result<Reply, Refusal>> {
+        self.index += 1;
+        let entry = Entry {
+            state_ms: StateMs(self.now),
+            wall_ms: WallMs(self.now + 1_700_000_000_000),
+            proposer: "test".to_owned(),
+            commands,
+        };
+        let applied = self.state.apply(self.index, &entry);
+        assert_eq!(invariants::check(&self.state), [], "after {:?}", entry.commands);
+        self.events.extend(applied.events);
+        applied.replies
+    }
+
+    pub fn one(&mut self, command: Command) -> Result<Reply, Refusal> {
+        self.entry(vec![command]).remove(0)
+    }
+
+    pub fn submit(&mut self, spec: &JobSpec) -> JobId {
+        let reply = self.one(submit(spec, None)).unwrap();
+        let Reply::Submitted { job, .. } = reply else { panic!("unexpected {reply:?}") };
+        job
+    }
+
+    /// Places the next attempt of an instance on the first node that takes it.
+    pub fn place(&mut self, job: JobId, instance: u32) -> Result<AllocationId, Vec<Refusal>> {
+        let nodes: Vec<NodeId> = self.state.nodes().iter().map(|(id, _)| *id).collect();
+        let mut refusals = Vec::new();
+        for node in nodes {
+            let placement = self.placement(job, instance, node);
+            let reply = self.one(Command::Place { placements: vec![placement] }).unwrap();
+            let Reply::Placed { granted, refused } = reply else { panic!("unexpected {reply:?}") };
+            if let Some(id) = granted.first() {
+                return Ok(*id);
+            }
+            refusals.extend(refused);
+        }
+        Err(refusals)
+    }
+
+    pub fn placement(&self, job: JobId, instance: u32, node: NodeId) -> Placement {
+        let row = self.state.jobs().get(&job).unwrap();
+        let task = self.state.tasks().get(&(job, TaskIndex(0))).unwrap();
+        let node_row = self.state.nodes().get(&node).unwrap();
+        let devices = row.spec.tasks[0].gpu.as_ref().map_or(Vec::new(), |gpu| {
+            free_devices(NodeCapacity { spec: &node_row.spec, used: &node_row.used }, gpu)
+                .take(gpu.count as usize)
+                .map(|device| DeviceClaim {
+                    uuid: device.uuid.clone(),
+                    share: ShareMilli::WHOLE,
+                    memory: device.memory,
+                })
+                .collect()
+        });
+        Placement {
+            job,
+            task: TaskIndex(0),
+            instance: InstanceIndex(instance),
+            attempt: task.attempt_of(instance),
+            node,
+            devices,
+            ports: Vec::new(),
+            score: ScoreParts::default(),
+        }
+    }
+
+    pub fn observe(&mut self, allocation: AllocationId, observed: Observed) -> u32 {
+        let Some(node) = self.state.allocations().get(&allocation).map(|row| row.node) else {
+            return 0;
+        };
+        self.observe_from(node, allocation, observed)
+    }
+
+    pub fn observe_from(
+        &mut self,
+        node: NodeId,
+        allocation: AllocationId,
+        observed: Observed,
+    ) -> u32 {
+        let observations = vec![Observation { allocation, observed }];
+        let reply = self.one(Command::Observe { node, observations }).unwrap();
+        let Reply::Observed { changed } = reply else { panic!("unexpected {reply:?}") };
+        changed
+    }
+
+    pub fn exit(&mut self, allocation: AllocationId, code: i32) -> u32 {
+        self.observe(allocation, Observed::Ended(exited(code)))
+    }
+
+    pub fn job_state(&self, job: JobId) -> &'static str {
+        self.state.jobs().get(&job).unwrap().state().name()
+    }
+}
+
+pub fn submit(spec: &JobSpec, key: Option<&str>) -> Command {
+    // Any injective function serves as a digest here.
+    let mut digest = [0_u8; 32];
+    let text = format!("{spec:?}");
+    for (position, byte) in text.bytes().enumerate() {
+        digest[position % 32] = digest[position % 32].wrapping_mul(31) ^ byte;
+    }
+    Command::Submit(SubmitJob {
+        key: key.map(str::to_owned),
+        spec: Arc::new(spec.clone()),
+        digest: SpecDigest(digest),
+        if_version: None,
+    })
+}
+
+pub fn job(kind: JobKind, text: &str, count: u32, gpus: u32) -> JobSpec {
+    let gpu =
+        (gpus > 0).then_some(GpuRequest { count: gpus, models: Vec::new(), memory_min: None });
+    let command = vec!["true".to_owned()];
+    JobSpec {
+        name: name(text),
+        namespace: name("default"),
+        kind,
+        priority: 50,
+        policy: Policy::default(),
+        constraints: Constraints::default(),
+        tasks: vec![TaskSpec { count, gpu, ..TaskSpec::new(name("main"), kind, command) }],
+        deadline: None,
+        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        exclusive: false,
+    }
+}
+
+pub fn node_spec(gpus: u32) -> NodeSpec {
+    NodeSpec {
+        labels: BTreeMap::new(),
+        pool: name("default"),
+        zone: name("default"),
+        cpu: CpuMilli(4000),
+        memory: MemoryBytes(16 << 30),
+        devices: (0..gpus)
+            .map(|index| Device {
+                uuid: format!("GPU-{index}"),
+                index,
+                model: "H100".to_owned(),
+                memory: MemoryBytes(80 << 30),
+                health: DeviceHealth::Healthy,
+            })
+            .collect(),
+        ports: PortRange::DEFAULT,
+        agent_version: "test".to_owned(),
+        address: String::new(),
+    }
+}
+
+pub fn exited(code: i32) -> EndReport {
+    EndReport {
+        cause: EndCause::Exited,
+        exit_code: Some(code),
+        signal: None,
+        reason: String::new(),
+        stderr_tail: String::new(),
+        started_at: Some(WallMs(5)),
+        finished_at: WallMs(6),
+    }
+}
