@@ -11,7 +11,7 @@ use crate::lease::Lease;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Observed {
     pub allocations: BTreeMap<AllocationId, Allocation>,
-    /// Wishes that are not on disk yet and must not be acted on by a start.
+    /// Wishes that are not on disk yet and must not be begun with.
     pub not_durable: BTreeSet<AllocationId>,
     pub lease: Lease,
     pub link: Link,

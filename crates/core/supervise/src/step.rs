@@ -125,9 +125,12 @@ pub fn decide<T>(
 }
 
 fn begin<T>(row: &DesiredRow<T>, observed: &Observed, id: AllocationId, now: AgentMs) -> Decision {
+    // Not even an end: after a crash an older wish could come to life again.
+    if observed.not_durable.contains(&id) {
+        return Decision::Keep(KeepReason::NotDurable);
+    }
     match row.order {
         Order::Stop => Decision::EndUnstarted,
-        Order::Run if observed.not_durable.contains(&id) => Decision::Keep(KeepReason::NotDurable),
         Order::Run if is_fenced(row, observed, now) => Decision::Keep(KeepReason::NoLease),
         Order::Run => Decision::Start,
     }
