@@ -15,6 +15,7 @@ pub mod rows;
 pub mod state;
 pub mod table;
 
+pub use apply::retention;
 pub use command::{
     Command, Entry, JobChange, Observation, Observed, Placement, Purpose, SubmitJob,
 };

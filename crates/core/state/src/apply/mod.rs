@@ -19,6 +19,14 @@ use crate::event::{Event, EventKind};
 use crate::refusal::Refusal;
 use crate::state::{Applied, ClusterState, Reply};
 
+pub mod retention {
+    //! How long what is over is remembered.
+    pub use super::reap::{
+        DOWN_NODES_KEPT, FINISHED_INSTANCES_IN_NAMESPACE_MAX, FINISHED_INSTANCES_MAX, JOBS_KEPT,
+        KEY_KEPT,
+    };
+}
+
 /// The highest cluster version whose rules this build knows.
 pub const CLUSTER_VERSION_MAX: u32 = 1;
 

@@ -1,0 +1,58 @@
+//! Forgetting what is old or too much. Apply checks each wish again.
+
+use berth_model::{DurationMs, JobId, NodeId, NodeState, StateMs};
+use berth_state::{ClusterState, Command, retention as limits};
+
+/// Things forgotten in one command.
+const REAP_MAX: usize = 256;
+
+pub(crate) fn commands(view: &ClusterState, now: StateMs) -> Option<Command> {
+    let jobs = jobs(view, now);
+    let nodes: Vec<NodeId> = view
+        .nodes()
+        .values()
+        .filter(|node| node.state == NodeState::Down && node.live.is_empty())
+        .filter(|node| now.since(node.since) >= limits::DOWN_NODES_KEPT)
+        .map(|node| node.id)
+        .take(REAP_MAX)
+        .collect();
+    let keys: Vec<_> = view
+        .forgettable_keys(now)
+        .map(|(namespace, key)| (namespace.clone(), key.to_owned()))
+        .take(REAP_MAX)
+        .collect();
+    let anything = !jobs.is_empty() || !nodes.is_empty() || !keys.is_empty();
+    anything.then_some(Command::Reap { jobs, nodes, keys })
+}
+
+fn jobs(view: &ClusterState, now: StateMs) -> Vec<JobId> {
+    let mut total: u64 = view.finished_instances().map(|(_, count)| count).sum();
+    let mut by_namespace: std::collections::BTreeMap<_, u64> =
+        view.finished_instances().map(|(namespace, count)| (namespace.clone(), count)).collect();
+    let crowded = |total: u64, here: u64| {
+        total > limits::FINISHED_INSTANCES_MAX || here > limits::FINISHED_INSTANCES_IN_NAMESPACE_MAX
+    };
+    let any_crowded = crowded(total, 0) || by_namespace.values().any(|here| crowded(0, *here));
+    let mut jobs = Vec::new();
+    for (at, id) in view.finished() {
+        let old = now.since(at) >= DurationMs(limits::JOBS_KEPT.0);
+        if jobs.len() >= REAP_MAX || !(old || any_crowded) {
+            break;
+        }
+        let Some(row) = view.jobs().get(&id) else { continue };
+        let here = by_namespace.get(row.namespace()).copied().unwrap_or(0);
+        if !old && !crowded(total, here) {
+            continue;
+        }
+        let count: u64 = (0..row.spec.tasks.len())
+            .filter_map(|position| {
+                let task = berth_model::TaskIndex(u16::try_from(position).ok()?);
+                view.tasks().get(&(id, task)).map(|row| row.ended())
+            })
+            .sum();
+        total = total.saturating_sub(count);
+        by_namespace.insert(row.namespace().clone(), here.saturating_sub(count));
+        jobs.push(id);
+    }
+    jobs
+}
