@@ -1,1 +1,4 @@
-//! Placeholder until the first code of this crate lands.
+//! Instruments for the tests of whole clusters. Nothing depends on this crate.
+#![forbid(unsafe_code)]
+
+pub mod linearizability;
