@@ -1,0 +1,14 @@
+//! Which processes belong to an allocation, read from `/proc`. It refuses to trust a bare pid: one is signalled only
+//! through a pidfd whose start time was compared after it was opened.
+
+mod identity;
+mod kill;
+mod mark;
+mod stat;
+
+pub(crate) use identity::signal_if_started_at;
+pub use identity::{ProcessIdentity, boot_id};
+pub use kill::{KillError, kill_all};
+pub(crate) use mark::marked;
+pub use mark::{Mark, processes_of};
+pub(crate) use stat::{ProcessTable, Stat};
