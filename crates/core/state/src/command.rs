@@ -29,6 +29,11 @@ pub enum Command {
     Found {
         cluster_id: [u8; 16],
     },
+    /// Gives a new scheduler its id; the same key gets the same id again.
+    AdmitScheduler {
+        instance_key: [u8; 16],
+        address: String,
+    },
     /// Every voter understands this version: decisions may follow its rules.
     RaiseClusterVersion {
         version: u32,
@@ -178,6 +183,7 @@ impl Command {
     pub fn name(&self) -> &'static str {
         match self {
             Command::Found { .. } => "found",
+            Command::AdmitScheduler { .. } => "admit-scheduler",
             Command::RaiseClusterVersion { .. } => "raise-cluster-version",
             Command::Submit(_) => "submit",
             Command::ChangeJob { .. } => "change-job",

@@ -5,6 +5,8 @@ use berth_model::{
     AllocationId, AllocationState, JobId, JobState, Name, NodeId, NodeState, Outcome,
 };
 
+use crate::rows::AllocationRow;
+
 /// One thing that happened while an entry was applied.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Event {
@@ -44,9 +46,13 @@ pub enum EventKind {
     AllocationStopping {
         reason: String,
     },
+    /// Its row is gone from the state; this is the last that is seen of it.
     AllocationEnded {
         outcome: Outcome,
         reason: String,
+        row: Arc<AllocationRow>,
+        /// What the agent saw; absent where nobody did.
+        report: Option<EndReport>,
     },
     /// The instance will be tried again after this many milliseconds.
     RetryScheduled {

@@ -24,7 +24,7 @@ pub use refusal::Refusal;
 pub use restore::RestoreError;
 pub use rows::{
     AllocationRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow, NodeRow,
-    Retry, ScoreParts, Stored, TaskRow,
+    Retry, SchedulerRow, ScoreParts, Stored, TaskRow,
 };
 pub use state::{Applied, ClusterState, QueueKey, Reply};
 pub use table::Table;

@@ -27,7 +27,20 @@ pub struct ClusterRow {
     /// The clocks of the last entry.
     pub state_ms: StateMs,
     pub wall_ms: WallMs,
+    /// Schedulers that were ever admitted, by their id in Raft; ids are never
+    /// used again. The first scheduler, which founded the cluster, is 1.
+    pub schedulers: BTreeMap<u64, SchedulerRow>,
 }
+
+/// A scheduler that was admitted.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct SchedulerRow {
+    pub instance_key: [u8; 16],
+    pub address: String,
+}
+
+/// Schedulers that a cluster may admit in its life; dead ones count.
+pub const SCHEDULERS_MAX: usize = 1000;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JobRow {

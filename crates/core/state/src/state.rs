@@ -84,6 +84,10 @@ pub enum Reply {
         node: NodeId,
         session: u64,
     },
+    /// The id that a new scheduler takes part in Raft with.
+    Admitted {
+        scheduler: u64,
+    },
     /// Which placements were granted; the others are refused with the reason,
     /// and what they were for goes on waiting.
     Placed {

@@ -83,7 +83,13 @@ impl Step<'_> {
         self.state.edit_task(id.job, id.task, |task| task.live = task.live.saturating_sub(1));
         let outcome = self.record(&job, task.as_ref(), &row, end, next);
         let reason = reason_of(&row, end);
-        self.emit_allocation(id, row.node, EventKind::AllocationEnded { outcome, reason });
+        let report = match end {
+            End::Reported(report) => Some((*report).clone()),
+            End::Lost(_) => None,
+        };
+        let node = row.node;
+        let kind = EventKind::AllocationEnded { outcome, reason, row, report };
+        self.emit_allocation(id, node, kind);
         self.settle_job(id.job, job.state());
     }
 

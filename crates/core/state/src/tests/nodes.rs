@@ -138,3 +138,15 @@ fn a_found_node_is_found_by_name_or_id() {
     assert_eq!(world.state.find_node("2").unwrap().name, Name::new("node-1").unwrap());
     assert!(world.state.find_node("node-9").is_none());
 }
+
+#[test]
+fn a_scheduler_is_admitted_once() {
+    let mut world = World::new(0);
+    let admit = |key: u8| Command::AdmitScheduler {
+        instance_key: [key; 16],
+        address: "127.0.0.1:7070".to_owned(),
+    };
+    assert_eq!(world.one(admit(1)), Ok(Reply::Admitted { scheduler: 2 }));
+    assert_eq!(world.one(admit(2)), Ok(Reply::Admitted { scheduler: 3 }));
+    assert_eq!(world.one(admit(1)), Ok(Reply::Admitted { scheduler: 2 }));
+}
