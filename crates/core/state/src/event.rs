@@ -1,8 +1,10 @@
 //! What apply says has happened. Everything that wakes, notifies, delivers or
 //! records does so because of an event.
 
+use std::sync::Arc;
+
 use berth_model::{
-    AllocationId, AllocationState, JobId, JobState, Name, NodeId, NodeState, Outcome,
+    AllocationId, AllocationState, EndReport, JobId, JobState, Name, NodeId, NodeState, Outcome,
 };
 
 use crate::rows::AllocationRow;
