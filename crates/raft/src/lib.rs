@@ -14,6 +14,8 @@ mod node;
 mod options;
 mod snapshot;
 mod status;
+#[cfg(test)]
+mod suite_test;
 pub mod transport;
 mod types;
 

@@ -115,12 +115,13 @@ pub(super) struct Keeper {
 
 struct Note {
     current: HighWater,
-    written: HighWater,
+    /// `None` while there is no file.
+    written: Option<HighWater>,
 }
 
 impl Keeper {
-    fn new(folder: PathBuf, current: HighWater) -> Self {
-        Self { folder, note: Mutex::new(Note { current, written: current }) }
+    fn new(folder: PathBuf, current: HighWater, written: Option<HighWater>) -> Self {
+        Self { folder, note: Mutex::new(Note { current, written }) }
     }
 
     /// Changes the note in memory; the store must already hold as much.
@@ -132,9 +133,9 @@ impl Keeper {
     /// Brings the file up to date.
     fn write(&self) -> std::io::Result<()> {
         let mut note = self.note.lock().unwrap_or_else(PoisonError::into_inner);
-        if note.current != note.written {
+        if note.written != Some(note.current) {
             note.current.write(&self.folder)?;
-            note.written = note.current;
+            note.written = Some(note.current);
         }
         Ok(())
     }

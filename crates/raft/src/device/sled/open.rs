@@ -181,13 +181,18 @@ pub(super) fn open(
     release_ballast(options)?;
     let logs = log_folder(folder);
     let mut loaded = load(&logs)?;
-    let mut log = make_log(&logs, &mut loaded, identity, folder, lock.clone())?;
+    let keeper = Keeper::new(
+        folder.to_owned(),
+        HighWater::new(identity, loaded.recovered.vote, loaded.recovered.last()),
+        note,
+    );
+    let mut log = make_log(&logs, &loaded, keeper, lock.clone())?;
     let io = |action| OpenError::io(action, folder);
     if is_new {
         log.write_new(&identity).map_err(io("write"))?;
         sync_everything(folder).map_err(io("sync"))?;
-        HighWater::new(identity, None, None)
-            .write(folder)
+        log.keeper
+            .write()
             .and_then(|()| fs::remove_file(folder.join(MARKER)))
             .and_then(|()| sync_everything(folder))
             .map_err(io("write the high-water file in"))?;
@@ -225,22 +230,20 @@ struct KeepOpen {
 
 fn make_log(
     logs: &Path,
-    loaded: &mut Loaded,
-    identity: Identity,
-    folder: &Path,
+    loaded: &Loaded,
+    keeper: Keeper,
     lock: Arc<Lock>,
 ) -> Result<SledLog, OpenError> {
     let data_file = logs.join("db");
     let data_file = fs::File::open(&data_file).map_err(OpenError::io("open", data_file))?;
     let recovered = &loaded.recovered;
     let last = recovered.last();
-    let current = HighWater::new(identity, recovered.vote, last);
     let mut log = SledLog {
         database: loaded.database.clone(),
         log: loaded.log.clone(),
         meta: loaded.meta.clone(),
         data_file,
-        keeper: Arc::new(Keeper::new(folder.to_owned(), current)),
+        keeper: Arc::new(keeper),
         vote: recovered.vote,
         last,
         first: recovered.purged.map_or(0, |purged| purged.index + 1),

@@ -1,0 +1,11 @@
+//! Tests of the crate from outside: devices under damage and crashes, and
+//! clusters, simulated and real.
+
+mod cluster;
+mod crash;
+mod damage;
+mod model;
+mod power;
+mod register;
+mod simulation;
+mod skip;
