@@ -60,12 +60,21 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
 }
 
-/// As [`ProcessIdentity::signal`], for a process that was just read from `/proc` during this boot.
-pub(crate) fn signal_if_started_at(pid: u32, start_ticks: u64, signal: Signal) -> io::Result<bool> {
-    match open_if_started_at(pid, start_ticks)? {
-        Some(descriptor) => send(&descriptor, signal),
-        None => Ok(false),
+/// Signals processes that were just read from `/proc` during this boot, and returns how many got it. All are tried;
+/// the error is the first one met.
+pub(crate) fn signal_all(processes: &[Stat], signal: Signal) -> io::Result<usize> {
+    let mut signalled_count = 0;
+    let mut first_error = None;
+    for stat in processes {
+        let opened = open_if_started_at(stat.pid, stat.start_ticks);
+        match opened
+            .and_then(|found| found.map_or(Ok(false), |descriptor| send(&descriptor, signal)))
+        {
+            Ok(reached) => signalled_count += usize::from(reached),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
     }
+    first_error.map_or(Ok(signalled_count), Err)
 }
 
 /// Opens first and compares afterwards: once opened the descriptor cannot come to mean another process, so equal start

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
-use super::identity::{open_if_started_at, signal_if_started_at};
+use super::identity::{open_if_started_at, signal_all};
 use super::mark::{Mark, marked};
 
 /// Why something of an allocation is still there.
@@ -52,11 +52,7 @@ pub fn kill_all(mark: &Mark, patience: Duration) -> Result<usize, KillError> {
             continue;
         }
         empty_scans = 0;
-        for stat in &found {
-            signalled_count += usize::from(
-                signal_if_started_at(stat.pid, stat.start_ticks, Signal::KILL).map_err(failed)?,
-            );
-        }
+        signalled_count += signal_all(&found, Signal::KILL).map_err(failed)?;
         for stat in &found {
             let remaining = deadline.saturating_duration_since(Instant::now());
             if remaining.is_zero() {

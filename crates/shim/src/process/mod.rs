@@ -6,7 +6,7 @@ mod kill;
 mod mark;
 mod stat;
 
-pub(crate) use identity::signal_if_started_at;
+pub(crate) use identity::signal_all;
 pub use identity::{ProcessIdentity, boot_id};
 pub use kill::{KillError, kill_all};
 pub(crate) use mark::marked;

@@ -17,6 +17,7 @@ pub(crate) struct Stat {
     pub(crate) children_cpu_ticks: u64,
     pub(crate) start_ticks: u64,
     pub(crate) resident_pages: u64,
+    pub(crate) thread_count: u64,
 }
 
 impl Stat {
@@ -45,12 +46,14 @@ impl Stat {
             children_cpu_ticks: number(16)? + number(17)?,
             start_ticks: number(22)?,
             resident_pages: number(24)?,
+            thread_count: number(20)?,
         })
     }
 
-    /// Ended and only waiting for its parent to take its status.
+    /// Ended and only waiting for its parent to take its status. A process whose first thread has ended before the
+    /// others also shows `Z`, but lives.
     pub(crate) fn is_dead(&self) -> bool {
-        matches!(self.state, 'Z' | 'X' | 'x')
+        matches!(self.state, 'Z' | 'X' | 'x') && self.thread_count <= 1
     }
 }
 
@@ -112,8 +115,12 @@ mod tests {
             children_cpu_ticks: 15,
             start_ticks: 9999,
             resident_pages: 321,
+            thread_count: 1,
         };
         assert_eq!(stat, expected);
+        assert!(!stat.is_dead());
+        assert!(Stat { state: 'Z', ..stat }.is_dead());
+        assert!(!Stat { state: 'Z', thread_count: 2, ..stat }.is_dead(), "other threads live");
     }
 
     #[test]
@@ -139,6 +146,7 @@ mod tests {
             children_cpu_ticks: 0,
             start_ticks: 0,
             resident_pages: 0,
+            thread_count: 1,
         };
         let rows = [(1, 0), (10, 1), (11, 10), (12, 11), (20, 1), (30, 31), (31, 30)];
         let table =

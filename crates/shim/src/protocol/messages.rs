@@ -82,7 +82,8 @@ pub struct StartRequest {
     /// Cgroup directories of this allocation alone (one per hierarchy in v1, one in v2), entered before exec.
     #[prost(string, repeated, tag = "12")]
     pub cgroup_dirs: Vec<String>,
-    /// Directory for the file `exit`; empty means the lane journal.
+    /// Directory for the file `exit`, not writable by the worker's user; empty means the lane journal, and that only
+    /// parent links and cgroups decide whether the tree is empty.
     #[prost(string, tag = "13")]
     pub record_dir: String,
     /// Written to the worker's `oom_score_adj`, −1000 to 1000.

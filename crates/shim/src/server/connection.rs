@@ -161,6 +161,7 @@ impl Connection {
     fn discard_input(&mut self, buffer: &mut [u8]) {
         while let Ok(length) = self.stream.read(buffer) {
             if length == 0 {
+                self.fate = Fate::Closed;
                 return;
             }
         }

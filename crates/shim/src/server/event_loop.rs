@@ -28,6 +28,7 @@ const RETIRED_MAX: usize = 128;
 const DIRECTORY_CHECK: Duration = Duration::from_secs(2);
 /// How long an idle shim, or one with a record that can never be written, stays without any client.
 const LONELY: Duration = Duration::from_secs(60);
+const TROUBLE_PAUSE: Duration = Duration::from_millis(100);
 const SCRATCH_BYTES: usize = 64 << 10;
 
 /// The whole state of a shim process.
@@ -97,12 +98,17 @@ impl Shim {
     /// Runs until the shim has nothing left to stay for.
     pub(super) fn serve(mut self) -> io::Result<()> {
         while self.fate == Fate::Serving {
-            let ready = self.wait()?;
+            let ready = self.wait().unwrap_or_else(|error| {
+                // For want of kernel memory, say. A shim must outlive that, and must not spin meanwhile.
+                super::log_trouble(format_args!("cannot poll: {error}"));
+                std::thread::sleep(TROUBLE_PAUSE);
+                Ready { listener: false, connections: Vec::new() }
+            });
             self.drain_child_notices();
+            self.receive(&ready.connections);
             if ready.listener {
                 self.accept();
             }
-            self.receive(&ready.connections);
             self.advance();
             self.connections.iter_mut().for_each(Connection::send);
             self.drop_closed();
@@ -190,13 +196,15 @@ impl Shim {
                     self.connections.extend(Connection::accept(stream).ok());
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Out of descriptors, most likely: the oldest connection gives up its own.
+                Err(_) if !self.connections.is_empty() => drop(self.connections.remove(0)),
                 Err(_) => return,
             }
         }
     }
 
     fn receive(&mut self, ready: &[bool]) {
-        // Connections accepted in this round are not in `ready` and have their turn in the next.
         for index in (0..self.connections.len())
             .filter(|index| ready.get(*index).copied().unwrap_or_default())
         {
@@ -261,22 +269,69 @@ impl Shim {
             return;
         }
         self.next_directory_check = now + DIRECTORY_CHECK;
-        let reachable = self.socket_is_ours();
-        let alone = self.connections.is_empty();
-        let lonely = alone && now.duration_since(self.lonely_since) >= LONELY;
-        let quits = match &self.held {
-            None => !reachable || lonely,
-            Some(held) if held.is_durable() => !reachable && alone,
-            // The record's directory may come back, but not for ever without anybody who could ask.
-            Some(_) => !reachable && lonely,
+        let holding = match &self.held {
+            None => Holding::Nothing,
+            Some(held) if held.is_durable() => Holding::Ended,
+            Some(_) => Holding::Unrecorded,
         };
-        if quits {
-            self.fate = Fate::Quitting;
-        }
+        let alone_for = self.connections.is_empty().then(|| now.duration_since(self.lonely_since));
+        let socket = if self.socket_is_ours() { Socket::InPlace } else { Socket::Gone };
+        self.fate = fate(holding, socket, alone_for);
     }
 
     fn socket_is_ours(&self) -> bool {
         statat(self.dir.as_fd(), SOCKET_FILE, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|stat| stat.st_ino == self.socket_inode)
+    }
+}
+
+/// What a shim without a living tree still has.
+#[derive(Clone, Copy, Debug)]
+enum Holding {
+    Nothing,
+    Ended,
+    /// An end that could not be made durable yet.
+    Unrecorded,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Socket {
+    InPlace,
+    /// Its directory was removed, so nobody can connect any more.
+    Gone,
+}
+
+/// Whether there is anything left to stay for; `alone_for` is `None` while a client is connected.
+fn fate(holding: Holding, socket: Socket, alone_for: Option<Duration>) -> Fate {
+    let is_lonely = alone_for.is_some_and(|alone_for| alone_for >= LONELY);
+    let quits = match (holding, socket) {
+        (Holding::Nothing, Socket::Gone) => true,
+        (Holding::Nothing, Socket::InPlace) => is_lonely,
+        (Holding::Ended, Socket::Gone) => alone_for.is_some(),
+        // The record's directory may come back, but not for ever without anybody who could ask.
+        (Holding::Unrecorded, Socket::Gone) => is_lonely,
+        (Holding::Ended | Holding::Unrecorded, Socket::InPlace) => false,
+    };
+    if quits { Fate::Quitting } else { Fate::Serving }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shim_stays_as_long_as_somebody_could_ask_for_an_end() {
+        let (short, long) = (Some(Duration::from_secs(59)), Some(LONELY));
+        let check = |holding, socket, expected: [Fate; 3]| {
+            let actual = [None, short, long].map(|alone_for| fate(holding, socket, alone_for));
+            assert_eq!(actual, expected, "{holding:?} {socket:?}");
+        };
+        let (stay, quit) = (Fate::Serving, Fate::Quitting);
+        check(Holding::Nothing, Socket::InPlace, [stay, stay, quit]);
+        check(Holding::Nothing, Socket::Gone, [quit, quit, quit]);
+        check(Holding::Ended, Socket::InPlace, [stay, stay, stay]);
+        check(Holding::Ended, Socket::Gone, [stay, quit, quit]);
+        check(Holding::Unrecorded, Socket::InPlace, [stay, stay, stay]);
+        check(Holding::Unrecorded, Socket::Gone, [stay, stay, quit]);
     }
 }

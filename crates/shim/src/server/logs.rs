@@ -213,7 +213,7 @@ impl LogFile {
 /// Never through a symbolic link, which a worker might have put there.
 fn open_log(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NOFOLLOW.bits()).expect("open flags fit an int");
-    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags).open(path)
+    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)
 }
 
 fn rotate(path: &Path, file_count: u32) -> io::Result<()> {

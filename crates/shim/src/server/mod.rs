@@ -15,6 +15,7 @@ mod tree;
 pub use detach::run;
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970 of the wall clock, for display only.
@@ -23,8 +24,15 @@ fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Lines in one shim's log; the same trouble every second must not fill a disk.
+const LOG_LINES_MAX: u32 = 1000;
+
 /// One line into the shim's log. A full disk must not end a shim, so failure is ignored (`eprintln!` would panic).
 fn log_trouble(message: std::fmt::Arguments<'_>) {
+    static LINE_COUNT: AtomicU32 = AtomicU32::new(0);
+    if LINE_COUNT.fetch_add(1, Ordering::Relaxed) >= LOG_LINES_MAX {
+        return;
+    }
     let _ = writeln!(io::stderr(), "{} {message}", unix_ms());
 }
 

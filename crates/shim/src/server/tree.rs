@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitOptions, wait};
 
 use super::cgroup;
-use crate::process::{Mark, ProcessTable, Stat, signal_if_started_at};
+use crate::process::{Mark, ProcessTable, Stat, signal_all};
 
 /// Where to look.
 #[derive(Debug)]
@@ -55,14 +55,9 @@ impl Tree {
         Ok(found)
     }
 
-    /// Signals every member and returns how many were there.
+    /// Signals every member and returns how many got it. One that cannot be signalled does not spare the others.
     pub(super) fn signal(&self, signal: Signal) -> io::Result<usize> {
-        let mut signalled_count = 0;
-        for stat in self.members()? {
-            signalled_count +=
-                usize::from(signal_if_started_at(stat.pid, stat.start_ticks, signal)?);
-        }
-        Ok(signalled_count)
+        signal_all(&self.members()?, signal)
     }
 
     /// One pass of SIGKILL over all members.
@@ -88,7 +83,8 @@ pub(super) fn reap_others(
                 }
             }
             Err(Errno::INTR) => {}
-            Err(_) => return Children::None,
+            Err(Errno::CHILD) => return Children::None,
+            Err(_) => return Children::Some,
         }
     }
 }

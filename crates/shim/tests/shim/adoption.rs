@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use berth_shim::protocol::Phase;
+use berth_shim::protocol::{Phase, RefusalCode, RequestBody, ServerBody, WaitRequest};
 use berth_shim::{
     ProcessIdentity, ShimError, ShimHandle, read_exit_record, remove_stale_socket, scan,
 };
 use rustix::process::Signal;
 
-use crate::rig::{ID, PATIENCE, Rig, await_death, ended, phase, spawn};
+use crate::rig::{
+    ID, PATIENCE, Rig, await_death, await_phase, await_readable, ended, phase, refusal, spawn,
+};
 
 fn identity(shim: &ShimHandle) -> ProcessIdentity {
     let hello = shim.hello();
@@ -149,4 +151,29 @@ fn an_exit_leaves_no_socket() {
     shim.exit().unwrap();
     await_death(&process);
     assert!(matches!(ShimHandle::connect(&rig.path("shims/1")), Err(ShimError::Absent { .. })));
+}
+
+#[test]
+fn every_attached_client_hears_the_end_and_a_retire_may_be_repeated() {
+    let mut rig = Rig::new();
+    rig.shim.start(rig.worker("hold", &[])).unwrap();
+    let mut worker = rig.report();
+    let mut other = ShimHandle::connect(&rig.path("shims/0")).unwrap();
+    let waiting =
+        other.send(RequestBody::Wait(WaitRequest { allocation_id: ID.to_owned() })).unwrap();
+    let mut third = ShimHandle::connect(&rig.path("shims/0")).unwrap();
+    third.attach("").unwrap();
+    rig.shim.attach(ID).unwrap();
+    worker.exit(9);
+    for shim in [&mut rig.shim, &mut third] {
+        let state = await_phase(shim, Phase::Ended);
+        assert_eq!(state.record.unwrap().exit_code, Some(9));
+    }
+    await_readable(&other);
+    let answer = other.try_receive().unwrap().unwrap();
+    assert_eq!(answer.reply_to, waiting);
+    assert!(matches!(answer.body, Some(ServerBody::State(state)) if phase(&state) == Phase::Ended));
+    rig.shim.retire(ID).unwrap();
+    third.retire(ID).expect("its answer may have been lost");
+    assert_eq!(refusal(other.wait(ID)), RefusalCode::WrongAllocation);
 }

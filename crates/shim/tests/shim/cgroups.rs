@@ -16,7 +16,10 @@ impl Cgroup {
             .join(controller)
             .join(format!("berth-shim-{name}-{}", std::process::id()));
         if fs::create_dir(&dir).is_err() {
-            skip("root", &format!("no writable cgroup v1 hierarchy of controller {controller}"));
+            skip(
+                "cgroup-v1",
+                &format!("no writable cgroup v1 hierarchy of controller {controller}"),
+            );
             return None;
         }
         Some(Self(dir))
