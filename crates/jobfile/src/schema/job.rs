@@ -1,0 +1,261 @@
+//! The top of a job file.
+
+use std::collections::BTreeMap;
+
+use berth_model::validate::REPLICAS_MAX;
+use berth_model::{Constraints, JobKind, JobSpec, Name, Policy, TaskSpec, validate};
+
+use super::walk::{Field, Walk, join};
+use super::{health, keys, task};
+use crate::problem::{Complaint, Complaints};
+use crate::text::{Span, shown};
+use crate::tree::{Table, Value};
+
+const KINDS: &[(&str, JobKind)] =
+    &[("batch", JobKind::Batch), ("service", JobKind::Service), ("daemon", JobKind::Daemon)];
+/// Policies of the job file's language that this version does not have.
+const POLICIES_LATER: &[&str] =
+    &["berth", "fgd", "gpu-packing", "least-allocations", "resource-aware", "response-time"];
+/// The name of a lone `[task]`.
+const LONE_TASK: &str = "main";
+
+/// The job in `tree`. With complaints, what is returned is not to be used.
+pub(crate) fn read_job(
+    tree: &Table,
+    whole: Span,
+    namespace: &Name,
+    complaints: &mut Complaints,
+) -> Option<JobSpec> {
+    let mut walk = Walk::new(complaints);
+    walk.refuse_unknown(tree, "", &keys::JOB);
+    let (kind, kind_is_known) = match walk.field(tree, "", "kind") {
+        Some(kind) => {
+            let read = walk.word(&kind, KINDS, &["workflow", "cron"]);
+            (read.unwrap_or(JobKind::Batch), read.is_some())
+        }
+        None => (JobKind::Batch, true),
+    };
+    if tree.get("name").is_none() {
+        walk.complaints.add_with_hint(
+            whole,
+            "name",
+            "`name` is missing",
+            "a job needs a name, as in name = \"llama-8b\"",
+        );
+    }
+    let name = walk.field(tree, "", "name").and_then(|field| walk.name(&field));
+    let namespace = match walk.field(tree, "", "namespace") {
+        Some(field) => walk.name(&field),
+        None => Some(namespace.clone()),
+    };
+    let mut tasks = read_tasks(&mut walk, tree, whole, kind);
+    read_for_lone_task(&mut walk, tree, &mut tasks);
+    let mut spec = JobSpec {
+        // A placeholder where the name was refused: the rest is still checked.
+        name: name.unwrap_or_else(placeholder),
+        namespace: namespace.unwrap_or_else(placeholder),
+        kind,
+        priority: JobSpec::PRIORITY_DEFAULT,
+        policy: Policy::default(),
+        constraints: Constraints::default(),
+        tasks,
+        deadline: None,
+        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        exclusive: false,
+    };
+    read_rest(&mut walk, tree, &mut spec);
+    if kind_is_known {
+        check_sense(&mut walk, &spec, whole);
+    }
+    walk.complaints.is_empty().then_some(spec)
+}
+
+fn placeholder() -> Name {
+    Name::new("unnamed").expect("letters make a name")
+}
+
+fn read_rest(walk: &mut Walk<'_>, tree: &Table, spec: &mut JobSpec) {
+    if let Some(priority) = walk.field(tree, "", "priority") {
+        let read = walk.integer(&priority, 0, 100).and_then(|read| u8::try_from(read).ok());
+        spec.priority = read.unwrap_or(spec.priority);
+    }
+    if let Some(policy) = walk.field(tree, "", "policy") {
+        let words = Policy::ALL.map(|policy| (policy.name(), policy));
+        spec.policy = walk.word(&policy, &words, POLICIES_LATER).unwrap_or(spec.policy);
+    }
+    if let Some(constraints) = walk.field(tree, "", "constraints") {
+        spec.constraints = read_constraints(walk, &constraints).unwrap_or_default();
+    }
+    if let Some(deadline) = walk.field(tree, "", "deadline") {
+        spec.deadline = walk.duration(&deadline);
+    }
+    if let Some(wait) = walk.field(tree, "", "max_disconnect") {
+        spec.max_disconnect = walk.duration(&wait).unwrap_or(spec.max_disconnect);
+    }
+    if let Some(exclusive) = walk.field(tree, "", "exclusive") {
+        spec.exclusive = walk.boolean(&exclusive).unwrap_or(spec.exclusive);
+    }
+    if let Some(update) = walk.field(tree, "", "update") {
+        read_update(walk, &update);
+    }
+}
+
+/// Only the way of updating that needs no further settings exists so far.
+fn read_update(walk: &mut Walk<'_>, update: &Field<'_>) {
+    let Some(table) = walk.table(update, &keys::UPDATE) else { return };
+    if let Some(strategy) = walk.field(table, &update.path, "strategy") {
+        walk.word(&strategy, &[("rolling", ())], &["blue-green", "canary"]);
+    }
+}
+
+fn read_tasks(walk: &mut Walk<'_>, tree: &Table, whole: Span, kind: JobKind) -> Vec<TaskSpec> {
+    let lone = walk.field(tree, "", "task");
+    let several = walk.field(tree, "", "tasks");
+    match (lone, several) {
+        (Some(_), Some(several)) => {
+            let message = "both `task` and `tasks` are given";
+            walk.complain_with_hint(&several, message, "make it [tasks.NAME] for each task");
+            Vec::new()
+        }
+        (Some(lone), None) => {
+            let path = join("tasks", LONE_TASK);
+            walk.note(path.clone(), lone.node.span);
+            let name = Name::new(LONE_TASK).expect("letters make a name");
+            task::read(walk, &Field { node: lone.node, path }, name, kind).into_iter().collect()
+        }
+        (None, Some(several)) => {
+            let Some(table) = walk.any_table(&several) else { return Vec::new() };
+            let read = |entry| read_named(walk, table, entry, kind);
+            table.entries().iter().filter_map(read).collect()
+        }
+        (None, None) => {
+            walk.complaints.add_with_hint(
+                whole,
+                "task",
+                "a job needs at least one task",
+                "add [task] with command = [\"program\", \"argument\"]",
+            );
+            Vec::new()
+        }
+    }
+}
+
+fn read_named(
+    walk: &mut Walk<'_>,
+    tasks: &Table,
+    entry: &crate::tree::Entry,
+    kind: JobKind,
+) -> Option<TaskSpec> {
+    let field = walk.field(tasks, "tasks", &entry.key)?;
+    match Name::new(&entry.key) {
+        Ok(name) => {
+            let path = format!("tasks.{name}");
+            walk.note(path.clone(), field.node.span);
+            task::read(walk, &Field { node: field.node, path }, name, kind)
+        }
+        Err(error) => {
+            let message = format!("`{}` is not a name: {error}", shown(&entry.key));
+            walk.complaints.add(entry.key_span, &field.path, message);
+            None
+        }
+    }
+}
+
+/// `replicas` and `[health]` stand at the top for a job of one task.
+fn read_for_lone_task(walk: &mut Walk<'_>, tree: &Table, tasks: &mut [TaskSpec]) {
+    for (key, own) in [("replicas", "count"), ("health", "health")] {
+        let Some(field) = walk.field(tree, "", key) else { continue };
+        let [task] = tasks else {
+            if tasks.len() > 1 {
+                let message = format!("which task is `{key}` for? This job has {}", tasks.len());
+                walk.complain_with_hint(&field, message, format!("set tasks.NAME.{own} instead"));
+            }
+            continue;
+        };
+        let path = format!("tasks.{}.{own}", task.name);
+        if walk
+            .place_of(&path)
+            .is_some_and(|place| Some(place) != walk.place_of(&format!("tasks.{}", task.name)))
+        {
+            walk.complain(&field, format!("both `{key}` and `{path}` are given"));
+            continue;
+        }
+        walk.note(path.clone(), field.node.span);
+        if key == "replicas" {
+            task.count = read_replicas(walk, &field).unwrap_or(task.count);
+        } else {
+            task.health = health::read(walk, &Field { node: field.node, path });
+        }
+    }
+}
+
+/// `2`, or a range with equal ends until there is an autoscaler.
+fn read_replicas(walk: &mut Walk<'_>, field: &Field<'_>) -> Option<u32> {
+    if !matches!(field.node.value, Value::Table(_)) {
+        return walk.integer(field, 0, REPLICAS_MAX);
+    }
+    let table = walk.table(field, &keys::REPLICAS)?;
+    let mut end = |key: &str| {
+        let end = walk.field(table, &field.path, key);
+        if end.is_none() {
+            walk.complain(field, format!("`{key}` is missing"));
+        }
+        end.and_then(|end| walk.integer(&end, 0, REPLICAS_MAX))
+    };
+    let (min, max) = (end("min"), end("max"));
+    let (min, max) = (min?, max?);
+    if min > max {
+        let message = format!("`replicas.min` is {min}, above `replicas.max`, which is {max}");
+        walk.complain(field, message);
+        return None;
+    }
+    if min < max {
+        walk.complain_with_hint(
+            field,
+            "`replicas.max` above `replicas.min` is not supported by this version",
+            format!("write replicas = {min} and change it with `berth job scale`"),
+        );
+        return None;
+    }
+    Some(min)
+}
+
+fn read_constraints(walk: &mut Walk<'_>, field: &Field<'_>) -> Option<Constraints> {
+    let table = walk.table(field, &keys::CONSTRAINTS)?;
+    let mut name = |key: &str| {
+        let field = walk.field(table, &field.path, key)?;
+        walk.name(&field)
+    };
+    let (pool, node) = (name("pool"), name("node"));
+    let mut labels = BTreeMap::new();
+    if let Some(field) = walk.field(table, &field.path, "labels")
+        && let Some(table) = walk.any_table(&field)
+    {
+        for entry in table.entries() {
+            let Some(label) = walk.field(table, &field.path, &entry.key) else { continue };
+            if let Some(value) = walk.text(&label) {
+                labels.insert(entry.key.clone(), value.to_owned());
+            }
+        }
+    }
+    Some(Constraints { labels, pool, node })
+}
+
+/// What the server would refuse, in its words, with places of the file.
+fn check_sense(walk: &mut Walk<'_>, spec: &JobSpec, whole: Span) {
+    for violation in validate(spec) {
+        let is_repeated = walk.complaints.covers(&violation.field)
+            // Tasks that were refused are missing here.
+            || (violation.field == "task" && !walk.complaints.is_empty());
+        if is_repeated {
+            continue;
+        }
+        let span = walk.place_of(&violation.field).unwrap_or(whole);
+        walk.complaints.push(Complaint {
+            span,
+            path: violation.field,
+            message: violation.message,
+            hint: violation.hint,
+        });
+    }
+}

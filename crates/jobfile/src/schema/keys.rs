@@ -1,0 +1,106 @@
+//! Which keys there are where.
+
+/// The keys of one kind of table.
+pub(super) struct Keys {
+    pub(super) known: &'static [&'static str],
+    /// Part of the job file's language, but not built in this version.
+    pub(super) later: &'static [&'static str],
+    /// Keys that people look for here and that stand elsewhere, with the place.
+    pub(super) elsewhere: &'static [&'static str],
+    pub(super) elsewhere_is: &'static str,
+}
+
+const fn keys(known: &'static [&'static str]) -> Keys {
+    Keys { known, later: &[], elsewhere: &[], elsewhere_is: "" }
+}
+
+const TASK_KEYS: &[&str] = &[
+    "array",
+    "command",
+    "count",
+    "cpu",
+    "driver",
+    "env",
+    "gpu",
+    "health",
+    "memory",
+    "ports",
+    "restart",
+    "stop",
+    "time_limit",
+    "workdir",
+];
+const JOB_KEYS: &[&str] = &[
+    "constraints",
+    "deadline",
+    "exclusive",
+    "health",
+    "kind",
+    "max_disconnect",
+    "name",
+    "namespace",
+    "policy",
+    "priority",
+    "replicas",
+    "task",
+    "tasks",
+    "update",
+];
+
+pub(super) const JOB: Keys = Keys {
+    known: JOB_KEYS,
+    later: &[
+        "affinity",
+        "artifacts",
+        "autoscale",
+        "checkpoint",
+        "depends_on",
+        "gang",
+        "quota",
+        "reservation",
+        "route",
+        "schedule",
+        "secrets",
+        "spread",
+        "volumes",
+    ],
+    elsewhere: TASK_KEYS,
+    elsewhere_is: "under `[task]`",
+};
+pub(super) const TASK: Keys = Keys {
+    known: TASK_KEYS,
+    later: &[
+        "artifacts",
+        "checkpoint",
+        "depends_on",
+        "gang",
+        "image",
+        "max_batch",
+        "mig",
+        "mps",
+        "secrets",
+        "user",
+        "volumes",
+    ],
+    elsewhere: JOB_KEYS,
+    elsewhere_is: "at the top of the file",
+};
+pub(super) const GPU: Keys = Keys {
+    later: &["compute_capability", "mig", "mps", "share", "topology"],
+    ..keys(&["count", "type", "vram"])
+};
+pub(super) const REPLICAS: Keys = keys(&["max", "min"]);
+pub(super) const CONSTRAINTS: Keys = Keys {
+    later: &["affinity", "anti_affinity", "topology", "zone"],
+    ..keys(&["labels", "node", "pool"])
+};
+pub(super) const STOP: Keys = keys(&["grace", "signal"]);
+pub(super) const RESTART: Keys = keys(&["attempts", "backoff", "backoff_max"]);
+pub(super) const UPDATE: Keys =
+    Keys { later: &["max_surge", "max_unavailable", "steps", "weight"], ..keys(&["strategy"]) };
+pub(super) const HEALTH: Keys = Keys { later: &["grpc"], ..keys(&["command", "http", "tcp"]) };
+pub(super) const HTTP: Keys =
+    keys(&["failures", "interval", "path", "port", "start_period", "timeout"]);
+pub(super) const TCP: Keys = keys(&["failures", "interval", "port", "start_period", "timeout"]);
+pub(super) const COMMAND: Keys =
+    keys(&["command", "failures", "interval", "start_period", "timeout"]);
