@@ -5,9 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
-
 #[cfg(test)]
 mod arbitrary;
 mod enumeration;
+pub mod frozen;
+pub mod log;
 mod problem;
 pub mod spec;
+
+pub use frozen::DecodeError;

@@ -1,7 +1,8 @@
-//! Values of core types for property tests: everything that the types allow,
+//! For tests: values of core types for property tests, everything that they allow,
 //! sensible or not.
 
 pub(crate) mod agent;
+pub(crate) mod log;
 pub(crate) mod spec;
 
 use std::collections::BTreeMap;
@@ -31,4 +32,19 @@ pub(crate) fn texts() -> impl Strategy<Value = Vec<String>> {
 
 pub(crate) fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
     btree_map(text(), text(), 0..4)
+}
+
+/// The bytes of a frozen file: hex digits, broken into lines.
+pub(crate) fn from_hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u32> =
+        text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_digit(16).unwrap()).collect();
+    digits.chunks(2).map(|pair| u8::try_from(pair[0] << 4 | pair[1]).unwrap()).collect()
+}
+
+/// The text of a frozen file.
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
+    let lines = bytes
+        .chunks(32)
+        .map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n");
+    lines.collect()
 }

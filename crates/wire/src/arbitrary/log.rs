@@ -1,0 +1,158 @@
+//! Log entries: whatever the types hold.
+
+use std::sync::Arc;
+
+use berth_model::{Drain, EndReport, JobId, NodeId, StateMs, StopIntent, TaskIndex, WallMs};
+use berth_state::{
+    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, ScoreParts, SubmitJob,
+};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::agent::{allocation, cause, phase};
+use super::spec::{device_claim, digest, job, node, port_claim};
+use super::{name, number, text};
+
+pub(crate) fn state_ms() -> impl Strategy<Value = StateMs> {
+    number().prop_map(StateMs)
+}
+
+pub(crate) fn wall_ms() -> impl Strategy<Value = WallMs> {
+    number().prop_map(WallMs)
+}
+
+pub(crate) fn node_id() -> impl Strategy<Value = NodeId> {
+    number().prop_map(NodeId)
+}
+
+pub(crate) fn job_id() -> impl Strategy<Value = JobId> {
+    number().prop_map(JobId)
+}
+
+pub(crate) fn entry() -> impl Strategy<Value = Entry> {
+    (state_ms(), wall_ms(), text(), vec(command(), 0..4)).prop_map(
+        |(state_ms, wall_ms, proposer, commands)| Entry { state_ms, wall_ms, proposer, commands },
+    )
+}
+
+pub(crate) fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![cluster_command(), job_command(), node_command(), allocation_command()]
+}
+
+fn cluster_command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        any::<[u8; 16]>().prop_map(|cluster_id| Command::Found { cluster_id }),
+        (any::<[u8; 16]>(), text())
+            .prop_map(|(instance_key, address)| Command::AdmitScheduler { instance_key, address }),
+        any::<u32>().prop_map(|version| Command::RaiseClusterVersion { version }),
+        (vec(job_id(), 0..3), vec(node_id(), 0..3), vec((name(), text()), 0..3))
+            .prop_map(|(jobs, nodes, keys)| Command::Reap { jobs, nodes, keys }),
+    ]
+}
+
+fn job_command() -> impl Strategy<Value = Command> {
+    let change = prop_oneof![
+        text().prop_map(|reason| JobChange::Stop { reason }),
+        Just(JobChange::Restart),
+        Just(JobChange::Hold),
+        Just(JobChange::Release),
+        any::<u32>().prop_map(|to_version| JobChange::Rollback { to_version }),
+        Just(JobChange::Purge),
+    ];
+    prop_oneof![
+        (option::of(text()), job(), digest(), any::<Option<u32>>()).prop_map(
+            |(key, spec, digest, if_version)| {
+                Command::Submit(SubmitJob { key, spec: Arc::new(spec), digest, if_version })
+            }
+        ),
+        (job_id(), any::<Option<u32>>(), change).prop_map(|(job, if_version, change)| {
+            Command::ChangeJob { job, if_version, change }
+        }),
+        job_id().prop_map(|job| Command::ExpireJob { job }),
+    ]
+}
+
+pub(crate) fn purpose() -> impl Strategy<Value = Purpose> {
+    prop_oneof![
+        Just(Purpose::Work),
+        Just(Purpose::Cordoned),
+        option::of(state_ms()).prop_map(|deadline| Purpose::Draining(Drain { deadline })),
+    ]
+}
+
+fn node_command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        (name(), any::<[u8; 16]>(), node()).prop_map(|(name, instance_key, spec)| {
+            Command::RegisterNode { name, instance_key, spec: Arc::new(spec) }
+        }),
+        (node_id(), number()).prop_map(|(node, session)| Command::DisconnectNode { node, session }),
+        (node_id(), number()).prop_map(|(node, session)| Command::DownNode { node, session }),
+        (node_id(), purpose())
+            .prop_map(|(node, purpose)| Command::SetSchedulable { node, purpose }),
+    ]
+}
+
+pub(crate) fn intent() -> impl Strategy<Value = StopIntent> {
+    use StopIntent as I;
+    select(vec![I::Cancel, I::TimeOut, I::Drain, I::Replace, I::Unhealthy])
+}
+
+fn allocation_command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        (node_id(), number(), vec(allocation(), 0..3), text()).prop_map(
+            |(node, session, allocations, reason)| {
+                Command::LoseAllocations { node, session, allocations, reason }
+            }
+        ),
+        vec(placement(), 0..3).prop_map(|placements| Command::Place { placements }),
+        (vec(allocation(), 0..3), intent(), text()).prop_map(|(allocations, intent, reason)| {
+            Command::StopAllocations { allocations, intent, reason }
+        }),
+        (node_id(), vec(observation(), 0..3))
+            .prop_map(|(node, observations)| Command::Observe { node, observations }),
+    ]
+}
+
+fn placement() -> impl Strategy<Value = Placement> {
+    (allocation(), node_id(), vec(device_claim(), 0..3), vec(port_claim(), 0..3), score()).prop_map(
+        |(id, node, devices, ports, score)| Placement {
+            job: id.job,
+            task: TaskIndex(id.task.0),
+            instance: id.instance,
+            attempt: id.attempt,
+            node,
+            devices,
+            ports,
+            score,
+        },
+    )
+}
+
+pub(crate) fn score() -> impl Strategy<Value = ScoreParts> {
+    (text(), vec((text(), any::<i64>()), 0..3), number())
+        .prop_map(|(policy, parts, view_index)| ScoreParts { policy, parts, view_index })
+}
+
+/// Sensible or not, other than those of agents: the log holds what was decided.
+fn observation() -> impl Strategy<Value = Observation> {
+    let end = (
+        (cause(), any::<Option<i32>>(), any::<Option<i32>>()),
+        (text(), text(), option::of(wall_ms()), wall_ms()),
+    )
+        .prop_map(|((cause, exit_code, signal), rest)| {
+            let (reason, stderr_tail, started_at, finished_at) = rest;
+            EndReport { cause, exit_code, signal, reason, stderr_tail, started_at, finished_at }
+        });
+    let observed = prop_oneof![
+        phase().prop_map(Observed::Starting),
+        (any::<bool>(), wall_ms())
+            .prop_map(|(ready, started_at)| Observed::Running { ready, started_at }),
+        text().prop_map(|detail| Observed::Unhealthy { detail }),
+        Just(Observed::Stopping),
+        Just(Observed::Unkillable),
+        end.prop_map(Observed::Ended),
+    ];
+    (allocation(), observed).prop_map(|(allocation, observed)| Observation { allocation, observed })
+}

@@ -1,0 +1,119 @@
+//! The values of which log entries and snapshot rows are made.
+
+use berth_model::{
+    AllocationId, Attempt, Drain, EndCause, InstanceIndex, JobId, JobState, NodeState, StartPhase,
+    StateMs, StopIntent, TaskIndex,
+};
+use berth_proto::log::v1;
+use berth_proto::log::v1::purpose::{Cordoned, Draining, Purpose as PurposeKind, Work};
+use berth_state::{Purpose, ScoreParts};
+
+use crate::enumeration::enumeration;
+use crate::problem::{Field, Problems};
+
+enumeration!(StartPhase, v1::StartPhase, [Fetch, Launch, WarmUp]);
+enumeration!(StopIntent, v1::StopIntent, [Cancel, TimeOut, Drain, Replace, Unhealthy]);
+enumeration!(
+    EndCause,
+    v1::EndCause,
+    [Exited, Stopped, CannotStart, PortTaken, OutOfMemory, HostRebooted, Unseen, Fenced]
+);
+enumeration!(JobState, v1::JobState, [Queued, Running, Succeeded, Failed, Cancelled, TimedOut]);
+enumeration!(NodeState, v1::NodeState, [Ready, Disconnected, Down]);
+
+pub(crate) fn allocation_to_proto(id: AllocationId) -> v1::AllocationId {
+    v1::AllocationId {
+        job: id.job.0,
+        task: u32::from(id.task.0),
+        instance: id.instance.0,
+        attempt: id.attempt.0,
+    }
+}
+
+pub(crate) fn allocations_to_proto<'a>(
+    ids: impl IntoIterator<Item = &'a AllocationId>,
+) -> Vec<v1::AllocationId> {
+    ids.into_iter().map(|id| allocation_to_proto(*id)).collect()
+}
+
+pub(crate) fn read_allocation(
+    at: Field<'_>,
+    proto: Option<v1::AllocationId>,
+    problems: &mut Problems,
+) -> Option<AllocationId> {
+    // An id whose parts are all zero is a message without bytes, never absent.
+    let proto = problems.present(at, proto)?;
+    Some(AllocationId {
+        job: JobId(proto.job),
+        task: read_task(at.named("task"), proto.task, problems)?,
+        instance: InstanceIndex(proto.instance),
+        attempt: Attempt(proto.attempt),
+    })
+}
+
+pub(crate) fn read_task(at: Field<'_>, task: u32, problems: &mut Problems) -> Option<TaskIndex> {
+    problems.narrow(at, "0 to 65535", task).map(TaskIndex)
+}
+
+pub(crate) fn read_allocations<C>(
+    at: Field<'_>,
+    protos: Vec<v1::AllocationId>,
+    problems: &mut Problems,
+) -> C
+where
+    C: Default + Extend<AllocationId>,
+{
+    let mut ids = C::default();
+    for (position, proto) in protos.into_iter().enumerate() {
+        ids.extend(read_allocation(at.item(position), Some(proto), problems));
+    }
+    ids
+}
+
+pub(crate) fn purpose_to_proto(purpose: Purpose) -> v1::Purpose {
+    let kind = match purpose {
+        Purpose::Work => PurposeKind::Work(Work {}),
+        Purpose::Cordoned => PurposeKind::Cordoned(Cordoned {}),
+        Purpose::Draining(Drain { deadline }) => {
+            PurposeKind::Draining(Draining { deadline_state_ms: deadline.map(|at| at.0) })
+        }
+    };
+    v1::Purpose { purpose: Some(kind) }
+}
+
+pub(crate) fn read_purpose(
+    at: Field<'_>,
+    proto: Option<v1::Purpose>,
+    problems: &mut Problems,
+) -> Option<Purpose> {
+    let kind = proto.and_then(|purpose| purpose.purpose);
+    Some(match problems.present(at, kind)? {
+        PurposeKind::Work(Work {}) => Purpose::Work,
+        PurposeKind::Cordoned(Cordoned {}) => Purpose::Cordoned,
+        PurposeKind::Draining(Draining { deadline_state_ms }) => {
+            Purpose::Draining(Drain { deadline: deadline_state_ms.map(StateMs) })
+        }
+    })
+}
+
+/// No score is an absent message, so that there is one encoding.
+pub(crate) fn score_to_proto(score: &ScoreParts) -> Option<v1::Score> {
+    (*score != ScoreParts::default()).then(|| v1::Score {
+        policy: score.policy.clone(),
+        parts: score
+            .parts
+            .iter()
+            .map(|(name, value)| v1::score::Part { name: name.clone(), value: *value })
+            .collect(),
+        view_index: score.view_index,
+    })
+}
+
+pub(crate) fn read_score(proto: Option<v1::Score>) -> ScoreParts {
+    let proto = proto.unwrap_or_default();
+    ScoreParts {
+        policy: proto.policy,
+        parts: proto.parts.into_iter().map(|part| (part.name, part.value)).collect(),
+        view_index: proto.view_index,
+    }
+}

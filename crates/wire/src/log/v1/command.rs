@@ -1,0 +1,260 @@
+//! Commands, one arm per kind.
+
+use std::sync::Arc;
+
+use berth_model::{AllocationId, JobId, Name, NodeId, SpecDigest};
+use berth_proto::log::v1;
+use berth_proto::log::v1::change_job::{Change, Hold, Purge, Release, Restart, Rollback, Stop};
+use berth_proto::log::v1::command::Command as Kind;
+use berth_proto::v1 as public;
+use berth_state::{Command, JobChange, Placement, SubmitJob};
+use bytes::Bytes;
+
+use super::observation;
+use crate::enumeration;
+use crate::frozen::values::{
+    allocation_to_proto, allocations_to_proto, purpose_to_proto, read_allocation, read_allocations,
+    read_purpose, read_score, score_to_proto,
+};
+use crate::problem::{Field, Problems};
+use crate::spec::{
+    device_claim_to_proto, job_spec_to_proto, node_spec_to_proto, port_claim_to_proto,
+    read_device_claim, read_job, read_node, read_port_claims,
+};
+
+pub(super) fn to_proto(command: &Command) -> v1::Command {
+    let kind = match command {
+        Command::Found { cluster_id } => {
+            Kind::Found(v1::Found { cluster_id: Bytes::copy_from_slice(cluster_id) })
+        }
+        Command::AdmitScheduler { instance_key, address } => {
+            Kind::AdmitScheduler(v1::AdmitScheduler {
+                instance_key: Bytes::copy_from_slice(instance_key),
+                address: address.clone(),
+            })
+        }
+        Command::RaiseClusterVersion { version } => {
+            Kind::RaiseClusterVersion(v1::RaiseClusterVersion { version: *version })
+        }
+        Command::Submit(submit) => Kind::Submit(submit_to_proto(submit)),
+        Command::ChangeJob { job, if_version, change } => Kind::ChangeJob(v1::ChangeJob {
+            job: job.0,
+            if_version: *if_version,
+            change: Some(change_to_proto(change)),
+        }),
+        Command::RegisterNode { name, instance_key, spec } => {
+            Kind::RegisterNode(v1::RegisterNode {
+                name: name.to_string(),
+                instance_key: Bytes::copy_from_slice(instance_key),
+                spec: Some(node_spec_to_proto(spec)),
+            })
+        }
+        Command::DisconnectNode { node, session } => {
+            Kind::DisconnectNode(v1::DisconnectNode { node: node.0, session: *session })
+        }
+        Command::DownNode { node, session } => {
+            Kind::DownNode(v1::DownNode { node: node.0, session: *session })
+        }
+        Command::SetSchedulable { node, purpose } => Kind::SetSchedulable(v1::SetSchedulable {
+            node: node.0,
+            purpose: Some(purpose_to_proto(*purpose)),
+        }),
+        Command::LoseAllocations { node, session, allocations, reason } => {
+            Kind::LoseAllocations(v1::LoseAllocations {
+                node: node.0,
+                session: *session,
+                allocations: allocations_to_proto(allocations),
+                reason: reason.clone(),
+            })
+        }
+        Command::Place { placements } => Kind::Place(v1::Place {
+            placements: placements.iter().map(placement_to_proto).collect(),
+        }),
+        Command::StopAllocations { allocations, intent, reason } => {
+            Kind::StopAllocations(v1::StopAllocations {
+                allocations: allocations_to_proto(allocations),
+                intent: enumeration::number::<v1::StopIntent, _>(*intent),
+                reason: reason.clone(),
+            })
+        }
+        Command::Observe { node, observations } => Kind::Observe(v1::Observe {
+            node: node.0,
+            observations: observations.iter().map(observation::to_proto).collect(),
+        }),
+        Command::ExpireJob { job } => Kind::ExpireJob(v1::ExpireJob { job: job.0 }),
+        Command::Reap { jobs, nodes, keys } => Kind::Reap(reap_to_proto(jobs, nodes, keys)),
+    };
+    v1::Command { command: Some(kind) }
+}
+
+fn submit_to_proto(submit: &SubmitJob) -> v1::Submit {
+    v1::Submit {
+        key: submit.key.clone(),
+        spec: Some(job_spec_to_proto(&submit.spec)),
+        digest: Bytes::copy_from_slice(&submit.digest.0),
+        if_version: submit.if_version,
+    }
+}
+
+fn reap_to_proto(jobs: &[JobId], nodes: &[NodeId], keys: &[(Name, String)]) -> v1::Reap {
+    let key = |(namespace, key): &(Name, String)| v1::reap::Key {
+        namespace: namespace.to_string(),
+        key: key.clone(),
+    };
+    v1::Reap {
+        jobs: jobs.iter().map(|job| job.0).collect(),
+        nodes: nodes.iter().map(|node| node.0).collect(),
+        keys: keys.iter().map(key).collect(),
+    }
+}
+
+fn change_to_proto(change: &JobChange) -> Change {
+    match change {
+        JobChange::Stop { reason } => Change::Stop(Stop { reason: reason.clone() }),
+        JobChange::Restart => Change::Restart(Restart {}),
+        JobChange::Hold => Change::Hold(Hold {}),
+        JobChange::Release => Change::Release(Release {}),
+        JobChange::Rollback { to_version } => {
+            Change::Rollback(Rollback { to_version: *to_version })
+        }
+        JobChange::Purge => Change::Purge(Purge {}),
+    }
+}
+
+fn placement_to_proto(placement: &Placement) -> v1::Placement {
+    let Placement { job, task, instance, attempt, node, devices, ports, score } = placement;
+    let id = AllocationId { job: *job, task: *task, instance: *instance, attempt: *attempt };
+    v1::Placement {
+        allocation: Some(allocation_to_proto(id)),
+        node: node.0,
+        devices: devices.iter().map(device_claim_to_proto).collect(),
+        ports: ports.iter().map(port_claim_to_proto).collect(),
+        score: score_to_proto(score),
+    }
+}
+
+pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -> Option<Command> {
+    Some(match problems.present(at, proto.command)? {
+        Kind::Found(found) => {
+            let at = at.named("cluster_id");
+            Command::Found { cluster_id: problems.bytes(at, &found.cluster_id)? }
+        }
+        Kind::AdmitScheduler(admit) => {
+            let at = at.named("instance_key");
+            let instance_key = problems.bytes(at, &admit.instance_key)?;
+            Command::AdmitScheduler { instance_key, address: admit.address }
+        }
+        Kind::RaiseClusterVersion(v1::RaiseClusterVersion { version }) => {
+            Command::RaiseClusterVersion { version }
+        }
+        Kind::Submit(submit) => Command::Submit(read_submit(at, submit, problems)?),
+        Kind::ChangeJob(change) => read_change(at, change, problems)?,
+        Kind::RegisterNode(register) => read_register(at, register, problems)?,
+        Kind::DisconnectNode(v1::DisconnectNode { node, session }) => {
+            Command::DisconnectNode { node: NodeId(node), session }
+        }
+        Kind::DownNode(v1::DownNode { node, session }) => {
+            Command::DownNode { node: NodeId(node), session }
+        }
+        Kind::SetSchedulable(v1::SetSchedulable { node, purpose }) => Command::SetSchedulable {
+            node: NodeId(node),
+            purpose: read_purpose(at.named("purpose"), purpose, problems)?,
+        },
+        Kind::LoseAllocations(lose) => Command::LoseAllocations {
+            node: NodeId(lose.node),
+            session: lose.session,
+            allocations: read_allocations(at.named("allocations"), lose.allocations, problems),
+            reason: lose.reason,
+        },
+        Kind::Place(v1::Place { placements }) => read_place(at, placements, problems)?,
+        Kind::StopAllocations(stop) => Command::StopAllocations {
+            allocations: read_allocations(at.named("allocations"), stop.allocations, problems),
+            intent: enumeration::read::<v1::StopIntent, _>(
+                at.named("intent"),
+                stop.intent,
+                problems,
+            )?,
+            reason: stop.reason,
+        },
+        Kind::Observe(v1::Observe { node, observations }) => Command::Observe {
+            node: NodeId(node),
+            observations: observation::read_all(at.named("observations"), observations, problems)?,
+        },
+        Kind::ExpireJob(v1::ExpireJob { job }) => Command::ExpireJob { job: JobId(job) },
+        Kind::Reap(reap) => read_reap(at, reap, problems)?,
+    })
+}
+
+fn read_submit(at: Field<'_>, proto: v1::Submit, problems: &mut Problems) -> Option<SubmitJob> {
+    let spec_at = at.named("spec");
+    let spec = problems.present(spec_at, proto.spec)?;
+    Some(SubmitJob {
+        key: proto.key,
+        spec: Arc::new(read_job(spec_at, spec, problems)?),
+        digest: SpecDigest(problems.bytes(at.named("digest"), &proto.digest)?),
+        if_version: proto.if_version,
+    })
+}
+
+fn read_change(at: Field<'_>, proto: v1::ChangeJob, problems: &mut Problems) -> Option<Command> {
+    let change = match problems.present(at.named("change"), proto.change)? {
+        Change::Stop(Stop { reason }) => JobChange::Stop { reason },
+        Change::Restart(Restart {}) => JobChange::Restart,
+        Change::Hold(Hold {}) => JobChange::Hold,
+        Change::Release(Release {}) => JobChange::Release,
+        Change::Rollback(Rollback { to_version }) => JobChange::Rollback { to_version },
+        Change::Purge(Purge {}) => JobChange::Purge,
+    };
+    Some(Command::ChangeJob { job: JobId(proto.job), if_version: proto.if_version, change })
+}
+
+fn read_register(
+    at: Field<'_>,
+    proto: v1::RegisterNode,
+    problems: &mut Problems,
+) -> Option<Command> {
+    let spec_at = at.named("spec");
+    let spec: public::NodeSpec = problems.present(spec_at, proto.spec)?;
+    Some(Command::RegisterNode {
+        name: problems.name(at.named("name"), &proto.name)?,
+        instance_key: problems.bytes(at.named("instance_key"), &proto.instance_key)?,
+        spec: Arc::new(read_node(spec_at, spec, problems)?),
+    })
+}
+
+fn read_place(
+    at: Field<'_>,
+    protos: Vec<v1::Placement>,
+    problems: &mut Problems,
+) -> Option<Command> {
+    let mut placements = Vec::with_capacity(protos.len());
+    for (position, proto) in protos.into_iter().enumerate() {
+        let placements_at = at.named("placements");
+        let at = placements_at.item(position);
+        let id = read_allocation(at.named("allocation"), proto.allocation, problems)?;
+        placements.push(Placement {
+            job: id.job,
+            task: id.task,
+            instance: id.instance,
+            attempt: id.attempt,
+            node: NodeId(proto.node),
+            devices: proto.devices.into_iter().map(read_device_claim).collect(),
+            ports: read_port_claims(at.named("ports"), proto.ports, problems),
+            score: read_score(proto.score),
+        });
+    }
+    Some(Command::Place { placements })
+}
+
+fn read_reap(at: Field<'_>, proto: v1::Reap, problems: &mut Problems) -> Option<Command> {
+    let mut keys = Vec::with_capacity(proto.keys.len());
+    for (position, v1::reap::Key { namespace, key }) in proto.keys.into_iter().enumerate() {
+        let keys_at = at.named("keys");
+        keys.push((problems.name(keys_at.item(position).named("namespace"), &namespace)?, key));
+    }
+    Some(Command::Reap {
+        jobs: proto.jobs.into_iter().map(JobId).collect(),
+        nodes: proto.nodes.into_iter().map(NodeId).collect(),
+        keys,
+    })
+}

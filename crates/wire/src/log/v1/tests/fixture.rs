@@ -1,0 +1,286 @@
+//! An entry with every kind of command and every optional field, as version 1
+//! was first written. Neither the value nor the bytes may change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use berth_model::{
+    AllocationId, ArraySpec, Attempt, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth,
+    Drain, DurationMs, EndCause, EndReport, GpuRequest, HealthCheck, HealthProbe, InstanceIndex,
+    JobId, JobKind, JobSpec, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortClaim, PortRange,
+    RestartPolicy, ShareMilli, Signal, SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy,
+    TaskIndex, TaskSpec, WallMs,
+};
+use berth_state::{
+    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, ScoreParts, SubmitJob,
+};
+
+pub(super) const HEX: &str = include_str!("../../../../fixtures/log-v1-every-command.hex");
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn id(instance: u32) -> AllocationId {
+    AllocationId {
+        job: JobId(300),
+        task: TaskIndex(1),
+        instance: InstanceIndex(instance),
+        attempt: Attempt(2),
+    }
+}
+
+fn job() -> JobSpec {
+    JobSpec {
+        name: name("llama-8b"),
+        namespace: name("research"),
+        kind: JobKind::Service,
+        priority: 70,
+        policy: Policy::Spread,
+        constraints: Constraints {
+            labels: BTreeMap::from([("b".into(), "2".into()), ("a".into(), "1".into())]),
+            pool: Some(name("h100")),
+            node: Some(name("gpu-01")),
+        },
+        tasks: vec![first_task(), second_task()],
+        deadline: Some(DurationMs(3_600_000)),
+        max_disconnect: DurationMs(10_000),
+        exclusive: true,
+    }
+}
+
+fn first_task() -> TaskSpec {
+    TaskSpec {
+        name: name("main"),
+        command: vec!["serve".into(), "--port".into(), "${PORT}".into(), String::new()],
+        env: BTreeMap::from([("Z".into(), String::new()), ("A".into(), "ä".into())]),
+        workdir: Some("/srv".into()),
+        count: 3,
+        array: Some(ArraySpec { start: 10, step: 2, parallel_max: Some(4) }),
+        cpu: CpuMilli(4000),
+        memory: MemoryBytes(32 << 30),
+        gpu: Some(GpuRequest {
+            count: 2,
+            models: vec!["H100".into(), "A100".into()],
+            memory_min: Some(MemoryBytes(40 << 30)),
+        }),
+        ports: vec![name("http"), name("metrics")],
+        stop: StopPolicy { signal: Signal::Int, grace: DurationMs(30_000) },
+        restart: RestartPolicy {
+            attempts: Some(0),
+            backoff: DurationMs(1000),
+            backoff_max: DurationMs(60_000),
+        },
+        health: Some(HealthCheck {
+            probe: HealthProbe::Http { path: "/health".into(), port: name("http") },
+            interval: DurationMs(2000),
+            timeout: DurationMs(1000),
+            failures: 3,
+            start_period: DurationMs(300_000),
+        }),
+        time_limit: Some(DurationMs(600_000)),
+    }
+}
+
+fn second_task() -> TaskSpec {
+    TaskSpec {
+        health: Some(HealthCheck {
+            probe: HealthProbe::Command { command: vec!["true".into()] },
+            interval: DurationMs(1),
+            timeout: DurationMs(1),
+            failures: 1,
+            start_period: DurationMs(0),
+        }),
+        ..TaskSpec::new(name("side"), JobKind::Service, vec!["sleep".into(), "1".into()])
+    }
+}
+
+fn node() -> NodeSpec {
+    let device = |index, health| Device {
+        uuid: format!("GPU-{index}"),
+        index,
+        model: "NVIDIA H100 80GB HBM3".into(),
+        memory: MemoryBytes(80 << 30),
+        health,
+    };
+    NodeSpec {
+        labels: BTreeMap::from([("rack".into(), "r1".into())]),
+        pool: name("h100"),
+        zone: name("z1"),
+        cpu: CpuMilli(64_000),
+        memory: MemoryBytes(1 << 40),
+        devices: vec![
+            device(0, DeviceHealth::Healthy),
+            device(1, DeviceHealth::Cordoned),
+            device(2, DeviceHealth::Lost),
+        ],
+        ports: PortRange { first: 20_000, last: 29_999 },
+        agent_version: "0.1.0".into(),
+        address: "10.0.0.7:7070".into(),
+    }
+}
+
+/// A submit with everything set.
+pub(super) fn submit() -> Command {
+    Command::Submit(SubmitJob {
+        key: Some("key-1".into()),
+        spec: Arc::new(job()),
+        digest: SpecDigest([0xd1; 32]),
+        if_version: Some(7),
+    })
+}
+
+/// A submit of about `bytes` bytes.
+pub(super) fn padded(bytes: usize) -> Command {
+    let mut spec = job();
+    spec.tasks = vec![second_task()];
+    spec.tasks[0].env.insert("PADDING".into(), "x".repeat(bytes - 200));
+    Command::Submit(SubmitJob {
+        key: None,
+        spec: Arc::new(spec),
+        digest: SpecDigest([0; 32]),
+        if_version: None,
+    })
+}
+
+pub(super) fn entry() -> Entry {
+    let mut commands = vec![
+        Command::Found { cluster_id: *b"sixteen bytes id" },
+        Command::AdmitScheduler { instance_key: [9; 16], address: "10.0.0.2:7071".into() },
+        Command::RaiseClusterVersion { version: 2 },
+        submit(),
+        Command::RegisterNode {
+            name: name("gpu-01"),
+            instance_key: [7; 16],
+            spec: Arc::new(node()),
+        },
+        Command::DisconnectNode { node: NodeId(1), session: 2 },
+        Command::DownNode { node: NodeId(1), session: 2 },
+        Command::LoseAllocations {
+            node: NodeId(1),
+            session: 2,
+            allocations: vec![id(0), AllocationId::default()],
+            reason: "silent for 10 s".into(),
+        },
+        place(),
+        Command::Observe { node: NodeId(1), observations: observations() },
+        Command::ExpireJob { job: JobId(300) },
+        Command::Reap {
+            jobs: vec![JobId(1), JobId(u64::MAX)],
+            nodes: vec![NodeId(4)],
+            keys: vec![(name("research"), "key-0".into())],
+        },
+    ];
+    commands.extend(changes());
+    commands.extend(purposes());
+    commands.extend(stops());
+    Entry {
+        state_ms: StateMs(123_456_789),
+        wall_ms: WallMs(1_790_000_000_000),
+        proposer: "0.1.0".into(),
+        commands,
+    }
+}
+
+fn place() -> Command {
+    let device = |uuid: &str| DeviceClaim {
+        uuid: uuid.into(),
+        share: ShareMilli(1000),
+        memory: MemoryBytes(80 << 30),
+    };
+    Command::Place {
+        placements: vec![Placement {
+            job: JobId(300),
+            task: TaskIndex(1),
+            instance: InstanceIndex(5),
+            attempt: Attempt(2),
+            node: NodeId(1),
+            devices: vec![device("GPU-0"), device("GPU-1")],
+            ports: vec![PortClaim { name: name("http"), port: 20_001 }],
+            score: ScoreParts {
+                policy: "best-fit".into(),
+                parts: vec![("free_gpus".into(), -3), ("free_cpu".into(), i64::MIN)],
+                view_index: 42,
+            },
+        }],
+    }
+}
+
+fn observations() -> Vec<Observation> {
+    let end = |cause| EndReport {
+        cause,
+        exit_code: Some(-1),
+        signal: Some(9),
+        reason: "ended".into(),
+        stderr_tail: "last words".into(),
+        started_at: Some(WallMs(0)),
+        finished_at: WallMs(1_790_000_000_001),
+    };
+    let causes = [
+        EndCause::Exited,
+        EndCause::Stopped,
+        EndCause::CannotStart,
+        EndCause::PortTaken,
+        EndCause::OutOfMemory,
+        EndCause::HostRebooted,
+        EndCause::Unseen,
+        EndCause::Fenced,
+    ];
+    let alive = [
+        Observed::Starting(StartPhase::Fetch),
+        Observed::Starting(StartPhase::Launch),
+        Observed::Starting(StartPhase::WarmUp),
+        Observed::Running { ready: true, started_at: WallMs(9) },
+        Observed::Running { ready: false, started_at: WallMs(0) },
+        Observed::Unhealthy { detail: "3 failures".into() },
+        Observed::Stopping,
+        Observed::Unkillable,
+    ];
+    let ended = causes.into_iter().map(|cause| Observed::Ended(end(cause)));
+    alive
+        .into_iter()
+        .chain(ended)
+        .zip(0..)
+        .map(|(observed, instance)| Observation { allocation: id(instance), observed })
+        .collect()
+}
+
+fn changes() -> impl Iterator<Item = Command> {
+    let changes = [
+        JobChange::Stop { reason: "by hand".into() },
+        JobChange::Restart,
+        JobChange::Hold,
+        JobChange::Release,
+        JobChange::Rollback { to_version: 3 },
+        JobChange::Purge,
+    ];
+    changes
+        .into_iter()
+        .zip([None, Some(0), Some(9)].into_iter().cycle())
+        .map(|(change, if_version)| Command::ChangeJob { job: JobId(300), if_version, change })
+}
+
+fn purposes() -> impl Iterator<Item = Command> {
+    let purposes = [
+        Purpose::Work,
+        Purpose::Cordoned,
+        Purpose::Draining(Drain { deadline: None }),
+        Purpose::Draining(Drain { deadline: Some(StateMs(99)) }),
+    ];
+    purposes.into_iter().map(|purpose| Command::SetSchedulable { node: NodeId(1), purpose })
+}
+
+fn stops() -> impl Iterator<Item = Command> {
+    let intents = [
+        StopIntent::Cancel,
+        StopIntent::TimeOut,
+        StopIntent::Drain,
+        StopIntent::Replace,
+        StopIntent::Unhealthy,
+    ];
+    intents.into_iter().map(|intent| Command::StopAllocations {
+        allocations: vec![id(1)],
+        intent,
+        reason: "asked to".into(),
+    })
+}
