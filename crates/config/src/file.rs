@@ -93,13 +93,15 @@ impl Document<'_> {
     }
 
     fn with_caret(&self, message: &str, offset: usize) -> String {
-        let start = self.text[..offset].rfind('\n').map_or(0, |newline| newline + 1);
+        // The parser points into the text, but nothing here depends on it.
+        let Some(before) = self.text.get(..offset) else { return message.to_owned() };
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let line = self.text[start..].lines().next().unwrap_or_default();
         // Long lines would bury the caret.
         if line.chars().count() > 120 {
             return message.to_owned();
         }
-        let indent = self.text[start..offset].chars().count();
+        let indent = before[start..].chars().count();
         format!("{message}\n  {line}\n  {:indent$}^", "")
     }
 

@@ -169,7 +169,7 @@ impl<'a> Reader<'a> {
         let values = match &entry.value {
             RawValue::List(values) => values.clone(),
             RawValue::Text(text) if !entry.is_typed() => {
-                text.split(',').map(|part| RawValue::Text(part.to_owned())).collect()
+                text.split(',').map(|part| RawValue::Text(part.trim().to_owned())).collect()
             }
             RawValue::Text(_)
             | RawValue::Integer(_)

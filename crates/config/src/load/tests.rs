@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::sections::{LogFormat, RaftProfile, RaftTimers};
 
@@ -402,4 +404,51 @@ fn values_that_are_not_text_are_refused() {
     let value = OsString::from_vec(vec![0xff]);
     case.variables.push(("BERTH_LOG__LEVEL".into(), value));
     check_problems(&case, &["environment BERTH_LOG__LEVEL: the value is not UTF-8"]);
+}
+
+/// Pieces of which files are made, well and badly.
+fn fragments() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("[scheduler]\n".to_owned()),
+        Just("[agent.labels]\n".to_owned()),
+        Just("[[log]]\n".to_owned()),
+        Just("level = \"info\"\n".to_owned()),
+        Just("a.b.c = {x = [1, 2.5, inf]}\n".to_owned()),
+        Just("\"ä\" = '''\n".to_owned()),
+        Just("labels = 1979-05-27T07:32:00Z\r\n".to_owned()),
+        Just("0x_ = \u{1f600} ".to_owned()),
+        any::<String>(),
+    ];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn no_file_makes_the_reader_panic(text in fragments()) {
+        let (layer, problems) = file::parse(Path::new("berth.toml"), text.as_bytes());
+        let mut reader = Reader::new(&layer);
+        Config::read(&mut reader);
+        reader.check_unknown();
+        // Something was read or something was wrong, unless all of it is comment.
+        let silent = layer.is_empty() && problems.is_empty();
+        prop_assert!(!silent || text.contains('#'), "{text:?}");
+        for problem in problems {
+            prop_assert!(problem.place.starts_with("berth.toml"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn no_value_makes_the_parsers_panic(text in any::<String>()) {
+        let mut flags = Flags::new();
+        let nothing = Layer::new();
+        let mut known = Reader::new(&nothing);
+        Config::read(&mut known);
+        for key in &known.keys {
+            flags.set(key, "--flag", text.clone());
+        }
+        let loaded = load(&Inputs { file: FileChoice::None, environment: Vec::new(), flags });
+        let complaints = loaded.err().map_or(0, |refused| refused.problems.len());
+        // No text is a duration, an address and a size at once.
+        prop_assert!(complaints > 3, "{complaints}");
+    }
 }
