@@ -13,8 +13,8 @@ use berth_shim::{Event, ShimHandle};
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const EXE: &str = env!("CARGO_BIN_EXE_berth-shim-test");
-const STARTS: usize = 1000;
-const CYCLES_PER_SHIM: usize = 2000;
+const STARTS: usize = 500;
+const CYCLES_PER_SHIM: usize = 500;
 const ROUNDS: usize = 5;
 
 fn main() -> Outcome<()> {

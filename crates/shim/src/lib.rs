@@ -44,9 +44,11 @@
 //!
 //! The exit record is on disk before the end is announced. An allocation with a directory of its own gets the file
 //! `exit` (temporary file, fsync, rename, fsync of the directory); one of a lane gets a slot of the preallocated
-//! journal and one fdatasync, which cost 64 µs against 230 µs on an ext4 virtual disk. Both carry a CRC, so a torn
-//! write reads as "no record", never as a wrong exit code. If the disk is full the record is kept in memory and tried
-//! again every second; the state then says `recording` with the error.
+//! journal and one fdatasync: 64 µs against 230 µs on an ext4 virtual disk (November 2026). Whole cycles of `/bin/true`
+//! over two shims on two cores (`cargo bench -p berth-shim`) then ran at 1,950/s by journal and 1,030/s by file, where
+//! spawning and waiting alone reached 3,740/s; on the same machine three times overloaded, at 660/s, 240/s and
+//! 2,090/s. Both carry a CRC, so a torn write reads as "no record", never as a wrong exit code. If the disk is full
+//! the record is kept in memory and tried again every second; the state then says `recording` with the error.
 
 #![forbid(unsafe_code)]
 

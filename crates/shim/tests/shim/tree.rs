@@ -43,6 +43,23 @@ fn an_end_by_itself_takes_the_grandchild_along() {
 }
 
 #[test]
+fn without_a_mark_parent_links_find_the_grandchild() {
+    let mut rig = Rig::new();
+    let mut request = rig.worker("detach", &["hold-deaf"]);
+    request.env.clear();
+    request.record_dir.clear();
+    request.stop = Some(stop_settings(1));
+    let main_pid = rig.shim.start(request).unwrap().pid;
+    let (one, two) = (rig.report(), rig.report());
+    let (mut main, grandchild) = if one.pid == main_pid { (one, two) } else { (two, one) };
+    main.exit(0);
+    let record = ended(&mut rig.shim, ID);
+    grandchild.await_end();
+    assert_eq!((record.exit_code, record.leftover_count), (Some(0), 1));
+    assert!(record.killed_after_grace);
+}
+
+#[test]
 fn a_deaf_worker_is_killed_after_the_grace() {
     let mut rig = Rig::new();
     rig.shim.start(rig.worker("hold-deaf", &[])).unwrap();
