@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::app::{Answer, App};
 use crate::device::Place;
-use crate::device::snapshots::SnapshotStore;
+use crate::device::snapshots::{SnapshotName, SnapshotStore};
 use crate::fatal::{FatalCell, FatalReason};
 use crate::snapshot::{self, SnapshotData};
 use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership, Types};
@@ -149,6 +149,13 @@ where
         Ok(())
     }
 
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder<A, RT, S>> {
+        if self.applied.is_none() && !force {
+            return None;
+        }
+        Some(<Self as RaftStateMachine<Types<A, RT>>>::get_snapshot_builder(self).await)
+    }
+
     async fn get_snapshot_builder(&mut self) -> Builder<A, RT, S> {
         self.bytes_since_snapshot = 0;
         Builder {
@@ -229,6 +236,12 @@ impl<A: App, RT: AsyncRuntime, S: SnapshotStore> RaftSnapshotBuilder<Types<A, RT
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<crate::types::SnapshotOf, io::Error> {
+        if self.meta.last_log_id.is_none() {
+            // A snapshot of nothing needs no file.
+            let name = SnapshotName { index: 0, term: 0 };
+            let snapshot = SnapshotData { name, staged: None };
+            return Ok(Snapshot { meta: self.meta.clone(), snapshot });
+        }
         let (view, meta) = (self.view.clone(), self.meta.clone());
         let (store, cluster_id) = (self.store.clone(), self.shared.cluster_id);
         let length = offload::<RT, _>(self.shared.place, move || {

@@ -254,8 +254,8 @@ pub(crate) fn check_sequence(
     recovered: &Recovered,
 ) -> Result<(), OpenError> {
     let mut before = recovered.purged;
-    let mut next = recovered.purged.map_or(0, |purged| purged.index + 1);
-    for record in &recovered.records {
+    let first = recovered.purged.map_or(0, |purged| purged.index + 1);
+    for (next, record) in (first..).zip(&recovered.records) {
         if record.index != next {
             let what = format!("log entry {next} is missing, {} follows", record.index);
             return Err(OpenError::damaged(file, Some(next), what));
@@ -264,22 +264,20 @@ pub(crate) fn check_sequence(
             return Err(OpenError::damaged(file, Some(record.index), "term falls"));
         }
         before = Some(record.position());
-        next += 1;
     }
     Ok(())
 }
 
 /// The error of an append that would leave a hole.
 pub(crate) fn check_contiguous(last: Option<Position>, records: &[Record]) -> io::Result<()> {
-    let mut next = last.map_or(0, |last| last.index + 1);
-    for record in records {
+    let first = last.map_or(0, |last| last.index + 1);
+    for (next, record) in (first..).zip(records) {
         if record.index != next {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("append of entry {} where {next} is next", record.index),
             ));
         }
-        next += 1;
     }
     Ok(())
 }

@@ -70,16 +70,10 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
             applied_watch: Mutex::new(applied_watch),
             bytes_since_snapshot: 0,
         };
-        let network = Network {
-            transport: transport.clone(),
-            store: snapshots.clone(),
-            header: PeerHeader { cluster_id, from_node: options.node_id, to_node: 0 },
-            acknowledged: Arc::default(),
-        };
         let raft = Raft::new(
             options.node_id,
             Arc::new(config),
-            NetworkOf(network, PhantomData),
+            NetworkOf(network(&options, &transport, &snapshots), PhantomData),
             LogStore::new(cache, writer),
             machine,
         )
@@ -124,6 +118,24 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
             RaftError::APIError(InitializeError::NotInMembers(_)) => BootstrapError::NotAMember,
             RaftError::Fatal(_) => BootstrapError::Stopped,
         })
+    }
+}
+
+fn network<T: PeerTransport, S: SnapshotStore>(
+    options: &RaftOptions,
+    transport: &T,
+    snapshots: &S,
+) -> Network<T, S> {
+    Network {
+        transport: transport.clone(),
+        store: snapshots.clone(),
+        header: PeerHeader {
+            cluster_id: options.cluster_id,
+            from_node: options.node_id,
+            // Each connection puts its own peer in here.
+            to_node: options.node_id,
+        },
+        acknowledged: Arc::default(),
     }
 }
 

@@ -61,13 +61,12 @@ async fn serve(
     let (stop, stopped) = oneshot::channel::<()>();
     let service = PeerService::server(Arc::new(node.clone()));
     let done = tokio::spawn(async move {
-        let serving = tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::select! {
-            ended = serving => ended.unwrap(),
-            _ = stopped => {}
-        }
+        let server = tonic::transport::Server::builder().add_service(service);
+        // Ends the connections too: a peer must not go on talking to a node
+        // that was replaced by its next life in this same process.
+        let stopped = async { drop(stopped.await) };
+        let incoming = TcpListenerStream::new(listener);
+        server.serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
     });
     (stop, done)
 }

@@ -1,6 +1,8 @@
 //! Tests of the crate from outside: devices under damage and crashes, and
 //! clusters, simulated and real.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod cluster;
 mod crash;
 mod damage;

@@ -9,7 +9,15 @@ use std::time::SystemTime;
 use crate::device::OpenError;
 
 /// Held until dropped; the operating system drops it with the process.
-pub(super) struct Lock(#[expect(dead_code, reason = "holding it open is its use")] File);
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a child being started may share the
+        // file for a moment. The system unlocks it at exit if this fails.
+        let _unlocked_at_exit = self.0.unlock();
+    }
+}
 
 impl Lock {
     pub(super) fn take(folder: &Path) -> Result<Self, OpenError> {

@@ -1,7 +1,6 @@
 //! Opening: create, or prove that everything this node had is still there.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -87,14 +86,34 @@ fn store_error(folder: &Path) -> impl Fn(sled::Error) -> OpenError {
     move |error| OpenError::damaged(&file, None, format!("store cannot be read ({error})"))
 }
 
+/// Our own lock is held, so another holder of sled's can only be a child that
+/// was being started while this process had the store open before; it lets go
+/// within milliseconds.
+fn open_database(folder: &Path) -> sled::Result<Db> {
+    const TRIES: usize = 40;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(25);
+    let mut tries = 1;
+    loop {
+        let opened = sled::Config::default()
+            .path(folder)
+            .segment_size(SEGMENT_BYTES)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .open();
+        match opened {
+            Err(sled::Error::Io(error))
+                if tries < TRIES && error.to_string().contains("could not acquire lock") =>
+            {
+                tries += 1;
+                std::thread::sleep(PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 fn load_unguarded(folder: &Path) -> Result<Loaded, OpenError> {
-    let database = sled::Config::default()
-        .path(folder)
-        .segment_size(SEGMENT_BYTES)
-        .cache_capacity(CACHE_BYTES)
-        .flush_every_ms(None)
-        .open()
-        .map_err(store_error(folder))?;
+    let database = open_database(folder).map_err(store_error(folder))?;
     let log = database.open_tree("log").map_err(store_error(folder))?;
     let meta = database.open_tree("meta").map_err(store_error(folder))?;
     let mut loaded = Loaded {
@@ -177,7 +196,7 @@ pub(super) fn open(
     if let Some(note) = &note {
         check_owner(&high_water::path(folder), note.identity, identity)?;
     }
-    let is_new = decide_new(options, note.is_some())?;
+    let store = decide_new(options, note.as_ref())?;
     release_ballast(options)?;
     let logs = log_folder(folder);
     let mut loaded = load(&logs)?;
@@ -188,7 +207,7 @@ pub(super) fn open(
     );
     let mut log = make_log(&logs, &loaded, keeper, lock.clone())?;
     let io = |action| OpenError::io(action, folder);
-    if is_new {
+    if store == Store::New {
         log.write_new(&identity).map_err(io("write"))?;
         sync_everything(folder).map_err(io("sync"))?;
         log.keeper
@@ -327,8 +346,16 @@ fn holds_files(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
 }
 
+/// Whether there was a store before this start.
+#[derive(PartialEq, Eq)]
+enum Store {
+    New,
+    Old,
+}
+
 /// Whether a new store is to be made. Half of an old one is refused.
-fn decide_new(options: &SledOptions, has_note: bool) -> Result<bool, OpenError> {
+fn decide_new(options: &SledOptions, note: Option<&HighWater>) -> Result<Store, OpenError> {
+    let has_note = note.is_some();
     let folder = options.data_dir.as_path();
     let logs = log_folder(folder);
     let marker = folder.join(MARKER);
@@ -339,10 +366,10 @@ fn decide_new(options: &SledOptions, has_note: bool) -> Result<bool, OpenError> 
             fs::remove_dir_all(&logs).map_err(io("remove the unfinished log in"))?;
         }
     } else {
-        let left = BTreeSet::from([
+        let left = [
             holds_files(&logs).then_some("a log"),
             holds_files(&snapshot_folder(folder)).then_some("snapshots"),
-        ]);
+        ];
         let left: Vec<_> = left.into_iter().flatten().collect();
         if has_note {
             if holds_files(&logs) {
@@ -350,7 +377,7 @@ fn decide_new(options: &SledOptions, has_note: bool) -> Result<bool, OpenError> 
                 if marker.exists() {
                     fs::remove_file(&marker).map_err(io("tidy"))?;
                 }
-                return Ok(false);
+                return Ok(Store::Old);
             }
             let what = "is gone, but this node had data here";
             return Err(OpenError::damaged(logs, None, what));
@@ -367,7 +394,7 @@ fn decide_new(options: &SledOptions, has_note: bool) -> Result<bool, OpenError> 
         .and_then(|()| fs::create_dir_all(&logs))
         .and_then(|()| fs::File::open(folder)?.sync_all())
         .map_err(io("create the log in"))?;
-    Ok(true)
+    Ok(Store::New)
 }
 
 /// Makes files, names and folders of the directory durable, once.
