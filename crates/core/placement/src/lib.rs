@@ -1,1 +1,35 @@
-//! Placeholder until the first code of this crate lands.
+//! Which task runs where: a pure function from a view to proposed placements,
+//! and the reasons for what it leaves waiting. It refuses to know clocks,
+//! chance, transports and logs; what it proposes counts only once apply has
+//! checked it again.
+
+#![forbid(unsafe_code)]
+
+pub mod budget;
+pub mod change;
+mod choose;
+pub mod explain;
+mod filters;
+#[cfg(test)]
+mod fixture;
+mod never;
+pub mod plan;
+pub mod policies;
+mod reasons;
+pub mod report;
+mod resources;
+mod scratch;
+pub mod soft;
+pub mod terms;
+mod walk;
+pub mod what_if;
+
+pub use budget::Budget;
+pub use change::{Change, ChangeKind};
+pub use explain::{Explanation, Running, explain, explain_task};
+pub use never::never_fits;
+pub use plan::{plan, plan_job};
+pub use reasons::{Reason, misfit_code};
+pub use report::{PlanOutcome, PlanReport, WaitingTask, Why};
+pub use soft::{NodeLoad, SoftView};
+pub use what_if::{PlanPreview, what_would_happen};

@@ -1,0 +1,165 @@
+//! Prints how many placements a second the planner alone decides on one core,
+//! without log, network or agents: `cargo run --release --example rate -p
+//! berth-placement -- [NODES]`. Five runs of each case, interleaved.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use berth_model::{
+    Constraints, CpuMilli, Device, DeviceHealth, GpuRequest, JobKind, JobSpec, MemoryBytes, Name,
+    NodeSpec, Policy, PortRange, SpecDigest, StateMs, TaskSpec, WallMs,
+};
+use berth_placement::{Budget, SoftView, plan};
+use berth_state::{ClusterState, Command, Entry, SubmitJob};
+
+#[expect(clippy::disallowed_types, reason = "measuring is what this program is for")]
+type Clock = std::time::Instant;
+
+const RUNS: usize = 5;
+const GPUS: u32 = 8;
+
+/// What waits in the queue.
+#[derive(Clone, Copy)]
+enum Shape {
+    /// One job whose only task has this many instances.
+    Array(u32),
+    /// This many jobs of one instance each, all alike.
+    Jobs(u32),
+    /// The same, but of thirty-two kinds in turn.
+    MixedJobs(u32),
+}
+
+fn main() {
+    let nodes = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(5_000);
+    let cluster = cluster(nodes);
+    let shapes = [
+        ("array", Shape::Array(10_000)),
+        ("jobs", Shape::Jobs(10_000)),
+        ("mixed", Shape::MixedJobs(10_000)),
+    ];
+    let mut cases = Vec::new();
+    for policy in Policy::ALL {
+        for (name, shape) in shapes {
+            for gpus in [0, 1] {
+                let view = with_work(&cluster, policy, shape, gpus);
+                cases.push((format!("{:<13}{name:<7}{gpus} GPU", policy.name()), view, Vec::new()));
+            }
+        }
+    }
+    for _ in 0..RUNS {
+        for (_, view, rates) in &mut cases {
+            rates.push(rate(view));
+        }
+    }
+    report(nodes, &mut cases);
+}
+
+#[expect(clippy::print_stdout, reason = "the numbers are the output of this program")]
+fn report(nodes: u64, cases: &mut [(String, ClusterState, Vec<u64>)]) {
+    println!("placements a second on {nodes} nodes: minimum, median, maximum of {RUNS} runs");
+    for (name, _, rates) in cases {
+        rates.sort_unstable();
+        let [first, .., last] = rates.as_slice() else { continue };
+        println!("{name:<28}{first:>10}{:>10}{last:>10}", rates[RUNS / 2]);
+    }
+}
+
+/// Placements a second of one plan over everything that waits.
+fn rate(view: &ClusterState) -> u64 {
+    let soft = SoftView::default();
+    let started = Clock::now();
+    let outcome = plan(view, &soft, StateMs(1), Budget::UNLIMITED);
+    let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
+    assert!(outcome.placements.len() >= 10_000, "{:?}", outcome.report);
+    outcome.placements.len() as u64 * 1_000_000 / micros
+}
+
+fn cluster(nodes: u64) -> ClusterState {
+    let mut state = ClusterState::default();
+    let mut commands = vec![Command::Found { cluster_id: [1; 16] }];
+    for number in 0..nodes {
+        let mut instance_key = [0; 16];
+        instance_key[..8].copy_from_slice(&number.to_le_bytes());
+        commands.push(Command::RegisterNode {
+            name: name(&format!("node-{number}")),
+            instance_key,
+            spec: Arc::new(node(number)),
+        });
+    }
+    apply(&mut state, commands);
+    state
+}
+
+fn node(number: u64) -> NodeSpec {
+    let device = |index| Device {
+        uuid: format!("GPU-{number:08}-{index}"),
+        index,
+        model: "NVIDIA H100 80GB HBM3".to_owned(),
+        memory: MemoryBytes(80 << 30),
+        health: DeviceHealth::Healthy,
+    };
+    NodeSpec {
+        labels: BTreeMap::from([("rack".to_owned(), (number / 16).to_string())]),
+        pool: name("default"),
+        zone: name(&format!("zone-{}", number % 3)),
+        cpu: CpuMilli(128_000),
+        memory: MemoryBytes(1 << 40),
+        devices: (0..GPUS).map(device).collect(),
+        ports: PortRange::DEFAULT,
+        agent_version: String::new(),
+        address: String::new(),
+    }
+}
+
+fn with_work(cluster: &ClusterState, policy: Policy, shape: Shape, gpus: u32) -> ClusterState {
+    let mut state = cluster.clone();
+    let spec = |count, kind| JobSpec {
+        name: name("work"),
+        namespace: name("default"),
+        kind: JobKind::Batch,
+        priority: JobSpec::PRIORITY_DEFAULT,
+        policy,
+        constraints: Constraints::default(),
+        tasks: vec![TaskSpec {
+            count,
+            cpu: CpuMilli(100 + u64::from(kind)),
+            gpu: (gpus > 0).then(|| GpuRequest {
+                count: gpus,
+                models: vec!["H100".to_owned()],
+                memory_min: None,
+            }),
+            ..TaskSpec::new(name("main"), JobKind::Batch, vec!["true".to_owned()])
+        }],
+        deadline: None,
+        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        exclusive: false,
+    };
+    let (jobs, count, kinds) = match shape {
+        Shape::Array(count) => (1, count, 1),
+        Shape::Jobs(jobs) => (jobs, 1, 1),
+        Shape::MixedJobs(jobs) => (jobs, 1, 32),
+    };
+    let submit = |number: u32| {
+        let spec = Arc::new(spec(count, number % kinds));
+        Command::Submit(SubmitJob {
+            key: None,
+            spec,
+            digest: SpecDigest::default(),
+            if_version: None,
+        })
+    };
+    apply(&mut state, (0..jobs).map(submit).collect());
+    state
+}
+
+fn apply(state: &mut ClusterState, commands: Vec<Command>) {
+    let entry =
+        Entry { state_ms: StateMs(1), wall_ms: WallMs(1), proposer: String::new(), commands };
+    let index = state.applied_index() + 1;
+    let applied = state.apply(index, &entry);
+    assert!(applied.replies.iter().all(Result::is_ok), "{:?}", applied.replies.last());
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("the names of this program are well formed")
+}

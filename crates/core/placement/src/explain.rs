@@ -1,0 +1,202 @@
+//! Why a job waits, or why it is where it is. Recomputed from the view whenever
+//! somebody asks, by the same filters that planning uses, and never stored.
+
+use berth_model::{AllocationId, AllocationState, JobId, Name, StateMs, TaskIndex};
+use berth_state::{ClusterState, JobRow, NodeRow, QueueKey, ScoreParts};
+
+use crate::budget::Budget;
+use crate::change;
+use crate::filters::{Request, admits};
+use crate::never::task_never_fits;
+use crate::plan::plan_job;
+use crate::reasons::{Reason, node_reasons, own_hindrances, uncovered, waiting_count};
+use crate::soft::SoftView;
+
+/// Live allocations that an explanation shows; the rest are counted.
+pub const RUNNING_SHOWN_MAX: usize = 100;
+
+/// Why a task of a job waits, and where the job runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explanation {
+    pub job: JobId,
+    /// The log index of the view.
+    pub view_index: u64,
+    /// The task that the reasons are about.
+    pub task: TaskIndex,
+    pub task_name: Name,
+    /// Instances of it that wait.
+    pub waiting: u64,
+    /// From 1 among the tasks in the queue; `None` when it is not in it.
+    pub position: Option<u64>,
+    pub queue_len: u64,
+    pub nodes_total: u64,
+    /// Each node counted once, by the first thing against it; before those,
+    /// what holds the task back whatever the nodes. Empty when nothing waits.
+    pub reasons: Vec<Reason>,
+    /// Empty when nothing waits.
+    pub smallest_change: String,
+    /// Some node could run it if it were empty and ready.
+    pub can_ever_fit: bool,
+    pub summary: String,
+    /// At most `RUNNING_SHOWN_MAX`.
+    pub running: Vec<Running>,
+    pub running_left_off: u64,
+}
+
+/// A live allocation and why it is where it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Running {
+    pub allocation: AllocationId,
+    pub node: Name,
+    pub state: AllocationState,
+    pub score: ScoreParts,
+}
+
+/// Explains the first task of the job that waits, else its first task; `None`
+/// for a job that is not there. Costs O(nodes + queue).
+pub fn explain(
+    view: &ClusterState,
+    soft: &SoftView,
+    now: StateMs,
+    job: JobId,
+) -> Option<Explanation> {
+    let row = view.jobs().get(&job)?;
+    let tasks = (0..row.spec.tasks.len()).filter_map(|at| u16::try_from(at).ok()).map(TaskIndex);
+    let mut waiting = tasks.filter(|task| waiting_count(view, row, *task) > 0);
+    explain_task(view, soft, now, job, waiting.next().unwrap_or_default())
+}
+
+/// Explains one task of a job; `None` when there is no such task.
+pub fn explain_task(
+    view: &ClusterState,
+    soft: &SoftView,
+    now: StateMs,
+    job: JobId,
+    task: TaskIndex,
+) -> Option<Explanation> {
+    let row = view.jobs().get(&job)?;
+    let spec = row.spec.tasks.get(usize::from(task.0))?;
+    let request = Request { task: spec, constraints: &row.spec.constraints };
+    let nodes: Vec<&NodeRow> = view.nodes().values().map(|node| node.as_ref()).collect();
+    let never = task_never_fits(&nodes, request);
+    let key = QueueKey::new(row.spec.priority, row.submitted_ms, job, task);
+    let position = view.queue().position(|waiting| *waiting == key);
+    let (running, running_left_off) = running_of(view, job);
+    let mut explanation = Explanation {
+        job,
+        view_index: view.applied_index(),
+        task,
+        task_name: spec.name.clone(),
+        waiting: waiting_count(view, row, task),
+        position: position.map(|ahead| ahead as u64 + 1),
+        queue_len: view.queue_len() as u64,
+        nodes_total: nodes.len() as u64,
+        reasons: Vec::new(),
+        smallest_change: String::new(),
+        can_ever_fit: never.is_none(),
+        summary: String::new(),
+        running,
+        running_left_off,
+    };
+    if row.is_ended() || explanation.waiting == 0 {
+        explanation.summary = settled_summary(row, &explanation);
+        return Some(explanation);
+    }
+    let open = uncovered(view, row, task, &nodes);
+    let hindrances = own_hindrances(view, row, task, now);
+    explanation.smallest_change = match hindrances.first() {
+        Some(hindrance) => hindrance.detail.clone(),
+        None => smallest_change(view, soft, now, (job, task), (&open, request)),
+    };
+    explanation.reasons = hindrances;
+    explanation.reasons.extend(node_reasons(&nodes, &open, now, request));
+    explanation.summary = waiting_summary(&explanation, never);
+    Some(explanation)
+}
+
+fn running_of(view: &ClusterState, job: JobId) -> (Vec<Running>, u64) {
+    let node_name = |id| view.nodes().get(&id).map(|row| row.name.clone());
+    let mut live = view.allocations_of(job);
+    let shown = live
+        .by_ref()
+        .take(RUNNING_SHOWN_MAX)
+        .filter_map(|row| {
+            let (state, score) = (row.state, row.score.clone());
+            Some(Running { allocation: row.id, node: node_name(row.node)?, state, score })
+        })
+        .collect();
+    (shown, live.count() as u64)
+}
+
+/// What would have to change on one of the nodes in question.
+fn smallest_change(
+    view: &ClusterState,
+    soft: &SoftView,
+    now: StateMs,
+    (job, task): (JobId, TaskIndex),
+    (open, request): (&[&NodeRow], Request<'_>),
+) -> String {
+    if open.iter().any(|row| admits(row, &row.used, now, request).is_ok()) {
+        let planned = plan_job(view, soft, now, Budget::UNLIMITED, job).placements;
+        let first = planned.iter().find(|placement| placement.task == task);
+        let name = first.and_then(|first| view.nodes().get(&first.node)).map(|row| &row.name);
+        return match name {
+            Some(name) => format!("nothing: it fits now, first on node {name}"),
+            None => "nothing: it fits now, once the job's other tasks have their places".to_owned(),
+        };
+    }
+    match change::smallest(open, now, request) {
+        Some(change) => change.to_string(),
+        None => no_single_change(open, now, request),
+    }
+}
+
+fn no_single_change(open: &[&NodeRow], now: StateMs, request: Request<'_>) -> String {
+    let nearest = open
+        .iter()
+        .filter_map(|row| Some((admits(row, &row.used, now, request).err()?, &row.name)))
+        .max();
+    match nearest {
+        Some((misfit, name)) => {
+            format!("no single change is enough; nearest is node {name}: {misfit}")
+        }
+        None => "register a node".to_owned(),
+    }
+}
+
+fn settled_summary(row: &JobRow, explanation: &Explanation) -> String {
+    if row.is_ended() {
+        return format!("the job has ended: {}", row.state().name());
+    }
+    let live = explanation.running.len() as u64 + explanation.running_left_off;
+    match live {
+        0 => "nothing waits for a place".to_owned(),
+        1 => "nothing waits for a place; 1 instance is live".to_owned(),
+        _ => format!("nothing waits for a place; {live} instances are live"),
+    }
+}
+
+fn waiting_summary(explanation: &Explanation, never: Option<String>) -> String {
+    let Explanation { task_name, waiting, .. } = explanation;
+    let waits = if *waiting == 1 {
+        format!("1 instance of task {task_name} waits")
+    } else {
+        format!("{waiting} instances of task {task_name} wait")
+    };
+    if let Some(reason) = never {
+        return format!("{waits}: no host can ever fit: {reason}");
+    }
+    let reasons: Vec<String> = explanation
+        .reasons
+        .iter()
+        .map(|reason| match reason.nodes {
+            0 => reason.detail.clone(),
+            1 => format!("1 node: {}", reason.detail),
+            nodes => format!("{nodes} nodes: {}", reason.detail),
+        })
+        .collect();
+    format!("{waits}; {}", reasons.join("; "))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! Whether a node can take a request: what it is, what state it is in, and what
+//! is free on it. Each question names the first reason against, so that a plan
+//! and an explanation never disagree.
+
+use std::collections::BTreeSet;
+
+use berth_model::fits::free_devices;
+use berth_model::{
+    Constraints, Misfit, NodeCapacity, NodeState, NodeUse, StateMs, TaskSpec, eligible,
+};
+use berth_state::{NodeRow, Purpose};
+
+/// What is looked for: a task with the constraints of its job.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request<'a> {
+    pub task: &'a TaskSpec,
+    pub constraints: &'a Constraints,
+}
+
+/// All questions in the order of `Misfit`.
+pub(crate) fn admits(
+    row: &NodeRow,
+    used: &NodeUse,
+    now: StateMs,
+    request: Request<'_>,
+) -> Result<(), Misfit> {
+    is_eligible(row, request)?;
+    takes_work(row)?;
+    has_room(row, used, now, request.task)
+}
+
+/// Whether the request could ever run there.
+pub(crate) fn is_eligible(row: &NodeRow, request: Request<'_>) -> Result<(), Misfit> {
+    eligible(&row.name, &row.spec, request.constraints, request.task)
+}
+
+/// Whether the node takes anything new.
+pub(crate) fn takes_work(row: &NodeRow) -> Result<(), Misfit> {
+    match (row.state, row.purpose) {
+        (NodeState::Disconnected | NodeState::Down, _) => Err(Misfit::NotReady),
+        (NodeState::Ready, Purpose::Cordoned) => Err(Misfit::Cordoned),
+        (NodeState::Ready, Purpose::Draining(_)) => Err(Misfit::Draining),
+        (NodeState::Ready, Purpose::Work) => Ok(()),
+    }
+}
+
+/// Whether enough is free on an eligible node. Agrees with `resources::claim`:
+/// either both succeed or neither.
+pub(crate) fn has_room(
+    row: &NodeRow,
+    used: &NodeUse,
+    now: StateMs,
+    task: &TaskSpec,
+) -> Result<(), Misfit> {
+    let spec = &row.spec;
+    if let Some(gpu) = &task.gpu {
+        let node = NodeCapacity { spec, used };
+        let free = u32::try_from(free_devices(node, gpu).count()).unwrap_or(u32::MAX);
+        if free < gpu.count {
+            return Err(Misfit::GpuBusy { asked: gpu.count, free });
+        }
+    }
+    let cpu_free = spec.cpu.saturating_sub(used.cpu);
+    if task.cpu > cpu_free {
+        return Err(Misfit::CpuBusy { asked: task.cpu, free: cpu_free });
+    }
+    let memory_free = spec.memory.saturating_sub(used.memory);
+    if task.memory > memory_free {
+        return Err(Misfit::MemoryBusy { asked: task.memory, free: memory_free });
+    }
+    let free = free_ports(row, used, now);
+    if task.ports.len() > free {
+        let asked = u32::try_from(task.ports.len()).unwrap_or(u32::MAX);
+        return Err(Misfit::PortsBusy { asked, free: u32::try_from(free).unwrap_or(u32::MAX) });
+    }
+    Ok(())
+}
+
+/// Ports of the node's range that nobody holds and no stranger was seen on.
+fn free_ports(row: &NodeRow, used: &NodeUse, now: StateMs) -> usize {
+    let range = row.spec.ports;
+    let total = usize::from(range.last.saturating_sub(range.first)).saturating_add(1);
+    if used.ports.is_empty() && row.blocked_ports.is_empty() {
+        return total;
+    }
+    let blocked = row.blocked_ports.iter().filter(|(_, until)| **until > now).map(|(port, _)| port);
+    let taken: BTreeSet<u16> =
+        used.ports.iter().chain(blocked).copied().filter(|port| range.contains(*port)).collect();
+    total.saturating_sub(taken.len())
+}

@@ -1,0 +1,166 @@
+//! Nodes, jobs and whole views for the tests of this crate, made through the
+//! same commands as in a cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use berth_model::{
+    AllocationId, Constraints, CpuMilli, Device, DeviceHealth, EndReport, GpuRequest, JobId,
+    JobKind, JobSpec, MemoryBytes, Name, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortRange,
+    SpecDigest, StateMs, TaskSpec, WallMs,
+};
+use berth_state::{
+    ClusterState, Command, Entry, NodeRow, Observation, Observed, Placement, Purpose, Refusal,
+    Reply, SubmitJob,
+};
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+/// 64 cores, 512 GiB, `gpu_count` H100 of 80 GiB.
+pub(crate) fn gpu_node(gpu_count: u32) -> NodeSpec {
+    NodeSpec {
+        labels: BTreeMap::new(),
+        pool: name("default"),
+        zone: name("default"),
+        cpu: CpuMilli(64_000),
+        memory: MemoryBytes(512 << 30),
+        devices: (0..gpu_count).map(|index| device(index, "NVIDIA H100 80GB HBM3")).collect(),
+        ports: PortRange::DEFAULT,
+        agent_version: "test".to_owned(),
+        address: String::new(),
+    }
+}
+
+pub(crate) fn device(index: u32, model: &str) -> Device {
+    Device {
+        uuid: format!("GPU-{index}"),
+        index,
+        model: model.to_owned(),
+        memory: MemoryBytes(80 << 30),
+        health: DeviceHealth::Healthy,
+    }
+}
+
+pub(crate) fn node_row(id: u64, spec: NodeSpec) -> NodeRow {
+    NodeRow {
+        id: NodeId(id),
+        name: name(&format!("node-{id}")),
+        instance_key: [0; 16],
+        spec: Arc::new(spec),
+        state: NodeState::Ready,
+        purpose: Purpose::Work,
+        session: 1,
+        generation: 0,
+        used: NodeUse::default(),
+        live: BTreeSet::new(),
+        since: StateMs(0),
+        blocked_ports: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn task() -> TaskSpec {
+    TaskSpec::new(name("main"), JobKind::Batch, vec!["true".to_owned()])
+}
+
+pub(crate) fn gpu_task(count: u32) -> TaskSpec {
+    let gpu = GpuRequest { count, models: Vec::new(), memory_min: None };
+    TaskSpec { gpu: Some(gpu), ..task() }
+}
+
+pub(crate) fn job(policy: Policy, task: TaskSpec) -> JobSpec {
+    JobSpec {
+        name: name("job"),
+        namespace: name("default"),
+        kind: JobKind::Batch,
+        priority: JobSpec::PRIORITY_DEFAULT,
+        policy,
+        constraints: Constraints::default(),
+        tasks: vec![task],
+        deadline: None,
+        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        exclusive: false,
+    }
+}
+
+/// A view under construction.
+pub(crate) struct Cluster {
+    pub state: ClusterState,
+    pub now: StateMs,
+}
+
+impl Cluster {
+    pub fn new() -> Cluster {
+        let mut cluster = Cluster { state: ClusterState::default(), now: StateMs(1000) };
+        cluster.apply(Command::Found { cluster_id: [7; 16] }).unwrap();
+        cluster
+    }
+
+    /// Nodes `node-1`, `node-2` and so on.
+    pub fn with_nodes(specs: impl IntoIterator<Item = NodeSpec>) -> Cluster {
+        let mut cluster = Cluster::new();
+        for spec in specs {
+            cluster.register(spec);
+        }
+        cluster
+    }
+
+    pub fn register(&mut self, spec: NodeSpec) -> NodeId {
+        let number = self.state.nodes().len() + 1;
+        let name = name(&format!("node-{number}"));
+        let instance_key = [u8::try_from(number).unwrap(); 16];
+        let command = Command::RegisterNode { name, instance_key, spec: Arc::new(spec) };
+        let reply = self.apply(command).unwrap();
+        let Reply::Registered { node, .. } = reply else { panic!("{reply:?}") };
+        node
+    }
+
+    pub fn submit(&mut self, spec: JobSpec) -> JobId {
+        let digest = SpecDigest([1; 32]);
+        let submit = SubmitJob { key: None, spec: Arc::new(spec), digest, if_version: None };
+        let reply = self.apply(Command::Submit(submit)).unwrap();
+        let Reply::Submitted { job, .. } = reply else { panic!("{reply:?}") };
+        job
+    }
+
+    /// Applies placements and wants every one of them granted.
+    pub fn place(&mut self, placements: Vec<Placement>) {
+        let count = placements.len();
+        let reply = self.apply(Command::Place { placements }).unwrap();
+        let Reply::Placed { granted, refused } = reply else { panic!("{reply:?}") };
+        assert_eq!((granted.len(), refused), (count, Vec::new()));
+    }
+
+    /// What a placement led to ends.
+    pub fn end(&mut self, placement: &Placement, report: EndReport) {
+        let id = AllocationId {
+            job: placement.job,
+            task: placement.task,
+            instance: placement.instance,
+            attempt: placement.attempt,
+        };
+        self.end_allocation(placement.node, id, report);
+    }
+
+    pub fn end_allocation(&mut self, node: NodeId, allocation: AllocationId, report: EndReport) {
+        let observations = vec![Observation { allocation, observed: Observed::Ended(report) }];
+        let reply = self.apply(Command::Observe { node, observations });
+        assert_eq!(reply, Ok(Reply::Observed { changed: 1 }));
+    }
+
+    pub fn set_purpose(&mut self, node: u64, purpose: Purpose) {
+        self.apply(Command::SetSchedulable { node: NodeId(node), purpose }).unwrap();
+    }
+
+    pub fn apply(&mut self, command: Command) -> Result<Reply, Refusal> {
+        let entry = Entry {
+            state_ms: self.now,
+            wall_ms: WallMs(self.now.0),
+            proposer: "test".to_owned(),
+            commands: vec![command],
+        };
+        let index = self.state.applied_index() + 1;
+        self.state.apply(index, &entry).replies.pop().unwrap()
+    }
+}

@@ -1,0 +1,109 @@
+//! Whether a job could run at all on the hosts there are, were they all empty:
+//! asked at submit, where it is a warning or, if wished, a refusal.
+
+use berth_model::{JobSpec, Misfit};
+use berth_state::NodeRow;
+
+use crate::filters::{Request, is_eligible};
+
+/// Why some task of `spec` can never fit any of `nodes`, in one sentence;
+/// `None` when each could. Nodes count whatever their state: one that is down
+/// or cordoned may come back. Costs O(tasks × nodes).
+pub fn never_fits<'a>(
+    nodes: impl IntoIterator<Item = &'a NodeRow>,
+    spec: &JobSpec,
+) -> Option<String> {
+    let nodes: Vec<&NodeRow> = nodes.into_iter().collect();
+    let several = spec.tasks.len() > 1;
+    spec.tasks.iter().find_map(|task| {
+        let request = Request { task, constraints: &spec.constraints };
+        let reason = task_never_fits(&nodes, request)?;
+        let of_task = if several { format!("task `{}`: ", task.name) } else { String::new() };
+        Some(format!("{of_task}no host can ever fit: {reason}"))
+    })
+}
+
+/// The part after the colon, for one task.
+pub(crate) fn task_never_fits(nodes: &[&NodeRow], request: Request<'_>) -> Option<String> {
+    let mut nearest: Option<Misfit> = None;
+    for row in nodes {
+        match is_eligible(row, request) {
+            Ok(()) => return None,
+            // The order of `Misfit` is from far to near, the amount last.
+            Err(misfit) => nearest = nearest.max(Some(misfit)),
+        }
+    }
+    Some(nearest.map_or_else(|| "there are no nodes yet".to_owned(), |misfit| superlative(&misfit)))
+}
+
+/// A misfit of the nearest node, said of all of them.
+fn superlative(misfit: &Misfit) -> String {
+    match misfit {
+        Misfit::OtherNode { asked } => format!("there is no node `{asked}`"),
+        Misfit::OtherPool { asked, .. } => format!("there is no suitable node in pool `{asked}`"),
+        Misfit::Label { key, asked } => {
+            format!("no suitable node has the label `{key}` at `{asked}`")
+        }
+        Misfit::GpuModel { asked } => format!("none has a GPU of model {asked}"),
+        Misfit::GpuMemory { asked } => format!("none has a GPU with at least {asked} of memory"),
+        Misfit::GpuCount { asked, found } => {
+            format!("largest has {found} suitable GPUs, {asked} are asked for")
+        }
+        Misfit::CpuCapacity { asked, found } => {
+            format!("largest has {found} cores, {asked} are asked for")
+        }
+        Misfit::MemoryCapacity { asked, found } => {
+            format!("largest has {found} of memory, {asked} is asked for")
+        }
+        Misfit::NotReady
+        | Misfit::Cordoned
+        | Misfit::Draining
+        | Misfit::GpuBusy { .. }
+        | Misfit::CpuBusy { .. }
+        | Misfit::MemoryBusy { .. }
+        | Misfit::PortsBusy { .. }
+        | Misfit::DeviceGone { .. }
+        | Misfit::DeviceBusy { .. }
+        | Misfit::PortTaken { .. }
+        | Misfit::ClaimMismatch => misfit.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_model::{Constraints, CpuMilli, GpuRequest, JobSpec, Policy, TaskSpec};
+
+    use super::*;
+    use crate::fixture::{gpu_node, gpu_task, job, name, node_row, task};
+
+    #[test]
+    fn the_largest_host_is_named() {
+        let nodes = [node_row(1, gpu_node(4)), node_row(2, gpu_node(8)), node_row(3, gpu_node(0))];
+        let check = |spec: &JobSpec, expected: Option<&str>| {
+            assert_eq!(never_fits(&nodes, spec).as_deref(), expected);
+        };
+        let plain = |task| job(Policy::BestFit, task);
+        check(&plain(gpu_task(8)), None);
+        check(
+            &plain(gpu_task(16)),
+            Some("no host can ever fit: largest has 8 suitable GPUs, 16 are asked for"),
+        );
+        let cpu = TaskSpec { cpu: CpuMilli(100_000), ..task() };
+        let mut two = plain(cpu);
+        two.tasks.insert(0, TaskSpec { name: name("first"), ..task() });
+        check(
+            &two,
+            Some("task `main`: no host can ever fit: largest has 64 cores, 100 are asked for"),
+        );
+        let a100 = GpuRequest { count: 1, models: vec!["A100".to_owned()], memory_min: None };
+        check(
+            &plain(TaskSpec { gpu: Some(a100), ..task() }),
+            Some("no host can ever fit: none has a GPU of model A100"),
+        );
+        let constraints = Constraints { node: Some(name("gpu-9")), ..Constraints::default() };
+        let elsewhere = JobSpec { constraints, ..plain(task()) };
+        check(&elsewhere, Some("no host can ever fit: there is no node `gpu-9`"));
+        let nowhere = never_fits([], &plain(task()));
+        assert_eq!(nowhere.as_deref(), Some("no host can ever fit: there are no nodes yet"));
+    }
+}

@@ -1,0 +1,242 @@
+//! Any history of submits, plans, ends and changes: what a plan proposes is
+//! granted, is what the reference planner proposes, and leaves nothing out.
+
+use berth_model::{DeviceHealth, EndReport, GpuRequest, NodeSpec};
+use berth_state::invariants;
+use proptest::prelude::*;
+
+use super::reference::{essence, exit, grant, port_taken, reference_plan};
+use super::*;
+use crate::fixture::device;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Submit(Box<JobSpec>),
+    Plan(Budget),
+    /// The allocation at this position (modulo their number) ends.
+    End(usize, EndReport),
+    Advance(u64),
+    SetPurpose(usize, Purpose),
+    Change(usize, JobChange),
+}
+
+fn a_node() -> impl Strategy<Value = NodeSpec> {
+    let devices = prop::collection::vec((prop::bool::ANY, 0..5u32), 0..5);
+    (1..5u64, 1..5u64, devices, 0..4u8, 0..3u16).prop_map(|(cpu, memory, kinds, place, ports)| {
+        NodeSpec {
+            cpu: CpuMilli(cpu * 1000),
+            memory: MemoryBytes(memory << 30),
+            devices: kinds
+                .iter()
+                .enumerate()
+                .map(|(index, (big, health))| {
+                    let mut one = device(index as u32, if *big { "H100" } else { "L4" });
+                    one.memory = MemoryBytes(if *big { 80 } else { 24 } << 30);
+                    if *health == 0 {
+                        one.health = DeviceHealth::Lost;
+                    }
+                    one
+                })
+                .collect(),
+            pool: name(if place & 1 == 0 { "default" } else { "other" }),
+            zone: name(if place & 2 == 0 { "east" } else { "west" }),
+            labels: [("rack".to_owned(), (place % 3).to_string())].into(),
+            ports: PortRange { first: 20_000, last: 20_000 + ports },
+            ..gpu_node(0)
+        }
+    })
+}
+
+fn a_task() -> impl Strategy<Value = TaskSpec> {
+    let gpu = prop::option::weighted(0.5, (1..4u32, 0..3u8, prop::bool::ANY));
+    let limit = prop::option::weighted(0.3, 1..4u32);
+    (1..6u32, 1..9u64, 1..9u64, gpu, limit, 0..3usize).prop_map(
+        |(count, cpu, memory, gpu, limit, ports)| TaskSpec {
+            count,
+            cpu: CpuMilli(cpu * 250),
+            memory: MemoryBytes(memory << 28),
+            gpu: gpu.map(|(count, model, large)| GpuRequest {
+                count,
+                models: match model {
+                    0 => vec!["H100".to_owned()],
+                    1 => vec!["L4".to_owned(), "H100".to_owned()],
+                    _ => Vec::new(),
+                },
+                memory_min: large.then_some(MemoryBytes(40 << 30)),
+            }),
+            array: limit.map(|limit| ArraySpec { start: 0, step: 1, parallel_max: Some(limit) }),
+            ports: [name("http"), name("admin")][..ports].to_vec(),
+            restart: RestartPolicy {
+                attempts: Some(2),
+                backoff: DurationMs(10),
+                backoff_max: DurationMs(40),
+            },
+            ..task()
+        },
+    )
+}
+
+fn some_constraints() -> impl Strategy<Value = Constraints> {
+    (0..8u8, 0..4u8).prop_map(|(which, value)| match which {
+        0 => Constraints { node: Some(name(&format!("node-{value}"))), ..Constraints::default() },
+        1 => Constraints { pool: Some(name("other")), ..Constraints::default() },
+        2 => Constraints {
+            labels: [("rack".to_owned(), value.to_string())].into(),
+            ..Constraints::default()
+        },
+        _ => Constraints::default(),
+    })
+}
+
+fn a_job() -> impl Strategy<Value = JobSpec> {
+    let tasks = prop::collection::vec(a_task(), 1..3);
+    (0..6u8, 0..4usize, 0..=100u8, some_constraints(), tasks, 0..3u8).prop_map(
+        |(kind, policy, priority, constraints, tasks, service)| {
+            let kind = match kind {
+                0 => JobKind::Daemon,
+                1 | 2 => JobKind::Service,
+                _ => JobKind::Batch,
+            };
+            let tasks = tasks.into_iter().enumerate().map(|(position, task)| TaskSpec {
+                name: name(&format!("task-{position}")),
+                array: task.array.filter(|_| kind == JobKind::Batch),
+                count: if kind == JobKind::Daemon { 1 } else { task.count },
+                ..task
+            });
+            JobSpec {
+                name: name(&format!("job-{}-{service}", kind.name())),
+                kind,
+                priority,
+                constraints,
+                tasks: tasks.collect(),
+                ..job(Policy::ALL[policy], task())
+            }
+        },
+    )
+}
+
+fn a_step() -> impl Strategy<Value = Step> {
+    let budget = prop_oneof![
+        3 => Just(Budget::UNLIMITED),
+        1 => (0..40u64, 0..6u32).prop_map(|(candidates_examined_max, placements_max)| Budget {
+            candidates_examined_max,
+            placements_max,
+        }),
+    ];
+    let purpose = prop_oneof![Just(Purpose::Work), Just(Purpose::Cordoned), Just(Purpose::Work),];
+    let report = prop_oneof![Just(exit(0)), Just(exit(1)), Just(port_taken())];
+    let change = prop_oneof![
+        Just(JobChange::Hold),
+        Just(JobChange::Release),
+        Just(JobChange::Stop { reason: String::new() }),
+    ];
+    prop_oneof![
+        4 => a_job().prop_map(|spec| Step::Submit(Box::new(spec))),
+        4 => budget.prop_map(Step::Plan),
+        5 => (0..100usize, report).prop_map(|(which, report)| Step::End(which, report)),
+        2 => (1..700_000u64).prop_map(Step::Advance),
+        1 => (0..6usize, purpose).prop_map(|(which, purpose)| Step::SetPurpose(which, purpose)),
+        1 => (0..20usize, change).prop_map(|(which, change)| Step::Change(which, change)),
+    ]
+}
+
+fn run(cluster: &mut Cluster, soft: &SoftView, step: Step) {
+    match step {
+        Step::Submit(spec) => {
+            // The daemon or service of this name may exist as it is.
+            cluster.submit(*spec);
+        }
+        Step::Plan(budget) => check_plan(cluster, soft, budget),
+        Step::End(which, report) => {
+            let live = cluster.state.allocations();
+            let chosen = live.values().nth(which % live.len().max(1)).cloned();
+            if let Some(row) = chosen {
+                cluster.end_allocation(row.node, row.id, report);
+            }
+        }
+        Step::Advance(span) => cluster.now = cluster.now.after(DurationMs(span)),
+        Step::SetPurpose(which, purpose) => {
+            let node = which % cluster.state.nodes().len() + 1;
+            cluster.set_purpose(node as u64, purpose);
+        }
+        Step::Change(which, change) => {
+            let job = JobId(which as u64 + 1);
+            // Refused for a job that is not there or has ended.
+            let _ = cluster.apply(Command::ChangeJob { job, if_version: None, change });
+        }
+    }
+}
+
+fn check_plan(cluster: &mut Cluster, soft: &SoftView, budget: Budget) {
+    let outcome = plan(&cluster.state, soft, cluster.now, budget);
+    assert_eq!(outcome, plan(&cluster.state, soft, cluster.now, budget), "the same once more");
+    let instances: BTreeSet<_> =
+        outcome.placements.iter().map(|one| (one.job, one.task, one.instance)).collect();
+    assert_eq!(instances.len(), outcome.placements.len(), "an instance is planned once");
+    assert!(outcome.report.candidates_examined <= budget.candidates_examined_max);
+    assert!(outcome.report.placements <= budget.placements_max);
+    let found: Vec<_> = outcome.placements.iter().map(essence).collect();
+    let expected = reference_plan(&cluster.state, soft, cluster.now);
+    if !outcome.exhausted {
+        assert_eq!(found, expected);
+    }
+    cluster.place(outcome.placements);
+    assert_eq!(invariants::check(&cluster.state), []);
+    if !outcome.exhausted {
+        check_nothing_left_fits(cluster);
+        // Nothing more comes by waiting before the moment that was named.
+        let end_of_time = cluster.now.after(DurationMs(1 << 50));
+        let until = outcome.next_wakeup.map_or(end_of_time, |at| StateMs(at.0 - 1));
+        for now in [cluster.now, until] {
+            assert_eq!(plan(&cluster.state, soft, now, Budget::UNLIMITED).placements, []);
+        }
+    }
+}
+
+/// No waiting instance that is due fits any node as the nodes are now.
+fn check_nothing_left_fits(cluster: &Cluster) {
+    let view = &cluster.state;
+    for key in view.queue() {
+        let job = view.jobs().get(&key.job).unwrap();
+        let row = view.tasks().get(&(key.job, key.task)).unwrap();
+        let task = &job.spec.tasks[usize::from(key.task.0)];
+        for instance in row.pending.iter() {
+            let due =
+                row.retries.get(&instance).is_none_or(|retry| retry.not_before <= cluster.now);
+            if !due || row.live >= task.parallel_max() {
+                continue;
+            }
+            let id = AllocationId {
+                job: key.job,
+                task: key.task,
+                instance: InstanceIndex(instance),
+                attempt: row.attempt_of(instance),
+            };
+            for node in view.nodes().values() {
+                let granted = grant(node, &node.used, cluster.now, (job, task, id));
+                assert_eq!(granted, None, "{id} was left out though {} has room", node.name);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_plan_is_granted_repeatable_and_maximal(
+        nodes in prop::collection::vec(a_node(), 1..6),
+        busy in prop::collection::vec(prop::option::of(0..1000u32), 6),
+        steps in prop::collection::vec(a_step(), 1..30),
+    ) {
+        let mut cluster = Cluster::with_nodes(nodes);
+        let loads = (1..).map(NodeId).zip(busy).map(|(node, gpu_util_milli)| {
+            (node, NodeLoad { gpu_util_milli, ..NodeLoad::default() })
+        });
+        let soft = SoftView { loads: loads.collect() };
+        for step in steps {
+            run(&mut cluster, &soft, step);
+        }
+        check_plan(&mut cluster, &soft, Budget::UNLIMITED);
+    }
+}

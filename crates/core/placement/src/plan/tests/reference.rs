@@ -1,0 +1,153 @@
+//! A planner that does the same in the plainest way: every node anew for every
+//! instance, granted by the `fits` that apply uses.
+
+use std::collections::BTreeMap;
+
+use berth_model::{EndCause, EndReport, NodeCapacity, NodeUse, WallMs, eligible, fits};
+use berth_state::NodeRow;
+
+use super::*;
+use crate::policies::{Surroundings, score, turn};
+use crate::terms::Standing;
+
+pub(super) fn exit(code: i32) -> EndReport {
+    EndReport {
+        cause: EndCause::Exited,
+        exit_code: Some(code),
+        signal: None,
+        reason: String::new(),
+        stderr_tail: String::new(),
+        started_at: None,
+        finished_at: WallMs(0),
+    }
+}
+
+pub(super) fn port_taken() -> EndReport {
+    EndReport { cause: EndCause::PortTaken, exit_code: None, ..exit(0) }
+}
+
+/// What a placement is, its score aside.
+pub(super) type Placed = (AllocationId, NodeId, Vec<String>, Vec<u16>);
+
+pub(super) fn essence(placement: &Placement) -> Placed {
+    let id = AllocationId {
+        job: placement.job,
+        task: placement.task,
+        instance: placement.instance,
+        attempt: placement.attempt,
+    };
+    let devices = placement.devices.iter().map(|claim| claim.uuid.clone()).collect();
+    let ports = placement.ports.iter().map(|claim| claim.port).collect();
+    (id, placement.node, devices, ports)
+}
+
+pub(super) fn reference_plan(view: &ClusterState, soft: &SoftView, now: StateMs) -> Vec<Placed> {
+    let mut used: BTreeMap<NodeId, NodeUse> =
+        view.nodes().iter().map(|(id, row)| (*id, row.used.clone())).collect();
+    let mut keys: Vec<QueueKey> = Vec::new();
+    for row in view.jobs().values().filter(|row| row.places()) {
+        for position in 0..row.spec.tasks.len() {
+            let task = TaskIndex(position as u16);
+            keys.push(QueueKey::new(row.spec.priority, row.submitted_ms, row.id, task));
+        }
+    }
+    keys.sort();
+    let mut placed: Vec<Placed> = Vec::new();
+    for key in keys {
+        for instance in wanted(view, key) {
+            let row = view.tasks().get(&(key.job, key.task)).unwrap();
+            let job = view.jobs().get(&key.job).unwrap();
+            let task = &job.spec.tasks[usize::from(key.task.0)];
+            let here = placed.iter().filter(|one| (one.0.job, one.0.task) == (key.job, key.task));
+            let live = u64::from(row.live) + here.count() as u64;
+            let due = row.retries.get(&instance).is_none_or(|retry| retry.not_before <= now);
+            if !due || live >= u64::from(task.parallel_max()) {
+                continue;
+            }
+            let id = AllocationId {
+                job: key.job,
+                task: key.task,
+                instance: InstanceIndex(instance),
+                attempt: row.attempt_of(instance),
+            };
+            if let Some((node, granted)) = best(view, soft, now, (job, task, id), &used, &placed) {
+                used.get_mut(&node).unwrap().add(&granted);
+                let devices = granted.devices.iter().map(|one| one.uuid.clone()).collect();
+                let ports = granted.ports.iter().map(|one| one.port).collect();
+                placed.push((id, node, devices, ports));
+            }
+        }
+    }
+    placed
+}
+
+fn wanted(view: &ClusterState, key: QueueKey) -> Vec<u32> {
+    let job = view.jobs().get(&key.job).unwrap();
+    let row = view.tasks().get(&(key.job, key.task)).unwrap();
+    match job.kind() {
+        JobKind::Batch | JobKind::Service => row.pending.iter().collect(),
+        JobKind::Daemon => {
+            let live: Vec<u32> = view
+                .allocations_of_task(key.job, key.task)
+                .map(|allocation| allocation.id.instance.0)
+                .collect();
+            let nodes = view.nodes().values().map(|node| node.id.0 as u32);
+            nodes.filter(|id| !live.contains(id) && !row.failed.contains(*id)).collect()
+        }
+    }
+}
+
+/// The claim with which an instance fits a node.
+pub(super) fn grant(
+    node: &NodeRow,
+    used: &NodeUse,
+    now: StateMs,
+    (job, task, id): (&JobRow, &TaskSpec, AllocationId),
+) -> Option<berth_model::Claim> {
+    let own = job.kind() != JobKind::Daemon || u64::from(id.instance.0) == node.id.0;
+    let suits = node.accepts_work()
+        && own
+        && eligible(&node.name, &node.spec, &job.spec.constraints, task).is_ok();
+    let claim = claim(node, used, now, task, id).filter(|_| suits)?;
+    fits(NodeCapacity { spec: &node.spec, used }, task, &claim).ok()?;
+    Some(claim)
+}
+
+fn best(
+    view: &ClusterState,
+    soft: &SoftView,
+    now: StateMs,
+    (job, task, id): (&JobRow, &TaskSpec, AllocationId),
+    used: &BTreeMap<NodeId, NodeUse>,
+    placed: &[Placed],
+) -> Option<(NodeId, berth_model::Claim)> {
+    let ring: Vec<NodeId> = view
+        .nodes()
+        .values()
+        .filter(|node| node.accepts_work())
+        .filter(|node| eligible(&node.name, &node.spec, &job.spec.constraints, task).is_ok())
+        .map(|node| node.id)
+        .collect();
+    let start = turn(id, ring.len());
+    let homes: Vec<NodeId> = view
+        .allocations_of(id.job)
+        .map(|row| row.node)
+        .chain(placed.iter().filter(|one| one.0.job == id.job).map(|one| one.1))
+        .collect();
+    let zone_of = |node: &NodeId| view.nodes().get(node).unwrap().spec.zone.clone();
+    let scored = view.nodes().values().filter_map(|node| {
+        let claim = grant(node, &used[&node.id], now, (job, task, id))?;
+        let rank = ring.iter().position(|one| *one == node.id)?;
+        let same_zone = |home: &&NodeId| zone_of(home) == node.spec.zone;
+        let around = Surroundings {
+            on_node: homes.iter().filter(|home| **home == node.id).count() as u32,
+            in_zone: homes.iter().filter(same_zone).count() as u32,
+            passed_over: ((rank + ring.len() - start) % ring.len()) as u32,
+        };
+        let load = soft.loads.get(&node.id);
+        let standing = Standing { spec: &node.spec, used: &used[&node.id], load };
+        Some((score(job.spec.policy, task, node.id, standing, around), claim))
+    });
+    let (score, claim) = scored.min_by_key(|(score, _)| *score)?;
+    Some((score.node(), claim))
+}

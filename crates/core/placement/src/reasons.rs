@@ -1,0 +1,187 @@
+//! The reasons for which a task waits: those of the job itself, and those of the
+//! nodes, counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use berth_model::{JobKind, Misfit, NodeId, StateMs, TaskIndex};
+use berth_state::{ClusterState, JobPhase, JobRow, NodeRow};
+
+use crate::filters::{Request, admits, is_eligible, takes_work};
+
+/// One reason, for programs by its code and for people by its detail.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reason {
+    /// Stable; in kebab-case.
+    pub code: &'static str,
+    /// How many nodes it is said of; 0 when it is said of the job.
+    pub nodes: u64,
+    /// In the words of the node that is nearest to fitting.
+    pub detail: String,
+}
+
+/// Instances without a place. A daemon has none pending: what waits are the
+/// nodes that could run it and do not.
+pub(crate) fn waiting_count(view: &ClusterState, job: &JobRow, task: TaskIndex) -> u64 {
+    let Some(row) = view.tasks().get(&(job.id, task)) else { return 0 };
+    let Some(spec) = job.spec.tasks.get(usize::from(task.0)) else { return 0 };
+    match job.kind() {
+        JobKind::Batch | JobKind::Service => row.pending.len(),
+        JobKind::Daemon => {
+            let request = Request { task: spec, constraints: &job.spec.constraints };
+            let covered = covered_nodes(view, job, task);
+            let lacks = |node: &NodeRow| {
+                !covered.contains(&node.id)
+                    && is_eligible(node, request).is_ok()
+                    && takes_work(node).is_ok()
+            };
+            view.nodes().values().filter(|node| lacks(node)).count() as u64
+        }
+    }
+}
+
+/// The nodes on which the task could still be placed: for a daemon those
+/// without an instance of it, else all.
+pub(crate) fn uncovered<'a>(
+    view: &ClusterState,
+    job: &JobRow,
+    task: TaskIndex,
+    nodes: &[&'a NodeRow],
+) -> Vec<&'a NodeRow> {
+    match job.kind() {
+        JobKind::Batch | JobKind::Service => nodes.to_vec(),
+        JobKind::Daemon => {
+            let covered = covered_nodes(view, job, task);
+            nodes.iter().copied().filter(|node| !covered.contains(&node.id)).collect()
+        }
+    }
+}
+
+/// Nodes where a daemon runs, or has failed for good.
+fn covered_nodes(view: &ClusterState, job: &JobRow, task: TaskIndex) -> BTreeSet<NodeId> {
+    let live = view.allocations_of_task(job.id, task).map(|row| row.id.instance.0);
+    let failed = view.tasks().get(&(job.id, task)).into_iter().flat_map(|row| row.failed.iter());
+    live.chain(failed).map(|instance| NodeId(u64::from(instance))).collect()
+}
+
+/// What holds the task back whatever the nodes.
+pub(crate) fn own_hindrances(
+    view: &ClusterState,
+    job: &JobRow,
+    task: TaskIndex,
+    now: StateMs,
+) -> Vec<Reason> {
+    let own = |code, detail: String| Reason { code, nodes: 0, detail };
+    let mut reasons = Vec::new();
+    if job.held {
+        reasons.push(own("held", "the job is held: release it".to_owned()));
+    }
+    match job.phase {
+        JobPhase::Active => {}
+        JobPhase::Ending(_) | JobPhase::Ended { .. } => {
+            reasons.push(own("ending", "the job is being stopped".to_owned()));
+        }
+    }
+    let spec = job.spec.tasks.get(usize::from(task.0));
+    let row = view.tasks().get(&(job.id, task));
+    let (Some(spec), Some(row)) = (spec, row) else { return reasons };
+    let limit = spec.parallel_max();
+    if row.live >= limit {
+        let detail = format!("wait: {} of at most {limit} at once are live", row.live);
+        reasons.push(own("parallel-limit", detail));
+    }
+    let later = |instance: u32| row.retries.get(&instance).map(|retry| retry.not_before);
+    let mut due = row.pending.iter().map(|instance| later(instance).filter(|at| *at > now));
+    let waits = row.pending.iter().filter_map(later).filter(|at| *at > now).min();
+    if let Some(at) = waits.filter(|_| due.all(|at| at.is_some())) {
+        let wait_ms = at.since(now).0;
+        let detail = format!("wait: the next attempt begins in {wait_ms} ms at the earliest");
+        reasons.push(own("backoff", detail));
+    }
+    reasons
+}
+
+/// Every node once: by the first thing against it, as having an instance of
+/// the daemon already, or as fitting. In the order from far to near.
+pub(crate) fn node_reasons(
+    nodes: &[&NodeRow],
+    open: &[&NodeRow],
+    now: StateMs,
+    request: Request<'_>,
+) -> Vec<Reason> {
+    let mut fitting: u64 = 0;
+    let mut groups: BTreeMap<&'static str, (Misfit, u64)> = BTreeMap::new();
+    for row in open {
+        match admits(row, &row.used, now, request) {
+            Ok(()) => fitting += 1,
+            Err(misfit) => {
+                let code = misfit_code(&misfit);
+                let (nearest, count) = groups.entry(code).or_insert_with(|| (misfit.clone(), 0));
+                *count += 1;
+                // The order of `Misfit` ends in the amounts: the largest is
+                // that of the node which lacks least.
+                if *nearest < misfit {
+                    *nearest = misfit;
+                }
+            }
+        }
+    }
+    let mut groups: Vec<(Misfit, u64)> = groups.into_values().collect();
+    groups.sort();
+    let said = groups.into_iter().map(|(misfit, nodes)| {
+        let prefix = if nodes > 1 { "nearest node: " } else { "" };
+        let detail = match &misfit {
+            Misfit::GpuCount { .. }
+            | Misfit::CpuCapacity { .. }
+            | Misfit::MemoryCapacity { .. }
+            | Misfit::GpuBusy { .. }
+            | Misfit::CpuBusy { .. }
+            | Misfit::MemoryBusy { .. }
+            | Misfit::PortsBusy { .. } => format!("{prefix}{misfit}"),
+            Misfit::OtherNode { .. }
+            | Misfit::OtherPool { .. }
+            | Misfit::Label { .. }
+            | Misfit::GpuModel { .. }
+            | Misfit::GpuMemory { .. }
+            | Misfit::NotReady
+            | Misfit::Cordoned
+            | Misfit::Draining
+            | Misfit::DeviceGone { .. }
+            | Misfit::DeviceBusy { .. }
+            | Misfit::PortTaken { .. }
+            | Misfit::ClaimMismatch => misfit.to_string(),
+        };
+        Reason { code: misfit_code(&misfit), nodes, detail }
+    });
+    let other = |code, nodes: u64, detail: &str| {
+        (nodes > 0).then(|| Reason { code, nodes, detail: detail.to_owned() })
+    };
+    let covered = nodes.len().saturating_sub(open.len()) as u64;
+    said.chain(other("has-one", covered, "has its instance already"))
+        .chain(other("fits", fitting, "fits now, unless tasks ahead in the queue take it"))
+        .collect()
+}
+
+/// A stable name for each reason that a node can have.
+pub fn misfit_code(misfit: &Misfit) -> &'static str {
+    match misfit {
+        Misfit::OtherNode { .. } => "other-node",
+        Misfit::OtherPool { .. } => "other-pool",
+        Misfit::Label { .. } => "label",
+        Misfit::GpuModel { .. } => "gpu-model",
+        Misfit::GpuMemory { .. } => "gpu-memory",
+        Misfit::GpuCount { .. } => "gpu-count",
+        Misfit::CpuCapacity { .. } => "cpu-capacity",
+        Misfit::MemoryCapacity { .. } => "memory-capacity",
+        Misfit::NotReady => "not-ready",
+        Misfit::Cordoned => "cordoned",
+        Misfit::Draining => "draining",
+        Misfit::GpuBusy { .. } => "gpu-busy",
+        Misfit::CpuBusy { .. } => "cpu-busy",
+        Misfit::MemoryBusy { .. } => "memory-busy",
+        Misfit::PortsBusy { .. } => "ports-busy",
+        Misfit::DeviceGone { .. } => "device-gone",
+        Misfit::DeviceBusy { .. } => "device-busy",
+        Misfit::PortTaken { .. } => "port-taken",
+        Misfit::ClaimMismatch => "claim-mismatch",
+    }
+}

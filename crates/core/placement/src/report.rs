@@ -1,0 +1,83 @@
+//! What a plan came to, and why each task is or is not in it.
+
+use berth_model::{JobId, StateMs, TaskIndex};
+use berth_state::Placement;
+
+/// Tasks that a report names; the rest are counted.
+pub const WAITING_SHOWN_MAX: usize = 256;
+
+/// A plan: placements to propose, and what to know about it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PlanOutcome {
+    /// In the order in which they were decided; apply grants them in it.
+    pub placements: Vec<Placement>,
+    pub report: PlanReport,
+    /// When something that was passed over now may be placed, though nothing
+    /// else changes: a retry's wait or a port's block ends.
+    pub next_wakeup: Option<StateMs>,
+    /// The budget ended before the work did: plan again.
+    pub exhausted: bool,
+}
+
+/// How much work a plan was, and what it left waiting.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PlanReport {
+    /// The log index of the view.
+    pub view_index: u64,
+    /// Units of the budget that were spent.
+    pub candidates_examined: u64,
+    pub placements: u32,
+    pub tasks_visited: u64,
+    /// Rankings of nodes built from nothing; the other tasks shared one.
+    pub searches: u64,
+    /// In queue order, at most `WAITING_SHOWN_MAX`.
+    pub waiting: Vec<WaitingTask>,
+    /// Tasks left waiting that `waiting` does not name.
+    pub waiting_left_off: u64,
+}
+
+/// A task of which something was left waiting.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WaitingTask {
+    pub job: JobId,
+    pub task: TaskIndex,
+    pub placed: u32,
+    /// Instances that go on waiting.
+    pub left: u64,
+    pub why: Why,
+}
+
+/// The last thing that stood in the way.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Why {
+    /// No node that takes work has room for it.
+    NoNode,
+    /// As many as its array may run at once are running.
+    ParallelLimit,
+    /// Its next attempt has to wait for its time.
+    Backoff,
+    /// The plan's budget was spent.
+    Budget,
+}
+
+impl Why {
+    /// A stable name for programs.
+    pub fn code(self) -> &'static str {
+        match self {
+            Why::NoNode => "no-node",
+            Why::ParallelLimit => "parallel-limit",
+            Why::Backoff => "backoff",
+            Why::Budget => "budget",
+        }
+    }
+}
+
+impl PlanReport {
+    pub(crate) fn note(&mut self, waiting: WaitingTask) {
+        if self.waiting.len() < WAITING_SHOWN_MAX {
+            self.waiting.push(waiting);
+        } else {
+            self.waiting_left_off += 1;
+        }
+    }
+}

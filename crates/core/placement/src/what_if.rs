@@ -1,0 +1,75 @@
+//! A dry run: what a submit would lead to, tried on a copy of the view by the
+//! very code that would do it.
+
+use std::sync::Arc;
+
+use berth_model::{JobId, JobSpec, SpecDigest, StateMs};
+use berth_state::{ClusterState, Command, Entry, Placement, Refusal, Reply, SubmitJob};
+
+use crate::budget::Budget;
+use crate::explain::{Explanation, explain};
+use crate::never::never_fits;
+use crate::plan::plan_job;
+use crate::soft::SoftView;
+
+/// What would happen at once after a submit, as if nothing else waited.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PlanPreview {
+    /// The id that the job would have had now; an update keeps the job's own.
+    pub job: JobId,
+    pub version: u32,
+    pub placements: Vec<Placement>,
+    /// Instances that would go on waiting.
+    pub waiting: u64,
+    /// Why they would; `None` when none would.
+    pub why: Option<Explanation>,
+    /// The warning of a submit that nothing can ever fit.
+    pub never_fits: Option<String>,
+}
+
+/// Tries `spec` on a copy of the view. The view itself does not change.
+///
+/// # Errors
+/// What apply would refuse the submit with.
+pub fn what_would_happen(
+    view: &ClusterState,
+    soft: &SoftView,
+    now: StateMs,
+    spec: &Arc<JobSpec>,
+) -> Result<PlanPreview, Refusal> {
+    let mut copy = view.clone();
+    // No stored spec has this digest, so the copy never answers that it knows
+    // the job already.
+    let digest = SpecDigest([0; 32]);
+    let submit = SubmitJob { key: None, spec: spec.clone(), digest, if_version: None };
+    let reply = apply_one(&mut copy, now, Command::Submit(submit))?;
+    let Reply::Submitted { job, version, .. } = reply else {
+        return Err(Refusal::Invalid(format!("a submit was answered by {reply:?}")));
+    };
+    let never_fits = never_fits(copy.nodes().values().map(AsRef::as_ref), spec);
+    let placements = plan_job(&copy, soft, now, Budget::UNLIMITED, job).placements;
+    apply_one(&mut copy, now, Command::Place { placements: placements.clone() })?;
+
+    let waiting = waiting_of(&copy, job);
+    let why = explain(&copy, soft, now, job).filter(|_| waiting > 0);
+    Ok(PlanPreview { job, version, placements, waiting, why, never_fits })
+}
+
+fn apply_one(copy: &mut ClusterState, now: StateMs, command: Command) -> Result<Reply, Refusal> {
+    let wall_ms = copy.cluster().wall_ms;
+    let proposer = String::new();
+    let entry = Entry { state_ms: now, wall_ms, proposer, commands: vec![command] };
+    let index = copy.applied_index();
+    copy.apply(index, &entry).replies.pop().unwrap_or(Ok(Reply::Done))
+}
+
+/// Waiting instances of all tasks of the job.
+fn waiting_of(copy: &ClusterState, job: JobId) -> u64 {
+    let Some(row) = copy.jobs().get(&job) else { return 0 };
+    let tasks = (0..row.spec.tasks.len()).filter_map(|at| u16::try_from(at).ok());
+    let waiting = |task| crate::reasons::waiting_count(copy, row, berth_model::TaskIndex(task));
+    tasks.map(waiting).sum()
+}
+
+#[cfg(test)]
+mod tests;
