@@ -1,1 +1,23 @@
-//! Placeholder until the first code of this crate lands.
+//! Talks to a cluster over gRPC, because every caller needs the same care: find
+//! the leader, try again only where a repeat is harmless, and tell "refused",
+//! "not reached" and "outcome unknown" apart. It interprets no job and prints
+//! nothing.
+#![forbid(unsafe_code)]
+
+mod attempt;
+mod backoff;
+mod cluster;
+mod connect;
+mod error;
+mod jobs;
+mod key;
+mod nodes;
+mod operator;
+mod options;
+mod stream;
+
+pub use cluster::Client;
+pub use error::{ClientError, Failure, Refusal, Tried};
+pub use key::new_key;
+pub use options::Options;
+pub use stream::{EventStream, LogStream};

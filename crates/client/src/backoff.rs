@@ -1,0 +1,49 @@
+//! How long to wait between rounds over all schedulers.
+
+use std::time::Duration;
+
+const FIRST_MS: u64 = 20;
+const LONGEST_MS: u64 = 500;
+
+/// The wait after round `round`, counted from 0: doubled each time up to half a
+/// second, and within that anything from half to all of it, so that many clients
+/// of a dead leader do not come back at once. `chance` is any number.
+pub(crate) fn wait(round: u32, chance: u64) -> Duration {
+    let full = FIRST_MS.saturating_mul(1 << round.min(16)).min(LONGEST_MS);
+    let half = full / 2;
+    Duration::from_millis(half + chance % (full - half + 1))
+}
+
+/// A number by chance; the same one where the system gives none, since a wait
+/// needs no secrecy.
+pub(crate) fn chance() -> u64 {
+    getrandom::u64().unwrap_or(0)
+}
+
+/// How long a connection may take in round `round`. On one network a scheduler
+/// answers in a millisecond and a dead host never, so the first rounds are short;
+/// later ones allow for far and slow networks.
+pub(crate) fn connect_limit(round: u32) -> Duration {
+    Duration::from_millis(100_u64.saturating_mul(1 << round.min(8)).min(2_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_their_limit_and_never_vanish() {
+        for (round, least, most) in [(0, 10, 20), (1, 20, 40), (4, 160, 320), (40, 250, 500)] {
+            for chance in [0, 1, 7, u64::MAX] {
+                let wait = wait(round, chance).as_millis();
+                assert!((least..=most).contains(&wait), "round {round}: {wait} ms");
+            }
+        }
+    }
+
+    #[test]
+    fn connections_are_given_more_time_each_round() {
+        let limits: Vec<u128> = (0..6).map(|round| connect_limit(round).as_millis()).collect();
+        assert_eq!(limits, [100, 200, 400, 800, 1_600, 2_000]);
+    }
+}
