@@ -11,6 +11,7 @@ mod enumeration;
 pub mod frozen;
 pub mod log;
 mod problem;
+pub mod snapshot;
 pub mod spec;
 
 pub use frozen::DecodeError;

@@ -37,11 +37,11 @@ pub(crate) fn entry() -> impl Strategy<Value = Entry> {
     )
 }
 
-pub(crate) fn command() -> impl Strategy<Value = Command> {
-    prop_oneof![cluster_command(), job_command(), node_command(), allocation_command()]
+pub(crate) fn command() -> BoxedStrategy<Command> {
+    prop_oneof![cluster_command(), job_command(), node_command(), allocation_command()].boxed()
 }
 
-fn cluster_command() -> impl Strategy<Value = Command> {
+fn cluster_command() -> BoxedStrategy<Command> {
     prop_oneof![
         any::<[u8; 16]>().prop_map(|cluster_id| Command::Found { cluster_id }),
         (any::<[u8; 16]>(), text())
@@ -50,9 +50,10 @@ fn cluster_command() -> impl Strategy<Value = Command> {
         (vec(job_id(), 0..3), vec(node_id(), 0..3), vec((name(), text()), 0..3))
             .prop_map(|(jobs, nodes, keys)| Command::Reap { jobs, nodes, keys }),
     ]
+    .boxed()
 }
 
-fn job_command() -> impl Strategy<Value = Command> {
+fn job_command() -> BoxedStrategy<Command> {
     let change = prop_oneof![
         text().prop_map(|reason| JobChange::Stop { reason }),
         Just(JobChange::Restart),
@@ -72,6 +73,7 @@ fn job_command() -> impl Strategy<Value = Command> {
         }),
         job_id().prop_map(|job| Command::ExpireJob { job }),
     ]
+    .boxed()
 }
 
 pub(crate) fn purpose() -> impl Strategy<Value = Purpose> {
@@ -82,7 +84,7 @@ pub(crate) fn purpose() -> impl Strategy<Value = Purpose> {
     ]
 }
 
-fn node_command() -> impl Strategy<Value = Command> {
+fn node_command() -> BoxedStrategy<Command> {
     prop_oneof![
         (name(), any::<[u8; 16]>(), node()).prop_map(|(name, instance_key, spec)| {
             Command::RegisterNode { name, instance_key, spec: Arc::new(spec) }
@@ -92,6 +94,7 @@ fn node_command() -> impl Strategy<Value = Command> {
         (node_id(), purpose())
             .prop_map(|(node, purpose)| Command::SetSchedulable { node, purpose }),
     ]
+    .boxed()
 }
 
 pub(crate) fn intent() -> impl Strategy<Value = StopIntent> {
@@ -99,7 +102,7 @@ pub(crate) fn intent() -> impl Strategy<Value = StopIntent> {
     select(vec![I::Cancel, I::TimeOut, I::Drain, I::Replace, I::Unhealthy])
 }
 
-fn allocation_command() -> impl Strategy<Value = Command> {
+fn allocation_command() -> BoxedStrategy<Command> {
     prop_oneof![
         (node_id(), number(), vec(allocation(), 0..3), text()).prop_map(
             |(node, session, allocations, reason)| {
@@ -113,6 +116,7 @@ fn allocation_command() -> impl Strategy<Value = Command> {
         (node_id(), vec(observation(), 0..3))
             .prop_map(|(node, observations)| Command::Observe { node, observations }),
     ]
+    .boxed()
 }
 
 fn placement() -> impl Strategy<Value = Placement> {

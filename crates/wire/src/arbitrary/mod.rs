@@ -1,8 +1,10 @@
 //! For tests: values of core types for property tests, everything that they allow,
-//! sensible or not.
+//! sensible or not. Large ones are boxed: their trees would otherwise lie whole
+//! on the stack of a test.
 
 pub(crate) mod agent;
 pub(crate) mod log;
+pub(crate) mod rows;
 pub(crate) mod spec;
 
 use std::collections::BTreeMap;

@@ -21,7 +21,7 @@ pub(crate) fn kind() -> impl Strategy<Value = JobKind> {
 }
 
 /// Any specification that the types can hold.
-pub(crate) fn job() -> impl Strategy<Value = JobSpec> {
+pub(crate) fn job() -> BoxedStrategy<JobSpec> {
     let constraints = (labels(), option::of(name()), option::of(name()))
         .prop_map(|(labels, pool, node)| Constraints { labels, pool, node });
     (
@@ -44,9 +44,10 @@ pub(crate) fn job() -> impl Strategy<Value = JobSpec> {
                 exclusive,
             }
         })
+        .boxed()
 }
 
-fn task() -> impl Strategy<Value = TaskSpec> {
+fn task() -> BoxedStrategy<TaskSpec> {
     (
         (name(), texts(), labels(), option::of(text()), any::<u32>(), option::of(array())),
         (number(), number(), option::of(gpu()), vec(name(), 0..3)),
@@ -73,6 +74,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 time_limit,
             }
         })
+        .boxed()
 }
 
 fn array() -> impl Strategy<Value = ArraySpec> {
@@ -116,7 +118,7 @@ fn health() -> impl Strategy<Value = HealthCheck> {
 }
 
 /// Any node specification that the types can hold.
-pub(crate) fn node() -> impl Strategy<Value = NodeSpec> {
+pub(crate) fn node() -> BoxedStrategy<NodeSpec> {
     (
         (labels(), name(), name(), number(), number()),
         (vec(device(), 0..4), any::<u16>(), any::<u16>(), text(), text()),
@@ -136,6 +138,7 @@ pub(crate) fn node() -> impl Strategy<Value = NodeSpec> {
                 address,
             }
         })
+        .boxed()
 }
 
 fn device() -> impl Strategy<Value = Device> {

@@ -1,0 +1,246 @@
+//! Rows of the state: whatever the types hold.
+
+use std::sync::Arc;
+
+use berth_model::node::DeviceUse;
+use berth_model::{
+    AllocationState, Attempt, Claim, CpuMilli, JobState, MemoryBytes, NodeState, NodeUse, RangeSet,
+    ShareMilli, TaskIndex,
+};
+use berth_state::rows::SchedulerRow;
+use berth_state::{
+    AllocationRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow, NodeRow,
+    Retry, Stored, TaskRow,
+};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::agent::{allocation, phase};
+use super::log::{intent, job_id, node_id, purpose, score, state_ms, wall_ms};
+use super::spec::{device_claim, digest, job, node, port_claim};
+use super::{name, number, text};
+
+pub(crate) fn stored() -> impl Strategy<Value = Stored> {
+    prop_oneof![
+        cluster().prop_map(Stored::Cluster),
+        job_row().prop_map(|row| Stored::Job(Arc::new(row))),
+        (job_id(), any::<u16>(), task_row()).prop_map(|(job, task, row)| Stored::Task(
+            job,
+            TaskIndex(task),
+            Arc::new(row)
+        )),
+        allocation_row().prop_map(|row| Stored::Allocation(Arc::new(row))),
+        node_row().prop_map(|row| Stored::Node(Arc::new(row))),
+        (name(), text(), key_row()).prop_map(|(namespace, key, row)| Stored::Key(
+            namespace,
+            key,
+            Arc::new(row)
+        )),
+    ]
+}
+
+fn cluster() -> BoxedStrategy<ClusterRow> {
+    let scheduler = (any::<[u8; 16]>(), text())
+        .prop_map(|(instance_key, address)| SchedulerRow { instance_key, address });
+    (
+        (any::<[u8; 16]>(), number(), any::<u32>(), number(), number()),
+        (state_ms(), wall_ms(), btree_map(number(), scheduler, 0..3)),
+    )
+        .prop_map(|(head, rest)| {
+            let (id, incarnation, cluster_version, job_counter, node_counter) = head;
+            let (state_ms, wall_ms, schedulers) = rest;
+            ClusterRow {
+                id,
+                incarnation,
+                cluster_version,
+                job_counter,
+                node_counter,
+                state_ms,
+                wall_ms,
+                schedulers,
+            }
+        })
+        .boxed()
+}
+
+fn job_state() -> impl Strategy<Value = JobState> {
+    use JobState as S;
+    select(vec![S::Queued, S::Running, S::Succeeded, S::Failed, S::Cancelled, S::TimedOut])
+}
+
+pub(crate) fn job_row() -> BoxedStrategy<JobRow> {
+    let phase = prop_oneof![
+        Just(JobPhase::Active),
+        job_state().prop_map(JobPhase::Ending),
+        (job_state(), state_ms()).prop_map(|(state, at)| JobPhase::Ended { state, at }),
+    ];
+    let version = (any::<u32>(), job(), digest(), wall_ms()).prop_map(
+        |(version, spec, digest, submitted_at)| JobVersionRow {
+            version,
+            spec: Arc::new(spec),
+            digest,
+            submitted_at,
+        },
+    );
+    (
+        (job_id(), job(), digest(), any::<u32>(), vec(version, 0..2), option::of(text())),
+        (phase, any::<bool>(), wall_ms(), state_ms()),
+        (option::of(wall_ms()), option::of(wall_ms()), text(), any::<u32>()),
+    )
+        .prop_map(|(head, times, rest)| {
+            let (id, spec, digest, version, versions, key) = head;
+            let (phase, held, submitted_at, submitted_ms) = times;
+            let (started_at, finished_at, reason, live) = rest;
+            JobRow {
+                id,
+                spec: Arc::new(spec),
+                digest,
+                version,
+                versions,
+                key,
+                phase,
+                held,
+                submitted_at,
+                submitted_ms,
+                started_at,
+                finished_at,
+                reason,
+                live,
+            }
+        })
+        .boxed()
+}
+
+pub(crate) fn ranges() -> impl Strategy<Value = RangeSet> {
+    let edge = prop_oneof![0..20u32, any::<u32>(), u32::MAX - 20..=u32::MAX];
+    vec((edge, 0..1000u32), 0..8).prop_map(|spans| {
+        let mut set = RangeSet::new();
+        for (first, length) in spans {
+            set.insert_range(first, first.saturating_add(length));
+        }
+        set
+    })
+}
+
+pub(crate) fn task_row() -> BoxedStrategy<TaskRow> {
+    let retry =
+        (any::<u32>(), any::<u32>(), state_ms()).prop_map(|(attempt, failures, not_before)| {
+            Retry { attempt: Attempt(attempt), failures, not_before }
+        });
+    let failure = (
+        (allocation(), node_id(), text(), any::<Option<i32>>()),
+        (any::<Option<i32>>(), text(), wall_ms()),
+    )
+        .prop_map(|((allocation, node, reason, exit_code), rest)| {
+            let (signal, stderr_tail, finished_at) = rest;
+            FailureDetail { allocation, node, reason, exit_code, signal, stderr_tail, finished_at }
+        });
+    (
+        (ranges(), ranges(), ranges(), ranges(), ranges(), ranges()),
+        (btree_map(any::<u32>(), retry, 0..4), vec(failure, 0..3), any::<u32>()),
+    )
+        .prop_map(|(sets, (retries, failures, live))| {
+            let (pending, succeeded, failed, cancelled, timed_out, lost) = sets;
+            TaskRow {
+                pending,
+                succeeded,
+                failed,
+                cancelled,
+                timed_out,
+                lost,
+                retries,
+                failures: failures.into(),
+                live,
+            }
+        })
+        .boxed()
+}
+
+pub(crate) fn allocation_row() -> BoxedStrategy<AllocationRow> {
+    let claim = (number(), number(), vec(device_claim(), 0..3), vec(port_claim(), 0..3)).prop_map(
+        |(cpu, memory, devices, ports)| Claim {
+            cpu: CpuMilli(cpu),
+            memory: MemoryBytes(memory),
+            devices,
+            ports,
+        },
+    );
+    let state = prop_oneof![
+        Just(AllocationState::Planned),
+        phase().prop_map(AllocationState::Starting),
+        any::<bool>().prop_map(|ready| AllocationState::Running { ready }),
+        intent().prop_map(AllocationState::Stopping),
+        intent().prop_map(AllocationState::Unkillable),
+    ];
+    (
+        (allocation(), node_id(), any::<u32>(), digest(), claim, state),
+        (text(), state_ms(), option::of(state_ms()), option::of(wall_ms()), score()),
+    )
+        .prop_map(|(head, rest)| {
+            let (id, node, job_version, spec_digest, claim, state) = head;
+            let (reason, planned_at, running_since, started_at, score) = rest;
+            AllocationRow {
+                id,
+                node,
+                job_version,
+                spec_digest,
+                claim,
+                state,
+                reason,
+                planned_at,
+                running_since,
+                started_at,
+                score,
+            }
+        })
+        .boxed()
+}
+
+fn node_use() -> impl Strategy<Value = NodeUse> {
+    let device = (any::<u32>(), number(), any::<u32>()).prop_map(|(share, memory, tasks)| {
+        DeviceUse { share: ShareMilli(share), memory: MemoryBytes(memory), tasks }
+    });
+    (number(), number(), btree_map(text(), device, 0..3), btree_set(any::<u16>(), 0..4)).prop_map(
+        |(cpu, memory, devices, ports)| NodeUse {
+            cpu: CpuMilli(cpu),
+            memory: MemoryBytes(memory),
+            devices,
+            ports,
+        },
+    )
+}
+
+pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
+    let state = select(vec![NodeState::Ready, NodeState::Disconnected, NodeState::Down]);
+    let blocked = btree_map(any::<u16>(), state_ms(), 0..3);
+    (
+        (node_id(), name(), any::<[u8; 16]>(), node(), state, purpose()),
+        (number(), number(), node_use(), btree_set(allocation(), 0..4), state_ms(), blocked),
+    )
+        .prop_map(|(head, rest)| {
+            let (id, name, instance_key, spec, state, purpose) = head;
+            let (session, generation, used, live, since, blocked_ports) = rest;
+            NodeRow {
+                id,
+                name,
+                instance_key,
+                spec: Arc::new(spec),
+                state,
+                purpose,
+                session,
+                generation,
+                used,
+                live,
+                since,
+                blocked_ports,
+            }
+        })
+        .boxed()
+}
+
+fn key_row() -> impl Strategy<Value = KeyRow> {
+    (job_id(), digest(), any::<u32>(), option::of(state_ms()))
+        .prop_map(|(job, digest, version, forget_at)| KeyRow { job, digest, version, forget_at })
+}

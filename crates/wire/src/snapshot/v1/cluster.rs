@@ -1,0 +1,85 @@
+//! The row of the cluster itself, and those of idempotency keys.
+
+use std::collections::BTreeMap;
+
+use berth_model::{JobId, Name, SpecDigest, StateMs, WallMs};
+use berth_proto::log::v1;
+use berth_state::rows::SchedulerRow;
+use berth_state::{ClusterRow, KeyRow};
+use bytes::Bytes;
+
+use crate::problem::{Cause, Field, Problems};
+
+pub(super) fn cluster_to_proto(row: &ClusterRow) -> v1::ClusterRow {
+    v1::ClusterRow {
+        id: Bytes::copy_from_slice(&row.id),
+        incarnation: row.incarnation,
+        cluster_version: row.cluster_version,
+        job_counter: row.job_counter,
+        node_counter: row.node_counter,
+        state_ms: row.state_ms.0,
+        wall_ms: row.wall_ms.0,
+        schedulers: row
+            .schedulers
+            .iter()
+            .map(|(id, scheduler)| v1::SchedulerRow {
+                id: *id,
+                instance_key: Bytes::copy_from_slice(&scheduler.instance_key),
+                address: scheduler.address.clone(),
+            })
+            .collect(),
+    }
+}
+
+pub(super) fn read_cluster(
+    at: Field<'_>,
+    proto: v1::ClusterRow,
+    problems: &mut Problems,
+) -> Option<ClusterRow> {
+    let mut schedulers = BTreeMap::new();
+    for (position, scheduler) in proto.schedulers.into_iter().enumerate() {
+        let schedulers_at = at.named("schedulers");
+        let at = schedulers_at.item(position);
+        let instance_key = problems.bytes(at.named("instance_key"), &scheduler.instance_key)?;
+        let row = SchedulerRow { instance_key, address: scheduler.address };
+        if schedulers.insert(scheduler.id, row).is_some() {
+            problems.add(at, Cause::Contradiction("an id is there twice"));
+        }
+    }
+    Some(ClusterRow {
+        id: problems.bytes(at.named("id"), &proto.id)?,
+        incarnation: proto.incarnation,
+        cluster_version: proto.cluster_version,
+        job_counter: proto.job_counter,
+        node_counter: proto.node_counter,
+        state_ms: StateMs(proto.state_ms),
+        wall_ms: WallMs(proto.wall_ms),
+        schedulers,
+    })
+}
+
+pub(super) fn key_to_proto(namespace: &Name, key: &str, row: &KeyRow) -> v1::KeyRow {
+    v1::KeyRow {
+        namespace: namespace.to_string(),
+        key: key.to_owned(),
+        job: row.job.0,
+        digest: Bytes::copy_from_slice(&row.digest.0),
+        version: row.version,
+        forget_state_ms: row.forget_at.map(|at| at.0),
+    }
+}
+
+pub(super) fn read_key(
+    at: Field<'_>,
+    proto: v1::KeyRow,
+    problems: &mut Problems,
+) -> Option<(Name, String, KeyRow)> {
+    let namespace = problems.name(at.named("namespace"), &proto.namespace)?;
+    let row = KeyRow {
+        job: JobId(proto.job),
+        digest: SpecDigest(problems.bytes(at.named("digest"), &proto.digest)?),
+        version: proto.version,
+        forget_at: proto.forget_state_ms.map(StateMs),
+    };
+    Some((namespace, proto.key, row))
+}

@@ -1,0 +1,117 @@
+//! Rows of nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use berth_model::node::DeviceUse;
+use berth_model::{CpuMilli, MemoryBytes, NodeId, NodeUse, ShareMilli, StateMs};
+use berth_proto::log::v1;
+use berth_state::NodeRow;
+use bytes::Bytes;
+
+use crate::enumeration;
+use crate::frozen::values::{
+    allocations_to_proto, purpose_to_proto, read_allocations, read_purpose,
+};
+use crate::problem::{Cause, Field, Problems};
+use crate::spec::{node_spec_to_proto, read_node};
+
+pub(super) fn to_proto(row: &NodeRow) -> v1::NodeRow {
+    v1::NodeRow {
+        id: row.id.0,
+        name: row.name.to_string(),
+        instance_key: Bytes::copy_from_slice(&row.instance_key),
+        spec: Some(node_spec_to_proto(&row.spec)),
+        state: enumeration::number::<v1::NodeState, _>(row.state),
+        purpose: Some(purpose_to_proto(row.purpose)),
+        session: row.session,
+        generation: row.generation,
+        used: Some(use_to_proto(&row.used)),
+        live: allocations_to_proto(&row.live),
+        since_state_ms: row.since.0,
+        blocked_ports: row
+            .blocked_ports
+            .iter()
+            .map(|(port, until)| v1::BlockedPort {
+                port: u32::from(*port),
+                until_state_ms: until.0,
+            })
+            .collect(),
+    }
+}
+
+fn use_to_proto(used: &NodeUse) -> v1::NodeUse {
+    v1::NodeUse {
+        cpu_milli: used.cpu.0,
+        memory_bytes: used.memory.0,
+        devices: used
+            .devices
+            .iter()
+            .map(|(uuid, device)| v1::DeviceUse {
+                uuid: uuid.clone(),
+                share_milli: device.share.0,
+                memory_bytes: device.memory.0,
+                tasks: device.tasks,
+            })
+            .collect(),
+        ports: used.ports.iter().map(|port| u32::from(*port)).collect(),
+    }
+}
+
+pub(super) fn read(at: Field<'_>, proto: v1::NodeRow, problems: &mut Problems) -> Option<NodeRow> {
+    let spec_at = at.named("spec");
+    let spec = problems.present(spec_at, proto.spec)?;
+    let used = problems.present(at.named("used"), proto.used)?;
+    let mut blocked_ports = BTreeMap::new();
+    for v1::BlockedPort { port, until_state_ms } in proto.blocked_ports {
+        let at = at.named("blocked_ports");
+        if blocked_ports.insert(problems.port(at, port)?, StateMs(until_state_ms)).is_some() {
+            problems.add(at, Cause::Contradiction("a port is there twice"));
+        }
+    }
+    let live_count = proto.live.len();
+    let live: BTreeSet<_> = read_allocations(at.named("live"), proto.live, problems);
+    if live.len() != live_count {
+        problems.add(at.named("live"), Cause::Contradiction("an allocation is there twice"));
+    }
+    Some(NodeRow {
+        id: NodeId(proto.id),
+        name: problems.name(at.named("name"), &proto.name)?,
+        instance_key: problems.bytes(at.named("instance_key"), &proto.instance_key)?,
+        spec: Arc::new(read_node(spec_at, spec, problems)?),
+        state: enumeration::read::<v1::NodeState, _>(at.named("state"), proto.state, problems)?,
+        purpose: read_purpose(at.named("purpose"), proto.purpose, problems)?,
+        session: proto.session,
+        generation: proto.generation,
+        used: read_use(at.named("used"), used, problems)?,
+        live,
+        since: StateMs(proto.since_state_ms),
+        blocked_ports,
+    })
+}
+
+fn read_use(at: Field<'_>, proto: v1::NodeUse, problems: &mut Problems) -> Option<NodeUse> {
+    let mut devices = BTreeMap::new();
+    for device in proto.devices {
+        let used = DeviceUse {
+            share: ShareMilli(device.share_milli),
+            memory: MemoryBytes(device.memory_bytes),
+            tasks: device.tasks,
+        };
+        if devices.insert(device.uuid, used).is_some() {
+            problems.add(at.named("devices"), Cause::Contradiction("a device is there twice"));
+        }
+    }
+    let mut ports = BTreeSet::new();
+    for port in proto.ports {
+        if !ports.insert(problems.port(at.named("ports"), port)?) {
+            problems.add(at.named("ports"), Cause::Contradiction("a port is there twice"));
+        }
+    }
+    Some(NodeUse {
+        cpu: CpuMilli(proto.cpu_milli),
+        memory: MemoryBytes(proto.memory_bytes),
+        devices,
+        ports,
+    })
+}

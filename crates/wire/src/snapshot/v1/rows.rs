@@ -1,0 +1,52 @@
+//! Rows of the state as records, one arm per table.
+
+use std::sync::Arc;
+
+use berth_proto::log::v1::snapshot_record::Record;
+use berth_state::Stored;
+
+use super::{allocation, cluster, job, node, task};
+use crate::problem::{Cause, Field, Problems};
+
+pub(super) fn to_proto(stored: &Stored) -> Record {
+    match stored {
+        Stored::Cluster(row) => Record::Cluster(cluster::cluster_to_proto(row)),
+        Stored::Job(row) => Record::Job(job::to_proto(row)),
+        Stored::Task(job, index, row) => Record::Task(task::to_proto(*job, *index, row)),
+        Stored::Allocation(row) => Record::Allocation(allocation::to_proto(row)),
+        Stored::Node(row) => Record::Node(node::to_proto(row)),
+        Stored::Key(namespace, key, row) => Record::Key(cluster::key_to_proto(namespace, key, row)),
+    }
+}
+
+pub(super) fn read(at: Field<'_>, record: Record, problems: &mut Problems) -> Option<Stored> {
+    match record {
+        Record::Header(_) | Record::End(_) => {
+            problems.add(at.named("record"), Cause::Contradiction("is no row"));
+            None
+        }
+        Record::Cluster(row) => {
+            cluster::read_cluster(at.named("cluster"), row, problems).map(Stored::Cluster)
+        }
+        Record::Job(row) => {
+            let row = job::read(at.named("job"), row, problems)?;
+            Some(Stored::Job(Arc::new(row)))
+        }
+        Record::Task(row) => {
+            let (job, index, row) = task::read(at.named("task"), row, problems)?;
+            Some(Stored::Task(job, index, Arc::new(row)))
+        }
+        Record::Allocation(row) => {
+            let row = allocation::read(at.named("allocation"), row, problems)?;
+            Some(Stored::Allocation(Arc::new(row)))
+        }
+        Record::Node(row) => {
+            let row = node::read(at.named("node"), row, problems)?;
+            Some(Stored::Node(Arc::new(row)))
+        }
+        Record::Key(row) => {
+            let (namespace, key, row) = cluster::read_key(at.named("key"), row, problems)?;
+            Some(Stored::Key(namespace, key, Arc::new(row)))
+        }
+    }
+}

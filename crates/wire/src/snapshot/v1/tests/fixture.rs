@@ -1,0 +1,237 @@
+//! One row of every table and every optional field, as version 1 was first
+//! written. Neither the values nor the bytes may change.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use berth_model::node::DeviceUse;
+use berth_model::{
+    AllocationId, AllocationState, Attempt, Claim, Constraints, CpuMilli, Device, DeviceClaim,
+    DeviceHealth, Drain, DurationMs, InstanceIndex, JobId, JobKind, JobSpec, JobState, MemoryBytes,
+    Name, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortClaim, PortRange, RangeSet, ShareMilli,
+    SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, WallMs,
+};
+use berth_state::rows::SchedulerRow;
+use berth_state::{
+    AllocationRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow, NodeRow,
+    Purpose, Retry, ScoreParts, Stored, TaskRow,
+};
+
+pub(super) const HEX: &str = include_str!("../../../../fixtures/snapshot-v1-every-row.hex");
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn id(instance: u32) -> AllocationId {
+    AllocationId {
+        job: JobId(300),
+        task: TaskIndex(1),
+        instance: InstanceIndex(instance),
+        attempt: Attempt(2),
+    }
+}
+
+pub(super) fn rows() -> Vec<Stored> {
+    let phases = [
+        JobPhase::Active,
+        JobPhase::Ending(JobState::Cancelled),
+        JobPhase::Ended { state: JobState::TimedOut, at: StateMs(9) },
+        JobPhase::Ended { state: JobState::Succeeded, at: StateMs(9) },
+        JobPhase::Ended { state: JobState::Failed, at: StateMs(9) },
+        JobPhase::Ending(JobState::Queued),
+        JobPhase::Ending(JobState::Running),
+    ];
+    let states = [
+        AllocationState::Planned,
+        AllocationState::Starting(StartPhase::Fetch),
+        AllocationState::Running { ready: false },
+        AllocationState::Running { ready: true },
+        AllocationState::Stopping(StopIntent::Drain),
+        AllocationState::Unkillable(StopIntent::Cancel),
+    ];
+    let nodes = [
+        (NodeState::Ready, Purpose::Work),
+        (NodeState::Disconnected, Purpose::Cordoned),
+        (NodeState::Down, Purpose::Draining(Drain { deadline: Some(StateMs(7)) })),
+    ];
+    let mut rows = vec![Stored::Cluster(cluster())];
+    rows.extend(nodes.map(|(state, purpose)| Stored::Node(Arc::new(node(state, purpose)))));
+    rows.extend(phases.map(|phase| Stored::Job(Arc::new(job(phase)))));
+    rows.push(Stored::Task(JobId(300), TaskIndex(0), Arc::new(TaskRow::default())));
+    rows.push(Stored::Task(JobId(300), TaskIndex(1), Arc::new(task())));
+    rows.extend(states.map(|state| Stored::Allocation(Arc::new(allocation(state)))));
+    for forget_at in [None, Some(StateMs(11))] {
+        let row = KeyRow { job: JobId(300), digest: SpecDigest([3; 32]), version: 4, forget_at };
+        rows.push(Stored::Key(name("research"), "key-1".into(), Arc::new(row)));
+    }
+    rows
+}
+
+fn cluster() -> ClusterRow {
+    let scheduler = |key| SchedulerRow { instance_key: [key; 16], address: "10.0.0.2:7071".into() };
+    ClusterRow {
+        id: *b"sixteen bytes id",
+        incarnation: 1,
+        cluster_version: 2,
+        job_counter: 300,
+        node_counter: 3,
+        state_ms: StateMs(123_456_789),
+        wall_ms: WallMs(1_790_000_000_000),
+        schedulers: BTreeMap::from([(2, scheduler(2)), (300, scheduler(3))]),
+    }
+}
+
+fn spec() -> Arc<JobSpec> {
+    let task = TaskSpec::new(name("main"), JobKind::Batch, vec!["true".into()]);
+    Arc::new(JobSpec {
+        name: name("render"),
+        namespace: name("research"),
+        kind: JobKind::Batch,
+        priority: 50,
+        policy: Policy::RoundRobin,
+        constraints: Constraints::default(),
+        tasks: vec![task],
+        deadline: None,
+        max_disconnect: DurationMs(10_000),
+        exclusive: false,
+    })
+}
+
+fn job(phase: JobPhase) -> JobRow {
+    let version = JobVersionRow {
+        version: 3,
+        spec: spec(),
+        digest: SpecDigest([1; 32]),
+        submitted_at: WallMs(5),
+    };
+    JobRow {
+        id: JobId(300),
+        spec: spec(),
+        digest: SpecDigest([2; 32]),
+        version: 4,
+        versions: vec![version],
+        key: Some("key-1".into()),
+        phase,
+        held: true,
+        submitted_at: WallMs(6),
+        submitted_ms: StateMs(7),
+        started_at: Some(WallMs(8)),
+        finished_at: Some(WallMs(0)),
+        reason: "by hand".into(),
+        live: 9,
+    }
+}
+
+fn task() -> TaskRow {
+    let set = |ranges: &[(u32, u32)]| {
+        let mut set = RangeSet::new();
+        for (first, last) in ranges {
+            assert!(set.insert_range(*first, *last));
+        }
+        set
+    };
+    let retry = |attempt, not_before| Retry {
+        attempt: Attempt(attempt),
+        failures: attempt - 1,
+        not_before: StateMs(not_before),
+    };
+    let failure = FailureDetail {
+        allocation: id(6),
+        node: NodeId(1),
+        reason: "exit code 1".into(),
+        exit_code: Some(1),
+        signal: Some(-1),
+        stderr_tail: "no such file".into(),
+        finished_at: WallMs(10),
+    };
+    TaskRow {
+        pending: set(&[(0, 0), (2, 2), (1000, 70_000)]),
+        succeeded: set(&[(1, 1)]),
+        failed: set(&[(6, 7)]),
+        cancelled: set(&[(u32::MAX, u32::MAX)]),
+        timed_out: set(&[(8, 9), (11, 12)]),
+        lost: set(&[(20, 30)]),
+        retries: BTreeMap::from([
+            (0, retry(2, 5000)),
+            (5, retry(3, 10)),
+            (1000, retry(1, u64::MAX)),
+        ]),
+        failures: VecDeque::from([failure]),
+        live: 1,
+    }
+}
+
+fn claim() -> Claim {
+    Claim {
+        cpu: CpuMilli(500),
+        memory: MemoryBytes(1 << 30),
+        devices: vec![DeviceClaim {
+            uuid: "GPU-0".into(),
+            share: ShareMilli(1000),
+            memory: MemoryBytes(80 << 30),
+        }],
+        ports: vec![PortClaim { name: name("http"), port: 20_000 }],
+    }
+}
+
+fn allocation(state: AllocationState) -> AllocationRow {
+    AllocationRow {
+        id: id(5),
+        node: NodeId(1),
+        job_version: 4,
+        spec_digest: SpecDigest([2; 32]),
+        claim: claim(),
+        state,
+        reason: "drain".into(),
+        planned_at: StateMs(8),
+        running_since: Some(StateMs(9)),
+        started_at: Some(WallMs(10)),
+        score: ScoreParts {
+            policy: "round-robin".into(),
+            parts: vec![("turn".into(), -1)],
+            view_index: 77,
+        },
+    }
+}
+
+fn node(state: NodeState, purpose: Purpose) -> NodeRow {
+    let claim = claim();
+    let device = Device {
+        uuid: "GPU-0".into(),
+        index: 0,
+        model: "NVIDIA H100 80GB HBM3".into(),
+        memory: MemoryBytes(80 << 30),
+        health: DeviceHealth::Healthy,
+    };
+    let used = DeviceUse { share: ShareMilli(1000), memory: MemoryBytes(80 << 30), tasks: 1 };
+    NodeRow {
+        id: NodeId(1),
+        name: name("gpu-01"),
+        instance_key: [7; 16],
+        spec: Arc::new(NodeSpec {
+            labels: BTreeMap::from([("rack".into(), "r1".into())]),
+            pool: name("h100"),
+            zone: name("z1"),
+            cpu: CpuMilli(64_000),
+            memory: MemoryBytes(1 << 40),
+            devices: vec![device],
+            ports: PortRange { first: 20_000, last: 29_999 },
+            agent_version: "0.1.0".into(),
+            address: "10.0.0.7:7070".into(),
+        }),
+        state,
+        purpose,
+        session: 12,
+        generation: 13,
+        used: NodeUse {
+            cpu: claim.cpu,
+            memory: claim.memory,
+            devices: BTreeMap::from([("GPU-0".into(), used)]),
+            ports: BTreeSet::from([20_000]),
+        },
+        live: BTreeSet::from([id(5)]),
+        since: StateMs(14),
+        blocked_ports: BTreeMap::from([(20_001, StateMs(15))]),
+    }
+}
