@@ -32,10 +32,11 @@ enum Shape {
 fn main() {
     let nodes = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(5_000);
     let cluster = cluster(nodes);
+    let count = u32::try_from(nodes).unwrap_or(u32::MAX).saturating_mul(GPUS).min(10_000);
     let shapes = [
-        ("array", Shape::Array(10_000)),
-        ("jobs", Shape::Jobs(10_000)),
-        ("mixed", Shape::MixedJobs(10_000)),
+        ("array", Shape::Array(count)),
+        ("jobs", Shape::Jobs(count)),
+        ("mixed", Shape::MixedJobs(count)),
     ];
     let mut cases = Vec::new();
     for policy in Policy::ALL {
@@ -48,10 +49,27 @@ fn main() {
     }
     for _ in 0..RUNS {
         for (_, view, rates) in &mut cases {
-            rates.push(rate(view));
+            rates.push(rate(view, count));
         }
     }
     report(nodes, &mut cases);
+    let alone = with_work(&cluster, Policy::BestFit, Shape::Jobs(1), 1);
+    report_alone((0..1000).map(|_| micros_alone(&alone)).collect());
+}
+
+/// One task that waits alone, planned as while a log entry is being formed.
+fn micros_alone(view: &ClusterState) -> u128 {
+    let started = Clock::now();
+    let outcome = plan(view, &SoftView::default(), StateMs(1), Budget::INLINE);
+    assert_eq!(outcome.placements.len(), 1);
+    started.elapsed().as_micros()
+}
+
+#[expect(clippy::print_stdout, reason = "the numbers are the output of this program")]
+fn report_alone(mut micros: Vec<u128>) {
+    micros.sort_unstable();
+    let (median, high) = (micros[micros.len() / 2], micros[micros.len() * 99 / 100]);
+    println!("one task alone: median {median} us, 99th percentile {high} us");
 }
 
 #[expect(clippy::print_stdout, reason = "the numbers are the output of this program")]
@@ -65,12 +83,12 @@ fn report(nodes: u64, cases: &mut [(String, ClusterState, Vec<u64>)]) {
 }
 
 /// Placements a second of one plan over everything that waits.
-fn rate(view: &ClusterState) -> u64 {
+fn rate(view: &ClusterState, count: u32) -> u64 {
     let soft = SoftView::default();
     let started = Clock::now();
     let outcome = plan(view, &soft, StateMs(1), Budget::UNLIMITED);
     let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
-    assert!(outcome.placements.len() >= 10_000, "{:?}", outcome.report);
+    assert_eq!(outcome.report.placements, count, "{:?}", outcome.report);
     outcome.placements.len() as u64 * 1_000_000 / micros
 }
 

@@ -16,7 +16,9 @@ impl Budget {
         Budget { candidates_examined_max: u64::MAX, placements_max: u32::MAX };
 
     /// For a plan made while a log entry is being formed: what fits beside the
-    /// entry's own commands and takes well under a millisecond.
+    /// entry's own commands. A candidate with eight GPUs costs about a
+    /// microsecond (`examples/rate`), so this bounds the delay of the entry to
+    /// some milliseconds on a cluster that is large enough to reach it.
     pub const INLINE: Budget = Budget { candidates_examined_max: 4096, placements_max: 64 };
 }
 

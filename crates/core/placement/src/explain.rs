@@ -15,6 +15,10 @@ use crate::soft::SoftView;
 /// Live allocations that an explanation shows; the rest are counted.
 pub const RUNNING_SHOWN_MAX: usize = 100;
 
+/// Enough to see where the first instance of a task would go, also behind some
+/// of the job's other tasks.
+const FIRST_CHOICE: Budget = Budget { candidates_examined_max: 100_000, placements_max: 256 };
+
 /// Why a task of a job waits, and where the job runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Explanation {
@@ -137,7 +141,7 @@ fn smallest_change(
     (open, request): (&[&NodeRow], Request<'_>),
 ) -> String {
     if open.iter().any(|row| admits(row, &row.used, now, request).is_ok()) {
-        let planned = plan_job(view, soft, now, Budget::UNLIMITED, job).placements;
+        let planned = plan_job(view, soft, now, FIRST_CHOICE, job).placements;
         let first = planned.iter().find(|placement| placement.task == task);
         let name = first.and_then(|first| view.nodes().get(&first.node)).map(|row| &row.name);
         return match name {

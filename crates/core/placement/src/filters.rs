@@ -55,7 +55,10 @@ pub(crate) fn has_room(
     let spec = &row.spec;
     if let Some(gpu) = &task.gpu {
         let node = NodeCapacity { spec, used };
-        let free = u32::try_from(free_devices(node, gpu).count()).unwrap_or(u32::MAX);
+        // Counting stops at enough: this runs for every node of a search.
+        let enough = usize::try_from(gpu.count).unwrap_or(usize::MAX);
+        let free = free_devices(node, gpu).take(enough).count();
+        let free = u32::try_from(free).unwrap_or(u32::MAX);
         if free < gpu.count {
             return Err(Misfit::GpuBusy { asked: gpu.count, free });
         }

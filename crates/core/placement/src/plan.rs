@@ -206,11 +206,10 @@ impl<'a> Planner<'a> {
         let Some((position, score)) = search.best(allocation, surface, &mut self.meter) else {
             let port_wakeup = search.port_wakeup;
             port_wakeup.into_iter().for_each(|at| self.wake(at));
-            // A search that the budget cut short has not seen every node.
-            if !self.meter.exhausted {
-                self.dead.insert(fit);
-                self.searches.remove(&key);
-            }
+            // A search that the budget cut short has not seen every node, but
+            // then the plan ends here.
+            self.dead.insert(fit);
+            self.searches.remove(&key);
             return false;
         };
         let parts = score.parts(self.view.applied_index());

@@ -10,7 +10,11 @@ use crate::budget::Budget;
 use crate::explain::{Explanation, explain};
 use crate::never::never_fits;
 use crate::plan::plan_job;
+use crate::report::PlanOutcome;
 use crate::soft::SoftView;
+
+/// What a dry run may cost: it answers a person, who reads no more than this.
+const BUDGET: Budget = Budget { candidates_examined_max: 1_000_000, placements_max: 10_000 };
 
 /// What would happen at once after a submit, as if nothing else waited.
 #[derive(Clone, PartialEq, Debug)]
@@ -19,7 +23,9 @@ pub struct PlanPreview {
     pub job: JobId,
     pub version: u32,
     pub placements: Vec<Placement>,
-    /// Instances that would go on waiting.
+    /// The dry run stopped at its budget: more may be placed than is shown.
+    pub exhausted: bool,
+    /// Instances that would go on waiting, or that were not tried any more.
     pub waiting: u64,
     /// Why they would; `None` when none would.
     pub why: Option<Explanation>,
@@ -47,12 +53,12 @@ pub fn what_would_happen(
         return Err(Refusal::Invalid(format!("a submit was answered by {reply:?}")));
     };
     let never_fits = never_fits(copy.nodes().values().map(AsRef::as_ref), spec);
-    let placements = plan_job(&copy, soft, now, Budget::UNLIMITED, job).placements;
+    let PlanOutcome { placements, exhausted, .. } = plan_job(&copy, soft, now, BUDGET, job);
     apply_one(&mut copy, now, Command::Place { placements: placements.clone() })?;
 
     let waiting = waiting_of(&copy, job);
     let why = explain(&copy, soft, now, job).filter(|_| waiting > 0);
-    Ok(PlanPreview { job, version, placements, waiting, why, never_fits })
+    Ok(PlanPreview { job, version, placements, exhausted, waiting, why, never_fits })
 }
 
 fn apply_one(copy: &mut ClusterState, now: StateMs, command: Command) -> Result<Reply, Refusal> {

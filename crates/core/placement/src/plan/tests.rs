@@ -106,6 +106,19 @@ fn equal_requests_share_one_search() {
 }
 
 #[test]
+fn more_kinds_than_are_kept_plan_the_same() {
+    let mut cluster = Cluster::with_nodes((0..4).map(|_| gpu_node(0)));
+    for kind in (0..SEARCHES_MAX as u64 + 9).chain(0..SEARCHES_MAX as u64 + 9) {
+        let one = TaskSpec { cpu: CpuMilli(100 + kind * 10), ..task() };
+        cluster.submit(job(Policy::LeastLoaded, one));
+    }
+    let outcome = plan_all(&cluster);
+    assert!(outcome.report.searches > SEARCHES_MAX as u64 + 9, "{:?}", outcome.report);
+    let expected = reference::reference_plan(&cluster.state, &SoftView::default(), cluster.now);
+    assert_eq!(outcome.placements.iter().map(reference::essence).collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn a_plan_stops_where_its_budget_does() {
     let mut cluster = Cluster::with_nodes((0..10).map(|_| gpu_node(1)));
     cluster.submit(job(Policy::BestFit, counted(10, gpu_task(1))));

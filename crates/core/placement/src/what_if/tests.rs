@@ -17,6 +17,7 @@ fn a_dry_run_places_what_fits_and_explains_the_rest() {
     let spec = job(Policy::BestFit, TaskSpec { count: 6, ..gpu_task(1) });
     let found = preview(&cluster, spec.clone()).unwrap();
     assert_eq!((found.placements.len(), found.waiting, found.version), (4, 2, 1));
+    assert!(!found.exhausted);
     assert_eq!(found.why.unwrap().reasons[0].code, "gpu-busy");
     assert_eq!(found.never_fits, None);
     assert_eq!(found.job, cluster.submit(spec));
@@ -52,4 +53,12 @@ fn a_dry_run_of_an_update_keeps_the_job() {
     let found = preview(&cluster, service(3)).unwrap();
     assert_eq!((found.job, found.version, found.placements.len()), (existing, 2, 3));
     assert_eq!(found.why, None);
+}
+
+#[test]
+fn a_dry_run_of_very_much_stops_and_says_so() {
+    let cluster = Cluster::with_nodes((0..100).map(|_| gpu_node(0)));
+    let many = TaskSpec { count: 10_001, ..task() };
+    let found = preview(&cluster, job(Policy::LeastLoaded, many)).unwrap();
+    assert_eq!((found.placements.len(), found.waiting, found.exhausted), (10_000, 1, true));
 }

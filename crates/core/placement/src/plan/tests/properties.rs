@@ -47,6 +47,24 @@ fn a_node() -> impl Strategy<Value = NodeSpec> {
     })
 }
 
+/// One of a few kinds, so that tasks of several jobs are alike.
+fn a_common_task() -> impl Strategy<Value = TaskSpec> {
+    (1..4u32, 0..3u32, 0..2u32).prop_map(|(count, gpus, attempts)| TaskSpec {
+        count,
+        cpu: CpuMilli(250),
+        restart: RestartPolicy {
+            attempts: Some(attempts),
+            backoff: DurationMs(10),
+            backoff_max: DurationMs(10),
+        },
+        ..if gpus == 2 { gpu_task(1) } else { task() }
+    })
+}
+
+fn any_task() -> impl Strategy<Value = TaskSpec> {
+    prop_oneof![a_task(), a_common_task()]
+}
+
 fn a_task() -> impl Strategy<Value = TaskSpec> {
     let gpu = prop::option::weighted(0.5, (1..4u32, 0..3u8, prop::bool::ANY));
     let limit = prop::option::weighted(0.3, 1..4u32);
@@ -89,7 +107,7 @@ fn some_constraints() -> impl Strategy<Value = Constraints> {
 }
 
 fn a_job() -> impl Strategy<Value = JobSpec> {
-    let tasks = prop::collection::vec(a_task(), 1..3);
+    let tasks = prop::collection::vec(any_task(), 1..3);
     (0..6u8, 0..4usize, 0..=100u8, some_constraints(), tasks, 0..3u8).prop_map(
         |(kind, policy, priority, constraints, tasks, service)| {
             let kind = match kind {
@@ -137,6 +155,22 @@ fn a_step() -> impl Strategy<Value = Step> {
         2 => (1..700_000u64).prop_map(Step::Advance),
         1 => (0..6usize, purpose).prop_map(|(which, purpose)| Step::SetPurpose(which, purpose)),
         1 => (0..20usize, change).prop_map(|(which, change)| Step::Change(which, change)),
+    ]
+}
+
+/// Jobs that share a ranking and look at their own instances in it.
+fn a_spread_step() -> impl Strategy<Value = Step> {
+    let spread = (a_common_task(), 0..=100u8).prop_map(|(one, priority)| {
+        let restart = RestartPolicy { attempts: None, ..one.restart };
+        let one = TaskSpec { gpu: None, restart, ..one };
+        Step::Submit(Box::new(JobSpec { priority, ..job(Policy::Spread, one) }))
+    });
+    let end = (0..100usize).prop_map(|which| Step::End(which, exit(1)));
+    prop_oneof![
+        1 => spread,
+        1 => Just(Step::Plan(Budget::UNLIMITED)),
+        3 => end,
+        1 => Just(Step::Advance(20)),
     ]
 }
 
@@ -234,6 +268,24 @@ proptest! {
             (node, NodeLoad { gpu_util_milli, ..NodeLoad::default() })
         });
         let soft = SoftView { loads: loads.collect() };
+        for step in steps {
+            run(&mut cluster, &soft, step);
+        }
+        check_plan(&mut cluster, &soft, Budget::UNLIMITED);
+    }
+
+    #[test]
+    fn jobs_that_share_a_ranking_do_not_mix_up(
+        zones in prop::collection::vec(0..3u8, 2..6),
+        steps in prop::collection::vec(a_spread_step(), 4..30),
+    ) {
+        let nodes = zones.iter().map(|zone| NodeSpec {
+            cpu: CpuMilli(2000),
+            zone: name(&format!("zone-{zone}")),
+            ..gpu_node(0)
+        });
+        let mut cluster = Cluster::with_nodes(nodes);
+        let soft = SoftView::default();
         for step in steps {
             run(&mut cluster, &soft, step);
         }
