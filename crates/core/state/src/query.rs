@@ -127,6 +127,13 @@ impl ClusterState {
         self.allocations.range(first..=last).map(|(_, row)| row)
     }
 
+    /// Whether any attempt of the instance of `id` is live.
+    pub fn is_live(&self, id: AllocationId) -> bool {
+        let first = AllocationId { attempt: Attempt(0), ..id };
+        let last = AllocationId { attempt: Attempt(u32::MAX), ..id };
+        self.allocations.range(first..=last).next().is_some()
+    }
+
     /// Ended jobs, the one that ended first first, with when that was.
     pub fn finished(&self) -> impl Iterator<Item = (StateMs, JobId)> + '_ {
         self.index.finished.iter().copied()

@@ -157,7 +157,7 @@ pub struct ScoreParts {
     pub view_index: u64,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeRow {
     pub id: NodeId,
     pub name: Name,
@@ -232,6 +232,23 @@ impl Hash for JobRow {
 impl Hash for JobVersionRow {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         (self.version, self.digest, self.submitted_at).hash(hasher);
+    }
+}
+
+/// A row changes with each of its allocations, so what follows from others is
+/// left out: `live` and the devices and ports in `used` are those of the
+/// allocations, which are rows of their own, and the specification changes only
+/// with the session.
+impl Hash for NodeRow {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.id.hash(hasher);
+        self.name.hash(hasher);
+        self.instance_key.hash(hasher);
+        (self.spec.cpu, self.spec.memory, self.spec.devices.len()).hash(hasher);
+        (self.state, self.purpose, self.since).hash(hasher);
+        (self.session, self.generation).hash(hasher);
+        (self.used.cpu, self.used.memory, self.live.len()).hash(hasher);
+        self.blocked_ports.hash(hasher);
     }
 }
 

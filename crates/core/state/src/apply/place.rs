@@ -78,10 +78,7 @@ impl Step<'_> {
             JobKind::Daemon => {
                 u64::from(instance) == node.0
                     && !task.failed.contains(instance)
-                    && !self
-                        .state
-                        .allocations_of_task(id.job, id.task)
-                        .any(|row| row.id.instance == id.instance)
+                    && !self.state.is_live(id)
             }
         };
         let due = task.retries.get(&instance).is_none_or(|retry| retry.not_before <= self.now);
