@@ -9,8 +9,15 @@ use crate::log::{flush_installed, is_installed};
 /// Replaces the panic hook: from now on a panic in any thread writes one line
 /// (through the log where there is one, else to standard error) and aborts the
 /// process. The line waits at most a second for its reader.
-pub fn abort_on_panic() {
-    std::panic::set_hook(Box::new(|panic| {
+///
+/// `is_guarded` says whether the panicking thread is inside a call whose panics
+/// its caller catches and turns into an error of its own; such a panic is left
+/// to the caller, unreported. Pass `|| false` where there is none.
+pub fn abort_on_panic(is_guarded: fn() -> bool) {
+    std::panic::set_hook(Box::new(move |panic| {
+        if is_guarded() {
+            return;
+        }
         report(panic);
         std::process::abort();
     }));

@@ -54,7 +54,7 @@ fn run_all() -> ExitCode {
 
 fn panic_with_log(format: LogFormat) -> ExitCode {
     let _log = init_log("info", format).unwrap();
-    abort_on_panic();
+    abort_on_panic(|| false);
     // In a thread, where an unhooked panic would leave the process alive.
     let ended = thread::Builder::new().name("doomed".to_owned()).spawn(|| panic!("two\nlines"));
     ended.unwrap().join().ok();
@@ -62,14 +62,14 @@ fn panic_with_log(format: LogFormat) -> ExitCode {
 }
 
 fn panic_without_log() -> ExitCode {
-    abort_on_panic();
+    abort_on_panic(|| false);
     thread::spawn(|| panic!("no log")).join().ok();
     ExitCode::SUCCESS
 }
 
 fn panic_while_blocked() -> ExitCode {
     let _log = init_log("info", LogFormat::Text).unwrap();
-    abort_on_panic();
+    abort_on_panic(|| false);
     for line_index in 0..100_000 {
         tracing::info!(line_index, "nobody reads this");
     }
