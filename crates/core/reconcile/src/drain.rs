@@ -1,72 +1,76 @@
 //! Emptying nodes: replicas move one at a time per task, batch work may finish
-//! until the deadline, daemons go last.
+//! until the deadline, daemons go when all else is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, JobId, JobKind, StateMs, StopIntent, TaskIndex};
+use berth_model::{AllocationId, JobId, JobKind, NodeId, StateMs, StopIntent, TaskIndex};
 use berth_state::{AllocationRow, ClusterState, Command, NodeRow, Purpose};
 
 use crate::ALLOCATIONS_IN_COMMAND_MAX;
+use crate::replicas::next_to_go;
 
-pub(crate) fn commands(view: &ClusterState, now: StateMs) -> Vec<Command> {
-    let mut moving: BTreeMap<(JobId, TaskIndex), u32> = BTreeMap::new();
-    let draining: Vec<&NodeRow> = view
-        .nodes()
-        .values()
-        .filter(|node| matches!(node.purpose, Purpose::Draining(_)))
-        .map(|node| &**node)
-        .collect();
-    if draining.is_empty() {
-        return Vec::new();
-    }
-    for row in view.allocations().values().filter(|row| is_moving(row)) {
-        *moving.entry((row.id.job, row.id.task)).or_default() += 1;
-    }
-    let mut commands = Vec::new();
-    for node in draining {
+/// `going` is what this tick has given orders about already; a second order
+/// would change why it ends.
+pub(crate) fn commands(
+    view: &ClusterState,
+    going: &BTreeSet<AllocationId>,
+    now: StateMs,
+) -> Vec<Command> {
+    let mut stops: BTreeMap<NodeId, Vec<AllocationId>> = BTreeMap::new();
+    let mut replicas: BTreeMap<(JobId, TaskIndex), BTreeSet<AllocationId>> = BTreeMap::new();
+    let mut gone = going.clone();
+    for node in view.nodes().values() {
         let Purpose::Draining(drain) = node.purpose else { continue };
-        let over = drain.deadline.is_some_and(|deadline| deadline <= now);
-        let rows: Vec<&AllocationRow> = node
-            .live
-            .iter()
-            .filter_map(|id| view.allocations().get(id))
-            .map(|row| &**row)
-            .filter(|row| row.state.stop_intent().is_none())
-            .collect();
-        let only_daemons = rows.iter().all(|row| kind(view, row) == Some(JobKind::Daemon));
-        let mut stops: Vec<AllocationId> = Vec::new();
+        let rows = rows_of(view, node, going);
+        let stops = stops.entry(node.id).or_default();
+        if drain.deadline.is_some_and(|deadline| deadline <= now) {
+            stops.extend(rows.iter().map(|row| row.id));
+            gone.extend(rows.iter().map(|row| row.id));
+            continue;
+        }
+        let only_daemons = node.live.iter().all(|id| kind(view, *id) == Some(JobKind::Daemon));
         for row in rows {
-            let go = over
-                || match kind(view, row) {
-                    Some(JobKind::Service) => {
-                        let others = moving.entry((row.id.job, row.id.task)).or_default();
-                        *others += 1;
-                        *others == 1
-                    }
-                    Some(JobKind::Daemon) => only_daemons,
-                    Some(JobKind::Batch) | None => false,
-                };
-            if go && stops.len() < ALLOCATIONS_IN_COMMAND_MAX {
-                stops.push(row.id);
+            match kind(view, row.id) {
+                Some(JobKind::Service) => {
+                    replicas.entry((row.id.job, row.id.task)).or_default().insert(row.id);
+                }
+                Some(JobKind::Daemon) if only_daemons => stops.push(row.id),
+                Some(JobKind::Daemon | JobKind::Batch) | None => {}
             }
         }
-        if !stops.is_empty() {
-            commands.push(Command::StopAllocations {
-                allocations: stops,
-                intent: StopIntent::Drain,
-                reason: format!("node {} is being drained", node.name),
-            });
+    }
+    for ((job, task), here) in replicas {
+        let Some(job) = view.jobs().get(&job) else { continue };
+        if let Some(row) = next_to_go(view, job, task, &gone, |row| here.contains(&row.id)) {
+            stops.entry(row.node).or_default().push(row.id);
         }
     }
-    commands
+    stops.into_iter().filter_map(|(node, stops)| order(view, node, stops)).collect()
 }
 
-/// Being moved, or just moved and not ready yet.
-fn is_moving(row: &AllocationRow) -> bool {
-    row.state.stop_intent().is_some()
-        || row.state != berth_model::AllocationState::Running { ready: true }
+fn rows_of<'a>(
+    view: &'a ClusterState,
+    node: &NodeRow,
+    going: &BTreeSet<AllocationId>,
+) -> Vec<&'a AllocationRow> {
+    node.live
+        .iter()
+        .filter_map(|id| view.allocations().get(id))
+        .map(|row| &**row)
+        .filter(|row| row.state.stop_intent().is_none() && !going.contains(&row.id))
+        .collect()
 }
 
-fn kind(view: &ClusterState, row: &AllocationRow) -> Option<JobKind> {
-    view.jobs().get(&row.id.job).map(|job| job.kind())
+fn order(view: &ClusterState, node: NodeId, mut stops: Vec<AllocationId>) -> Option<Command> {
+    stops.truncate(ALLOCATIONS_IN_COMMAND_MAX);
+    let name = &view.nodes().get(&node)?.name;
+    (!stops.is_empty()).then(|| Command::StopAllocations {
+        allocations: stops,
+        intent: StopIntent::Drain,
+        reason: format!("node {name} is being drained"),
+    })
+}
+
+fn kind(view: &ClusterState, id: AllocationId) -> Option<JobKind> {
+    view.jobs().get(&id.job).map(|job| job.kind())
 }

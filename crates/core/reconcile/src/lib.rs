@@ -6,6 +6,7 @@
 
 mod drain;
 mod liveness;
+mod replicas;
 mod retention;
 mod rolling;
 mod soft;
@@ -14,7 +15,9 @@ mod time_limits;
 pub use liveness::{Liveness, LivenessRules};
 pub use soft::{Heard, SoftState};
 
-use berth_model::StateMs;
+use std::collections::BTreeSet;
+
+use berth_model::{AllocationId, StateMs};
 use berth_state::{ClusterState, Command};
 
 /// Commands of one tick; more wait for the next.
@@ -33,9 +36,23 @@ pub fn tick(
     let mut commands = Vec::new();
     commands.extend(liveness::commands(view, soft, rules, now));
     commands.extend(time_limits::commands(view, now));
-    commands.extend(drain::commands(view, now));
-    commands.extend(rolling::commands(view));
+    commands.extend(drain::commands(view, &ordered(&commands), now));
+    commands.extend(rolling::commands(view, &ordered(&commands)));
     commands.extend(retention::commands(view, now));
     commands.truncate(COMMANDS_MAX);
     commands
+}
+
+/// The allocations that these commands end: one tick gives one order about
+/// each, the first one, since a later one would change what its end means.
+fn ordered(commands: &[Command]) -> BTreeSet<AllocationId> {
+    let mut ordered = BTreeSet::new();
+    for command in commands {
+        if let Command::LoseAllocations { allocations, .. }
+        | Command::StopAllocations { allocations, .. } = command
+        {
+            ordered.extend(allocations);
+        }
+    }
+    ordered
 }

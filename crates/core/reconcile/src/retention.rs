@@ -3,8 +3,14 @@
 use berth_model::{DurationMs, JobId, NodeId, NodeState, StateMs};
 use berth_state::{ClusterState, Command, retention as limits};
 
-/// Things forgotten in one command.
+/// Things of each kind forgotten in one command.
 const REAP_MAX: usize = 256;
+/// Keys are texts of up to 256 bytes: so many bytes of them in one command
+/// leave it well inside a log entry, which an entry of 256 long keys is not,
+/// and a command that never fits would stop retention for ever.
+const REAP_KEY_BYTES_MAX: usize = 32 << 10;
+/// What a key costs beside its texts: tags and lengths.
+const KEY_EXTRA_BYTES: usize = 16;
 
 pub(crate) fn commands(view: &ClusterState, now: StateMs) -> Option<Command> {
     let jobs = jobs(view, now);
@@ -16,10 +22,15 @@ pub(crate) fn commands(view: &ClusterState, now: StateMs) -> Option<Command> {
         .map(|node| node.id)
         .take(REAP_MAX)
         .collect();
+    let mut key_bytes = 0;
     let keys: Vec<_> = view
         .forgettable_keys(now)
-        .map(|(namespace, key)| (namespace.clone(), key.to_owned()))
         .take(REAP_MAX)
+        .take_while(|(namespace, key)| {
+            key_bytes += namespace.as_str().len() + key.len() + KEY_EXTRA_BYTES;
+            key_bytes <= REAP_KEY_BYTES_MAX
+        })
+        .map(|(namespace, key)| (namespace.clone(), key.to_owned()))
         .collect();
     let anything = !jobs.is_empty() || !nodes.is_empty() || !keys.is_empty();
     anything.then_some(Command::Reap { jobs, nodes, keys })

@@ -1,36 +1,29 @@
 //! Bringing replicas to the current version, one at a time, and only while the
 //! others are ready.
 
-use berth_model::{AllocationState, StopIntent, TaskIndex, TaskSpec};
+use std::collections::BTreeSet;
+
+use berth_model::{AllocationId, StopIntent, TaskIndex, TaskSpec};
 use berth_state::{AllocationRow, ClusterState, Command, JobRow};
 
-pub(crate) fn commands(view: &ClusterState) -> Vec<Command> {
+use crate::replicas::next_to_go;
+
+/// `going` is what this tick has given orders about already.
+pub(crate) fn commands(view: &ClusterState, going: &BTreeSet<AllocationId>) -> Vec<Command> {
     view.jobs()
         .values()
         .filter(|job| job.places() && job.kind().is_named() && job.version > 1 && job.live > 0)
-        .flat_map(|job| next_of(view, job))
+        .flat_map(|job| next_of(view, job, going))
         .collect()
 }
 
-fn next_of(view: &ClusterState, job: &JobRow) -> Vec<Command> {
+fn next_of(view: &ClusterState, job: &JobRow, going: &BTreeSet<AllocationId>) -> Vec<Command> {
     let mut commands = Vec::new();
     for position in 0..job.spec.tasks.len() {
         let task = TaskIndex(u16::try_from(position).unwrap_or(u16::MAX));
-        let Some(instances) = view.tasks().get(&(job.id, task)) else { continue };
-        if !instances.pending.is_empty() {
+        let Some(first) = next_to_go(view, job, task, going, |row| is_outdated(job, row)) else {
             continue;
-        }
-        let rows: Vec<&AllocationRow> =
-            view.allocations_of_task(job.id, task).map(|row| &**row).collect();
-        let old = rows.iter().filter(|row| is_outdated(job, row));
-        // One that is not ready anyway goes first: replacing it costs nothing.
-        let Some(first) = old.min_by_key(|row| (is_ready(row), row.id)) else { continue };
-        let others_ready = rows.iter().all(|row| row.id == first.id || is_ready(row));
-        let stopping = rows.iter().any(|row| row.state.stop_intent().is_some());
-        let costs_a_replica = is_ready(first) && !others_ready;
-        if stopping || costs_a_replica {
-            continue;
-        }
+        };
         commands.push(Command::StopAllocations {
             allocations: vec![first.id],
             intent: StopIntent::Replace,
@@ -40,13 +33,9 @@ fn next_of(view: &ClusterState, job: &JobRow) -> Vec<Command> {
     commands
 }
 
-fn is_ready(row: &AllocationRow) -> bool {
-    row.state == AllocationState::Running { ready: true }
-}
-
 /// Whether it runs something else than the current version asks for. The
 /// number of replicas does not matter to one of them.
-pub fn is_outdated(job: &JobRow, row: &AllocationRow) -> bool {
+fn is_outdated(job: &JobRow, row: &AllocationRow) -> bool {
     if row.job_version == job.version {
         return false;
     }

@@ -1,0 +1,132 @@
+//! The order in which a node is emptied.
+
+use berth_model::{AllocationId, Drain, JobKind, StateMs, StopIntent};
+use berth_state::Purpose;
+
+use crate::world::{World, job, stopped};
+
+const DRAIN: Purpose = Purpose::Draining(Drain { deadline: None });
+
+fn moved(world: &mut World) -> Vec<AllocationId> {
+    stopped(&world.step(), StopIntent::Drain)
+}
+
+#[test]
+fn nothing_moves_where_nothing_is_drained() {
+    let mut world = World::new(2);
+    let web = world.submit(job(JobKind::Service, "web", 2));
+    world.run(web, 0, 1);
+    world.run(web, 1, 1);
+    world.set(1, Purpose::Cordoned);
+    assert!(world.tick().is_empty());
+}
+
+#[test]
+fn replicas_of_a_task_move_one_after_the_other() {
+    let mut world = World::new(2);
+    let web = world.submit(job(JobKind::Service, "web", 3));
+    let here: Vec<AllocationId> = (0..3).map(|instance| world.run(web, instance, 1)).collect();
+    world.set(1, DRAIN);
+    for (position, old) in here.iter().enumerate() {
+        assert_eq!(moved(&mut world), [*old]);
+        assert!(moved(&mut world).is_empty(), "it is still stopping");
+        world.exit(*old, 143);
+        assert!(moved(&mut world).is_empty(), "its successor has no place yet");
+        let new = world.place(web, u32::try_from(position).unwrap(), 2);
+        assert!(moved(&mut world).is_empty(), "its successor is not ready yet");
+        world.ready(new);
+    }
+    assert!(moved(&mut world).is_empty());
+}
+
+#[test]
+fn tasks_of_different_jobs_move_at_the_same_time() {
+    let mut world = World::new(2);
+    let ids: Vec<AllocationId> = ["one", "two"]
+        .iter()
+        .map(|name| {
+            let id = world.submit(job(JobKind::Service, name, 1));
+            world.run(id, 0, 1)
+        })
+        .collect();
+    world.set(1, DRAIN);
+    assert_eq!(moved(&mut world), ids);
+}
+
+#[test]
+fn two_nodes_that_are_drained_together_move_one_replica_at_a_time() {
+    let mut world = World::new(3);
+    let web = world.submit(job(JobKind::Service, "web", 2));
+    let first = world.run(web, 0, 1);
+    let second = world.run(web, 1, 2);
+    world.set(1, DRAIN);
+    world.set(2, DRAIN);
+    assert_eq!(moved(&mut world), [first]);
+    world.exit(first, 143);
+    assert!(moved(&mut world).is_empty());
+    world.run(web, 0, 3);
+    assert_eq!(moved(&mut world), [second]);
+}
+
+#[test]
+fn a_replica_that_is_not_ready_anyway_moves_at_once() {
+    let mut world = World::new(2);
+    let web = world.submit(job(JobKind::Service, "web", 2));
+    let ready = world.run(web, 0, 1);
+    let starting = world.place(web, 1, 1);
+    world.set(1, DRAIN);
+    assert_eq!(moved(&mut world), [starting], "it serves nobody");
+    assert!(moved(&mut world).is_empty(), "the other one is all there is");
+    world.exit(starting, 143);
+    world.run(web, 1, 2);
+    assert_eq!(moved(&mut world), [ready]);
+}
+
+#[test]
+fn batch_work_may_finish_until_the_deadline() {
+    let mut world = World::new(1);
+    let train = world.submit(job(JobKind::Batch, "train", 2));
+    let both = [world.run(train, 0, 1), world.place(train, 1, 1)];
+    let deadline = Some(StateMs(world.now + 60_000));
+    world.set(1, Purpose::Draining(Drain { deadline }));
+    world.pass(59_999);
+    assert!(moved(&mut world).is_empty());
+    world.pass(1);
+    assert_eq!(moved(&mut world), both);
+    assert!(moved(&mut world).is_empty(), "it was said once");
+    // Nothing is held against an instance whose node was emptied.
+    world.exit(both[0], 143);
+    assert_eq!(world.state.queue_len(), 1);
+}
+
+#[test]
+fn the_deadline_is_stronger_than_the_wish_to_keep_replicas() {
+    let mut world = World::new(1);
+    let web = world.submit(job(JobKind::Service, "web", 3));
+    let all: Vec<AllocationId> = (0..3).map(|instance| world.run(web, instance, 1)).collect();
+    let deadline = Some(StateMs(world.now + 1_000));
+    world.set(1, Purpose::Draining(Drain { deadline }));
+    assert_eq!(moved(&mut world), all[..1]);
+    world.pass(1_000);
+    assert_eq!(moved(&mut world), all[1..]);
+}
+
+#[test]
+fn daemons_go_when_everything_else_is_gone() {
+    let mut world = World::new(2);
+    let shipper = world.submit(job(JobKind::Daemon, "shipper", 1));
+    let web = world.submit(job(JobKind::Service, "web", 1));
+    let train = world.submit(job(JobKind::Batch, "train", 1));
+    let daemon = world.run(shipper, 1, 1);
+    let replica = world.run(web, 0, 1);
+    let batch = world.run(train, 0, 1);
+    world.set(1, DRAIN);
+    assert_eq!(moved(&mut world), [replica]);
+    world.exit(batch, 0);
+    assert!(moved(&mut world).is_empty(), "the replica is still stopping");
+    world.exit(replica, 143);
+    assert_eq!(moved(&mut world), [daemon]);
+    world.exit(daemon, 143);
+    assert!(moved(&mut world).is_empty());
+    assert_eq!(world.try_place(shipper, 1, 1), None, "a draining node takes nothing");
+}

@@ -1,0 +1,11 @@
+//! What the leader proposes, checked against views that apply itself has built.
+
+#![expect(clippy::unwrap_used, reason = "tests may unwrap, and so may what they share")]
+
+mod drain;
+mod liveness;
+mod lives;
+mod retention;
+mod rolling;
+mod time_limits;
+mod world;
