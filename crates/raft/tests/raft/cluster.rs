@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use berth_raft::device::sled::{Directory, SledDevice, SledOptions};
 use berth_raft::transport::grpc::GrpcTransport;
-use berth_raft::transport::service::PeerService;
+use berth_raft::transport::service::{self, PeerService};
 use berth_raft::transport::{
     CallError, CallKind, Lane, PeerConnection, PeerHandler, PeerHeader, PeerRefusal, PeerTransport,
 };
@@ -18,7 +18,6 @@ use berth_raft::{
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::model::options;
 use crate::register::{Register, Shown, State, add, add_padded, show};
@@ -65,7 +64,7 @@ async fn serve(
         // Ends the connections too: a peer must not go on talking to a node
         // that was replaced by its next life in this same process.
         let stopped = async { drop(stopped.await) };
-        let incoming = TcpListenerStream::new(listener);
+        let incoming = service::incoming(listener);
         server.serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
     });
     (stop, done)

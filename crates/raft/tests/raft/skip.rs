@@ -1,5 +1,6 @@
 //! The one place where a test says that it cannot run here.
 
+#[expect(clippy::print_stdout, reason = "a skip must be seen")]
 /// Says so, or fails when the need is listed in `BERTH_TESTS_REQUIRE`.
 pub fn skipped(test: &str, need: &str, reason: &str) {
     let required = std::env::var("BERTH_TESTS_REQUIRE").unwrap_or_default();
