@@ -13,5 +13,6 @@ pub mod log;
 mod problem;
 pub mod snapshot;
 pub mod spec;
+pub mod views;
 
 pub use frozen::DecodeError;

@@ -1,0 +1,142 @@
+//! What a new version of a job would change, in lines for people.
+
+use std::collections::BTreeMap;
+
+use berth_model::{HealthProbe, JobSpec, TaskSpec};
+
+/// Lines of a difference; a longer one says how many more there are.
+const LINES_MAX: usize = 200;
+/// Characters of a value that a line shows.
+const VALUE_CHARS_MAX: usize = 80;
+
+/// A value as it is compared, and whether it may be shown.
+#[derive(PartialEq)]
+enum Value {
+    Shown(String),
+    /// Of an environment: often a secret.
+    Hidden(String),
+}
+
+type Fields = BTreeMap<String, Value>;
+
+/// The fields that differ, a line each, such as `tasks.main.count: 2 -> 3`.
+/// Values of environment variables are compared and never shown.
+pub fn spec_diff(old: &JobSpec, new: &JobSpec) -> Vec<String> {
+    let (old, new) = (fields(old), fields(new));
+    let mut paths: Vec<&String> = old.keys().chain(new.keys()).collect();
+    paths.sort();
+    paths.dedup();
+    let mut lines: Vec<String> =
+        paths.into_iter().filter_map(|path| line(path, old.get(path), new.get(path))).collect();
+    let more = lines.len().saturating_sub(LINES_MAX);
+    if more > 0 {
+        lines.truncate(LINES_MAX);
+        lines.push(format!("and {more} more"));
+    }
+    lines
+}
+
+fn line(path: &str, old: Option<&Value>, new: Option<&Value>) -> Option<String> {
+    let change = match (old, new) {
+        (old, new) if old == new => return None,
+        (None, Some(Value::Hidden(_))) => "added".to_owned(),
+        (Some(Value::Hidden(_)), None) => "removed".to_owned(),
+        (Some(Value::Hidden(_)), Some(_)) | (Some(_), Some(Value::Hidden(_))) => {
+            "changed".to_owned()
+        }
+        (old, new) => format!("{} -> {}", shown(old), shown(new)),
+    };
+    Some(format!("{path}: {change}"))
+}
+
+fn shown(value: Option<&Value>) -> String {
+    let Some(Value::Shown(text)) = value else {
+        return "(none)".to_owned();
+    };
+    let mut shown: String = text.chars().take(VALUE_CHARS_MAX).collect();
+    if text.chars().nth(VALUE_CHARS_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Every field under its path, those that are absent left out.
+fn fields(spec: &JobSpec) -> Fields {
+    let mut fields = Fields::new();
+    put(&mut fields, "kind", spec.kind.name());
+    put(&mut fields, "priority", spec.priority);
+    put(&mut fields, "policy", spec.policy.name());
+    for (key, value) in &spec.constraints.labels {
+        // Free texts are quoted, so that a line stays a line.
+        put(&mut fields, &format!("constraints.labels.{}", key.escape_debug()), quoted(value));
+    }
+    put_some(&mut fields, "constraints.pool", spec.constraints.pool.as_ref());
+    put_some(&mut fields, "constraints.node", spec.constraints.node.as_ref());
+    put_some(&mut fields, "deadline", spec.deadline.map(|span| milliseconds(span.0)));
+    put(&mut fields, "max_disconnect", milliseconds(spec.max_disconnect.0));
+    put(&mut fields, "exclusive", spec.exclusive);
+    for task in &spec.tasks {
+        task_fields(task, &mut fields);
+    }
+    fields
+}
+
+fn task_fields(task: &TaskSpec, fields: &mut Fields) {
+    let at = |field: &str| format!("tasks.{}.{field}", task.name);
+    put(fields, &at("command"), format!("{:?}", task.command));
+    for (key, value) in &task.env {
+        fields.insert(at(&format!("env.{}", key.escape_debug())), Value::Hidden(value.clone()));
+    }
+    put_some(fields, &at("workdir"), task.workdir.as_ref().map(|workdir| quoted(workdir)));
+    put(fields, &at("count"), task.count);
+    if let Some(array) = task.array {
+        put(fields, &at("array.start"), array.start);
+        put(fields, &at("array.step"), array.step);
+        put_some(fields, &at("array.parallel_max"), array.parallel_max);
+    }
+    put(fields, &at("cpu"), task.cpu);
+    put(fields, &at("memory"), task.memory);
+    if let Some(gpu) = &task.gpu {
+        put(fields, &at("gpu.count"), gpu.count);
+        put(fields, &at("gpu.type"), format!("{:?}", gpu.models));
+        put_some(fields, &at("gpu.vram"), gpu.memory_min);
+    }
+    put(fields, &at("ports"), format!("{:?}", task.ports));
+    put(fields, &at("stop.signal"), task.stop.signal.name());
+    put(fields, &at("stop.grace"), milliseconds(task.stop.grace.0));
+    let attempts = task.restart.attempts.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
+    put(fields, &at("restart.attempts"), attempts);
+    put(fields, &at("restart.backoff"), milliseconds(task.restart.backoff.0));
+    put(fields, &at("restart.backoff_max"), milliseconds(task.restart.backoff_max.0));
+    put_some(fields, &at("time_limit"), task.time_limit.map(|limit| milliseconds(limit.0)));
+    if let Some(health) = &task.health {
+        let probe = match &health.probe {
+            HealthProbe::Http { path, port } => format!("http {} at {port}", quoted(path)),
+            HealthProbe::Tcp { port } => format!("tcp at {port}"),
+            HealthProbe::Command { command } => format!("command {command:?}"),
+        };
+        put(fields, &at("health.probe"), probe);
+        put(fields, &at("health.interval"), milliseconds(health.interval.0));
+        put(fields, &at("health.timeout"), milliseconds(health.timeout.0));
+        put(fields, &at("health.failures"), health.failures);
+        put(fields, &at("health.start_period"), milliseconds(health.start_period.0));
+    }
+}
+
+fn put(fields: &mut Fields, path: &str, value: impl ToString) {
+    fields.insert(path.to_owned(), Value::Shown(value.to_string()));
+}
+
+fn put_some(fields: &mut Fields, path: &str, value: Option<impl ToString>) {
+    if let Some(value) = value {
+        put(fields, path, value);
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("{text:?}")
+}
+
+fn milliseconds(span: u64) -> String {
+    format!("{span} ms")
+}

@@ -1,0 +1,102 @@
+//! What has happened, each in a sentence.
+
+use berth_model::{AllocationState, Outcome, WallMs};
+use berth_proto::v1;
+use berth_state::{ClusterState, Event, EventKind, Purpose};
+
+use super::allocation::phase;
+use super::node_name;
+
+/// An event as watchers get it. `state` names the node; `token` is where a
+/// watcher may resume.
+pub fn event(state: &ClusterState, event: &Event, token: &str, at: WallMs) -> v1::Event {
+    let node = event.node.map(|node| node_name(state, node)).unwrap_or_default();
+    v1::Event {
+        token: token.to_owned(),
+        at_ms: at.0,
+        kind: event.kind.name().to_owned(),
+        job_id: event.job.map(|job| job.0),
+        allocation_id: event.allocation.map(|id| id.to_string()).unwrap_or_default(),
+        message: sentence(&event.kind, &node),
+        node,
+    }
+}
+
+fn sentence(kind: &EventKind, node: &str) -> String {
+    match kind {
+        EventKind::JobSubmitted { namespace, name } => {
+            format!("job {name} was submitted to namespace {namespace}")
+        }
+        EventKind::JobUpdated { version } => format!("the job is now at version {version}"),
+        EventKind::JobHeld => "nothing more of the job is placed until it is released".to_owned(),
+        EventKind::JobReleased => "the job may be placed again".to_owned(),
+        EventKind::JobStopping { reason } => because("the job is being stopped", reason),
+        EventKind::JobStateChanged { state, reason } => {
+            because(&format!("the job is now {}", spoken(state.name())), reason)
+        }
+        EventKind::JobReaped => "the ended job was forgotten".to_owned(),
+        EventKind::InstancesQueued { count: 1 } => "1 instance waits for a place".to_owned(),
+        EventKind::InstancesQueued { count } => format!("{count} instances wait for a place"),
+        EventKind::AllocationPlanned => format!("placed on node {node}"),
+        EventKind::AllocationStateChanged { state } => allocation_sentence(*state),
+        EventKind::AllocationStopping { reason } => because("is being stopped", reason),
+        EventKind::AllocationEnded { outcome, reason, .. } => {
+            because(outcome_phrase(*outcome), reason)
+        }
+        EventKind::RetryScheduled { wait_ms: 0 } => "will be tried again at once".to_owned(),
+        EventKind::RetryScheduled { wait_ms } => {
+            format!("will be tried again in {}.{:03} s", wait_ms / 1000, wait_ms % 1000)
+        }
+        EventKind::NodeRegistered { name } => format!("node {name} has registered"),
+        EventKind::NodeStateChanged { state } => format!("node {node} is {}", state.name()),
+        EventKind::NodePurposeChanged { purpose } => purpose_sentence(*purpose, node),
+        EventKind::NodeReaped => format!("node {node} was forgotten"),
+        EventKind::DesiredChanged { generation } => {
+            format!("what should be on node {node} has generation {generation}")
+        }
+        EventKind::ClusterFounded => "the cluster was founded".to_owned(),
+        EventKind::ClusterVersionRaised { version } => {
+            format!("the cluster is now at version {version}")
+        }
+    }
+}
+
+fn because(what: &str, reason: &str) -> String {
+    if reason.is_empty() { what.to_owned() } else { format!("{what}: {reason}") }
+}
+
+/// The name of a state as one says it.
+fn spoken(name: &str) -> String {
+    name.replace('_', " ")
+}
+
+fn allocation_sentence(state: AllocationState) -> String {
+    match state {
+        AllocationState::Starting(_) => format!("is starting ({})", phase(state)),
+        AllocationState::Running { ready: true } => "is running and ready".to_owned(),
+        AllocationState::Running { ready: false } => "is running, not yet ready".to_owned(),
+        AllocationState::Unkillable(_) => {
+            "does not end although it was killed, and keeps its devices".to_owned()
+        }
+        AllocationState::Planned | AllocationState::Stopping(_) => format!("is {}", state.name()),
+    }
+}
+
+fn outcome_phrase(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Succeeded => "succeeded",
+        Outcome::Failed => "failed",
+        Outcome::Cancelled => "was cancelled",
+        Outcome::TimedOut => "ran out of time",
+        Outcome::Preempted => "was displaced",
+        Outcome::Lost => "was lost",
+    }
+}
+
+fn purpose_sentence(purpose: Purpose, node: &str) -> String {
+    match purpose {
+        Purpose::Work => format!("node {node} takes work"),
+        Purpose::Cordoned => format!("node {node} takes nothing new"),
+        Purpose::Draining(_) => format!("node {node} is being emptied"),
+    }
+}

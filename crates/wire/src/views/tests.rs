@@ -1,0 +1,398 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use berth_model::{
+    AllocationId, AllocationState, Attempt, Constraints, CpuMilli, Device, DeviceClaim,
+    DeviceHealth, Drain, DurationMs, EndCause, EndReport, GpuRequest, InstanceIndex, JobId,
+    JobKind, JobSpec, JobState, MemoryBytes, Name, NodeId, NodeSpec, NodeState, Outcome, Policy,
+    PortRange, RestartPolicy, ShareMilli, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec,
+    WallMs,
+};
+use berth_proto::v1;
+use berth_state::{
+    ClusterState, Command, Entry, Event, EventKind, Observation, Observed, Placement, Purpose,
+    Reply, ScoreParts, SubmitJob,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::arbitrary;
+use crate::spec::{job_spec_from_proto, spec_digest};
+
+/// A cluster with a node `gpu-01` of two devices (positions 4 and 5).
+struct World {
+    state: ClusterState,
+    index: u64,
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn task(count: u32) -> TaskSpec {
+    TaskSpec {
+        count,
+        gpu: Some(GpuRequest { count: 1, models: Vec::new(), memory_min: None }),
+        restart: RestartPolicy { attempts: Some(0), ..RestartPolicy::default_for(JobKind::Batch) },
+        ..TaskSpec::new(name("main"), JobKind::Batch, vec!["true".into()])
+    }
+}
+
+fn spec(kind: JobKind, tasks: Vec<TaskSpec>) -> JobSpec {
+    JobSpec {
+        name: name("render"),
+        namespace: name("research"),
+        kind,
+        priority: 50,
+        policy: Policy::BestFit,
+        constraints: Constraints::default(),
+        tasks,
+        deadline: None,
+        max_disconnect: DurationMs(10_000),
+        exclusive: false,
+    }
+}
+
+fn node_spec() -> NodeSpec {
+    let device = |index| Device {
+        uuid: format!("GPU-{index}"),
+        index,
+        model: "H100".into(),
+        memory: MemoryBytes(80 << 30),
+        health: DeviceHealth::Healthy,
+    };
+    NodeSpec {
+        labels: BTreeMap::new(),
+        pool: name("default"),
+        zone: name("a"),
+        cpu: CpuMilli(8000),
+        memory: MemoryBytes(64 << 30),
+        devices: vec![device(4), device(5)],
+        ports: PortRange::DEFAULT,
+        agent_version: "0.1.0".into(),
+        address: "127.0.0.1:1".into(),
+    }
+}
+
+impl World {
+    fn new() -> World {
+        let mut world = World { state: ClusterState::default(), index: 0 };
+        world.apply(Command::Found { cluster_id: [1; 16] });
+        world.apply(Command::RegisterNode {
+            name: name("gpu-01"),
+            instance_key: [1; 16],
+            spec: Arc::new(node_spec()),
+        });
+        world
+    }
+
+    fn apply(&mut self, command: Command) -> (Reply, Vec<Event>) {
+        self.index += 1;
+        let entry = Entry {
+            state_ms: StateMs(self.index * 1000),
+            wall_ms: WallMs(self.index * 1000),
+            proposer: String::new(),
+            commands: vec![command],
+        };
+        let mut applied = self.state.apply(self.index, &entry);
+        (applied.replies.remove(0).unwrap(), applied.events)
+    }
+
+    fn submit(&mut self, spec: JobSpec) -> JobId {
+        let digest = spec_digest(&spec);
+        let key = Some("key-1".to_owned());
+        let submit = SubmitJob { key, spec: Arc::new(spec), digest, if_version: None };
+        let (reply, _) = self.apply(Command::Submit(submit));
+        let Reply::Submitted { job, .. } = reply else {
+            panic!("{reply:?}");
+        };
+        job
+    }
+
+    fn place(&mut self, job: JobId, instance: u32, uuid: &str) -> AllocationId {
+        let placement = Placement {
+            job,
+            task: TaskIndex(0),
+            instance: InstanceIndex(instance),
+            attempt: Attempt::FIRST,
+            node: NodeId(1),
+            devices: vec![DeviceClaim {
+                uuid: uuid.into(),
+                share: ShareMilli::WHOLE,
+                memory: MemoryBytes(80 << 30),
+            }],
+            ports: Vec::new(),
+            score: ScoreParts::default(),
+        };
+        let (reply, _) = self.apply(Command::Place { placements: vec![placement] });
+        let Reply::Placed { granted, refused } = reply else {
+            panic!("{reply:?}");
+        };
+        assert_eq!(refused, []);
+        granted[0]
+    }
+
+    fn observe(&mut self, allocation: AllocationId, observed: Observed) {
+        let observations = vec![Observation { allocation, observed }];
+        self.apply(Command::Observe { node: NodeId(1), observations });
+    }
+
+    fn job(&self, id: JobId) -> v1::Job {
+        job(&self.state, self.state.jobs().get(&id).unwrap())
+    }
+
+    fn allocation(&self, id: AllocationId) -> v1::Allocation {
+        allocation(&self.state, self.state.allocations().get(&id).unwrap())
+    }
+}
+
+fn failed() -> EndReport {
+    EndReport {
+        cause: EndCause::Exited,
+        exit_code: Some(3),
+        signal: None,
+        reason: String::new(),
+        stderr_tail: "no such file".into(),
+        started_at: Some(WallMs(5)),
+        finished_at: WallMs(6),
+    }
+}
+
+#[test]
+fn a_job_shows_the_progress_of_its_tasks() {
+    let mut world = World::new();
+    let id = world.submit(spec(JobKind::Batch, vec![task(4)]));
+    let queued = world.job(id);
+    assert_eq!((queued.state.as_str(), queued.tasks[0].pending), ("queued", 4));
+    assert_eq!((queued.name.as_str(), queued.namespace.as_str()), ("render", "research"));
+    assert_eq!((queued.key.as_str(), queued.submitted_at_ms), ("key-1", 3000));
+    let first = world.place(id, 0, "GPU-4");
+    let second = world.place(id, 1, "GPU-5");
+    world.observe(first, Observed::Running { ready: true, started_at: WallMs(5) });
+    world.observe(second, Observed::Ended(failed()));
+    let shown = world.job(id);
+    let status = &shown.tasks[0];
+    assert_eq!(shown.state, "running");
+    assert_eq!((status.name.as_str(), status.count, status.pending), ("main", 4, 2));
+    assert_eq!((status.running, status.ready, status.live, status.failed), (1, 1, 1, 1));
+    let failure = &status.failures[0];
+    assert_eq!((failure.node.as_str(), failure.exit_code), ("gpu-01", Some(3)));
+    assert_eq!(failure.stderr_tail, "no such file");
+    let row = world.state.jobs().get(&id).unwrap();
+    assert_eq!(listed_job(&world.state, row).tasks[0].failures, []);
+}
+
+#[test]
+fn an_allocation_shows_where_and_how_far_it_is() {
+    let mut world = World::new();
+    let id = world.submit(spec(JobKind::Batch, vec![task(1)]));
+    let placed = world.place(id, 0, "GPU-5");
+    let shown = world.allocation(placed);
+    assert_eq!((shown.state.as_str(), shown.phase.as_str()), ("planned", ""));
+    assert_eq!((shown.id.as_str(), shown.task.as_str()), ("1.0.0.1", "main"));
+    assert_eq!((shown.node.as_str(), shown.device_indices.as_slice()), ("gpu-01", &[5][..]));
+    world.observe(placed, Observed::Starting(StartPhase::WarmUp));
+    let shown = world.allocation(placed);
+    assert_eq!((shown.state.as_str(), shown.phase.as_str()), ("starting", "warm-up"));
+    world.observe(placed, Observed::Running { ready: false, started_at: WallMs(5) });
+    let shown = world.allocation(placed);
+    assert_eq!((shown.state.as_str(), shown.ready), ("running", false));
+    assert_eq!((shown.phase.as_str(), shown.started_at_ms), ("", Some(5)));
+    // An ended one, shown by its last row when all around it is forgotten.
+    let row = world.state.allocations().get(&placed).unwrap();
+    let shown = allocation(&ClusterState::default(), row);
+    assert_eq!((shown.task.as_str(), shown.node.as_str()), ("0", "1"));
+    assert!(shown.device_indices.is_empty());
+}
+
+#[test]
+fn a_node_shows_what_is_used_of_it() {
+    let mut world = World::new();
+    let id = world.submit(spec(JobKind::Batch, vec![task(1)]));
+    world.place(id, 0, "GPU-5");
+    let shown = |world: &World| node(world.state.nodes().get(&NodeId(1)).unwrap());
+    let used = shown(&world);
+    assert_eq!((used.state.as_str(), used.schedulable, used.allocations), ("ready", true, 1));
+    assert_eq!((used.allocated_cpu_milli, used.allocated_memory_bytes), (100, 128 << 20));
+    let milli: Vec<u32> = used.devices.iter().map(|device| device.allocated_milli).collect();
+    assert_eq!(milli, [0, 1000]);
+    let set = |purpose| Command::SetSchedulable { node: NodeId(1), purpose };
+    world.apply(set(Purpose::Cordoned));
+    assert_eq!((shown(&world).state.as_str(), shown(&world).schedulable), ("ready", false));
+    world.apply(set(Purpose::Draining(Drain { deadline: None })));
+    assert_eq!(shown(&world).state, "draining");
+    world.apply(Command::DisconnectNode { node: NodeId(1), session: 1 });
+    assert_eq!(shown(&world).state, "disconnected");
+}
+
+#[test]
+fn versions_are_listed_with_the_current_one_last() {
+    let mut world = World::new();
+    let service = |count| {
+        let main = TaskSpec { count, ..task(1) };
+        spec(JobKind::Service, vec![main])
+    };
+    let submit = |world: &mut World, spec: JobSpec| {
+        let digest = spec_digest(&spec);
+        let submit = SubmitJob { key: None, spec: Arc::new(spec), digest, if_version: None };
+        world.apply(Command::Submit(submit));
+    };
+    submit(&mut world, service(1));
+    submit(&mut world, service(2));
+    let listed = versions(world.state.jobs().get(&JobId(1)).unwrap());
+    let shown: Vec<(u32, bool, u64)> = listed
+        .iter()
+        .map(|version| (version.version, version.current, version.submitted_at_ms))
+        .collect();
+    assert_eq!(shown, [(1, false, 3000), (2, true, 4000)]);
+    assert_eq!(job_spec_from_proto(listed[1].spec.clone().unwrap()), Ok(service(2)));
+}
+
+#[test]
+fn every_kind_of_event_has_its_sentence() {
+    let state = World::new().state;
+    let row = Arc::new(berth_state::AllocationRow {
+        id: AllocationId::default(),
+        node: NodeId(1),
+        job_version: 1,
+        spec_digest: Default::default(),
+        claim: Default::default(),
+        state: AllocationState::Planned,
+        reason: String::new(),
+        planned_at: StateMs(0),
+        running_since: None,
+        started_at: None,
+        score: ScoreParts::default(),
+    });
+    let ended = |outcome, reason: &str| EventKind::AllocationEnded {
+        outcome,
+        reason: reason.into(),
+        row: row.clone(),
+        report: None,
+    };
+    let changed = |state| EventKind::AllocationStateChanged { state };
+    let check = |kind: EventKind, expected: &str| {
+        let one = Event { job: Some(JobId(7)), allocation: None, node: Some(NodeId(1)), kind };
+        let shown = event(&state, &one, "9-0", WallMs(3));
+        assert_eq!(shown.message, expected);
+        assert_eq!((shown.token.as_str(), shown.at_ms, shown.job_id), ("9-0", 3, Some(7)));
+        assert_eq!((shown.node.as_str(), shown.allocation_id.as_str()), ("gpu-01", ""));
+        assert_eq!(shown.kind, one.kind.name());
+    };
+    let submitted = EventKind::JobSubmitted { namespace: name("a"), name: name("b") };
+    check(submitted, "job b was submitted to namespace a");
+    check(EventKind::JobUpdated { version: 2 }, "the job is now at version 2");
+    check(EventKind::JobHeld, "nothing more of the job is placed until it is released");
+    check(EventKind::JobReleased, "the job may be placed again");
+    let reason = || "by hand".to_owned();
+    check(EventKind::JobStopping { reason: reason() }, "the job is being stopped: by hand");
+    let state_changed =
+        |state, reason: &str| EventKind::JobStateChanged { state, reason: reason.into() };
+    check(state_changed(JobState::TimedOut, "1h"), "the job is now timed out: 1h");
+    check(state_changed(JobState::Queued, ""), "the job is now queued");
+    check(EventKind::JobReaped, "the ended job was forgotten");
+    check(EventKind::InstancesQueued { count: 1 }, "1 instance waits for a place");
+    check(EventKind::InstancesQueued { count: 10 }, "10 instances wait for a place");
+    check(EventKind::AllocationPlanned, "placed on node gpu-01");
+    check(changed(AllocationState::Starting(StartPhase::Fetch)), "is starting (fetch)");
+    check(changed(AllocationState::Running { ready: true }), "is running and ready");
+    check(changed(AllocationState::Stopping(StopIntent::Drain)), "is draining");
+    check(
+        changed(AllocationState::Unkillable(StopIntent::Cancel)),
+        "does not end although it was killed, and keeps its devices",
+    );
+    check(EventKind::AllocationStopping { reason: reason() }, "is being stopped: by hand");
+    check(ended(Outcome::Failed, "exit code 1"), "failed: exit code 1");
+    check(ended(Outcome::Succeeded, ""), "succeeded");
+    check(EventKind::RetryScheduled { wait_ms: 1500 }, "will be tried again in 1.500 s");
+    check(EventKind::RetryScheduled { wait_ms: 0 }, "will be tried again at once");
+    check(EventKind::NodeRegistered { name: name("n") }, "node n has registered");
+    check(EventKind::NodeStateChanged { state: NodeState::Down }, "node gpu-01 is down");
+    let drain = Purpose::Draining(Drain { deadline: None });
+    check(EventKind::NodePurposeChanged { purpose: drain }, "node gpu-01 is being emptied");
+    check(EventKind::NodeReaped, "node gpu-01 was forgotten");
+    let desired = EventKind::DesiredChanged { generation: 5 };
+    check(desired, "what should be on node gpu-01 has generation 5");
+    check(EventKind::ClusterFounded, "the cluster was founded");
+    check(EventKind::ClusterVersionRaised { version: 2 }, "the cluster is now at version 2");
+}
+
+#[test]
+fn a_difference_names_fields_and_hides_environments() {
+    let old = spec(JobKind::Service, vec![task(1)]);
+    let mut new = old.clone();
+    assert_eq!(spec_diff(&old, &new), Vec::<String>::new());
+    new.priority = 60;
+    new.tasks[0].count = 2;
+    new.tasks[0].gpu = None;
+    new.tasks[0].env.insert("TOKEN".into(), "secret".into());
+    new.tasks[0].command = vec!["x".repeat(200)];
+    new.tasks[0].workdir = Some("/a\nb".into());
+    let lines = spec_diff(&old, &new);
+    let expected = [
+        "priority: 50 -> 60".to_owned(),
+        format!("tasks.main.command: [\"true\"] -> [\"{}…", "x".repeat(78)),
+        "tasks.main.count: 1 -> 2".to_owned(),
+        "tasks.main.env.TOKEN: added".to_owned(),
+        "tasks.main.gpu.count: 1 -> (none)".to_owned(),
+        "tasks.main.gpu.type: [] -> (none)".to_owned(),
+        "tasks.main.workdir: (none) -> \"/a\\nb\"".to_owned(),
+    ];
+    assert_eq!(lines, expected);
+    let mut newer = new.clone();
+    newer.tasks[0].env.insert("TOKEN".into(), "other".into());
+    assert_eq!(spec_diff(&new, &newer), ["tasks.main.env.TOKEN: changed"]);
+    newer.tasks[0].env = (0..300).map(|key| (format!("K{key}"), String::new())).collect();
+    let lines = spec_diff(&old, &newer);
+    assert_eq!(lines.len(), 201);
+    assert_eq!(lines[200], "and 106 more");
+}
+
+/// Each takes one field over from another specification.
+const FIELDS: [fn(&mut JobSpec, &JobSpec); 24] = [
+    |to, from| to.kind = from.kind,
+    |to, from| to.priority = from.priority,
+    |to, from| to.policy = from.policy,
+    |to, from| to.constraints.labels.clone_from(&from.constraints.labels),
+    |to, from| to.constraints.pool.clone_from(&from.constraints.pool),
+    |to, from| to.constraints.node.clone_from(&from.constraints.node),
+    |to, from| to.deadline = from.deadline,
+    |to, from| to.max_disconnect = from.max_disconnect,
+    |to, from| to.exclusive = from.exclusive,
+    |to, from| to.tasks[0].name.clone_from(&from.tasks[0].name),
+    |to, from| to.tasks[0].command.clone_from(&from.tasks[0].command),
+    |to, from| to.tasks[0].env.clone_from(&from.tasks[0].env),
+    |to, from| to.tasks[0].workdir.clone_from(&from.tasks[0].workdir),
+    |to, from| to.tasks[0].count = from.tasks[0].count,
+    |to, from| to.tasks[0].array = from.tasks[0].array,
+    |to, from| to.tasks[0].cpu = from.tasks[0].cpu,
+    |to, from| to.tasks[0].memory = from.tasks[0].memory,
+    |to, from| to.tasks[0].gpu.clone_from(&from.tasks[0].gpu),
+    |to, from| to.tasks[0].ports.clone_from(&from.tasks[0].ports),
+    |to, from| to.tasks[0].stop = from.tasks[0].stop,
+    |to, from| to.tasks[0].restart = from.tasks[0].restart,
+    |to, from| to.tasks[0].health.clone_from(&from.tasks[0].health),
+    |to, from| to.tasks[0].time_limit = from.tasks[0].time_limit,
+    |to, from| to.tasks.truncate(from.tasks.len()),
+];
+
+proptest! {
+    #[test]
+    fn no_field_is_left_out_of_a_difference(
+        old in arbitrary::spec::job(),
+        other in arbitrary::spec::job(),
+    ) {
+        prop_assume!(!old.tasks.is_empty() && !other.tasks.is_empty());
+        prop_assert!(spec_diff(&old, &old).is_empty());
+        // Tasks are told apart by their names.
+        let names: std::collections::BTreeSet<&Name> =
+            old.tasks.iter().chain(&other.tasks).map(|task| &task.name).collect();
+        prop_assume!(names.len() == old.tasks.len() + other.tasks.len());
+        for (position, take) in FIELDS.iter().enumerate() {
+            let mut new = old.clone();
+            take(&mut new, &other);
+            let lines = spec_diff(&old, &new);
+            prop_assert_eq!(lines.is_empty(), new == old, "field {}: {:?}", position, lines);
+        }
+    }
+}
