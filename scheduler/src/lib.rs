@@ -1,1 +1,19 @@
-//! Placeholder until the first code of this crate lands.
+//! A scheduler node: one replica of the cluster state, the gRPC services over
+//! it, and, while it leads, the loop that decides. It knows neither devices
+//! nor processes, and openraft and sled only through `berth-raft`.
+
+#![forbid(unsafe_code)]
+
+mod app;
+mod boot;
+mod events;
+mod history;
+mod http;
+mod identity;
+mod leader;
+mod options;
+mod rpc;
+mod sessions;
+
+pub use boot::{Running, run, start};
+pub use options::{Formation, SchedulerOptions};

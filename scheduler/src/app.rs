@@ -1,0 +1,139 @@
+//! The cluster state as the application that Raft replicates, and what every
+//! replica shows of it: the view, the recent events, what has ended.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use berth_raft::{App, EntryError, SnapshotError};
+use berth_state::{Applied, ClusterState, Entry, Event, EventKind, invariants};
+use berth_wire::DecodeError;
+use berth_wire::log::v1 as log;
+use berth_wire::snapshot::v1::{self as snapshot, ReadError, SnapshotHeader, SnapshotReader};
+use tokio::sync::watch;
+
+use crate::events::EventRing;
+use crate::history::History;
+use crate::sessions::Sessions;
+
+/// What a replica publishes after each run of applies.
+pub struct Published {
+    view: watch::Sender<ClusterState>,
+    pub events: EventRing,
+    pub history: History,
+    pub sessions: Sessions,
+}
+
+impl Published {
+    pub fn new() -> Published {
+        Published {
+            view: watch::Sender::new(ClusterState::default()),
+            events: EventRing::new(),
+            history: History::new(),
+            sessions: Sessions::new(),
+        }
+    }
+
+    /// The newest applied state; O(1).
+    pub fn view(&self) -> ClusterState {
+        self.view.borrow().clone()
+    }
+}
+
+/// The replicated application.
+pub struct ClusterApp {
+    state: ClusterState,
+    published: Arc<Published>,
+    /// Events of applied entries that are not shown yet.
+    fresh: Vec<(u64, Vec<Event>)>,
+}
+
+impl ClusterApp {
+    pub fn new(published: Arc<Published>) -> ClusterApp {
+        ClusterApp { state: ClusterState::default(), published, fresh: Vec::new() }
+    }
+
+    /// Checks the nodes that an entry touched. Apply refuses whatever would
+    /// break an invariant, so a finding here is a defect or broken memory, and
+    /// a replica that has one must not go on.
+    fn check_touched(&self, events: &[Event]) {
+        for event in events {
+            let EventKind::DesiredChanged { .. } = event.kind else { continue };
+            let node = event.node.and_then(|node| self.state.nodes().get(&node));
+            if let Some(node) = node {
+                let broken = invariants::check_node(&self.state, node);
+                assert!(broken.is_empty(), "the cluster state is broken: {broken:?}");
+            }
+        }
+    }
+}
+
+impl App for ClusterApp {
+    type Entry = Entry;
+    type Reply = Arc<Applied>;
+    type View = ClusterState;
+
+    fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
+        log::decode_entry(bytes).map_err(|error| {
+            if let DecodeError::UnknownSchema { found, known, .. } = error {
+                return EntryError::UnknownSchema { found, known };
+            }
+            EntryError::Garbled(error.to_string())
+        })
+    }
+
+    fn apply(&mut self, index: u64, entry: &Entry) -> Arc<Applied> {
+        let mut applied = self.state.apply(index, entry);
+        self.check_touched(&applied.events);
+        self.fresh.push((index, std::mem::take(&mut applied.events)));
+        Arc::new(applied)
+    }
+
+    fn publish(&mut self, _applied_index: u64) {
+        self.published.view.send_replace(self.state.clone());
+        let wall = self.state.cluster().wall_ms;
+        for (index, events) in self.fresh.drain(..) {
+            for event in &events {
+                if let (EventKind::DesiredChanged { .. }, Some(node)) = (&event.kind, event.node) {
+                    self.published.sessions.wake(node);
+                }
+            }
+            self.published.history.record(&events);
+            self.published.events.push(index, wall, events);
+        }
+    }
+
+    fn view(&self) -> ClusterState {
+        self.state.clone()
+    }
+
+    fn write_snapshot(view: &ClusterState, sink: &mut dyn Write) -> std::io::Result<()> {
+        let writer = env!("CARGO_PKG_VERSION").to_owned();
+        let header = SnapshotHeader { writer, applied_index: view.applied_index() };
+        snapshot::write_rows(&header, view.rows(), sink)
+    }
+
+    fn restore(&mut self, source: &mut dyn Read) -> Result<(), SnapshotError> {
+        let mut reader = SnapshotReader::open(source).map_err(unreadable)?;
+        let applied_index = reader.header().applied_index;
+        let state = ClusterState::from_rows(applied_index, reader.rows());
+        // A reader that stopped early explains more than the rows that it left
+        // out.
+        reader.finish().map_err(unreadable)?;
+        self.state = state.map_err(|error| SnapshotError::Garbled(error.to_string()))?;
+        // What happened before is not known here: watchers list again.
+        self.fresh.clear();
+        self.published.events.reset(self.state.applied_index());
+        Ok(())
+    }
+}
+
+fn unreadable(error: ReadError) -> SnapshotError {
+    if let ReadError::Decode { source: DecodeError::UnknownSchema { found, known, .. }, .. } = error
+    {
+        return SnapshotError::UnknownSchema { found, known };
+    }
+    if let ReadError::Io(error) = error {
+        return SnapshotError::Io(error);
+    }
+    SnapshotError::Garbled(error.to_string())
+}

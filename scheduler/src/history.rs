@@ -1,0 +1,91 @@
+//! The newest ended allocations, as far as this scheduler saw them end. Soft:
+//! the state itself keeps counts, ranges and the details of failures.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use berth_model::{AllocationId, EndReport, JobId, Outcome};
+use berth_state::{AllocationRow, Event, EventKind};
+
+/// Ended allocations kept, as many as the cluster keeps finished instances.
+const ENDED_MAX: usize = 100_000;
+
+/// An allocation after its end.
+#[derive(Clone, Debug)]
+pub struct EndedAllocation {
+    pub row: Arc<AllocationRow>,
+    pub outcome: Outcome,
+    pub reason: String,
+    pub report: Option<EndReport>,
+}
+
+/// The lock guards short look-ups and pushes only.
+pub struct History(Mutex<Ended>);
+
+#[derive(Default)]
+struct Ended {
+    by_id: BTreeMap<AllocationId, Arc<EndedAllocation>>,
+    order: VecDeque<AllocationId>,
+}
+
+impl History {
+    pub fn new() -> History {
+        History(Mutex::new(Ended::default()))
+    }
+
+    pub fn record(&self, events: &[Event]) {
+        let ended = events.iter().filter_map(|event| {
+            let EventKind::AllocationEnded { outcome, reason, row, report } = &event.kind else {
+                return None;
+            };
+            Some(EndedAllocation {
+                row: row.clone(),
+                outcome: *outcome,
+                reason: reason.clone(),
+                report: report.clone(),
+            })
+        });
+        let mut history: Option<std::sync::MutexGuard<'_, Ended>> = None;
+        for ended in ended {
+            let history = history.get_or_insert_with(|| self.lock());
+            let id = ended.row.id;
+            if history.by_id.insert(id, Arc::new(ended)).is_none() {
+                history.order.push_back(id);
+            }
+            while history.order.len() > ENDED_MAX {
+                if let Some(old) = history.order.pop_front() {
+                    history.by_id.remove(&old);
+                }
+            }
+        }
+    }
+
+    pub fn get(&self, id: AllocationId) -> Option<Arc<EndedAllocation>> {
+        self.lock().by_id.get(&id).cloned()
+    }
+
+    /// Ended allocations of a job after `after`, in the order of their ids.
+    pub fn of_job(
+        &self,
+        job: JobId,
+        after: Option<AllocationId>,
+        count_max: usize,
+    ) -> Vec<Arc<EndedAllocation>> {
+        use std::ops::Bound;
+        let first = AllocationId { job, ..AllocationId::default() };
+        let from =
+            after.filter(|after| *after >= first).map_or(Bound::Included(first), Bound::Excluded);
+        let last = AllocationId { job: JobId(job.0.saturating_add(1)), ..AllocationId::default() };
+        let history = self.lock();
+        history
+            .by_id
+            .range((from, Bound::Excluded(last)))
+            .map(|(_, ended)| ended.clone())
+            .take(count_max)
+            .collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Ended> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,67 @@
+//! Health and metrics over HTTP.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::rpc::Shared;
+
+/// What a page needs.
+#[derive(Clone)]
+struct Pages {
+    shared: Shared,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// Serves until `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    shared: Shared,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let router = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(show_metrics))
+        .with_state(Pages { shared, metrics });
+    axum::serve(listener, router)
+        .with_graceful_shutdown(async move { stop.cancelled().await })
+        .await
+        .context("serve http")
+}
+
+/// Ready: a leader is known and this node can read from it.
+async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
+    match pages.shared.node.read_index().await {
+        Ok(_) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+    }
+}
+
+async fn show_metrics(State(pages): State<Pages>) -> String {
+    let raft = pages.shared.node.status();
+    let leads = pages.shared.leading().is_some();
+    metrics::gauge!("berth_is_leader").set(if leads { 1.0 } else { 0.0 });
+    metrics::gauge!("berth_raft_term").set(as_float(raft.term));
+    metrics::gauge!("berth_raft_last_log_index").set(as_float(raft.last_log_index.unwrap_or(0)));
+    metrics::gauge!("berth_raft_applied_index").set(as_float(raft.applied_index.unwrap_or(0)));
+    metrics::gauge!("berth_disk_free_bytes").set(as_float(pages.shared.node.disk_free_bytes()));
+    let view = pages.shared.published.view();
+    metrics::gauge!("berth_jobs").set(as_float(view.jobs().len() as u64));
+    metrics::gauge!("berth_allocations_live").set(as_float(view.allocations().len() as u64));
+    metrics::gauge!("berth_queue_tasks").set(as_float(view.queue_len() as u64));
+    metrics::gauge!("berth_nodes").set(as_float(view.nodes().len() as u64));
+    (pages.metrics)()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a metric may round beyond 2^53")]
+fn as_float(value: u64) -> f64 {
+    value as f64
+}

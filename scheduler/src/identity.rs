@@ -1,0 +1,138 @@
+//! Who this scheduler is: a small file beside the store, written once.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "scheduler.json";
+const FORMAT: u32 = 1;
+
+/// The identity of a scheduler node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    format: u32,
+    /// 16 bytes in hex.
+    pub cluster_id: String,
+    pub scheduler_id: u64,
+    pub address: String,
+}
+
+/// The key by which a scheduler that is still joining is known.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Joining {
+    format: u32,
+    instance_key: String,
+}
+
+impl Identity {
+    pub fn new(cluster_id: [u8; 16], scheduler_id: u64, address: String) -> Identity {
+        Identity { format: FORMAT, cluster_id: to_hex(&cluster_id), scheduler_id, address }
+    }
+
+    pub fn cluster_id(&self) -> anyhow::Result<[u8; 16]> {
+        from_hex(&self.cluster_id).context("read the cluster id")
+    }
+
+    /// Reads the identity of a data directory; `None` where there is none.
+    pub fn load(data_dir: &Path) -> anyhow::Result<Option<Identity>> {
+        let path = data_dir.join(FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        let identity: Identity = serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged; restore it from a copy, or remove the data directory and join as a new scheduler", path.display()))?;
+        if identity.format != FORMAT {
+            bail!(
+                "{} has format {}, this version knows {FORMAT}; start a newer version",
+                path.display(),
+                identity.format
+            );
+        }
+        identity.cluster_id()?;
+        Ok(Some(identity))
+    }
+
+    pub fn save(&self, data_dir: &Path) -> anyhow::Result<()> {
+        write_whole(&data_dir.join(FILE), &serde_json::to_vec_pretty(self)?)
+    }
+}
+
+/// The key of a node that joins: made once, so that a repeated join is the
+/// same join.
+pub fn joining_key(data_dir: &Path) -> anyhow::Result<[u8; 16]> {
+    let path: PathBuf = data_dir.join("joining.json");
+    if let Ok(text) = fs::read_to_string(&path) {
+        let joining: Joining = serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged; remove it to join anew", path.display()))?;
+        return from_hex(&joining.instance_key).context("read the joining key");
+    }
+    let key = random_id()?;
+    let joining = Joining { format: FORMAT, instance_key: to_hex(&key) };
+    write_whole(&path, &serde_json::to_vec_pretty(&joining)?)?;
+    Ok(key)
+}
+
+pub fn random_id() -> anyhow::Result<[u8; 16]> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|error| anyhow::anyhow!("draw a random id: {error}"))?;
+    Ok(id)
+}
+
+pub fn to_hex(id: &[u8; 16]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> anyhow::Result<[u8; 16]> {
+    let mut id = [0; 16];
+    if text.len() != 32 || !text.is_ascii() {
+        bail!("expected 32 hexadecimal digits, found `{text}`");
+    }
+    for (position, byte) in id.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[position * 2..position * 2 + 2], 16)
+            .with_context(|| format!("expected 32 hexadecimal digits, found `{text}`"))?;
+    }
+    Ok(id)
+}
+
+/// Writes a file so that a crash leaves the old one or the new one whole.
+fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let folder = path.parent().context("a file has a folder")?;
+    let temporary = path.with_extension("tmp");
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        fs::File::open(folder)?.sync_all()
+    };
+    write().with_context(|| format!("write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_read_back_and_a_damaged_one_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Identity::load(folder.path()).unwrap(), None);
+        let identity = Identity::new([0xab; 16], 3, "127.0.0.1:1".to_owned());
+        identity.save(folder.path()).unwrap();
+        assert_eq!(Identity::load(folder.path()).unwrap(), Some(identity));
+        fs::write(folder.path().join(FILE), "{").unwrap();
+        let error = Identity::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("scheduler.json is damaged"), "{error}");
+    }
+
+    #[test]
+    fn a_joining_node_keeps_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = joining_key(folder.path()).unwrap();
+        assert_eq!(joining_key(folder.path()).unwrap(), key);
+    }
+}

@@ -1,0 +1,201 @@
+//! Forming log entries: what has arrived goes into one entry, one entry is in
+//! flight, and where it is small the placements that it makes possible ride in
+//! it, so that a lone submit starts after a single commit.
+
+use std::sync::Arc;
+
+use berth_placement::{Budget, plan};
+use berth_raft::{Proposal, ProposeError};
+use berth_state::{Applied, ClusterState, Command, Entry, EventKind};
+use berth_wire::log::v1 as log;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, warn};
+
+use super::{Answers, Leader, clock};
+
+/// Commands in an entry: throughput peaks there on a sled log (measured
+/// November 2026), and larger entries only delay the first in them.
+const COMMANDS_MAX: usize = 256;
+/// Encoded bytes of the commands of an entry; the rest of the 64 KiB that an
+/// entry may have is for the placements that ride along.
+pub const ENTRY_BYTES_MAX: usize = 52 << 10;
+/// With more commands than this the planner's own run is cheaper than
+/// applying the entry twice here.
+const INLINE_COMMANDS_MAX: usize = 64;
+/// With more waiting tasks than this, planning is the planner's.
+const INLINE_QUEUE_MAX: usize = 256;
+
+/// What one proposer wants.
+pub struct Wish {
+    pub commands: Vec<Command>,
+    /// Encoded length of the commands.
+    pub bytes: usize,
+    pub answer: oneshot::Sender<Answers>,
+}
+
+/// Serves wishes until the term ends.
+pub async fn run(leader: Arc<Leader>, mut queue: mpsc::Receiver<Wish>) {
+    let mut carried = None;
+    loop {
+        let first = match carried.take() {
+            Some(wish) => wish,
+            None => tokio::select! {
+                wish = queue.recv() => match wish {
+                    Some(wish) => wish,
+                    None => break,
+                },
+                () = leader.ended.cancelled() => break,
+            },
+        };
+        let (wishes, next) = gather(first, &mut queue);
+        carried = next;
+        serve(&leader, wishes).await;
+        if leader.ended.is_cancelled() {
+            break;
+        }
+    }
+    queue.close();
+    let mut left: Vec<Wish> = carried.into_iter().collect();
+    while let Ok(wish) = queue.try_recv() {
+        left.push(wish);
+    }
+    for wish in left {
+        let _ = wish.answer.send(Err(ProposeError::NotLeader { leader: None }));
+    }
+}
+
+/// What has arrived, up to an entry's bounds; and one wish too many, if any.
+fn gather(first: Wish, queue: &mut mpsc::Receiver<Wish>) -> (Vec<Wish>, Option<Wish>) {
+    let mut count = first.commands.len();
+    let mut bytes = first.bytes;
+    let mut wishes = vec![first];
+    while count < COMMANDS_MAX {
+        let Ok(wish) = queue.try_recv() else { break };
+        count += wish.commands.len();
+        bytes += wish.bytes;
+        if count > COMMANDS_MAX || bytes > ENTRY_BYTES_MAX {
+            return (wishes, Some(wish));
+        }
+        wishes.push(wish);
+    }
+    (wishes, None)
+}
+
+async fn serve(leader: &Arc<Leader>, mut wishes: Vec<Wish>) {
+    // A proposer that has gone no longer wants an answer, but it was told
+    // nothing: its commands stay.
+    let mut commands = Vec::new();
+    let mut counts = Vec::with_capacity(wishes.len());
+    for wish in &mut wishes {
+        counts.push(wish.commands.len());
+        commands.append(&mut wish.commands);
+    }
+    let mut entry = Entry {
+        state_ms: leader.clock.now(),
+        wall_ms: clock::wall(),
+        proposer: env!("CARGO_PKG_VERSION").to_owned(),
+        commands,
+    };
+    let rest = add_placements(leader, &mut entry);
+    match commit(leader, entry).await {
+        Ok(applied) => {
+            let mut replies = applied.replies.iter().cloned();
+            for (wish, count) in wishes.into_iter().zip(counts) {
+                let _ = wish.answer.send(Ok(replies.by_ref().take(count).collect()));
+            }
+            if rest == Rest::ForThePlanner {
+                leader.planner_wake.notify_one();
+            }
+        }
+        Err(refused) => {
+            for wish in wishes {
+                let _ = wish.answer.send(Err(refused.clone()));
+            }
+        }
+    }
+}
+
+async fn commit(leader: &Arc<Leader>, entry: Entry) -> Result<Arc<Applied>, ProposeError> {
+    let bytes = log::encode_entry(&entry);
+    let answer = leader.node.propose(Proposal::new(bytes, Arc::new(entry))).await;
+    match &answer {
+        Err(ProposeError::TooLarge { bytes }) => error!(bytes, "log entry is too large"),
+        Err(refused) => warn!(%refused, "log entry was not confirmed"),
+        Ok(_) => {}
+    }
+    answer
+}
+
+/// Whether something is left to plan after this entry.
+#[derive(PartialEq, Eq)]
+enum Rest {
+    Nothing,
+    ForThePlanner,
+}
+
+/// Plans on exactly the state that the entry will meet, and appends the plan.
+/// One entry is in flight, so the published view is that state; if it were
+/// not, apply would refuse what does not fit and the planner would try again.
+fn add_placements(leader: &Leader, entry: &mut Entry) -> Rest {
+    let view = leader.published.view();
+    if !makes_work_or_room(&view, &entry.commands) {
+        return Rest::Nothing;
+    }
+    if entry.commands.len() > INLINE_COMMANDS_MAX || view.queue_len() > INLINE_QUEUE_MAX {
+        return Rest::ForThePlanner;
+    }
+    let mut imagined = view.clone();
+    let applied = imagined.apply(view.applied_index() + 1, entry);
+    let retries =
+        applied.events.iter().any(|event| matches!(event.kind, EventKind::RetryScheduled { .. }));
+    let nothing_to_place = imagined.queue_is_empty() && imagined.daemons().next().is_none();
+    if nothing_to_place {
+        return if retries { Rest::ForThePlanner } else { Rest::Nothing };
+    }
+    let outcome = plan(&imagined, &leader.loads(), entry.state_ms, Budget::INLINE);
+    let left = outcome.exhausted || outcome.next_wakeup.is_some() || retries;
+    if !outcome.placements.is_empty() {
+        entry.commands.push(Command::Place { placements: outcome.placements });
+    }
+    if left { Rest::ForThePlanner } else { Rest::Nothing }
+}
+
+/// Whether an entry may lead to placements at all.
+fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
+    let waits = !view.queue_is_empty() || view.daemons().next().is_some();
+    commands.iter().any(|command| match command {
+        Command::Submit(_)
+        | Command::ChangeJob { .. }
+        | Command::RegisterNode { .. }
+        | Command::DownNode { .. }
+        | Command::LoseAllocations { .. }
+        | Command::SetSchedulable { .. } => true,
+        // An end may free room for what waits, or make its instance wait.
+        Command::Observe { observations, .. } => observations.iter().any(|observation| {
+            let ended = matches!(observation.observed, berth_state::Observed::Ended(_));
+            ended && (waits || !is_clean_batch_end(view, observation))
+        }),
+        Command::Found { .. }
+        | Command::AdmitScheduler { .. }
+        | Command::RaiseClusterVersion { .. }
+        | Command::DisconnectNode { .. }
+        | Command::Place { .. }
+        | Command::StopAllocations { .. }
+        | Command::ExpireJob { .. }
+        | Command::Reap { .. } => false,
+    })
+}
+
+fn is_clean_batch_end(view: &ClusterState, observation: &berth_state::Observation) -> bool {
+    let job = view.jobs().get(&observation.allocation.job);
+    let batch = job.is_some_and(|job| job.kind() == berth_model::JobKind::Batch);
+    let clean = match &observation.observed {
+        berth_state::Observed::Ended(report) => report.exit_code == Some(0),
+        berth_state::Observed::Starting(_)
+        | berth_state::Observed::Running { .. }
+        | berth_state::Observed::Unhealthy { .. }
+        | berth_state::Observed::Stopping
+        | berth_state::Observed::Unkillable => false,
+    };
+    batch && clean
+}

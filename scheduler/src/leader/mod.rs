@@ -1,0 +1,140 @@
+//! One term of this node as leader: everything that only the leader does. It
+//! begins when the node has applied all that its predecessors committed, and
+//! all of it is dropped when another node leads.
+
+mod batch;
+pub mod clock;
+mod planner;
+mod ticker;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_model::NodeId;
+use berth_placement::{NodeLoad, SoftView};
+use berth_raft::{ProductionNode, ProposeError};
+use berth_reconcile::{LivenessRules, SoftState};
+use berth_state::{Command, Refusal, Reply};
+use berth_wire::log::v1 as log;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::app::{ClusterApp, Published};
+pub use batch::ENTRY_BYTES_MAX;
+use batch::Wish;
+use clock::Clock;
+
+pub type Node = ProductionNode<ClusterApp>;
+
+/// Proposers that may wait for the batcher; each holds at most one entry's
+/// worth of commands.
+const WISHES_MAX: usize = 4096;
+
+/// What a proposer hears.
+pub type Answers = Result<Vec<Result<Reply, Refusal>>, ProposeError>;
+
+/// A term of leadership.
+pub struct Leader {
+    pub term: u64,
+    pub clock: Clock,
+    pub rules: LivenessRules,
+    node: Node,
+    pub published: Arc<Published>,
+    wishes: mpsc::Sender<Wish>,
+    /// Last signs of life and loads of agents; the lock guards short updates.
+    soft: Mutex<Soft>,
+    planner_wake: Notify,
+    pub ended: CancellationToken,
+}
+
+/// What the leader knows without the log.
+struct Soft {
+    heard: SoftState,
+    loads: SoftView,
+}
+
+impl Leader {
+    /// Begins a term. The node must have applied everything that was committed
+    /// before it.
+    pub fn begin(
+        term: u64,
+        node: Node,
+        published: Arc<Published>,
+        rules: LivenessRules,
+    ) -> Arc<Leader> {
+        let (wishes, queue) = mpsc::channel(WISHES_MAX);
+        let clock = Clock::from(published.view().cluster().state_ms);
+        let soft = Soft { heard: SoftState::new(clock.now()), loads: SoftView::default() };
+        let leader = Arc::new(Leader {
+            term,
+            clock,
+            rules,
+            node,
+            published,
+            wishes,
+            soft: Mutex::new(soft),
+            planner_wake: Notify::new(),
+            ended: CancellationToken::new(),
+        });
+        info!(term, "leading");
+        tokio::spawn(batch::run(leader.clone(), queue));
+        tokio::spawn(planner::run(leader.clone()));
+        tokio::spawn(ticker::run(leader.clone()));
+        leader.planner_wake.notify_one();
+        leader
+    }
+
+    /// Ends the term: another node leads, or this one stops.
+    pub fn end(&self) {
+        info!(term = self.term, "no longer leading");
+        self.ended.cancel();
+    }
+
+    /// Proposes one command and waits for its answer.
+    ///
+    /// # Errors
+    /// Those of the log; a refusal by apply is an answer.
+    pub async fn propose(&self, command: Command) -> Result<Result<Reply, Refusal>, ProposeError> {
+        let bytes = log::encoded_len(&command);
+        let mut answers = self.propose_all(vec![command], bytes).await?;
+        answers.pop().ok_or(ProposeError::OutcomeUnknown)
+    }
+
+    /// Proposes commands that fit one log entry, and waits for an answer each.
+    /// `bytes` is how long they are when encoded, or a little more.
+    ///
+    /// # Errors
+    /// Those of the log; refusals by apply are answers.
+    pub async fn propose_all(&self, commands: Vec<Command>, bytes: usize) -> Answers {
+        let (answer, heard) = oneshot::channel();
+        let wish = Wish { commands, bytes, answer };
+        if self.ended.is_cancelled() || self.wishes.send(wish).await.is_err() {
+            return Err(ProposeError::NotLeader { leader: None });
+        }
+        heard.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
+    }
+
+    /// An agent has been heard.
+    pub fn hear(&self, node: NodeId) {
+        let now = self.clock.now();
+        self.soft().heard.hear(node, now);
+    }
+
+    pub fn set_load(&self, node: NodeId, load: NodeLoad) {
+        self.soft().loads.loads.insert(node, load);
+    }
+
+    /// How long ago an agent was heard, in milliseconds.
+    pub fn heard_ms_ago(&self, node: NodeId) -> Option<u64> {
+        let last = self.soft().heard.last_heard(node)?;
+        Some(self.clock.now().since(last).0)
+    }
+
+    pub fn loads(&self) -> SoftView {
+        self.soft().loads.clone()
+    }
+
+    fn soft(&self) -> MutexGuard<'_, Soft> {
+        self.soft.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,50 @@
+//! What a scheduler is started with.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use berth_raft::Timers;
+use berth_reconcile::LivenessRules;
+
+/// Everything that a scheduler needs to know to start.
+#[derive(Clone, Debug)]
+pub struct SchedulerOptions {
+    pub data_dir: PathBuf,
+    /// gRPC, for clients, agents and peers.
+    pub listen: SocketAddr,
+    /// What the others dial; the listen address unless given.
+    pub advertise: String,
+    /// Health and metrics.
+    pub http: SocketAddr,
+    pub formation: Formation,
+    pub timers: Timers,
+    pub liveness: LivenessRules,
+    /// Log bytes after which a snapshot is taken.
+    pub snapshot_log_bytes: u64,
+    /// Free bytes under which submits are refused.
+    pub disk_soft_bytes: u64,
+    /// Free bytes under which the node stops.
+    pub disk_hard_bytes: u64,
+    pub disk_ballast_bytes: u64,
+    /// Allows a data directory in memory, for trials.
+    pub memory_disk: MemoryDisk,
+}
+
+/// How this node comes into its cluster. A node that has data comes back as
+/// what it was, whatever this says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Formation {
+    /// Found a new cluster.
+    Bootstrap,
+    /// Join through any of these schedulers.
+    Join(Vec<String>),
+    /// Only come back.
+    Existing,
+}
+
+/// Whether a file system without a disk under it will do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryDisk {
+    Refused,
+    Allowed,
+}

@@ -1,0 +1,339 @@
+//! Sessions of agents. Only the leader holds them: it alone knows who is
+//! silent, so an agent that dials a follower is sent on.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_model::{CpuMilli, MemoryBytes, NodeId, NodeState};
+use berth_placement::NodeLoad;
+use berth_proto::v1;
+use berth_proto::v1::agent_message::Message as FromAgent;
+use berth_proto::v1::scheduler_message::Message as ToAgent;
+use berth_state::{ClusterState, Command, Observation, Observed, Reply};
+use berth_wire::agent::{Hello, hello_from_proto, observation_from_proto};
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{Instrument as _, debug, info, info_span, warn};
+
+use super::{Shared, status};
+use crate::leader::Leader;
+use crate::sessions::Session;
+use crate::sessions::desired::Told;
+
+/// Messages to an agent that may wait for its connection.
+const OUT_MAX: usize = 64;
+/// The first message must come within this.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Observations in one command, so that it fits an entry: a failed one carries
+/// up to 4 KiB of standard error.
+const OBSERVATION_BYTES_MAX: usize = 40 << 10;
+
+pub struct AgentsService(pub Shared);
+
+type Out = mpsc::Sender<Result<v1::SchedulerMessage, Status>>;
+type OutStream = Pin<Box<dyn Stream<Item = Result<v1::SchedulerMessage, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl v1::agents_server::Agents for AgentsService {
+    type SessionStream = OutStream;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::AgentMessage>>,
+    ) -> Result<Response<OutStream>, Status> {
+        let (out, stream) = mpsc::channel(OUT_MAX);
+        let shared = self.0.clone();
+        let messages = request.into_inner();
+        tokio::spawn(async move {
+            if let Err(refused) = serve(shared, messages, &out).await {
+                let _ = out.send(Err(refused)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn push_logs(
+        &self,
+        request: Request<Streaming<v1::LogPush>>,
+    ) -> Result<Response<v1::LogPushReply>, Status> {
+        let mut pushes = request.into_inner();
+        while let Some(push) = pushes.next().await {
+            let push = push?;
+            let Some(reader) = self.0.published.sessions.logs.reader(&push.request_id) else {
+                return Err(Status::cancelled("nobody reads this any more"));
+            };
+            if reader.send(push).await.is_err() {
+                return Err(Status::cancelled("the reader has gone"));
+            }
+        }
+        Ok(Response::new(v1::LogPushReply {}))
+    }
+}
+
+fn message(message: ToAgent) -> v1::SchedulerMessage {
+    v1::SchedulerMessage { message: Some(message) }
+}
+
+async fn serve(
+    shared: Shared,
+    mut messages: Streaming<v1::AgentMessage>,
+    out: &Out,
+) -> Result<(), Status> {
+    let first = tokio::time::timeout(HELLO_TIMEOUT, messages.next())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no hello came"))?;
+    let hello = match first.transpose()?.and_then(|first| first.message) {
+        Some(FromAgent::Hello(hello)) => hello_from_proto(hello).map_err(status::invalid)?,
+        Some(FromAgent::Heartbeat(_) | FromAgent::Report(_) | FromAgent::NeedFull(_)) | None => {
+            return Err(Status::failed_precondition("a session begins with a hello"));
+        }
+    };
+    let Some(leader) = shared.leading() else {
+        let leader_address = shared.leader_address().unwrap_or_default();
+        let redirect = v1::Redirect { leader_address };
+        let _ = out.send(Ok(message(ToAgent::Redirect(redirect)))).await;
+        return Ok(());
+    };
+    let span = info_span!("session", node = %hello.name);
+    session(shared, leader, hello, messages, out).instrument(span).await
+}
+
+async fn session(
+    shared: Shared,
+    leader: Arc<Leader>,
+    hello: Hello,
+    mut messages: Streaming<v1::AgentMessage>,
+    out: &Out,
+) -> Result<(), Status> {
+    let node = admit(&leader, &hello).await?;
+    leader.hear(node);
+    let (orders, mut ordered) = mpsc::channel(OUT_MAX);
+    let session =
+        Session { node, wake: Arc::new(Notify::new()), orders, replaced: CancellationToken::new() };
+    shared.published.sessions.add(session.clone());
+    let mut open = Open { leader: leader.clone(), node, out: out.clone(), told: Told::default() };
+    info!(node_id = %node, "agent connected");
+    let mut result = open.greet(&shared, &hello).await;
+    while result.is_ok() {
+        tokio::select! {
+            incoming = messages.next() => match incoming {
+                Some(Ok(incoming)) => result = open.hear(incoming).await,
+                Some(Err(error)) => {
+                    debug!(%error, "session broke off");
+                    break;
+                }
+                None => break,
+            },
+            () = session.wake.notified() => result = open.update().await,
+            Some(order) = ordered.recv() => result = open.send(order).await,
+            () = session.replaced.cancelled() => break,
+            () = leader.ended.cancelled() => {
+                let leader_address = shared.leader_address().unwrap_or_default();
+                let redirect = ToAgent::Redirect(v1::Redirect { leader_address });
+                result = open.send(message(redirect)).await;
+                break;
+            }
+        }
+    }
+    shared.published.sessions.remove(&session);
+    info!(node_id = %node, "agent disconnected");
+    result
+}
+
+/// The node of an agent. A node that the state knows to be ready, with the
+/// same inventory, costs no log entry: a new leader's first seconds would
+/// otherwise be spent on entries that say nothing new.
+async fn admit(leader: &Arc<Leader>, hello: &Hello) -> Result<NodeId, Status> {
+    let view = leader.published.view();
+    let known = view.node_named(&hello.name).and_then(|node| view.nodes().get(&node));
+    if let Some(row) = known {
+        let unchanged = row.instance_key == hello.instance_key
+            && row.state == NodeState::Ready
+            && *row.spec == hello.spec;
+        if unchanged {
+            return Ok(row.id);
+        }
+    }
+    let command = Command::RegisterNode {
+        name: hello.name.clone(),
+        instance_key: hello.instance_key,
+        spec: Arc::new(hello.spec.clone()),
+    };
+    let answer = leader.propose(command).await.map_err(|error| status::from_propose(&error))?;
+    match answer {
+        Ok(Reply::Registered { node, .. }) => Ok(node),
+        Ok(other) => Err(Status::internal(format!("unexpected answer {other:?}"))),
+        Err(refusal) => Err(status::from_refusal(&refusal)),
+    }
+}
+
+/// An open session.
+struct Open {
+    leader: Arc<Leader>,
+    node: NodeId,
+    out: Out,
+    told: Told,
+}
+
+impl Open {
+    async fn greet(&mut self, shared: &Shared, hello: &Hello) -> Result<(), Status> {
+        let view = self.leader.published.view();
+        let welcome = v1::Welcome {
+            node_id: self.node.0,
+            cluster_id: Bytes::copy_from_slice(&shared.cluster_id),
+            incarnation: view.cluster().incarnation,
+            heartbeat_ms: self.leader.rules.heartbeat.0,
+            lease_ms: self.leader.rules.lease.0,
+        };
+        self.send(message(ToAgent::Welcome(welcome))).await?;
+        match self.told.greet(&view, self.node, hello.held) {
+            Some(desired) => self.send(message(desired)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn update(&mut self) -> Result<(), Status> {
+        let view = self.leader.published.view();
+        match self.told.update(&view, self.node) {
+            Some(desired) => self.send(message(desired)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn send(&self, message: v1::SchedulerMessage) -> Result<(), Status> {
+        self.out.send(Ok(message)).await.map_err(|_| Status::cancelled("the agent has gone"))
+    }
+
+    async fn hear(&mut self, incoming: v1::AgentMessage) -> Result<(), Status> {
+        self.leader.hear(self.node);
+        match incoming.message {
+            Some(FromAgent::Heartbeat(heartbeat)) => {
+                self.leader.set_load(self.node, load(&heartbeat));
+                let sequence = heartbeat.sequence;
+                self.send(message(ToAgent::HeartbeatAck(v1::HeartbeatAck { sequence }))).await?;
+                self.come_back().await
+            }
+            Some(FromAgent::Report(report)) => {
+                self.report(report);
+                Ok(())
+            }
+            Some(FromAgent::NeedFull(_)) => {
+                let view = self.leader.published.view();
+                match self.told.full(&view, self.node) {
+                    Some(full) => self.send(message(full)).await,
+                    None => Ok(()),
+                }
+            }
+            Some(FromAgent::Hello(_)) => Err(Status::failed_precondition("a second hello")),
+            None => Err(Status::invalid_argument("an empty message, or one of a newer version")),
+        }
+    }
+
+    /// A node that was given up while its stream stayed open (the leader's
+    /// host slept) comes back by a new session, which registers it.
+    async fn come_back(&self) -> Result<(), Status> {
+        let view = self.leader.published.view();
+        match view.nodes().get(&self.node).map(|row| row.state) {
+            Some(NodeState::Ready) => Ok(()),
+            Some(NodeState::Disconnected | NodeState::Down) | None => {
+                Err(Status::aborted("the node was given up; begin a new session"))
+            }
+        }
+    }
+
+    /// Proposes what the state does not know yet, and acknowledges once it is
+    /// in the log. Runs beside the session: heartbeats do not wait for it.
+    fn report(&self, report: v1::Report) {
+        let (leader, node, out) = (self.leader.clone(), self.node, self.out.clone());
+        tokio::spawn(async move {
+            let view = leader.published.view();
+            let mut news = Vec::new();
+            for observation in report.observations {
+                let id = observation.allocation_id.clone();
+                match observation_from_proto(observation) {
+                    Ok(observation) if is_news(&view, node, &observation) => news.push(observation),
+                    Ok(_) => {}
+                    Err(violations) => {
+                        warn!(allocation = %id, ?violations, "impossible observation refused");
+                    }
+                }
+            }
+            for observations in chunks(news) {
+                let command = Command::Observe { node, observations };
+                if let Err(error) = leader.propose(command).await {
+                    // Not acknowledged: the agent sends it again.
+                    debug!(%error, "report not recorded");
+                    return;
+                }
+            }
+            let ack = v1::ReportAck { sequence: report.sequence };
+            let _ = out.send(Ok(message(ToAgent::ReportAck(ack)))).await;
+        });
+    }
+}
+
+/// Whether an observation would change anything.
+fn is_news(view: &ClusterState, node: NodeId, observation: &Observation) -> bool {
+    use berth_model::AllocationState as A;
+    let row = view.allocations().get(&observation.allocation).filter(|row| row.node == node);
+    let Some(row) = row else { return false };
+    let to = match &observation.observed {
+        Observed::Starting(phase) => A::Starting(*phase),
+        Observed::Running { ready, .. } => A::Running { ready: *ready },
+        Observed::Unhealthy { .. } => return row.state.stop_intent().is_none(),
+        Observed::Stopping => return false,
+        Observed::Unkillable => match row.state.stop_intent() {
+            Some(intent) => A::Unkillable(intent),
+            None => return false,
+        },
+        Observed::Ended(_) => return true,
+    };
+    row.state != to && row.state.advance(to).is_ok()
+}
+
+fn chunks(observations: Vec<Observation>) -> Vec<Vec<Observation>> {
+    let mut chunks: Vec<Vec<Observation>> = Vec::new();
+    let mut bytes = usize::MAX;
+    for observation in observations {
+        let size = match &observation.observed {
+            Observed::Ended(report) => 128 + report.stderr_tail.len() + report.reason.len(),
+            Observed::Unhealthy { detail } => 64 + detail.len(),
+            Observed::Starting(_)
+            | Observed::Running { .. }
+            | Observed::Stopping
+            | Observed::Unkillable => 64,
+        };
+        match chunks.last_mut() {
+            Some(chunk) if bytes + size <= OBSERVATION_BYTES_MAX => {
+                chunk.push(observation);
+                bytes += size;
+            }
+            Some(_) | None => {
+                chunks.push(vec![observation]);
+                bytes = size;
+            }
+        }
+    }
+    chunks
+}
+
+fn load(heartbeat: &v1::Heartbeat) -> NodeLoad {
+    let measured: Vec<u32> =
+        heartbeat.devices.iter().filter_map(|device| device.utilization_percent).collect();
+    let count = u32::try_from(measured.len()).unwrap_or(u32::MAX);
+    let used: Vec<u64> =
+        heartbeat.devices.iter().filter_map(|device| device.memory_used_bytes).collect();
+    NodeLoad {
+        gpu_util_milli: (count > 0)
+            .then(|| measured.iter().map(|percent| percent.min(&100) * 10).sum::<u32>() / count),
+        gpu_memory_used: (!used.is_empty()).then(|| MemoryBytes(used.iter().sum())),
+        cpu_used: Some(CpuMilli(heartbeat.cpu_used_milli)),
+        memory_used: Some(MemoryBytes(heartbeat.memory_used_bytes)),
+        network_used_milli: None,
+    }
+}

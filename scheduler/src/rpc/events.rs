@@ -1,0 +1,101 @@
+//! The event stream: from a token onwards, without gap or repetition, at the
+//! watcher's own speed.
+
+use std::pin::Pin;
+
+use berth_model::JobId;
+use berth_proto::v1;
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use super::{Shared, lookup, status};
+use crate::events::Token;
+
+/// Events read from the ring at once, and waiting for a watcher.
+const BATCH: usize = 256;
+
+pub type EventStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
+
+impl Shared {
+    pub async fn watch(&self, request: v1::EventsRequest) -> Result<EventStream, Status> {
+        let view = self.read(0).await?.state;
+        let job = match &request.job {
+            Some(reference) => Some(lookup::job(&view, Some(reference))?.id),
+            None => None,
+        };
+        let after = match request.after.as_str() {
+            "" => None,
+            text => Some(text.parse::<Token>().map_err(|()| {
+                status::invalid_field("after", "expected the token of an event, such as 42-0")
+            })?),
+        };
+        // Asked first, so that a token that is gone is refused by the call.
+        self.published.events.after(after, 1).map_err(gone)?;
+        let (out, stream) = mpsc::channel(BATCH);
+        let shared = self.clone();
+        let watch = Watch { job, after, follow: request.follow };
+        tokio::spawn(async move {
+            if let Err(error) = shared.feed(watch, &out).await {
+                let _ = out.send(Err(error)).await;
+            }
+        });
+        Ok(Box::pin(ReceiverStream::new(stream)))
+    }
+
+    async fn feed(
+        &self,
+        watch: Watch,
+        out: &mpsc::Sender<Result<v1::Event, Status>>,
+    ) -> Result<(), Status> {
+        let Watch { job, mut after, follow } = watch;
+        let mut newest = self.published.events.newest();
+        loop {
+            newest.borrow_and_update();
+            loop {
+                let recorded = self.published.events.after(after, BATCH).map_err(gone)?;
+                let Some(last) = recorded.last() else { break };
+                after = Some(last.token);
+                let view = self.published.view();
+                for one in recorded {
+                    if job.is_some_and(|job| one.event.job != Some(job)) {
+                        continue;
+                    }
+                    let token = one.token.to_string();
+                    let event = berth_wire::views::event(&view, &one.event, &token, one.at);
+                    if out.send(Ok(event)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            if !follow {
+                return Ok(());
+            }
+            tokio::select! {
+                changed = newest.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                }
+                () = out.closed() => return Ok(()),
+            }
+        }
+    }
+}
+
+/// What a watcher wants.
+struct Watch {
+    job: Option<JobId>,
+    after: Option<Token>,
+    follow: bool,
+}
+
+fn gone(gone: crate::events::Gone) -> Status {
+    let detail = v1::ErrorDetail {
+        hint: "list again, then watch from the newest event".to_owned(),
+        ..v1::ErrorDetail::default()
+    };
+    let message = format!("events up to {} are no longer kept here", gone.oldest);
+    status::status(Code::OutOfRange, message, &detail)
+}

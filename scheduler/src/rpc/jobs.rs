@@ -1,0 +1,264 @@
+//! The Jobs service: each call is routed here, and does its work elsewhere.
+
+use std::sync::Arc;
+
+use berth_model::{JobKind, TaskIndex};
+use berth_placement::what_would_happen;
+use berth_proto::v1;
+use berth_proto::v1::jobs_client::JobsClient;
+use berth_state::{Command, JobChange, JobRow, SubmitJob};
+use berth_wire::spec::{job_spec_from_proto, spec_digest};
+use tonic::{Request, Response, Status};
+
+use super::events::EventStream;
+use super::logs::LogStream;
+use super::route::at_leader;
+use super::{Shared, lookup, status};
+use crate::leader::Leader;
+
+pub struct JobsService(pub Shared);
+
+#[tonic::async_trait]
+impl v1::jobs_server::Jobs for JobsService {
+    type EventsStream = EventStream;
+    type LogsStream = LogStream;
+
+    async fn submit(
+        &self,
+        request: Request<v1::SubmitRequest>,
+    ) -> Result<Response<v1::SubmitReply>, Status> {
+        at_leader!(self.0, request, JobsClient::submit, |leader, asked| {
+            self.0.submit_one(&leader, asked)
+        })
+    }
+
+    async fn submit_many(
+        &self,
+        request: Request<v1::SubmitManyRequest>,
+    ) -> Result<Response<v1::SubmitManyReply>, Status> {
+        at_leader!(self.0, request, JobsClient::submit_many, |leader, asked| {
+            self.0.submit_many(&leader, asked)
+        })
+    }
+
+    async fn plan(
+        &self,
+        request: Request<v1::PlanRequest>,
+    ) -> Result<Response<v1::PlanReply>, Status> {
+        at_leader!(self.0, request, JobsClient::plan, |leader, asked| {
+            self.preview(leader, asked)
+        })
+    }
+
+    async fn get(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::Job>, Status> {
+        self.0.get_job(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsReply>, Status> {
+        self.0.list_jobs(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_allocations(
+        &self,
+        request: Request<v1::ListAllocationsRequest>,
+    ) -> Result<Response<v1::ListAllocationsReply>, Status> {
+        self.0.list_allocations(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainReply>, Status> {
+        at_leader!(self.0, request, JobsClient::explain, |leader, asked| {
+            self.0.explain_job(leader, asked)
+        })
+    }
+
+    async fn history(
+        &self,
+        request: Request<v1::HistoryRequest>,
+    ) -> Result<Response<v1::HistoryReply>, Status> {
+        self.0.job_history(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn stop(
+        &self,
+        request: Request<v1::ChangeJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let change = JobChange::Stop { reason: "stopped by a user".to_owned() };
+        at_leader!(self.0, request, JobsClient::stop, |leader, asked| {
+            self.change(leader, asked.job, asked.if_version, change)
+        })
+    }
+
+    async fn restart(
+        &self,
+        request: Request<v1::ChangeJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        at_leader!(self.0, request, JobsClient::restart, |leader, asked| {
+            self.change(leader, asked.job, asked.if_version, JobChange::Restart)
+        })
+    }
+
+    async fn hold(
+        &self,
+        request: Request<v1::ChangeJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        at_leader!(self.0, request, JobsClient::hold, |leader, asked| {
+            self.change(leader, asked.job, asked.if_version, JobChange::Hold)
+        })
+    }
+
+    async fn release(
+        &self,
+        request: Request<v1::ChangeJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        at_leader!(self.0, request, JobsClient::release, |leader, asked| {
+            self.change(leader, asked.job, asked.if_version, JobChange::Release)
+        })
+    }
+
+    async fn purge(
+        &self,
+        request: Request<v1::ChangeJobRequest>,
+    ) -> Result<Response<v1::PurgeReply>, Status> {
+        at_leader!(self.0, request, JobsClient::purge, |leader, asked| {
+            self.purge_job(leader, asked)
+        })
+    }
+
+    async fn scale(
+        &self,
+        request: Request<v1::ScaleJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        at_leader!(self.0, request, JobsClient::scale, |leader, asked| {
+            self.scale_job(leader, asked)
+        })
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<v1::RollbackJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        at_leader!(self.0, request, JobsClient::rollback, |leader, asked| {
+            let change = JobChange::Rollback { to_version: asked.to_version };
+            self.change(leader, asked.job, asked.if_version, change)
+        })
+    }
+
+    async fn events(
+        &self,
+        request: Request<v1::EventsRequest>,
+    ) -> Result<Response<EventStream>, Status> {
+        self.0.watch(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<LogStream>, Status> {
+        self.0.logs(request.into_inner()).await.map(Response::new)
+    }
+}
+
+impl JobsService {
+    /// Finds the job at the leader's newest state, proposes, and answers with
+    /// the job as it is then.
+    async fn change(
+        &self,
+        leader: Arc<Leader>,
+        job: Option<v1::JobRef>,
+        if_version: Option<u32>,
+        change: JobChange,
+    ) -> Result<v1::Job, Status> {
+        let row = self.find(job.as_ref()).await?;
+        let command = Command::ChangeJob { job: row.id, if_version, change };
+        self.propose(&leader, command).await?;
+        self.0.job_now(row.id)
+    }
+
+    async fn purge_job(
+        &self,
+        leader: Arc<Leader>,
+        asked: v1::ChangeJobRequest,
+    ) -> Result<v1::PurgeReply, Status> {
+        let row = self.find(asked.job.as_ref()).await?;
+        let change = JobChange::Purge;
+        let command = Command::ChangeJob { job: row.id, if_version: asked.if_version, change };
+        self.propose(&leader, command).await?;
+        Ok(v1::PurgeReply { job_id: row.id.0 })
+    }
+
+    /// A scale is a new version whose only difference is the number.
+    async fn scale_job(
+        &self,
+        leader: Arc<Leader>,
+        asked: v1::ScaleJobRequest,
+    ) -> Result<v1::Job, Status> {
+        let row = self.find(asked.job.as_ref()).await?;
+        if row.kind() != JobKind::Service {
+            let kind = row.kind().name();
+            return Err(Status::failed_precondition(format!(
+                "only services scale; this is a {kind}"
+            )));
+        }
+        let task = task_named(&row, &asked.task)?;
+        let mut spec = (*row.spec).clone();
+        spec.tasks[usize::from(task.0)].count = asked.count;
+        let problems = berth_model::validate(&spec);
+        if !problems.is_empty() {
+            return Err(status::invalid(problems));
+        }
+        let digest = spec_digest(&spec);
+        let if_version = Some(asked.if_version.unwrap_or(row.version));
+        let submit = SubmitJob { key: None, spec: Arc::new(spec), digest, if_version };
+        self.propose(&leader, Command::Submit(submit)).await?;
+        self.0.job_now(row.id)
+    }
+
+    async fn preview(
+        &self,
+        leader: Arc<Leader>,
+        asked: v1::PlanRequest,
+    ) -> Result<v1::PlanReply, Status> {
+        let Some(spec) = asked.spec else {
+            return Err(status::invalid_field("spec", "the job's specification is missing"));
+        };
+        let spec = Arc::new(job_spec_from_proto(spec).map_err(status::invalid)?);
+        let view = self.0.read(0).await?.state;
+        let (soft, now) = (leader.loads(), leader.clock.now());
+        let preview = tokio::task::spawn_blocking(move || {
+            super::reads::plan_reply(&view, &what_would_happen(&view, &soft, now, &spec), &spec)
+        });
+        preview.await.map_err(|_| Status::internal("the plan did not finish"))?
+    }
+
+    async fn find(&self, job: Option<&v1::JobRef>) -> Result<Arc<JobRow>, Status> {
+        let view = self.0.read(0).await?.state;
+        lookup::job(&view, job)
+    }
+
+    async fn propose(&self, leader: &Leader, command: Command) -> Result<(), Status> {
+        let answer = leader.propose(command).await.map_err(|error| status::from_propose(&error))?;
+        answer.map(|_| ()).map_err(|refusal| status::from_refusal(&refusal))
+    }
+}
+
+/// The task of this name; the only one if the name is empty.
+pub fn task_named(row: &JobRow, name: &str) -> Result<TaskIndex, Status> {
+    let names: Vec<&str> = row.spec.tasks.iter().map(|task| task.name.as_str()).collect();
+    let position = match (name, names.as_slice()) {
+        ("", [_]) => Some(0),
+        ("", _) => None,
+        (name, names) => names.iter().position(|known| *known == name),
+    };
+    let position = position.and_then(|position| u16::try_from(position).ok());
+    position.map(TaskIndex).ok_or_else(|| {
+        let what = if name.is_empty() {
+            "the job has several tasks; name one".to_owned()
+        } else {
+            format!("the job has no task `{name}`")
+        };
+        status::invalid_field("task", format!("{what}: {}", names.join(", ")))
+    })
+}

@@ -1,0 +1,39 @@
+//! The gRPC services. Each call is decoded through `wire`, answered from the
+//! published view or by the leader, and refused in one vocabulary.
+
+mod agents;
+mod events;
+mod jobs;
+mod logs;
+mod lookup;
+mod nodes;
+mod operator;
+mod reads;
+mod route;
+pub mod status;
+mod submit;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::app::Published;
+use crate::leader::{Leader, Node};
+
+pub use agents::AgentsService;
+pub use jobs::JobsService;
+pub use nodes::NodesService;
+pub use operator::OperatorService;
+
+/// What every service holds.
+#[derive(Clone)]
+pub struct Shared {
+    pub node: Node,
+    pub published: Arc<Published>,
+    pub leader: watch::Receiver<Option<Arc<Leader>>>,
+    pub cluster_id: [u8; 16],
+}
+
+/// The largest request that is decoded. A submit of many jobs is the largest
+/// there is.
+pub const REQUEST_BYTES_MAX: usize = 4 << 20;

@@ -1,0 +1,242 @@
+//! Reads of jobs: from the published view, at the freshness that was asked.
+
+use std::sync::Arc;
+
+use berth_model::{AllocationId, JobId};
+use berth_placement::{Explanation, PlanPreview, explain};
+use berth_proto::v1;
+use berth_state::{ClusterState, JobRow};
+use berth_wire::views;
+use tonic::Status;
+
+use super::{Shared, lookup, status};
+use crate::history::EndedAllocation;
+use crate::leader::Leader;
+
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MAX: usize = 1000;
+
+impl Shared {
+    pub async fn get_job(&self, request: v1::GetJobRequest) -> Result<v1::Job, Status> {
+        let view = self.read(request.consistency).await?;
+        let row = lookup::job(&view.state, request.job.as_ref())?;
+        let mut job = views::job(&view.state, &row);
+        if request.with_spec {
+            job.spec = Some(berth_wire::spec::job_spec_to_proto(&row.spec));
+        }
+        job.stale_ms = view.stale_ms;
+        Ok(job)
+    }
+
+    /// The job as the newest applied state has it.
+    pub fn job_now(&self, id: JobId) -> Result<v1::Job, Status> {
+        let view = self.published.view();
+        let row = view.jobs().get(&id);
+        let row = row.ok_or_else(|| Status::not_found(format!("job {id} is gone")))?;
+        Ok(views::job(&view, row))
+    }
+
+    pub async fn list_jobs(
+        &self,
+        request: v1::ListJobsRequest,
+    ) -> Result<v1::ListJobsReply, Status> {
+        let page = page_size(request.page_size);
+        let namespace = match request.namespace.as_str() {
+            "" => None,
+            text => Some(lookup::namespace(text)?),
+        };
+        check_states(&request.states)?;
+        let view = self.read(request.consistency).await?;
+        let before = if request.before_id == 0 { u64::MAX } else { request.before_id };
+        let wanted = |row: &JobRow| {
+            namespace.as_ref().is_none_or(|namespace| row.namespace() == namespace)
+                && (request.states.is_empty()
+                    || request.states.iter().any(|state| state == row.state().name()))
+        };
+        let mut rows: Vec<&Arc<JobRow>> = view
+            .state
+            .jobs()
+            .range(..JobId(before))
+            .rev()
+            .map(|(_, row)| row)
+            .filter(|row| wanted(row))
+            .take(page + 1)
+            .collect();
+        let more = rows.len() > page;
+        rows.truncate(page);
+        let next_before_id = if more { rows.last().map_or(0, |row| row.id.0) } else { 0 };
+        let jobs = rows.into_iter().map(|row| views::job(&view.state, row)).collect();
+        Ok(v1::ListJobsReply { jobs, next_before_id, stale_ms: view.stale_ms })
+    }
+
+    /// Live allocations, and those that this scheduler saw end, by id.
+    pub async fn list_allocations(
+        &self,
+        request: v1::ListAllocationsRequest,
+    ) -> Result<v1::ListAllocationsReply, Status> {
+        let page = page_size(request.page_size);
+        let view = self.read(request.consistency).await?.state;
+        let row = lookup::job(&view, request.job.as_ref())?;
+        let after = match request.page_token.as_str() {
+            "" => None,
+            text => {
+                Some(text.parse::<AllocationId>().ok().filter(|id| id.job == row.id).ok_or_else(
+                    || status::invalid_field("page_token", "not a token of this job's listing"),
+                )?)
+            }
+        };
+        let mut shown: Vec<(AllocationId, v1::Allocation)> = self
+            .published
+            .history
+            .of_job(row.id, after, page + 1)
+            .into_iter()
+            .map(|ended| (ended.row.id, ended_allocation(&view, &row, &ended)))
+            .collect();
+        let live =
+            view.allocations_of(row.id).filter(|live| after.is_none_or(|after| live.id > after));
+        shown.extend(live.take(page + 1).map(|live| (live.id, views::allocation(&view, live))));
+        shown.sort_by_key(|(id, _)| *id);
+        shown.dedup_by_key(|(id, _)| *id);
+        let more = shown.len() > page;
+        shown.truncate(page);
+        let next_page_token = match shown.last() {
+            Some((id, _)) if more => id.to_string(),
+            Some(_) | None => String::new(),
+        };
+        let allocations = shown.into_iter().map(|(_, allocation)| allocation).collect();
+        Ok(v1::ListAllocationsReply { allocations, next_page_token })
+    }
+
+    pub async fn explain_job(
+        &self,
+        leader: Arc<Leader>,
+        request: v1::ExplainRequest,
+    ) -> Result<v1::ExplainReply, Status> {
+        let view = self.read(request.consistency).await?.state;
+        let row = lookup::job(&view, request.job.as_ref())?;
+        let explained = explain(&view, &leader.loads(), leader.clock.now(), row.id);
+        let explained =
+            explained.ok_or_else(|| Status::not_found(format!("job {} is gone", row.id)))?;
+        Ok(explain_reply(&explained))
+    }
+
+    pub async fn job_history(
+        &self,
+        request: v1::HistoryRequest,
+    ) -> Result<v1::HistoryReply, Status> {
+        let view = self.read(0).await?.state;
+        let row = lookup::job(&view, request.job.as_ref())?;
+        Ok(v1::HistoryReply { versions: views::versions(&row) })
+    }
+}
+
+fn page_size(asked: u32) -> usize {
+    match asked as usize {
+        0 => PAGE_DEFAULT,
+        asked => asked.min(PAGE_MAX),
+    }
+}
+
+fn check_states(states: &[String]) -> Result<(), Status> {
+    const KNOWN: [&str; 6] = ["queued", "running", "succeeded", "failed", "cancelled", "timed_out"];
+    match states.iter().find(|state| !KNOWN.contains(&state.as_str())) {
+        Some(unknown) => {
+            let message = format!("no state `{unknown}`; the states are {}", KNOWN.join(", "));
+            Err(status::invalid_field("states", message))
+        }
+        None => Ok(()),
+    }
+}
+
+fn ended_allocation(view: &ClusterState, job: &JobRow, ended: &EndedAllocation) -> v1::Allocation {
+    let mut shown = views::allocation(view, &ended.row);
+    debug_assert_eq!(shown.job_id, job.id.0);
+    shown.state = ended.outcome.name().to_owned();
+    shown.reason.clone_from(&ended.reason);
+    shown.ready = false;
+    if let Some(report) = &ended.report {
+        shown.exit_code = report.exit_code;
+        shown.signal = report.signal;
+        shown.started_at_ms = report.started_at.map(|at| at.0);
+        shown.finished_at_ms = Some(report.finished_at.0);
+    }
+    shown
+}
+
+fn reasons(explained: &Explanation) -> Vec<v1::Reason> {
+    let reason = |reason: &berth_placement::Reason| v1::Reason {
+        code: reason.code.to_owned(),
+        nodes: u32::try_from(reason.nodes).unwrap_or(u32::MAX),
+        detail: reason.detail.clone(),
+    };
+    explained.reasons.iter().map(reason).collect()
+}
+
+fn explain_reply(explained: &Explanation) -> v1::ExplainReply {
+    let placed = explained
+        .running
+        .iter()
+        .map(|running| v1::PlacementReason {
+            allocation_id: running.allocation.to_string(),
+            node: running.node.to_string(),
+            policy: running.score.policy.clone(),
+            parts: running
+                .score
+                .parts
+                .iter()
+                .map(|(name, value)| v1::ScorePart { name: name.clone(), value: *value })
+                .collect(),
+            view_index: running.score.view_index,
+        })
+        .collect();
+    v1::ExplainReply {
+        job_id: explained.job.0,
+        summary: explained.summary.clone(),
+        position: explained.position,
+        expected_start_ms: None,
+        reasons: reasons(explained),
+        nodes_total: u32::try_from(explained.nodes_total).unwrap_or(u32::MAX),
+        smallest_change: explained.smallest_change.clone(),
+        placed,
+    }
+}
+
+/// The dry run's answer: where everything would go, and what would change.
+pub fn plan_reply(
+    view: &ClusterState,
+    preview: &Result<PlanPreview, berth_state::Refusal>,
+    spec: &berth_model::JobSpec,
+) -> Result<v1::PlanReply, Status> {
+    let preview = preview.as_ref().map_err(status::from_refusal)?;
+    let indices = |placement: &berth_state::Placement| {
+        let node = view.nodes().get(&placement.node);
+        let index =
+            |uuid: &str| node.and_then(|node| node.spec.device(uuid)).map(|device| device.index);
+        placement.devices.iter().filter_map(|claim| index(&claim.uuid)).collect()
+    };
+    let placements = preview
+        .placements
+        .iter()
+        .map(|placement| v1::PlannedPlacement {
+            task: spec
+                .tasks
+                .get(usize::from(placement.task.0))
+                .map_or_else(String::new, |task| task.name.to_string()),
+            index: placement.instance.0,
+            node: view
+                .nodes()
+                .get(&placement.node)
+                .map_or_else(|| placement.node.to_string(), |node| node.name.to_string()),
+            device_indices: indices(placement),
+        })
+        .collect();
+    let old = view.jobs().get(&preview.job);
+    Ok(v1::PlanReply {
+        placements,
+        waiting: preview.waiting,
+        reasons: preview.why.as_ref().map(reasons).unwrap_or_default(),
+        updates_job: old.map(|row| row.id.0),
+        diff: old.map(|row| views::spec_diff(&row.spec, spec)).unwrap_or_default(),
+        nodes_total: u32::try_from(view.nodes().len()).unwrap_or(u32::MAX),
+    })
+}

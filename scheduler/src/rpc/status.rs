@@ -1,0 +1,182 @@
+//! The one place that chooses a gRPC status. Every error names what was wrong
+//! and, where there is one, the next step.
+
+use berth_model::Violation;
+use berth_proto::v1;
+use berth_raft::{ProposeError, ReadError};
+use berth_state::Refusal;
+use prost::Message as _;
+use tonic::{Code, Status};
+
+/// When a client may try again after a passing trouble.
+const RETRY_AFTER_MS: u64 = 100;
+
+/// A status with its details.
+pub fn status(code: Code, message: impl Into<String>, detail: &v1::ErrorDetail) -> Status {
+    Status::with_details(code, message, detail.encode_to_vec().into())
+}
+
+fn with_hint(code: Code, message: impl Into<String>, hint: &str) -> Status {
+    let detail = v1::ErrorDetail { hint: hint.to_owned(), ..v1::ErrorDetail::default() };
+    status(code, message, &detail)
+}
+
+/// A request whose fields are wrong; every one is listed.
+pub fn invalid(violations: Vec<Violation>) -> Status {
+    let message = match violations.as_slice() {
+        [] => "the request is not valid".to_owned(),
+        [one] => format!("{}: {}", one.field, one.message),
+        [first, rest @ ..] => {
+            format!("{}: {} (and {} more problems)", first.field, first.message, rest.len())
+        }
+    };
+    let violations = violations
+        .into_iter()
+        .map(|violation| v1::FieldViolation {
+            field: violation.field,
+            message: violation.message,
+            hint: violation.hint.unwrap_or_default(),
+        })
+        .collect();
+    let detail = v1::ErrorDetail { violations, ..v1::ErrorDetail::default() };
+    status(Code::InvalidArgument, message, &detail)
+}
+
+/// One wrong field.
+pub fn invalid_field(field: &str, message: impl Into<String>) -> Status {
+    invalid(vec![Violation { field: field.to_owned(), message: message.into(), hint: None }])
+}
+
+/// This scheduler does not lead.
+pub fn not_leader(leader: Option<&str>) -> Status {
+    let detail = v1::ErrorDetail {
+        leader_address: leader.unwrap_or_default().to_owned(),
+        retry_after_ms: Some(RETRY_AFTER_MS),
+        ..v1::ErrorDetail::default()
+    };
+    let message = match leader {
+        Some(address) => format!("the leader is at {address}"),
+        None => "no leader is known; an election may be under way".to_owned(),
+    };
+    status(Code::Unavailable, message, &detail)
+}
+
+/// What the log said.
+pub fn from_propose(error: &ProposeError) -> Status {
+    match error {
+        ProposeError::NotLeader { leader } => {
+            not_leader(leader.as_ref().map(|(_, address)| address.as_str()))
+        }
+        ProposeError::NoQuorum => no_quorum(),
+        ProposeError::OutcomeUnknown => {
+            let detail = v1::ErrorDetail {
+                hint: "repeat with the same key to find out".to_owned(),
+                outcome_unknown: true,
+                ..v1::ErrorDetail::default()
+            };
+            status(Code::Unavailable, "the outcome is unknown: the leader changed", &detail)
+        }
+        ProposeError::TooLarge { bytes } => status(
+            Code::InvalidArgument,
+            format!("the request encodes to {bytes} bytes, more than a log entry holds"),
+            &v1::ErrorDetail::default(),
+        ),
+        ProposeError::Stopped => stopping(),
+    }
+}
+
+/// What a linearizable read said.
+pub fn from_read(error: &ReadError) -> Status {
+    match error {
+        ReadError::NoLeader { leader } => {
+            not_leader(leader.as_ref().map(|(_, address)| address.as_str()))
+        }
+        ReadError::NoQuorum => no_quorum(),
+        ReadError::Behind { .. } => with_hint(
+            Code::Unavailable,
+            "this scheduler is behind the leader",
+            "ask again, ask another scheduler, or read with --stale",
+        ),
+        ReadError::Stopped => stopping(),
+    }
+}
+
+fn no_quorum() -> Status {
+    let detail = v1::ErrorDetail {
+        hint: "a majority of the schedulers must be reachable; --stale reads what this one knows"
+            .to_owned(),
+        retry_after_ms: Some(RETRY_AFTER_MS),
+        ..v1::ErrorDetail::default()
+    };
+    status(Code::Unavailable, "no quorum: too few schedulers answer", &detail)
+}
+
+fn stopping() -> Status {
+    status(Code::Unavailable, "this scheduler is stopping", &v1::ErrorDetail::default())
+}
+
+/// What apply said.
+pub fn from_refusal(refusal: &Refusal) -> Status {
+    let message = refusal.to_string();
+    match refusal {
+        Refusal::NoSuchJob(_) | Refusal::NoSuchNode(_) | Refusal::NoSuchAllocation(_) => {
+            Status::not_found(message)
+        }
+        Refusal::NoSuchTask { .. } | Refusal::NoSuchVersion { .. } => Status::not_found(message),
+        Refusal::KeyConflict { .. } => with_hint(
+            Code::AlreadyExists,
+            message,
+            "use another key, or submit exactly the spec that the key was first used with",
+        ),
+        Refusal::VersionConflict { .. } | Refusal::NothingToUpdate { .. } => {
+            with_hint(Code::Aborted, message, "look at the present version and decide again")
+        }
+        Refusal::KindChanged { .. } => with_hint(
+            Code::FailedPrecondition,
+            message,
+            "the kind of a job cannot change; give the new one another name",
+        ),
+        Refusal::JobNotEnded(_) => {
+            with_hint(Code::FailedPrecondition, message, "stop the job first")
+        }
+        Refusal::NodeNameTaken { .. } => with_hint(
+            Code::FailedPrecondition,
+            message,
+            "give this agent another --name, or its old data directory",
+        ),
+        Refusal::Invalid(_) => Status::invalid_argument(message),
+        Refusal::NotFounded => Status::unavailable(message),
+        Refusal::AlreadyFounded
+        | Refusal::ClusterVersion { .. }
+        | Refusal::JobEnded(_)
+        | Refusal::StaleSession { .. }
+        | Refusal::NodeInUse { .. }
+        | Refusal::NotPending(_)
+        | Refusal::DoesNotFit { .. }
+        | Refusal::TooEarly => Status::failed_precondition(message),
+    }
+}
+
+/// The disk of this scheduler is nearly full.
+pub fn disk_low(free_bytes: u64) -> Status {
+    with_hint(
+        Code::ResourceExhausted,
+        format!("the scheduler's disk has only {} MiB left; submits are refused", free_bytes >> 20),
+        "free space on the data directory's disk; running jobs go on and can be stopped",
+    )
+}
+
+/// No node could ever hold the job, and the caller asked to be told.
+pub fn never_fits(what: String) -> Status {
+    with_hint(Code::OutOfRange, what, "without --strict the job would wait until such a node joins")
+}
+
+/// A status as a problem of one item of many.
+pub fn problem(status: &Status) -> v1::Problem {
+    let detail = v1::ErrorDetail::decode(status.details()).unwrap_or_default();
+    v1::Problem {
+        code: u32::try_from(status.code() as i32).unwrap_or_default(),
+        message: status.message().to_owned(),
+        violations: detail.violations,
+    }
+}

@@ -1,0 +1,71 @@
+//! The agents that are connected to this scheduler while it leads: who they
+//! are, how to wake their sessions, and how to ask them for logs.
+
+pub mod desired;
+pub mod logs;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_model::NodeId;
+use berth_proto::v1;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use logs::LogRequests;
+
+/// A connected agent. Cloned freely; the session's task is the only one that
+/// sends desired state.
+#[derive(Clone)]
+pub struct Session {
+    pub node: NodeId,
+    /// Something about the node's desired state has changed.
+    pub wake: Arc<Notify>,
+    /// Orders beside desired state, such as log requests.
+    pub orders: mpsc::Sender<v1::SchedulerMessage>,
+    /// Cancelled when a newer session of the same agent takes over.
+    pub replaced: CancellationToken,
+}
+
+/// The registry. The lock guards look-ups only.
+pub struct Sessions {
+    by_node: Mutex<BTreeMap<NodeId, Session>>,
+    pub logs: LogRequests,
+}
+
+impl Sessions {
+    pub fn new() -> Sessions {
+        Sessions { by_node: Mutex::new(BTreeMap::new()), logs: LogRequests::new() }
+    }
+
+    /// Takes a session in; an older one of the same node ends.
+    pub fn add(&self, session: Session) {
+        if let Some(old) = self.lock().insert(session.node, session) {
+            old.replaced.cancel();
+        }
+    }
+
+    /// Takes a session out, unless a newer one has its place.
+    pub fn remove(&self, session: &Session) {
+        let mut sessions = self.lock();
+        let same =
+            sessions.get(&session.node).is_some_and(|held| Arc::ptr_eq(&held.wake, &session.wake));
+        if same {
+            sessions.remove(&session.node);
+        }
+    }
+
+    pub fn get(&self, node: NodeId) -> Option<Session> {
+        self.lock().get(&node).cloned()
+    }
+
+    pub fn wake(&self, node: NodeId) {
+        if let Some(session) = self.lock().get(&node) {
+            session.wake.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Session>> {
+        self.by_node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
