@@ -1,1 +1,53 @@
-//! Placeholder until the first code of this crate lands.
+//! The agent: Berth's daemon on one host. It dials the schedulers, is told
+//! what should run here, makes it so, and says what it sees. It refuses to
+//! decide what should run: that is the cluster's, and what follows from it is
+//! decided by `berth-supervise`.
+//!
+//! # What survives what
+//!
+//! Workers are children of shims, not of the agent. So:
+//! - SIGTERM, SIGINT or SIGKILL of the agent leaves every worker running, and
+//!   the next agent on the same data directory adopts them. That is how an
+//!   agent is upgraded.
+//! - With `stop_on_fd_close` the host's owner (`berth dev`) holds the write end
+//!   of a pipe. When the agent reads its end, however that came about, all
+//!   workers and shims end within about two seconds and the agent with them.
+//!   SIGINT is then left to the owner, since a terminal sends it to both.
+//!
+//! # The data directory
+//!
+//! | path | what it is |
+//! | --- | --- |
+//! | `lock` | held while an agent runs here; its pid |
+//! | `agent.id` | 16 random bytes, made once: the identity of this directory |
+//! | `desired` | the desired state, on disk before anything of it is begun |
+//! | `lease` | when the last heartbeat was acknowledged |
+//! | `allocs/ID/` | `allocation` (that it was begun), `task/`, `stdout`, `stderr`, `exit` |
+//! | `shims/N/` | one shim each |
+
+#![forbid(unsafe_code)]
+
+mod allocation_dir;
+mod clock;
+mod data_dir;
+mod devices;
+mod environment;
+mod frame;
+mod host;
+mod http;
+mod journal;
+mod leftovers;
+mod logs;
+mod node;
+mod options;
+mod ports;
+mod probe;
+mod request;
+mod run;
+mod session;
+mod shim_link;
+mod wanted;
+mod worker_user;
+
+pub use options::{AgentOptions, ShimProgram};
+pub use run::run;

@@ -1,0 +1,142 @@
+//! The agent's directory: one agent at a time, and an identity made once.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use rustix::fs::{FlockOperation, flock};
+
+/// An agent's directory, locked while this lives.
+pub struct DataDir {
+    path: PathBuf,
+    /// 16 random bytes: the same node name with others is another machine.
+    pub instance_key: [u8; 16],
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens or makes the directory.
+    ///
+    /// # Errors
+    /// Another agent runs here, `agent.id` is not what an agent wrote, or the
+    /// system refuses.
+    pub fn open(path: &Path) -> anyhow::Result<DataDir> {
+        for dir in [path.to_owned(), path.join("allocs"), path.join("shims")] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(&dir)
+                .with_context(|| format!("make directory {}", dir.display()))?;
+        }
+        let path = path.canonicalize().with_context(|| format!("find {}", path.display()))?;
+        let lock = lock(&path.join("lock"))?;
+        let instance_key = instance_key(&path)?;
+        Ok(DataDir { path, instance_key, _lock: lock })
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Where shims have their directories.
+    pub fn shims(&self) -> PathBuf {
+        self.path.join("shims")
+    }
+
+    /// Where allocations have theirs.
+    pub fn allocations(&self) -> PathBuf {
+        self.path.join("allocs")
+    }
+}
+
+/// Writes `bytes` so that after a power cut the file is the old or the new
+/// one, whole.
+///
+/// # Errors
+/// The system's.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+fn lock(path: &Path) -> anyhow::Result<File> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("open {}", path.display()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            file.take(32).read_to_string(&mut holder).unwrap_or(0);
+            let holder = holder.trim();
+            let holder = if holder.is_empty() { "unknown" } else { holder };
+            let dir = path.parent().unwrap_or(path).display();
+            bail!("agent already running (pid {holder}) in {dir}");
+        }
+        Err(error) => {
+            return Err(io::Error::from(error)).with_context(|| format!("lock {}", path.display()));
+        }
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).context("write pid")?;
+    Ok(file)
+}
+
+fn instance_key(dir: &Path) -> anyhow::Result<[u8; 16]> {
+    let path = dir.join("agent.id");
+    match fs::read(&path) {
+        Ok(bytes) => <[u8; 16]>::try_from(bytes.as_slice()).map_err(|_| {
+            anyhow::anyhow!(
+                "{} holds {} bytes, not 16: restore it from a copy, or use an empty data \
+                 directory to join as a new machine",
+                path.display(),
+                bytes.len()
+            )
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut key = [0; 16];
+            getrandom::fill(&mut key).context("draw a random identity")?;
+            write_durably(&path, &key).with_context(|| format!("write {}", path.display()))?;
+            Ok(key)
+        }
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identity_is_kept_and_a_second_agent_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::open(dir.path()).unwrap();
+        let error = DataDir::open(dir.path()).map(|_| ()).unwrap_err().to_string();
+        let expected = format!("agent already running (pid {})", std::process::id());
+        assert!(error.starts_with(&expected), "{error}");
+        let key = first.instance_key;
+        drop(first);
+        assert_eq!(DataDir::open(dir.path()).unwrap().instance_key, key);
+    }
+
+    #[test]
+    fn a_damaged_identity_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("agent.id"), b"short").unwrap();
+        let error = DataDir::open(dir.path()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("agent.id holds 5 bytes"), "{error}");
+        assert_eq!(fs::read(dir.path().join("agent.id")).unwrap(), b"short");
+    }
+}

@@ -1,0 +1,163 @@
+//! How an allocation ended, and what is kept of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use berth_model::{AllocationId, EndCause, EndReport, WallMs};
+use berth_shim::lane::read_lane_records;
+use berth_shim::{ExitRecord, RecordError, read_exit_record};
+use berth_supervise::{StopReason, Worker};
+use tracing::{debug, info, warn};
+
+use super::Node;
+use crate::allocation_dir::{AllocationDir, set_aside};
+use crate::clock;
+
+/// Directories of forgotten allocations that are kept for their output.
+const RETIRED_MAX: usize = 1_000;
+/// Above this share of the disk in use, none is kept.
+const DISK_USED_PERCENT_MAX: u64 = 80;
+
+/// An end that no worker brought about.
+pub fn without_worker(cause: EndCause, reason: String) -> EndReport {
+    EndReport {
+        cause,
+        exit_code: None,
+        signal: None,
+        reason,
+        stderr_tail: String::new(),
+        started_at: None,
+        finished_at: clock::wall(),
+    }
+}
+
+/// An end as a shim recorded it.
+pub fn from_record(record: &ExitRecord, stop_reason: Option<StopReason>) -> EndReport {
+    let cause = match (&record.start_error, record.oom_killed, stop_reason) {
+        (Some(_), _, _) => EndCause::CannotStart,
+        (None, true, _) => EndCause::OutOfMemory,
+        (None, false, Some(StopReason::Fenced)) => EndCause::Fenced,
+        (None, false, _) if record.stop_requested => EndCause::Stopped,
+        (None, false, _) => EndCause::Exited,
+    };
+    EndReport {
+        cause,
+        exit_code: record.exit_code,
+        signal: record.signal,
+        reason: record.start_error.clone().unwrap_or_default(),
+        stderr_tail: String::from_utf8_lossy(&record.stderr_tail).into_owned(),
+        started_at: (record.started_at_unix_ms > 0).then_some(WallMs(record.started_at_unix_ms)),
+        finished_at: WallMs(record.finished_at_unix_ms),
+    }
+}
+
+/// The end of `id` if one was recorded: in its own directory, else in the
+/// journal of a shim. Reads files.
+pub fn recorded(dir: &AllocationDir, shims: &Path, id: AllocationId) -> Option<EndReport> {
+    recorded_beside(dir, id).or_else(|| Some(from_record(&lane_records(shims).remove(&id)?, None)))
+}
+
+/// The end of `id` if one was recorded in its own directory. A garbled record
+/// is set aside and is an end that nobody saw.
+pub fn recorded_beside(dir: &AllocationDir, id: AllocationId) -> Option<EndReport> {
+    match read_exit_record(dir.path()) {
+        Ok(record) if record.allocation_id == id.to_string() => Some(from_record(&record, None)),
+        Err(RecordError::Garbled { path, problem }) => {
+            let aside = set_aside(&path);
+            let reason = format!("its exit record is garbled ({problem}): {}", aside.display());
+            warn!(%id, reason, "exit record is set aside");
+            Some(without_worker(EndCause::Unseen, reason))
+        }
+        Ok(_) | Err(RecordError::Missing { .. } | RecordError::Io { .. }) => None,
+    }
+}
+
+/// The ends in the journals of all shims below `shims`, dead ones included.
+pub fn lane_records(shims: &Path) -> BTreeMap<AllocationId, ExitRecord> {
+    let dirs = std::fs::read_dir(shims).into_iter().flatten().flatten();
+    let journals = dirs.filter_map(|shim| read_lane_records(&shim.path()).ok());
+    journals
+        .flatten()
+        .filter_map(|record| Some((record.allocation_id.parse().ok()?, record)))
+        .collect()
+}
+
+impl Node {
+    /// Takes the end of an allocation; a second one is ignored.
+    pub(super) fn ended(&mut self, id: AllocationId, end: EndReport) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.end.is_some() {
+            return;
+        }
+        info!(%id, cause = ?end.cause, summary = end.summary(), "allocation ended");
+        metrics::counter!("berth_agent_ends_total").increment(1);
+        worker.end = Some(end);
+        worker.ended.send_replace(true);
+        self.checks.remove(&id);
+        self.set_worker(id, Worker::Ended);
+    }
+
+    /// Everybody knows of the end: the shim is free for the next one.
+    pub(super) fn release_shim_of(&mut self, id: AllocationId) {
+        if let Some(shim) = self.workers.get_mut(&id).and_then(|worker| worker.shim.take()) {
+            self.pool.release(shim);
+        }
+    }
+
+    /// Keeps the directory of a forgotten allocation for a while, for its
+    /// output, and removes the oldest in its place.
+    pub(super) fn forget_dir_later(&mut self, id: AllocationId) {
+        self.retired.push_back(id);
+        // The wish must be gone from the disk before the directory is: it is
+        // what keeps a restarted agent from beginning anew.
+        if !self.pending.is_empty() {
+            return;
+        }
+        let full = disk_is_full(&self.settings.dir.allocations());
+        let kept_max = if full { 0 } else { RETIRED_MAX };
+        while self.retired.len() > kept_max {
+            let Some(oldest) = self.retired.pop_front() else { return };
+            let dir = AllocationDir::of(&self.settings.dir.allocations(), oldest);
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = std::fs::remove_dir_all(dir.path()) {
+                    debug!(id = %oldest, %error, "allocation directory is left");
+                }
+            });
+        }
+    }
+}
+
+fn disk_is_full(path: &Path) -> bool {
+    let Ok(disk) = rustix::fs::statvfs(path) else { return false };
+    let used = disk.f_blocks.saturating_sub(disk.f_bavail);
+    used.saturating_mul(100) / disk.f_blocks.max(1) > DISK_USED_PERCENT_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_tells_why() {
+        let record = ExitRecord { exit_code: Some(3), ..ExitRecord::of("1.0.0.1") };
+        let signalled = ExitRecord { signal: Some(15), ..ExitRecord::of("1.0.0.1") };
+        let stopped = ExitRecord { stop_requested: true, ..signalled.clone() };
+        let killed = ExitRecord { oom_killed: true, signal: Some(9), ..record.clone() };
+        let never = ExitRecord {
+            exit_code: None,
+            start_error: Some("no such file".to_owned()),
+            ..record.clone()
+        };
+        for (record, stop_reason, expected) in [
+            (&record, None, EndCause::Exited),
+            (&signalled, None, EndCause::Exited),
+            (&stopped, Some(StopReason::Desired), EndCause::Stopped),
+            (&stopped, Some(StopReason::Fenced), EndCause::Fenced),
+            (&killed, None, EndCause::OutOfMemory),
+            (&never, None, EndCause::CannotStart),
+        ] {
+            assert_eq!(from_record(record, stop_reason).cause, expected, "{record:?}");
+        }
+        assert_eq!(from_record(&never, None).reason, "no such file");
+    }
+}

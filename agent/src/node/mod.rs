@@ -1,0 +1,211 @@
+//! The agent's one loop and all of its state. Events come in, `step` decides,
+//! and what it decides is done; nothing here waits for a disk, a network or a
+//! worker.
+
+mod act;
+mod adopt;
+mod checks;
+mod ends;
+mod pool;
+mod shim_news;
+mod shutdown;
+mod uplink;
+mod wishes;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use berth_model::{AllocationId, EndReport, Name, NodeSpec};
+use berth_shim::protocol::UserIds;
+use berth_supervise::{Observed, ProbeOutcome, step};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tracing::info;
+
+use crate::clock;
+use crate::data_dir::DataDir;
+use crate::journal::{Journal, Outcome};
+use crate::logs::LogRequests;
+use crate::options::ShimProgram;
+use crate::session::{Facts, SessionEvent};
+use crate::shim_link::{Connected, ShimNews};
+use crate::wanted::{Specs, Wishes};
+use checks::Check;
+use pool::{Pool, ShimId};
+use shutdown::Stopping;
+use uplink::Uplink;
+use worker::WorkerEntry;
+
+/// Events taken before a decision: enough to coalesce a burst, few enough that
+/// the first of them does not wait for long.
+const EVENTS_PER_TURN_MAX: usize = 256;
+
+/// What a node is, fixed while the agent runs.
+pub struct Settings {
+    pub name: Name,
+    pub spec: NodeSpec,
+    pub boot_id: String,
+    pub dir: DataDir,
+    pub user: Option<UserIds>,
+    pub shim: ShimProgram,
+}
+
+/// What happens inside the agent. The channel has no bound of its own: each
+/// sender has at most a few events under way for each worker.
+pub enum Event {
+    Shim(ShimId, ShimNews),
+    ShimStarted(ShimId, Result<Connected, String>),
+    ShimReconnected(ShimId, Result<Connected, String>),
+    Journal(Outcome),
+    Probed(AllocationId, ProbeOutcome, String),
+    /// Everything of it is gone, or this is left.
+    Swept(AllocationId, Result<Option<EndReport>, String>),
+    StopAll,
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// Everything was stopped.
+    AllStopped,
+    /// Something is left in spite of everything.
+    SomethingLeft,
+}
+
+/// The agent's state. One task owns it.
+pub struct Node {
+    settings: Arc<Settings>,
+    wishes: Wishes,
+    specs: Specs,
+    observed: Observed,
+    workers: BTreeMap<AllocationId, WorkerEntry>,
+    pool: Pool,
+    /// Prepared and without a shim, in the order of their wishes.
+    waiting: VecDeque<AllocationId>,
+    checks: BTreeMap<AllocationId, Check>,
+    journal: Journal,
+    /// Wishes on their way to the disk and the sequence that brings them.
+    pending: BTreeMap<AllocationId, u64>,
+    /// When the journal is to be written anew after a failure.
+    journal_retry_at: Option<Instant>,
+    uplink: Uplink,
+    full_requested: bool,
+    logs: LogRequests,
+    /// Forgotten allocations whose directories are still there, oldest first.
+    retired: VecDeque<AllocationId>,
+    events: mpsc::UnboundedSender<Event>,
+    facts: watch::Sender<Facts>,
+    connected: Arc<AtomicBool>,
+    stopping: Option<Stopping>,
+}
+
+impl Node {
+    /// Runs until everything is stopped; dropping the future leaves everything
+    /// as it is.
+    pub async fn run(
+        mut self,
+        mut events: mpsc::UnboundedReceiver<Event>,
+        mut sessions: mpsc::Receiver<SessionEvent>,
+    ) -> Ended {
+        self.turn();
+        loop {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                biased;
+                Some(event) = events.recv() => self.handle(event),
+                Some(event) = sessions.recv() => self.handle_session(event),
+                () = sleep_until(deadline) => {}
+            }
+            for _ in 0..EVENTS_PER_TURN_MAX {
+                if let Ok(event) = events.try_recv() {
+                    self.handle(event);
+                } else if let Ok(event) = sessions.try_recv() {
+                    self.handle_session(event);
+                } else {
+                    break;
+                }
+            }
+            if let Some(ended) = self.turn() {
+                return ended;
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Shim(shim, news) => self.handle_shim(shim, news),
+            Event::ShimStarted(shim, outcome) => self.shim_started(shim, outcome),
+            Event::ShimReconnected(shim, outcome) => self.shim_reconnected(shim, outcome),
+            Event::Journal(outcome) => self.journal_reported(outcome),
+            Event::Probed(id, outcome, problem) => self.probed(id, outcome, problem),
+            Event::Swept(id, outcome) => self.swept(id, outcome),
+            Event::StopAll => self.begin_stopping(),
+        }
+    }
+
+    /// Decides and acts on all that is known now.
+    fn turn(&mut self) -> Option<Ended> {
+        if self.stopping.is_some() {
+            return self.go_on_stopping();
+        }
+        self.retry_journal();
+        self.start_due_checks();
+        let mut reports = BTreeSet::new();
+        for action in step(&self.wishes, &self.observed, clock::now()) {
+            self.carry_out(action, &mut reports);
+        }
+        self.launch_waiting();
+        self.send_reports(reports);
+        self.fill_pool();
+        self.publish_facts();
+        None
+    }
+
+    /// When something is due without any event.
+    fn next_deadline(&self) -> Instant {
+        let now = clock::now();
+        let lease = self.observed.lease.next_change(now);
+        let check = self.checks.values().filter_map(Check::due_at).min();
+        let next = lease.into_iter().chain(check).min();
+        // A millisecond later, so that the moment has passed on every clock.
+        let at =
+            next.map(|at| Instant::now() + clock::until(at) + std::time::Duration::from_millis(1));
+        let stopping = self.stopping.as_ref().map(Stopping::next_look);
+        at.into_iter()
+            .chain(self.journal_retry_at)
+            .chain(self.pool.trim_at())
+            .chain(stopping)
+            .min()
+            .unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(3600))
+    }
+
+    fn publish_facts(&mut self) {
+        let claims: BTreeMap<_, _> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.end.is_none())
+            .filter_map(|(id, worker)| Some((*id, worker.wanted.as_ref()?.row.devices.clone())))
+            .filter(|(_, claims)| !claims.is_empty())
+            .collect();
+        let facts = Facts {
+            generation: self.wishes.version.generation,
+            devices: crate::devices::samples(&self.settings.spec.devices, &claims),
+        };
+        self.facts.send_if_modified(|known| {
+            let changed = *known != facts;
+            *known = facts;
+            changed
+        });
+    }
+
+    fn log_counts(&self) {
+        info!(
+            generation = self.wishes.version.generation,
+            rows = self.wishes.rows.len(),
+            allocations = self.observed.allocations.len(),
+            "node is ready"
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! What is said to the cluster: reports, each until it is acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+
+use berth_model::{AllocationId, DurationMs};
+use berth_proto::v1::agent_message::Message as ToScheduler;
+use berth_proto::v1::scheduler_message::Message as FromScheduler;
+use berth_proto::v1::{AgentMessage, Hello, LogRequest, NeedFull, Observation, Report, Welcome};
+use berth_supervise::{Link, Worker};
+use berth_wire::agent::{Held, Hello as WireHello, hello_to_proto};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::Node;
+use crate::allocation_dir::AllocationDir;
+use crate::logs::{Follow, Wanted};
+use crate::session::SessionEvent;
+use crate::wanted::digest_of;
+
+/// Observations in one report; an end with its last output takes 5 KiB, and a
+/// message 4 MiB.
+const OBSERVATIONS_MAX: usize = 256;
+
+/// The way to the scheduler and what is under way on it.
+#[derive(Default)]
+pub struct Uplink {
+    outbound: Option<mpsc::Sender<AgentMessage>>,
+    address: String,
+    lease: DurationMs,
+    sequence: u64,
+    /// Reports without an acknowledgement: what they said, by revision.
+    unacknowledged: BTreeMap<u64, Vec<(AllocationId, u64)>>,
+}
+
+impl Node {
+    pub(super) fn handle_session(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::Greeting(answer) => {
+                // The session that asked may be gone.
+                let _ = answer.send(self.hello());
+            }
+            SessionEvent::Up { address, welcome, outbound } => {
+                self.session_up(address, &welcome, outbound);
+            }
+            SessionEvent::Message(message) => self.handle_message(message),
+            SessionEvent::Acknowledged { sent_at } => {
+                self.observed.lease.renew(sent_at, self.uplink.lease);
+                self.keep_lease();
+            }
+            SessionEvent::Down => self.session_down(),
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        let version = self.wishes.version;
+        let held = (version.incarnation > 0).then(|| Held {
+            incarnation: version.incarnation,
+            generation: version.generation,
+            digest: digest_of(version, &self.wishes.rows),
+        });
+        hello_to_proto(&WireHello {
+            name: self.settings.name.clone(),
+            instance_key: self.settings.dir.instance_key,
+            spec: self.settings.spec.clone(),
+            held,
+            boot_id: self.settings.boot_id.clone(),
+        })
+    }
+
+    fn session_up(
+        &mut self,
+        address: String,
+        welcome: &Welcome,
+        outbound: mpsc::Sender<AgentMessage>,
+    ) {
+        self.uplink.outbound = Some(outbound);
+        self.uplink.address = address;
+        self.uplink.lease = DurationMs(welcome.lease_ms);
+        self.uplink.unacknowledged.clear();
+        self.full_requested = false;
+        self.observed.link_up();
+        self.connected.store(true, Ordering::Relaxed);
+        self.report_everything();
+    }
+
+    fn session_down(&mut self) {
+        self.uplink.outbound = None;
+        self.uplink.unacknowledged.clear();
+        self.observed.link = Link::Down;
+        self.connected.store(false, Ordering::Relaxed);
+    }
+
+    fn handle_message(&mut self, message: FromScheduler) {
+        match message {
+            FromScheduler::Full(full) => self.take_full(full),
+            FromScheduler::Delta(delta) => self.take_delta(delta),
+            FromScheduler::ReportAck(ack) => self.report_acknowledged(ack.sequence),
+            FromScheduler::LogRequest(request) => self.log_requested(request),
+            FromScheduler::LogCancel(cancel) => self.logs.cancel(&cancel.request_id),
+            // Understood where the session is kept.
+            FromScheduler::Welcome(_)
+            | FromScheduler::HeartbeatAck(_)
+            | FromScheduler::Redirect(_) => {}
+        }
+    }
+
+    /// Everything that is here, in as many messages as it takes; the last one
+    /// says that this was all.
+    fn report_everything(&mut self) {
+        let all: Vec<AllocationId> = self.observed.allocations.keys().copied().collect();
+        let mut chunks: Vec<&[AllocationId]> = all.chunks(OBSERVATIONS_MAX).collect();
+        let last = chunks.pop().unwrap_or_default();
+        for chunk in chunks {
+            self.send_report(chunk, Completeness::Part);
+        }
+        self.send_report(last, Completeness::EverythingElseIsNotHere);
+    }
+
+    pub(super) fn send_reports(&mut self, ids: BTreeSet<AllocationId>) {
+        let ids: Vec<AllocationId> = ids.into_iter().collect();
+        for chunk in ids.chunks(OBSERVATIONS_MAX) {
+            self.send_report(chunk, Completeness::Part);
+        }
+    }
+
+    fn send_report(&mut self, ids: &[AllocationId], completeness: Completeness) {
+        let mut said = Vec::with_capacity(ids.len());
+        let mut observations: Vec<Observation> = Vec::with_capacity(ids.len());
+        for id in ids {
+            if let (Some(allocation), Some(worker)) =
+                (self.observed.allocations.get_mut(id), self.workers.get(id))
+            {
+                allocation.sent = Some(allocation.revision);
+                said.push((*id, allocation.revision));
+                observations.push(worker.observation(*id, allocation.worker));
+            }
+        }
+        self.uplink.sequence += 1;
+        let sequence = self.uplink.sequence;
+        let complete = completeness == Completeness::EverythingElseIsNotHere;
+        self.uplink.unacknowledged.insert(sequence, said);
+        self.say(ToScheduler::Report(Report { sequence, observations, complete }));
+    }
+
+    fn say(&mut self, message: ToScheduler) {
+        let Some(outbound) = &self.uplink.outbound else { return };
+        if outbound.try_send(AgentMessage { message: Some(message) }).is_err() {
+            // Nobody takes what is said: drop the sender, which ends the
+            // session, and say everything over the next one.
+            warn!("scheduler does not read; session is given up");
+            self.session_down();
+        }
+    }
+
+    pub(super) fn ask_for_full(&mut self) {
+        if !self.full_requested {
+            self.full_requested = true;
+            self.say(ToScheduler::NeedFull(NeedFull {}));
+        }
+    }
+
+    fn report_acknowledged(&mut self, sequence: u64) {
+        for (id, revision) in self.uplink.unacknowledged.remove(&sequence).unwrap_or_default() {
+            let Some(allocation) = self.observed.allocations.get_mut(&id) else { continue };
+            allocation.acknowledged = allocation.acknowledged.max(Some(revision));
+            if allocation.worker == Worker::Ended && allocation.is_acknowledged() {
+                self.release_shim_of(id);
+            }
+        }
+    }
+
+    fn log_requested(&mut self, request: LogRequest) {
+        let scheduler = self.uplink.address.clone();
+        let Ok(id) = request.allocation_id.parse::<AllocationId>() else {
+            let reason = format!("`{}` is no allocation", request.allocation_id);
+            return self.logs.refuse(scheduler, request.request_id, reason);
+        };
+        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        let worker = self.workers.get(&id);
+        if worker.is_none() && !dir.path().is_dir() {
+            let reason = format!("no output of allocation {id} is kept on this node");
+            return self.logs.refuse(scheduler, request.request_id, reason);
+        }
+        let ended = worker
+            .map_or_else(|| tokio::sync::watch::channel(true).1, |worker| worker.ended.subscribe());
+        let wanted = Wanted {
+            request_id: request.request_id,
+            path: if request.stderr { dir.stderr() } else { dir.stdout() },
+            follow: if request.follow { Follow::UntilTheEnd } else { Follow::NotAtAll },
+            ended,
+        };
+        self.logs.serve(scheduler, wanted);
+    }
+}
+
+/// Whether a report is all there is to say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Completeness {
+    Part,
+    EverythingElseIsNotHere,
+}

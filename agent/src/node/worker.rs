@@ -1,0 +1,68 @@
+//! What the agent knows of one worker, and how it says so.
+
+use std::sync::Arc;
+
+use berth_model::{AllocationId, EndReport, StartPhase, WallMs};
+use berth_proto::v1::Observation;
+use berth_shim::protocol::StartRequest;
+use berth_supervise::{StopReason, Verdict, Worker};
+use berth_wire::agent::{Readiness, ended, running, starting, stopping, unhealthy, unkillable};
+use tokio::sync::watch;
+
+use super::pool::ShimId;
+use crate::wanted::Wanted;
+
+/// Everything beside what decisions look at.
+pub struct WorkerEntry {
+    /// Absent for one that was adopted and that nobody wants.
+    pub wanted: Option<Arc<Wanted>>,
+    pub shim: Option<ShimId>,
+    /// While it waits for a shim.
+    pub request: Option<Box<StartRequest>>,
+    pub started_at: Option<WallMs>,
+    /// What the checks amount to; ready where there is none.
+    pub verdict: Verdict,
+    /// For people: why it is unhealthy or does not end.
+    pub detail: String,
+    /// Why the agent asked it to end.
+    pub stop_reason: Option<StopReason>,
+    pub end: Option<EndReport>,
+    /// Turns true at the end; followers of its output watch it.
+    pub ended: watch::Sender<bool>,
+}
+
+impl WorkerEntry {
+    pub fn new(wanted: Option<Arc<Wanted>>) -> WorkerEntry {
+        let has_check = wanted.as_ref().is_some_and(|wanted| wanted.task().health.is_some());
+        WorkerEntry {
+            wanted,
+            shim: None,
+            request: None,
+            started_at: None,
+            verdict: if has_check { Verdict::Pending } else { Verdict::Ready },
+            detail: String::new(),
+            stop_reason: None,
+            end: None,
+            ended: watch::channel(false).0,
+        }
+    }
+
+    /// What is said of it to the cluster.
+    pub fn observation(&self, id: AllocationId, worker: Worker) -> Observation {
+        if let Some(end) = &self.end {
+            return ended(id, end);
+        }
+        let started_at = self.started_at.unwrap_or_default();
+        match worker {
+            Worker::Preparing | Worker::Launching => starting(id, StartPhase::Launch),
+            Worker::Running => match self.verdict {
+                Verdict::Pending => running(id, Readiness::NotYet, started_at),
+                Verdict::Ready => running(id, Readiness::Ready, started_at),
+                Verdict::Unhealthy => unhealthy(id, &self.detail),
+            },
+            // Without its report it is on the way to one.
+            Worker::Stopping | Worker::Abandoned | Worker::Ended => stopping(id),
+            Worker::Unkillable => unkillable(id, &self.detail),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! From a wish to what a shim is asked.
+
+use std::path::Path;
+
+use berth_model::JobKind;
+use berth_shim::protocol::{EnvironmentVariable, StartRequest, StopSettings, UserIds};
+
+use crate::allocation_dir::AllocationDir;
+use crate::environment::{Environment, substitute};
+use crate::wanted::Wanted;
+
+/// Where the end of an allocation is recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecordPlace {
+    /// In the shim's journal: cheap, for what comes by the thousand.
+    Lane,
+    /// In the allocation's own directory.
+    OwnDirectory,
+}
+
+/// The lane is for batch work without devices and ports: many short ones, of
+/// which none holds anything that must be known to be free.
+pub fn record_place(wanted: &Wanted) -> RecordPlace {
+    let plain = wanted.row.devices.is_empty() && wanted.row.ports.is_empty();
+    match wanted.job.kind {
+        JobKind::Batch if plain => RecordPlace::Lane,
+        JobKind::Batch | JobKind::Service | JobKind::Daemon => RecordPlace::OwnDirectory,
+    }
+}
+
+/// What the shim is asked.
+pub fn start_request(
+    wanted: &Wanted,
+    environment: &Environment,
+    dir: &AllocationDir,
+    user: Option<UserIds>,
+) -> StartRequest {
+    let task = wanted.task();
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let working_dir = match &task.workdir {
+        Some(workdir) => substitute(workdir, environment),
+        None => text(&dir.task()),
+    };
+    StartRequest {
+        allocation_id: wanted.row.allocation.to_string(),
+        command: task.command.iter().map(|word| substitute(word, environment)).collect(),
+        env: environment
+            .iter()
+            .map(|(name, value)| EnvironmentVariable { name: name.clone(), value: value.clone() })
+            .collect(),
+        working_dir,
+        stdout_path: text(&dir.stdout()),
+        stderr_path: text(&dir.stderr()),
+        stop: Some(StopSettings {
+            signal: Some(task.stop.signal.number()),
+            grace_ms: Some(task.stop.grace.0),
+            ..StopSettings::default()
+        }),
+        user,
+        record_dir: match record_place(wanted) {
+            RecordPlace::Lane => String::new(),
+            RecordPlace::OwnDirectory => text(dir.path()),
+        },
+        ..StartRequest::default()
+    }
+}

@@ -1,0 +1,262 @@
+//! The agent's session with the leader: dial, say who one is, beat, and pass
+//! everything on. It refuses to understand desired state or reports.
+
+pub mod dial;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use berth_proto::v1::agent_message::Message as ToScheduler;
+use berth_proto::v1::agents_client::AgentsClient;
+use berth_proto::v1::scheduler_message::Message as FromScheduler;
+use berth_proto::v1::{AgentMessage, DeviceSample, Heartbeat, Hello, Welcome};
+use berth_supervise::AgentMs;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+use tracing::{debug, info, warn};
+
+use crate::clock;
+use crate::host::{self, CpuMeter};
+use dial::{Dialer, Next};
+
+/// Messages on their way to the scheduler: a report or two and a heartbeat;
+/// more means that nobody reads.
+const OUTBOUND_MAX: usize = 64;
+/// A scheduler welcomes within a commit; longer means that it cannot.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+/// Heartbeats without an answer after which the session is given up, and the
+/// least time that this takes.
+const UNANSWERED_MAX: u32 = 4;
+const UNANSWERED_MIN: Duration = Duration::from_secs(2);
+/// A full state may carry the specifications of a whole node.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// What the loop hears of sessions. Bounded by the channel it comes through,
+/// so that a loop that is behind slows the scheduler down.
+pub enum SessionEvent {
+    /// A session begins: what does the agent say of itself?
+    Greeting(oneshot::Sender<Hello>),
+    Up {
+        address: String,
+        welcome: Welcome,
+        outbound: mpsc::Sender<AgentMessage>,
+    },
+    Message(FromScheduler),
+    /// The heartbeat that was sent then was acknowledged.
+    Acknowledged {
+        sent_at: AgentMs,
+    },
+    Down,
+}
+
+/// What the loop tells heartbeats.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Facts {
+    pub generation: u64,
+    pub devices: Vec<DeviceSample>,
+}
+
+/// What a session needs.
+pub struct SessionSettings {
+    pub servers: Vec<String>,
+    pub retry_min: Duration,
+    pub retry_max: Duration,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+enum End {
+    /// Follow the leader there.
+    Redirect(String),
+    /// It was up and broke.
+    Broken(String),
+    /// It never came up.
+    Failed(String),
+    /// The agent ends.
+    Closing,
+}
+
+/// Keeps a session for as long as the loop listens.
+pub async fn keep(
+    settings: SessionSettings,
+    events: mpsc::Sender<SessionEvent>,
+    facts: watch::Receiver<Facts>,
+) {
+    let mut dialer = Dialer::new(settings.servers, settings.retry_min, settings.retry_max);
+    let mut last_problem = String::new();
+    loop {
+        let address = dialer.address();
+        let end = one(&address, &events, &facts).await;
+        let next = match end {
+            End::Closing => return,
+            End::Redirect(leader) => {
+                debug!(%address, %leader, "scheduler names the leader");
+                dialer.redirected(leader)
+            }
+            End::Broken(problem) => {
+                warn!(%address, problem, "session with scheduler ended");
+                last_problem.clear();
+                dialer.broken()
+            }
+            End::Failed(problem) => {
+                // One line for each new problem, not for each try.
+                if problem != last_problem {
+                    info!(%address, problem, "scheduler cannot be reached");
+                    last_problem = problem;
+                }
+                dialer.failed()
+            }
+        };
+        if let Next::After(wait) = next {
+            tokio::time::sleep(wait).await;
+        }
+        if events.is_closed() {
+            return;
+        }
+    }
+}
+
+/// One session from dial to end.
+async fn one(
+    address: &str,
+    events: &mpsc::Sender<SessionEvent>,
+    facts: &watch::Receiver<Facts>,
+) -> End {
+    let channel = match dial::connect(address).await {
+        Ok(channel) => channel,
+        Err(error) => return End::Failed(error),
+    };
+    let (greeting, hello) = oneshot::channel();
+    if events.send(SessionEvent::Greeting(greeting)).await.is_err() {
+        return End::Closing;
+    }
+    let Ok(hello) = hello.await else { return End::Closing };
+    let (outbound, messages) = mpsc::channel(OUTBOUND_MAX);
+    let hello = AgentMessage { message: Some(ToScheduler::Hello(hello)) };
+    if outbound.try_send(hello).is_err() {
+        return End::Closing;
+    }
+    let opened = timeout(WELCOME_TIMEOUT, open(channel, messages)).await;
+    let (welcome, inbound) = match opened {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(end)) => return end,
+        Err(_) => return End::Failed("no welcome in time".to_owned()),
+    };
+    let heartbeat = Duration::from_millis(welcome.heartbeat_ms.max(10));
+    info!(%address, node_id = welcome.node_id, incarnation = welcome.incarnation, "session is up");
+    let up = SessionEvent::Up { address: address.to_owned(), welcome, outbound: outbound.clone() };
+    if events.send(up).await.is_err() {
+        return End::Closing;
+    }
+    let end = pump(inbound, &outbound, heartbeat, events, facts).await;
+    match events.send(SessionEvent::Down).await {
+        Ok(()) => end,
+        Err(_) => End::Closing,
+    }
+}
+
+async fn open(
+    channel: Channel,
+    messages: mpsc::Receiver<AgentMessage>,
+) -> Result<(Welcome, Streaming<berth_proto::v1::SchedulerMessage>), End> {
+    let mut client = AgentsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let failed = |status: tonic::Status| End::Failed(status.message().to_owned());
+    let mut inbound =
+        client.session(ReceiverStream::new(messages)).await.map_err(failed)?.into_inner();
+    match inbound.message().await.map_err(failed)?.and_then(|message| message.message) {
+        Some(FromScheduler::Welcome(welcome)) => Ok((welcome, inbound)),
+        Some(FromScheduler::Redirect(redirect)) => Err(End::Redirect(redirect.leader_address)),
+        other => Err(End::Failed(match other {
+            None => "it closed the session".to_owned(),
+            Some(_) => "it did not begin with a welcome".to_owned(),
+        })),
+    }
+}
+
+/// Heartbeats out, everything else in, until something breaks.
+async fn pump(
+    mut inbound: Streaming<berth_proto::v1::SchedulerMessage>,
+    outbound: &mpsc::Sender<AgentMessage>,
+    heartbeat: Duration,
+    events: &mpsc::Sender<SessionEvent>,
+    facts: &watch::Receiver<Facts>,
+) -> End {
+    let mut ticks = interval(heartbeat);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let silence_max = (heartbeat * UNANSWERED_MAX).max(UNANSWERED_MIN);
+    let mut beats = Beats::default();
+    let mut heard_at = Instant::now();
+    loop {
+        let event = tokio::select! {
+            biased;
+            message = inbound.message() => match message {
+                Ok(Some(message)) => {
+                    heard_at = Instant::now();
+                    match message.message {
+                        Some(FromScheduler::Redirect(redirect)) => {
+                            return End::Redirect(redirect.leader_address);
+                        }
+                        Some(FromScheduler::HeartbeatAck(ack)) => {
+                            beats.acknowledged(ack.sequence)
+                                .map(|sent_at| SessionEvent::Acknowledged { sent_at })
+                        }
+                        other => other.map(SessionEvent::Message),
+                    }
+                }
+                Ok(None) => return End::Broken("it closed the session".to_owned()),
+                Err(status) => return End::Broken(status.message().to_owned()),
+            },
+            _ = ticks.tick() => {
+                if heard_at.elapsed() > silence_max {
+                    return End::Broken("it is silent".to_owned());
+                }
+                let message = beats.next(&facts.borrow());
+                match outbound.try_send(message) {
+                    Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => None,
+                    Err(mpsc::error::TrySendError::Closed(_)) => {
+                        return End::Broken("it takes nothing more".to_owned());
+                    }
+                }
+            }
+            () = events.closed() => return End::Closing,
+        };
+        if let Some(event) = event
+            && events.send(event).await.is_err()
+        {
+            return End::Closing;
+        }
+    }
+}
+
+/// Heartbeats that were sent and not yet acknowledged.
+#[derive(Default)]
+struct Beats {
+    sequence: u64,
+    sent: BTreeMap<u64, AgentMs>,
+    cpu: CpuMeter,
+}
+
+impl Beats {
+    fn next(&mut self, facts: &Facts) -> AgentMessage {
+        self.sequence += 1;
+        self.sent.insert(self.sequence, clock::now());
+        let heartbeat = Heartbeat {
+            sequence: self.sequence,
+            devices: facts.devices.clone(),
+            cpu_used_milli: self.cpu.used().0,
+            memory_used_bytes: host::memory_used().0,
+            generation: facts.generation,
+        };
+        AgentMessage { message: Some(ToScheduler::Heartbeat(heartbeat)) }
+    }
+
+    /// When that heartbeat was sent; an acknowledgement is for all before it.
+    fn acknowledged(&mut self, sequence: u64) -> Option<AgentMs> {
+        let sent_at = self.sent.remove(&sequence)?;
+        self.sent = self.sent.split_off(&sequence);
+        Some(sent_at)
+    }
+}

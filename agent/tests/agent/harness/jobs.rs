@@ -1,0 +1,77 @@
+//! Jobs and rows for tests.
+
+use std::sync::Arc;
+
+use berth_model::{
+    AllocationId, Constraints, DeviceClaim, DurationMs, JobKind, JobSpec, Name, Policy, PortClaim,
+    SpecDigest, TaskSpec,
+};
+use berth_wire::agent::DesiredRow;
+use berth_wire::spec::spec_digest;
+
+/// A job of one task, and how its rows look.
+#[derive(Clone)]
+pub struct Job {
+    pub number: u64,
+    pub spec: JobSpec,
+}
+
+impl Job {
+    /// A batch job that runs `script` in a shell.
+    pub fn shell(number: u64, script: &str) -> Job {
+        Job::of(number, JobKind::Batch, &["sh", "-c", script])
+    }
+
+    pub fn of(number: u64, kind: JobKind, command: &[&str]) -> Job {
+        let name = |text: &str| -> Name { text.parse().unwrap() };
+        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        let spec = JobSpec {
+            name: name("trial"),
+            namespace: name("default"),
+            kind,
+            priority: 50,
+            policy: Policy::BestFit,
+            constraints: Constraints::default(),
+            tasks: vec![TaskSpec::new(name("main"), kind, command)],
+            deadline: None,
+            max_disconnect: DurationMs(10_000),
+            exclusive: false,
+        };
+        Job { number, spec }
+    }
+
+    pub fn task(&mut self) -> &mut TaskSpec {
+        &mut self.spec.tasks[0]
+    }
+
+    pub fn id(&self, instance: u32) -> AllocationId {
+        format!("{}.0.{instance}.1", self.number).parse().unwrap()
+    }
+
+    pub fn digest(&self) -> SpecDigest {
+        spec_digest(&self.spec)
+    }
+
+    pub fn shared(&self) -> Arc<JobSpec> {
+        Arc::new(self.spec.clone())
+    }
+
+    pub fn row(&self, instance: u32) -> DesiredRow {
+        DesiredRow {
+            allocation: self.id(instance),
+            spec: self.digest(),
+            devices: Vec::new(),
+            ports: Vec::new(),
+            stop: None,
+        }
+    }
+
+    pub fn row_with(
+        &self,
+        instance: u32,
+        devices: Vec<DeviceClaim>,
+        ports: Vec<PortClaim>,
+    ) -> DesiredRow {
+        DesiredRow { devices, ports, ..self.row(instance) }
+    }
+}

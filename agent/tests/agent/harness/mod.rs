@@ -1,0 +1,44 @@
+//! A scheduler in this process, agents as real processes beside it. Every wait
+//! is for something to happen, with a bound after which the test has failed.
+
+pub mod agent;
+pub mod jobs;
+pub mod scheduler;
+
+use std::future::Future;
+use std::time::Duration;
+
+/// Far above what anything here takes on a busy machine.
+pub const BOUND: Duration = Duration::from_secs(30);
+
+/// Awaits `what`, or fails naming it.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(BOUND, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: did not happen within {BOUND:?}"),
+    }
+}
+
+/// Waits until a file of this directory makes `look` answer.
+pub async fn until_file<T>(
+    what: &str,
+    dir: &std::path::Path,
+    mut look: impl FnMut() -> Option<T>,
+) -> T {
+    use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+    let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
+    let events = WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::MOVED_TO;
+    add_watch(&watch, dir, events).unwrap();
+    let watch = tokio::net::unix::pipe::Receiver::from_owned_fd_unchecked(watch).unwrap();
+    within(what, async {
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            watch.readable().await.unwrap();
+            let mut buffer = [0; 4096];
+            while watch.try_read(&mut buffer).is_ok() {}
+        }
+    })
+    .await
+}

@@ -1,0 +1,9 @@
+//! The agent against a scheduler in this process, with real shims and real
+//! workers.
+
+#![expect(clippy::unwrap_used, reason = "what is not so fails the test")]
+
+mod adoption;
+mod harness;
+mod lifecycle;
+mod session;

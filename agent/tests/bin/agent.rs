@@ -1,0 +1,45 @@
+//! Agent and shim in one executable, as `berth` is, for the tests of this
+//! crate: `shim --dir DIR`, or `agent --server ADDR --data-dir DIR --name NAME
+//! [--simulate GPUS]`, which ends everything when its standard input ends.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use berth_agent::{AgentOptions, run};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|mode| mode == "shim") {
+        return berth_shim::run(Path::new(&arguments[2]));
+    }
+    let _log = berth_telemetry::init_log("info", berth_telemetry::LogFormat::Text);
+    let outcome = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(run(options(&arguments))));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options(arguments: &[String]) -> AgentOptions {
+    let value = |flag: &str| {
+        let position = arguments.iter().position(|argument| argument == flag)?;
+        arguments.get(position + 1).cloned()
+    };
+    let needed = |flag: &str| value(flag).unwrap_or_else(|| panic!("{flag} is missing"));
+    let name = needed("--name").parse().expect("a name");
+    let mut options =
+        AgentOptions::new(vec![needed("--server")], PathBuf::from(needed("--data-dir")), name);
+    options.simulate = value("--simulate")
+        .map(|text| berth_config::units::simulated_gpus(&text).expect("simulated GPUs"));
+    options.stop_after =
+        value("--stop-after-ms").map(|ms| Duration::from_millis(ms.parse().expect("a number")));
+    options.http = value("--http");
+    options.stop_on_fd_close = Some(0);
+    options
+}
