@@ -1,4 +1,6 @@
-//! Instruments for the tests of whole clusters. Nothing depends on this crate.
+//! Instruments for the tests of whole clusters, and of the source itself. Only
+//! tests depend on this crate.
 #![forbid(unsafe_code)]
 
 pub mod linearizability;
+pub mod skip;
