@@ -1,5 +1,5 @@
 //! Snapshot files: whole or not there. This module names and keeps them; what
-//! stands inside is decided in [`crate::snapshot`].
+//! stands inside is decided where they are built.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -149,7 +149,7 @@ fn check<D: Device>(device: &D, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn sled_device_is_the_map(steps in prop::collection::vec(step(), 1..24)) {

@@ -176,7 +176,7 @@ async fn faults(seed: u64) -> State {
 
 #[test]
 fn acknowledged_entries_survive_crashes_and_partitions() {
-    for seed in 0..12 {
+    for seed in 0..8 {
         simulate(seed, async || faults(seed).await);
     }
 }

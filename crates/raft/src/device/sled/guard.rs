@@ -143,3 +143,26 @@ impl Watch {
 pub(super) fn has_blobs(log_folder: &Path) -> bool {
     fs::read_dir(log_folder.join("blobs")).is_ok_and(|mut entries| entries.next().is_some())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::sled::{Directory, Filesystem, SledDevice};
+    use crate::device::{Device, Identity};
+
+    #[test]
+    fn a_flush_that_does_not_return_stops_the_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = SledOptions::new(folder.path(), Directory::MayCreate);
+        options.filesystem = Filesystem::LocalOrMemory;
+        options.hard_limit_bytes = 0;
+        options.ballast_bytes = 0;
+        options.flush_limit = Duration::from_millis(100);
+        let fatal = FatalCell::default();
+        let identity = Identity { cluster_id: [1; 16], node_id: 1 };
+        let opened = SledDevice::new(options).open(identity, &fatal).unwrap();
+        opened.health.set_busy_since_ms(process_ms());
+        let reason = futures::executor::block_on(fatal.wait());
+        assert!(matches!(reason, FatalReason::FlushHangs(busy_ms) if busy_ms > 100), "{reason}");
+    }
+}

@@ -7,6 +7,7 @@
 
 mod codec;
 mod guard;
+mod load;
 mod lock;
 mod open;
 mod store;
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub(crate) use guard::process_ms;
-pub use open::panic_is_guarded;
+pub use load::panic_is_guarded;
 pub use store::SledLog;
 pub use verify::{Problem, verify};
 

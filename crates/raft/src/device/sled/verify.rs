@@ -5,7 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::open::{list_snapshots, load, log_folder};
+use super::load::load;
+use super::open::{list_snapshots, log_folder};
 use crate::device::OpenError;
 use crate::device::high_water::{self, HighWater};
 use crate::device::snapshots::SnapshotStore;
