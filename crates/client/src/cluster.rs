@@ -241,8 +241,13 @@ impl<'a> Search<'a> {
         self.position += 1;
     }
 
-    /// Keeps the last failure of each scheduler.
+    /// Keeps the last failure of each scheduler. Its words are not given up for a
+    /// silence that followed: the end of the time makes one of every last attempt.
     fn record(&mut self, failure: Failure) {
+        let is_known = |tried: &Tried| tried.address == self.address && tried.failure.is_answer();
+        if failure == Failure::TimedOut && self.tried.iter().any(is_known) {
+            return;
+        }
         self.tried.retain(|tried| tried.address != self.address);
         self.tried.push(Tried { address: self.address.clone(), failure });
     }
