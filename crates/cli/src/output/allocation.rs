@@ -1,0 +1,69 @@
+//! Allocations.
+
+use berth_proto::v1::Allocation;
+use serde_json::{Map, Value, json};
+
+use super::{Table, rfc3339_or_null};
+
+pub(crate) fn allocation_json(allocation: &Allocation) -> Value {
+    let devices: Vec<Value> = allocation
+        .devices
+        .iter()
+        .enumerate()
+        .map(|(position, device)| {
+            json!({
+                "uuid": device.uuid,
+                "index": allocation.device_indices.get(position),
+                "share_milli": device.share_milli,
+                "memory_bytes": device.memory_bytes,
+            })
+        })
+        .collect();
+    let ports: Map<String, Value> =
+        allocation.ports.iter().map(|port| (port.name.clone(), json!(port.port))).collect();
+    json!({
+        "id": allocation.id,
+        "job_id": allocation.job_id,
+        "job_version": allocation.job_version,
+        "task": allocation.task,
+        "index": allocation.index,
+        "attempt": allocation.attempt,
+        "node": allocation.node,
+        "state": allocation.state,
+        "ready": allocation.ready,
+        "reason": allocation.reason,
+        "devices": devices,
+        "ports": ports,
+        "started_at": rfc3339_or_null(allocation.started_at_ms),
+        "finished_at": rfc3339_or_null(allocation.finished_at_ms),
+        "exit_code": allocation.exit_code,
+        "signal": allocation.signal,
+    })
+}
+
+pub(crate) fn allocation_table(allocations: &[Allocation]) -> Table {
+    let mut table = Table::new(
+        &["ALLOCATION", "TASK", "INDEX", "ATTEMPT", "NODE", "GPUS", "STATE", "EXIT"],
+        &["PORTS", "REASON"],
+    );
+    for allocation in allocations {
+        let gpus: Vec<String> = allocation.device_indices.iter().map(u32::to_string).collect();
+        let ports: Vec<String> =
+            allocation.ports.iter().map(|port| format!("{}={}", port.name, port.port)).collect();
+        let exit = allocation.exit_code.map(|code| code.to_string());
+        let signal = || allocation.signal.map(|signal| format!("signal {signal}"));
+        table.row(vec![
+            allocation.id.clone(),
+            allocation.task.clone(),
+            allocation.index.to_string(),
+            allocation.attempt.to_string(),
+            allocation.node.clone(),
+            gpus.join(","),
+            allocation.state.clone(),
+            exit.or_else(signal).unwrap_or_default(),
+            ports.join(","),
+            allocation.reason.clone(),
+        ]);
+    }
+    table
+}

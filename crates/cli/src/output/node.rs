@@ -1,0 +1,178 @@
+//! Nodes and their GPUs.
+
+use std::collections::BTreeMap;
+
+use berth_model::{CpuMilli, MemoryBytes};
+use berth_proto::v1::{Device, DeviceHealth, DeviceStatus, Node, NodeSpec};
+use serde_json::{Value, json};
+
+use super::{Answer, Piece, Table};
+
+fn health_name(health: i32) -> &'static str {
+    match DeviceHealth::try_from(health) {
+        Ok(DeviceHealth::Healthy) => "healthy",
+        Ok(DeviceHealth::Cordoned) => "cordoned",
+        Ok(DeviceHealth::Lost) => "lost",
+        // Of a newer scheduler.
+        Ok(DeviceHealth::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+/// The devices of a node with what is known of each now.
+fn devices(node: &Node) -> Vec<(Device, DeviceStatus)> {
+    let statuses: BTreeMap<&str, &DeviceStatus> =
+        node.devices.iter().map(|status| (status.uuid.as_str(), status)).collect();
+    let declared = node.spec.iter().flat_map(|spec| &spec.devices);
+    declared
+        .map(|device| {
+            let status = statuses.get(device.uuid.as_str()).copied().cloned();
+            (device.clone(), status.unwrap_or_default())
+        })
+        .collect()
+}
+
+fn device_json(device: &Device, status: &DeviceStatus) -> Value {
+    json!({
+        "uuid": device.uuid,
+        "index": device.index,
+        "model": device.model,
+        "memory_total_bytes": device.memory_bytes,
+        "memory_used_bytes": status.memory_used_bytes,
+        "utilization": status.utilization_percent,
+        "temperature_celsius": status.temperature_celsius,
+        "health": health_name(device.health),
+        "allocated_milli": status.allocated_milli,
+    })
+}
+
+fn node_json(node: &Node) -> Value {
+    let spec = node.spec.clone().unwrap_or_default();
+    let devices: Vec<Value> =
+        devices(node).iter().map(|(device, status)| device_json(device, status)).collect();
+    let labels: BTreeMap<&String, &String> = spec.labels.iter().collect();
+    json!({
+        "id": node.id,
+        "name": node.name,
+        "state": node.state,
+        "schedulable": node.schedulable,
+        "pool": spec.pool,
+        "zone": spec.zone,
+        "labels": labels,
+        "address": spec.address,
+        "resources": { "cpu_milli": spec.cpu_milli, "memory_bytes": spec.memory_bytes },
+        "allocated": {
+            "cpu_milli": node.allocated_cpu_milli,
+            "memory_bytes": node.allocated_memory_bytes,
+        },
+        "allocations": node.allocations,
+        "devices": devices,
+        "agent_version": spec.agent_version,
+        "last_report_ms": node.last_report_ms,
+    })
+}
+
+fn nodes_table(nodes: &[Node]) -> Table {
+    let mut table = Table::new(
+        &["ID", "NAME", "STATE", "POOL", "GPUS", "CPU", "MEMORY", "ALLOCATIONS"],
+        &["ZONE", "ADDRESS", "VERSION", "LAST-REPORT", "LABELS"],
+    );
+    for node in nodes {
+        let spec = node.spec.clone().unwrap_or_default();
+        let state = if node.schedulable {
+            node.state.clone()
+        } else {
+            format!("{} (cordoned)", node.state)
+        };
+        table.row(vec![
+            node.id.to_string(),
+            node.name.clone(),
+            state,
+            spec.pool.clone(),
+            gpus_in_use(node),
+            of(CpuMilli(node.allocated_cpu_milli), CpuMilli(spec.cpu_milli)),
+            of(MemoryBytes(node.allocated_memory_bytes), MemoryBytes(spec.memory_bytes)),
+            node.allocations.to_string(),
+            spec.zone.clone(),
+            spec.address.clone(),
+            spec.agent_version.clone(),
+            node.last_report_ms.map(|ms| format!("{ms}ms")).unwrap_or_default(),
+            labels(&spec),
+        ]);
+    }
+    table
+}
+
+fn gpus_in_use(node: &Node) -> String {
+    let devices = devices(node);
+    let used = devices.iter().filter(|(_, status)| status.allocated_milli > 0).count();
+    format!("{used}/{}", devices.len())
+}
+
+fn of(used: impl std::fmt::Display, all: impl std::fmt::Display) -> String {
+    format!("{used}/{all}")
+}
+
+fn labels(spec: &NodeSpec) -> String {
+    let sorted: BTreeMap<&String, &String> = spec.labels.iter().collect();
+    let each: Vec<String> = sorted.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    each.join(",")
+}
+
+fn gpu_table<'a>(nodes: impl Iterator<Item = &'a Node>) -> Table {
+    let mut table = Table::new(
+        &["NODE", "GPU", "MODEL", "MEMORY", "ALLOCATED", "USED", "UTIL", "TEMP", "HEALTH"],
+        &["UUID"],
+    );
+    for node in nodes {
+        for (device, status) in devices(node) {
+            let used = status.memory_used_bytes.map(|bytes| MemoryBytes(bytes).to_string());
+            let load = status.utilization_percent.map(|percent| format!("{percent}%"));
+            table.row(vec![
+                node.name.clone(),
+                device.index.to_string(),
+                device.model.clone(),
+                MemoryBytes(device.memory_bytes).to_string(),
+                format!("{}%", status.allocated_milli / 10),
+                used.unwrap_or_default(),
+                load.unwrap_or_default(),
+                status.temperature_celsius.map(|t| format!("{t}C")).unwrap_or_default(),
+                health_name(device.health).to_owned(),
+                device.uuid.clone(),
+            ]);
+        }
+    }
+    table
+}
+
+pub(crate) fn nodes_answer(nodes: &[Node]) -> Answer {
+    Answer {
+        json: nodes.iter().map(node_json).collect(),
+        pieces: vec![Piece::Table(nodes_table(nodes))],
+        ids: nodes.iter().map(|node| node.id.to_string()).collect(),
+    }
+}
+
+/// One node with its GPUs.
+pub(crate) fn node_answer(node: &Node) -> Answer {
+    let mut pieces = vec![Piece::Table(nodes_table(std::slice::from_ref(node)))];
+    if !devices(node).is_empty() {
+        pieces.push(Piece::Text(String::new()));
+        pieces.push(Piece::Table(gpu_table(std::iter::once(node))));
+    }
+    Answer { json: node_json(node), pieces, ids: vec![node.id.to_string()] }
+}
+
+/// Every GPU of every node, in the shape of a node's devices and with its node.
+pub(crate) fn gpu_answer(nodes: &[Node]) -> Answer {
+    let mut rows = Vec::new();
+    let mut ids = Vec::new();
+    for node in nodes {
+        for (device, status) in devices(node) {
+            let mut row = device_json(&device, &status);
+            row["node"] = json!(node.name);
+            rows.push(row);
+            ids.push(device.uuid);
+        }
+    }
+    Answer { json: rows.into(), pieces: vec![Piece::Table(gpu_table(nodes.iter()))], ids }
+}

@@ -1,0 +1,151 @@
+//! A specification in the keys of a job file.
+
+use berth_config::units::{format_cpu, format_duration, format_size};
+use berth_model::{Constraints, GpuRequest, HealthCheck, HealthProbe, JobSpec, TaskSpec};
+use serde_json::{Map, Value, json};
+
+/// What stands for the value of an environment variable: it may be a secret, and
+/// the output of a command ends up in logs.
+const HIDDEN: &str = "***";
+
+pub(crate) fn spec_json(spec: &JobSpec) -> Value {
+    let tasks: Map<String, Value> =
+        spec.tasks.iter().map(|task| (task.name.to_string(), task_json(task))).collect();
+    json!({
+        "name": spec.name.as_str(),
+        "namespace": spec.namespace.as_str(),
+        "kind": spec.kind.name(),
+        "priority": spec.priority,
+        "policy": spec.policy.name(),
+        "constraints": constraints_json(&spec.constraints),
+        "deadline": spec.deadline.map(|deadline| format_duration(deadline.0)),
+        "max_disconnect": format_duration(spec.max_disconnect.0),
+        "exclusive": spec.exclusive,
+        "tasks": tasks,
+    })
+}
+
+fn constraints_json(constraints: &Constraints) -> Value {
+    json!({
+        "labels": constraints.labels,
+        "pool": constraints.pool.as_ref().map(|pool| pool.as_str()),
+        "node": constraints.node.as_ref().map(|node| node.as_str()),
+    })
+}
+
+fn task_json(task: &TaskSpec) -> Value {
+    let env: Map<String, Value> =
+        task.env.keys().map(|name| (name.clone(), json!(HIDDEN))).collect();
+    let ports: Vec<&str> = task.ports.iter().map(|port| port.as_str()).collect();
+    json!({
+        "command": task.command,
+        "env": env,
+        "workdir": task.workdir,
+        "count": task.count,
+        "array": task.array.map(|array| {
+            let last = u64::from(array.start)
+                + u64::from(array.step) * u64::from(task.count.saturating_sub(1));
+            let at_once = array.parallel_max.map(|most| format!("%{most}")).unwrap_or_default();
+            format!("{}-{last}:{}{at_once}", array.start, array.step)
+        }),
+        "cpu": format_cpu(task.cpu.0),
+        "memory": format_size(task.memory.0),
+        "gpu": task.gpu.as_ref().map(gpu_json),
+        "ports": ports,
+        "stop": {
+            "signal": task.stop.signal.name(),
+            "grace": format_duration(task.stop.grace.0),
+        },
+        "restart": {
+            "attempts": task.restart.attempts,
+            "backoff": format_duration(task.restart.backoff.0),
+            "backoff_max": format_duration(task.restart.backoff_max.0),
+        },
+        "health": task.health.as_ref().map(health_json),
+        "time_limit": task.time_limit.map(|limit| format_duration(limit.0)),
+    })
+}
+
+fn gpu_json(gpu: &GpuRequest) -> Value {
+    json!({
+        "count": gpu.count,
+        "type": gpu.models,
+        "vram": gpu.memory_min.map(|least| format_size(least.0)),
+    })
+}
+
+fn health_json(health: &HealthCheck) -> Value {
+    let (kind, mut probe) = match &health.probe {
+        HealthProbe::Http { path, port } => {
+            ("http", json!({ "path": path, "port": port.as_str() }))
+        }
+        HealthProbe::Tcp { port } => ("tcp", json!({ "port": port.as_str() })),
+        HealthProbe::Command { command } => ("command", json!({ "command": command })),
+    };
+    probe["interval"] = json!(format_duration(health.interval.0));
+    probe["timeout"] = json!(format_duration(health.timeout.0));
+    probe["failures"] = json!(health.failures);
+    probe["start_period"] = json!(format_duration(health.start_period.0));
+    json!({ kind: probe })
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_model::{JobKind, Name, TaskSpec};
+
+    use super::*;
+
+    #[test]
+    fn a_specification_reads_like_its_job_file_without_its_secrets() {
+        let text = r#"{
+            "name": "a", "namespace": "default", "kind": "batch", "priority": 50,
+            "policy": "best-fit", "constraints": {"labels": {"disk": "nvme"}},
+            "max_disconnect": "10s", "exclusive": false, "deadline": "5m",
+            "tasks": {"main": {
+                "command": ["x"], "env": {"HF_TOKEN": "hf_secret"}, "array": "0-8:2%3",
+                "cpu": "500m", "memory": "4GiB",
+                "gpu": {"count": 2, "type": ["A100"], "vram": "40GB"}, "ports": ["http"],
+                "stop": {"signal": "SIGINT", "grace": "10s"},
+                "restart": {"attempts": 2, "backoff": "1s", "backoff_max": "1m"},
+                "health": {"http": {"path": "/", "port": "http", "interval": "2s",
+                    "timeout": "1s", "failures": 3, "start_period": "5m"}},
+                "time_limit": "1h"
+            }}
+        }"#;
+        let input = berth_jobfile::Input {
+            file_name: "job.json",
+            syntax: berth_jobfile::Syntax::Json,
+            bytes: text.as_bytes(),
+            overrides: &[],
+            namespace: Name::new("default").unwrap(),
+        };
+        let shown = spec_json(&berth_jobfile::parse(&input).unwrap());
+        let mut expected: Value = serde_json::from_str(text).unwrap();
+        let task = &mut expected["tasks"]["main"];
+        task["env"]["HF_TOKEN"] = json!("***");
+        task["count"] = json!(5);
+        task["workdir"] = Value::Null;
+        expected["constraints"]["pool"] = Value::Null;
+        expected["constraints"]["node"] = Value::Null;
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn other_probes_are_told_by_name() {
+        let name = Name::new("main").unwrap();
+        let mut task = TaskSpec::new(name.clone(), JobKind::Service, vec!["x".to_owned()]);
+        let mut health = HealthCheck {
+            probe: HealthProbe::Tcp { port: name },
+            interval: berth_model::DurationMs(500),
+            timeout: berth_model::DurationMs(500),
+            failures: 1,
+            start_period: berth_model::DurationMs::ZERO,
+        };
+        task.health = Some(health.clone());
+        assert_eq!(task_json(&task)["health"]["tcp"]["interval"], "500ms");
+        health.probe = HealthProbe::Command { command: vec!["true".to_owned()] };
+        task.health = Some(health);
+        assert_eq!(task_json(&task)["health"]["command"]["command"], json!(["true"]));
+        assert_eq!(task_json(&task)["restart"]["attempts"], Value::Null);
+    }
+}

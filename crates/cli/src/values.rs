@@ -1,0 +1,103 @@
+//! Values of options, with the words for those that are wrong.
+
+use berth_config::units;
+use berth_model::node::DEVICES_MAX;
+use berth_model::validate::INSTANCES_MAX;
+use berth_model::{GpuRequest, Name};
+
+/// The longest that anybody waits for a command or a drain.
+const WAIT_MS_MAX: u64 = 7 * 86_400_000;
+const DURATION: &str = "expected a duration such as 90s, 5m, 2h; at most 7d";
+
+/// A duration in milliseconds.
+pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
+    units::duration_ms_between(text, 1, WAIT_MS_MAX)
+        .map_err(|error| format!("{}; {DURATION}", error.problem))
+}
+
+/// A duration that the configuration will read.
+pub(crate) fn timeout_text(text: &str) -> Result<String, String> {
+    duration_ms(text).map(|_| text.to_owned())
+}
+
+/// Whole GPUs, or `MODEL:COUNT`.
+pub(crate) fn gpus(text: &str) -> Result<GpuRequest, String> {
+    let allowed = format!(
+        "expected 1 to {DEVICES_MAX} whole GPUs of one node, or MODEL:COUNT such as A100:2"
+    );
+    let is_count = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'));
+    let request = if is_count {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let count = text.parse().ok().filter(|_| digits).ok_or_else(|| allowed.clone())?;
+        GpuRequest { count, models: Vec::new(), memory_min: None }
+    } else {
+        berth_jobfile::parse_gpu(text)?
+    };
+    let fits = request.count >= 1 && request.count as usize <= DEVICES_MAX;
+    if fits { Ok(request) } else { Err(allowed) }
+}
+
+/// How many instances.
+pub(crate) fn count(text: &str) -> Result<u32, String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let read = text.parse().ok().filter(|count| digits && (1..=INSTANCES_MAX).contains(count));
+    read.ok_or_else(|| format!("expected 1 to {INSTANCES_MAX}"))
+}
+
+/// How many replicas; 0 stops a service without ending it.
+pub(crate) fn replicas(text: &str) -> Result<u32, String> {
+    if text == "0" {
+        Ok(0)
+    } else {
+        count(text).map_err(|_| format!("expected 0 to {INSTANCES_MAX}"))
+    }
+}
+
+pub(crate) fn cpu_milli(text: &str) -> Result<u64, String> {
+    units::cpu_milli(text).map_err(|error| format!("{}; expected {}", error.problem, error.allowed))
+}
+
+pub(crate) fn size_bytes(text: &str) -> Result<u64, String> {
+    units::size_bytes(text)
+        .map_err(|error| format!("{}; expected {}", error.problem, error.allowed))
+}
+
+pub(crate) fn name(text: &str) -> Result<Name, String> {
+    Name::new(text).map_err(|error| error.to_string())
+}
+
+/// A name, an id or a prefix of one; never empty, since that would be "any".
+pub(crate) fn reference(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        Err("expected an id or a name".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit_and_end_after_a_week() {
+        assert_eq!(duration_ms("90s"), Ok(90_000));
+        for text in ["5", "-5m", "1e9h", "8d", "0s", ""] {
+            let error = duration_ms(text).unwrap_err();
+            assert!(error.contains(DURATION), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn gpus_are_whole_and_few() {
+        assert_eq!(gpus("2").map(|gpus| gpus.count), Ok(2));
+        assert_eq!(
+            gpus("A100:2").map(|gpus| (gpus.count, gpus.models)),
+            Ok((2, vec!["A100".into()]))
+        );
+        for text in ["0", "-1", "1.5", "1.5x", "65", "99999999999999999999", "A100:0"] {
+            let error = gpus(text).unwrap_err();
+            assert!(error.contains("expected 1 to 64 whole GPUs"), "{text}: {error}");
+        }
+    }
+}

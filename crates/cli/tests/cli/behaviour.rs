@@ -1,0 +1,260 @@
+//! Clusters that cannot be reached or cannot answer, and terminals that go away.
+
+use std::future::pending;
+
+use crate::fake::{Behaviour, Fake};
+use crate::terminal::{ClosedPipe, Outcome, Terminal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/jobs/good.toml");
+/// Its job is known to stay in the queue.
+const QUEUED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/jobs/sweep.toml");
+
+/// Patient enough to be answered, and no more.
+const HASTY: [&str; 2] = ["--timeout", "300ms"];
+
+async fn closed_port() -> String {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
+}
+
+/// Answers every connection as an HTTP/1 server does to what it cannot read.
+async fn web_server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buffer = [0; 1024];
+                let _ = stream.read(&mut buffer).await;
+                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+                while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
+            });
+        }
+    });
+    address
+}
+
+async fn hasty(server: &str, arguments: &[&str]) -> Outcome {
+    let arguments: Vec<&str> = arguments.iter().copied().chain(HASTY).collect();
+    Terminal::new(server).run(&arguments).await
+}
+
+#[tokio::test]
+async fn a_follower_leads_to_the_leader() {
+    let leader = Fake::start(Behaviour::Answers).await;
+    let follower = Fake::start(Behaviour::Redirects(leader.address.clone())).await;
+    let outcome = Terminal::new(&follower.address).run(&["run", JOB]).await;
+    let stdout = "job 18 (hello) submitted, version 1\n".to_owned();
+    assert_eq!(outcome, Outcome { status: 0, stdout, stderr: String::new() });
+    assert_eq!(leader.submitted.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn addresses_are_told_with_their_causes() {
+    let closed = closed_port().await;
+    let web = web_server().await;
+    let outcome = hasty(&format!("{closed},{web}"), &["ps"]).await;
+    let stderr = format!(
+        "error: the cluster cannot be reached\n  {closed}: connection refused\n  \
+         {web}: answered, but is not a Berth server\n\
+         hint: name its schedulers with --server or BERTH_SERVER\n"
+    );
+    // Whichever was asked last stands last.
+    let mut lines: Vec<&str> = outcome.stderr.lines().collect();
+    let mut expected: Vec<&str> = stderr.lines().collect();
+    lines.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!((outcome.status, outcome.stdout.as_str(), lines), (3, "", expected));
+    let outcome = hasty(&closed, &["ps", "-o", "json"]).await;
+    let stderr = format!(
+        "{{\"error\":{{\"code\":\"unreachable\",\"field\":null,\
+         \"hint\":\"name its schedulers with --server or BERTH_SERVER\",\
+         \"message\":\"the cluster cannot be reached ({closed}: connection refused)\",\
+         \"problems\":[{{\"field\":null,\
+         \"hint\":\"name its schedulers with --server or BERTH_SERVER\",\
+         \"message\":\"the cluster cannot be reached ({closed}: connection refused)\"}}],\
+         \"request_id\":null}}}}\n"
+    );
+    assert_eq!(outcome, Outcome { status: 3, stdout: String::new(), stderr });
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_resolve_is_told() {
+    let outcome = hasty("no-such-host.invalid:7070", &["ps"]).await;
+    assert_eq!(outcome.status, 3);
+    let cause = "\n  no-such-host.invalid:7070: the name of the host does not resolve\n";
+    assert!(outcome.stderr.contains(cause), "{}", outcome.stderr);
+}
+
+#[tokio::test]
+async fn without_a_leader_stale_reads_are_offered() {
+    let scheduler = Fake::start(Behaviour::NoLeader).await;
+    let outcome = hasty(&scheduler.address, &["ps"]).await;
+    let stderr = format!(
+        "error: the cluster has no leader\n  {}: no leader (2 of 3 down since 12:03)\n\
+         hint: reads are answered meanwhile with --stale\n",
+        scheduler.address
+    );
+    assert_eq!(outcome, Outcome { status: 3, stdout: String::new(), stderr });
+}
+
+#[tokio::test]
+async fn a_submit_that_may_have_happened_names_its_key() {
+    let scheduler = Fake::start(Behaviour::Loses).await;
+    let outcome = hasty(&scheduler.address, &["run", JOB, "--key", "K"]).await;
+    let stderr = format!(
+        "error: outcome unknown\n  {}: leadership was lost\n\
+         hint: repeat with `--key K` to find out\n",
+        scheduler.address
+    );
+    assert_eq!(outcome, Outcome { status: 3, stdout: String::new(), stderr });
+    let keys: Vec<String> =
+        scheduler.submitted.lock().unwrap().iter().map(|submit| submit.key.clone()).collect();
+    assert!(keys.len() > 1 && keys.iter().all(|key| key == "K"), "{keys:?}");
+}
+
+#[tokio::test]
+async fn ctrl_c_during_a_submit_names_the_key() {
+    let scheduler = Fake::start(Behaviour::Silent).await;
+    let terminal = Terminal::new(&scheduler.address);
+    let outcome = terminal.run_until(&["run", JOB], scheduler.arrived.notified()).await;
+    let key = scheduler.submitted.lock().unwrap()[0].key.clone();
+    assert!(!key.is_empty());
+    let stderr = format!(
+        "error: interrupted; outcome unknown\nhint: repeat with `--key {key}` to find out\n"
+    );
+    assert_eq!(outcome, Outcome { status: 130, stdout: String::new(), stderr });
+}
+
+#[tokio::test]
+async fn ctrl_c_while_waiting_leaves_the_job_alone() {
+    let scheduler = Fake::start(Behaviour::Answers).await;
+    let terminal = Terminal::new(&scheduler.address);
+    let outcome =
+        terminal.run_until(&["run", QUEUED, "--wait"], scheduler.arrived.notified()).await;
+    let stderr = "error: interrupted; job 15 goes on\n\
+                  hint: `berth job wait 15` waits for it, `berth stop 15` ends it\n"
+        .to_owned();
+    assert_eq!(outcome, Outcome { status: 130, stdout: String::new(), stderr });
+}
+
+#[tokio::test]
+async fn a_submitted_command_takes_directory_and_path_and_nothing_else() {
+    let scheduler = Fake::start(Behaviour::Answers).await;
+    let terminal = Terminal::new(&scheduler.address);
+    let arguments =
+        ["submit", "--gpus", "A100:2", "--count", "3", "--cpus", "500m", "--memory", "1GiB"];
+    let arguments: Vec<&str> =
+        arguments.into_iter().chain(["--", "./train.sh", "--epochs", "3"]).collect();
+    assert_eq!(terminal.run(&arguments).await.status, 0);
+    let request = scheduler.submitted.lock().unwrap()[0].clone();
+    let spec = request.spec.unwrap();
+    assert_eq!((spec.name.as_str(), spec.namespace.as_str()), ("train.sh", "default"));
+    let task = &spec.tasks[0];
+    assert_eq!(task.command, ["./train.sh", "--epochs", "3"]);
+    assert_eq!(task.workdir.as_deref(), Some("/home/ada"));
+    let env: Vec<(&str, &str)> = task.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(env, [("PATH", "/usr/bin:/bin")]);
+    assert_eq!((task.count, task.cpu_milli, task.memory_bytes), (3, 500, 1 << 30));
+    let gpu = task.gpu.as_ref().unwrap();
+    assert_eq!((gpu.count, gpu.models.as_slice()), (2, &["A100".to_owned()][..]));
+}
+
+#[tokio::test]
+async fn a_job_file_takes_nothing_of_the_environment() {
+    let scheduler = Fake::start(Behaviour::Answers).await;
+    assert_eq!(Terminal::new(&scheduler.address).run(&["run", JOB]).await.status, 0);
+    let request = scheduler.submitted.lock().unwrap()[0].clone();
+    let task = request.spec.unwrap().tasks.remove(0);
+    assert!(task.env.is_empty() && task.workdir.is_none(), "{task:?}");
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_ends_the_command_quietly() {
+    let scheduler = Fake::start(Behaviour::Answers).await;
+    let terminal = Terminal::new(&scheduler.address);
+    for arguments in [
+        &["ps"][..],
+        &["ps", "-o", "json"],
+        &["ps", "-o", "yaml"],
+        &["events"],
+        &["logs", "chat"],
+        &["completions", "bash"],
+        &["--help"],
+    ] {
+        let outcome = terminal.run_into(ClosedPipe, arguments, pending()).await;
+        assert_eq!(outcome, (141, String::new()), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_wider_than_the_terminal_or_steers_it() {
+    let scheduler = Fake::start(Behaviour::Answers).await;
+    let mut terminal = Terminal::new(&scheduler.address);
+    terminal.width = Some(20);
+    for unicode in [true, false] {
+        terminal.unicode = unicode;
+        for arguments in
+            [&["ps"][..], &["ps", "-o", "wide"], &["node", "list"], &["gpu", "list", "-o", "wide"]]
+        {
+            let outcome = terminal.run(arguments).await;
+            assert_eq!(outcome.status, 0, "{outcome:?}");
+            let widest = outcome.stdout.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= 20, "{arguments:?}:\n{}", outcome.stdout);
+            assert!(!outcome.stdout.contains('\u{1b}'));
+            assert_eq!(outcome.stdout.is_ascii(), !unicode, "{}", outcome.stdout);
+        }
+    }
+}
+
+#[tokio::test]
+async fn standard_input_is_read_up_to_its_limit() {
+    let mut terminal = Terminal::new("127.0.0.1:1");
+    terminal.input = vec![b'#'; (1 << 20) + 1];
+    let outcome = terminal.run(&["run", "-"]).await;
+    let stderr = "error: the job file is larger than 1 MiB\n".to_owned();
+    assert_eq!(outcome, Outcome { status: 2, stdout: String::new(), stderr });
+}
+
+#[tokio::test]
+async fn a_misspelt_variable_is_told_and_passed_over() {
+    let mut terminal = Terminal::new("127.0.0.1:1");
+    terminal.environment.push(("BERTH_SERVR".into(), "10.0.0.1:7070".into()));
+    let outcome = terminal.run(&["version"]).await;
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "berth 0.1.0\n"));
+    assert!(outcome.stderr.starts_with("warning: environment BERTH_SERVR: "), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn completions_know_every_command() {
+    let terminal = Terminal::new("127.0.0.1:1");
+    for shell in ["bash", "zsh", "fish"] {
+        let outcome = terminal.run(&["completions", shell]).await;
+        assert_eq!(outcome.status, 0);
+        for command in ["submit", "rollback", "uncordon", "transfer"] {
+            assert!(outcome.stdout.contains(command), "{shell}: {command}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_configuration_tells_where_values_came_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("berth.toml");
+    std::fs::write(&file, "[client]\nnamespace = \"research\"\n").unwrap();
+    let terminal = Terminal::new("127.0.0.1:1");
+    let file = file.to_str().unwrap();
+    let arguments = ["config", "show", "-o", "json", "--config", file, "--timeout", "9s"];
+    let outcome = terminal.run(&arguments).await;
+    for (key, value, source) in [
+        ("client.namespace", "research", format!("{file}:2:1")),
+        ("client.server", "127.0.0.1:1", "environment BERTH_SERVER".to_owned()),
+        ("client.timeout", "9s", "flag --timeout".to_owned()),
+    ] {
+        let row = format!(
+            "  {{\n    \"key\": \"{key}\",\n    \"source\": \"{source}\",\n    \"value\": \"{value}\"\n  }}"
+        );
+        assert!(outcome.stdout.contains(&row), "{row} in {}", outcome.stdout);
+    }
+}

@@ -1,0 +1,257 @@
+//! What the scripted cluster holds.
+
+use berth_proto::v1::*;
+
+/// 2026-01-02T03:04:05.678Z.
+pub const SUBMITTED_MS: u64 = 1_767_323_045_678;
+pub const NOW_MS: u64 = SUBMITTED_MS + 3 * 3_600_000;
+
+pub fn jobs() -> Vec<Job> {
+    vec![service(), failed(), queued()]
+}
+
+fn service() -> Job {
+    Job {
+        id: 17,
+        name: "chat".into(),
+        namespace: "default".into(),
+        kind: JobKind::Service.into(),
+        state: "running".into(),
+        version: 3,
+        priority: 50,
+        submitted_at_ms: SUBMITTED_MS,
+        started_at_ms: Some(SUBMITTED_MS + 1_000),
+        tasks: vec![TaskStatus {
+            name: "main".into(),
+            count: 2,
+            live: 2,
+            running: 2,
+            ready: 2,
+            ..TaskStatus::default()
+        }],
+        ..Job::default()
+    }
+}
+
+fn failed() -> Job {
+    Job {
+        id: 16,
+        name: "train".into(),
+        namespace: "default".into(),
+        kind: JobKind::Batch.into(),
+        state: "failed".into(),
+        reason: "1 of 2 instances failed".into(),
+        version: 1,
+        priority: 70,
+        submitted_at_ms: SUBMITTED_MS - 3_600_000,
+        started_at_ms: Some(SUBMITTED_MS - 3_599_000),
+        finished_at_ms: Some(SUBMITTED_MS - 60_000),
+        tasks: vec![TaskStatus {
+            name: "main".into(),
+            count: 2,
+            succeeded: 1,
+            failed: 1,
+            failures: vec![Failure {
+                allocation_id: "16.main.1.1".into(),
+                node: "gpu-01".into(),
+                reason: "exit code 3".into(),
+                exit_code: Some(3),
+                signal: None,
+                stderr_tail: "loading\nout of cheese\n".into(),
+                finished_at_ms: SUBMITTED_MS - 60_000,
+            }],
+            ..TaskStatus::default()
+        }],
+        key: "nightly-1".into(),
+        ..Job::default()
+    }
+}
+
+fn queued() -> Job {
+    Job {
+        id: 15,
+        name: "sweep".into(),
+        namespace: "default".into(),
+        kind: JobKind::Batch.into(),
+        state: "queued".into(),
+        reason: "no node has 16 GPUs".into(),
+        version: 1,
+        priority: 50,
+        submitted_at_ms: SUBMITTED_MS - 86_400_000 * 3,
+        held: true,
+        tasks: vec![TaskStatus {
+            name: "main".into(),
+            count: 20,
+            pending: 20,
+            ..TaskStatus::default()
+        }],
+        ..Job::default()
+    }
+}
+
+pub fn allocations() -> Vec<Allocation> {
+    let claim = |uuid: &str| DeviceClaim {
+        uuid: uuid.into(),
+        share_milli: 1000,
+        memory_bytes: 80_000_000_000,
+    };
+    vec![
+        Allocation {
+            id: "17.main.0.1".into(),
+            job_id: 17,
+            task: "main".into(),
+            index: 0,
+            attempt: 1,
+            node: "gpu-01".into(),
+            state: "running".into(),
+            ready: true,
+            job_version: 3,
+            devices: vec![claim("GPU-aa")],
+            device_indices: vec![0],
+            ports: vec![PortClaim { name: "http".into(), port: 20_001 }],
+            started_at_ms: Some(SUBMITTED_MS + 1_000),
+            ..Allocation::default()
+        },
+        Allocation {
+            id: "17.main.1.2".into(),
+            job_id: 17,
+            task: "main".into(),
+            index: 1,
+            attempt: 2,
+            node: "gpu-02".into(),
+            state: "failed".into(),
+            reason: "killed".into(),
+            job_version: 3,
+            signal: Some(9),
+            started_at_ms: Some(SUBMITTED_MS + 1_000),
+            finished_at_ms: Some(SUBMITTED_MS + 2_500),
+            ..Allocation::default()
+        },
+    ]
+}
+
+pub fn nodes() -> Vec<Node> {
+    let device = |uuid: &str, index| Device {
+        uuid: uuid.into(),
+        index,
+        model: "NVIDIA H100 80GB".into(),
+        memory_bytes: 80 << 30,
+        health: DeviceHealth::Healthy.into(),
+    };
+    let status = |uuid: &str, allocated_milli, memory_used_bytes| DeviceStatus {
+        uuid: uuid.into(),
+        allocated_milli,
+        memory_used_bytes,
+        utilization_percent: memory_used_bytes.map(|_| 87),
+        temperature_celsius: memory_used_bytes.map(|_| 61),
+    };
+    let gpu_01 = Node {
+        id: 1,
+        name: "gpu-01".into(),
+        state: "ready".into(),
+        schedulable: true,
+        spec: Some(NodeSpec {
+            labels: [("disk".to_owned(), "nvme".to_owned())].into(),
+            pool: "default".into(),
+            cpu_milli: 32_000,
+            memory_bytes: 256 << 30,
+            devices: vec![device("GPU-aa", 0), device("GPU-ab", 1)],
+            port_first: 20_000,
+            port_last: 29_999,
+            agent_version: "0.1.0".into(),
+            address: "10.0.0.11:7073".into(),
+            ..NodeSpec::default()
+        }),
+        allocated_cpu_milli: 4_500,
+        allocated_memory_bytes: 33 << 30,
+        devices: vec![status("GPU-aa", 1000, Some(40 << 30)), status("GPU-ab", 0, None)],
+        last_report_ms: Some(212),
+        allocations: 1,
+        generation: 9,
+    };
+    let cpu_01 = Node {
+        id: 2,
+        name: "cpu-01".into(),
+        state: "draining".into(),
+        spec: Some(NodeSpec {
+            pool: "default".into(),
+            cpu_milli: 8_000,
+            memory_bytes: 16 << 30,
+            agent_version: "0.1.0".into(),
+            ..NodeSpec::default()
+        }),
+        ..Node::default()
+    };
+    vec![gpu_01, cpu_01]
+}
+
+pub fn status() -> ClusterStatus {
+    let member = |id, role: &str, healthy, index| Member {
+        id,
+        address: format!("10.0.0.{id}:7070"),
+        role: role.into(),
+        healthy,
+        last_log_index: index,
+        applied_index: index,
+    };
+    ClusterStatus {
+        cluster_id: "5f0c".into(),
+        leader_id: Some(2),
+        term: 4,
+        members: vec![
+            member(1, "follower", true, Some(120)),
+            member(2, "leader", true, Some(121)),
+            member(3, "follower", false, None),
+        ],
+        nodes: 2,
+        jobs: 3,
+        allocations: 2,
+        queued: 1,
+        answered_by: 2,
+        applied_index: 121,
+        stale_ms: None,
+        version: "0.1.0".into(),
+    }
+}
+
+pub fn reasons() -> Vec<Reason> {
+    vec![
+        Reason { code: "gpu-count".into(), nodes: 1, detail: "the largest has 2".into() },
+        Reason { code: "draining".into(), nodes: 1, detail: String::new() },
+    ]
+}
+
+pub fn explanation() -> ExplainReply {
+    ExplainReply {
+        job_id: 15,
+        summary: "waits: no node can hold an instance".into(),
+        position: Some(1),
+        expected_start_ms: None,
+        reasons: reasons(),
+        nodes_total: 2,
+        smallest_change: "a node with 16 GPUs".into(),
+        placed: Vec::new(),
+    }
+}
+
+pub fn events() -> Vec<Event> {
+    vec![
+        Event {
+            token: "e-1".into(),
+            at_ms: SUBMITTED_MS,
+            kind: "job-submitted".into(),
+            job_id: Some(17),
+            message: "version 3".into(),
+            ..Event::default()
+        },
+        Event {
+            token: "e-2".into(),
+            at_ms: SUBMITTED_MS + 20,
+            kind: "allocation-placed".into(),
+            job_id: Some(17),
+            allocation_id: "17.main.0.1".into(),
+            node: "gpu-01".into(),
+            message: String::new(),
+        },
+    ]
+}
