@@ -13,14 +13,13 @@ use berth_proto::{DESCRIPTORS, v1};
 use berth_raft::device::sled::{Directory, Filesystem, SledDevice, SledOptions};
 use berth_raft::transport::PeerHandler;
 use berth_raft::transport::grpc::GrpcTransport;
-use berth_raft::transport::service::PeerService;
+use berth_raft::transport::service::{PeerService, incoming};
 use berth_raft::{ProductionNode, RaftOptions, RaftStatus, Role};
 use berth_state::Command;
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -397,7 +396,7 @@ async fn serve_grpc(
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled())
+        .serve_with_incoming_shutdown(incoming(listener), stop.cancelled())
         .await
         .context("serve gRPC")
 }

@@ -16,4 +16,4 @@ mod rpc;
 mod sessions;
 
 pub use boot::{Running, run, start};
-pub use options::{Formation, SchedulerOptions};
+pub use options::{Formation, MemoryDisk, SchedulerOptions};

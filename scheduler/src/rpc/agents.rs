@@ -1,6 +1,7 @@
 //! Sessions of agents. Only the leader holds them: it alone knows who is
 //! silent, so an agent that dials a follower is sent on.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ use crate::sessions::desired::Told;
 
 /// Messages to an agent that may wait for its connection.
 const OUT_MAX: usize = 64;
+/// Reports of one agent that wait to be recorded.
+const REPORTS_MAX: usize = 64;
 /// The first message must come within this.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Observations in one command, so that it fits an entry: a failed one carries
@@ -116,7 +119,10 @@ async fn session(
     let session =
         Session { node, wake: Arc::new(Notify::new()), orders, replaced: CancellationToken::new() };
     shared.published.sessions.add(session.clone());
-    let mut open = Open { leader: leader.clone(), node, out: out.clone(), told: Told::default() };
+    let (reports, queue) = mpsc::channel(REPORTS_MAX);
+    tokio::spawn(record_reports(leader.clone(), node, queue, out.clone()));
+    let mut open =
+        Open { leader: leader.clone(), node, out: out.clone(), reports, told: Told::default() };
     info!(node_id = %node, "agent connected");
     let mut result = open.greet(&shared, &hello).await;
     while result.is_ok() {
@@ -177,6 +183,7 @@ struct Open {
     leader: Arc<Leader>,
     node: NodeId,
     out: Out,
+    reports: mpsc::Sender<v1::Report>,
     told: Told,
 }
 
@@ -219,8 +226,12 @@ impl Open {
                 self.come_back().await
             }
             Some(FromAgent::Report(report)) => {
-                self.report(report);
-                Ok(())
+                // A recorder that has ended left reports unacknowledged: a new
+                // session brings them again.
+                self.reports
+                    .send(report)
+                    .await
+                    .map_err(|_| Status::aborted("reports cannot be recorded; begin a new session"))
             }
             Some(FromAgent::NeedFull(_)) => {
                 let view = self.leader.published.view();
@@ -245,36 +256,65 @@ impl Open {
             }
         }
     }
+}
 
-    /// Proposes what the state does not know yet, and acknowledges once it is
-    /// in the log. Runs beside the session: heartbeats do not wait for it.
-    fn report(&self, report: v1::Report) {
-        let (leader, node, out) = (self.leader.clone(), self.node, self.out.clone());
-        tokio::spawn(async move {
-            let view = leader.published.view();
-            let mut news = Vec::new();
-            for observation in report.observations {
-                let id = observation.allocation_id.clone();
-                match observation_from_proto(observation) {
-                    Ok(observation) if is_news(&view, node, &observation) => news.push(observation),
-                    Ok(_) => {}
-                    Err(violations) => {
-                        warn!(allocation = %id, ?violations, "impossible observation refused");
-                    }
-                }
+/// Records the reports of one session, in the order in which they came: the
+/// second report of an allocation must not overtake the first. Runs beside the
+/// session, so that heartbeats do not wait for the log. Reports that came in
+/// the meantime are recorded together.
+async fn record_reports(
+    leader: Arc<Leader>,
+    node: NodeId,
+    mut reports: mpsc::Receiver<v1::Report>,
+    out: Out,
+) {
+    while let Some(first) = reports.recv().await {
+        let mut sequences = vec![first.sequence];
+        let mut observations = first.observations;
+        while let Ok(more) = reports.try_recv() {
+            sequences.push(more.sequence);
+            observations.extend(more.observations);
+        }
+        for observations in chunks(news(&leader, node, observations)) {
+            let command = Command::Observe { node, observations };
+            if let Err(error) = leader.propose(command).await {
+                // Not acknowledged: the agent sends it again, to the next
+                // leader if need be.
+                debug!(%error, "report not recorded");
+                return;
             }
-            for observations in chunks(news) {
-                let command = Command::Observe { node, observations };
-                if let Err(error) = leader.propose(command).await {
-                    // Not acknowledged: the agent sends it again.
-                    debug!(%error, "report not recorded");
-                    return;
-                }
+        }
+        for sequence in sequences {
+            let ack = ToAgent::ReportAck(v1::ReportAck { sequence });
+            if out.send(Ok(message(ack))).await.is_err() {
+                return;
             }
-            let ack = v1::ReportAck { sequence: report.sequence };
-            let _ = out.send(Ok(message(ToAgent::ReportAck(ack)))).await;
-        });
+        }
     }
+}
+
+/// The observations that the state does not know yet.
+fn news(leader: &Leader, node: NodeId, observations: Vec<v1::Observation>) -> Vec<Observation> {
+    let view = leader.published.view();
+    let mut news = Vec::new();
+    // Behind another one about the same allocation, what is news depends on
+    // that one; apply ignores what changes nothing.
+    let mut spoken_of = BTreeSet::new();
+    for observation in observations {
+        let id = observation.allocation_id.clone();
+        match observation_from_proto(observation) {
+            Ok(observation) => {
+                let first = spoken_of.insert(observation.allocation);
+                if !first || is_news(&view, node, &observation) {
+                    news.push(observation);
+                }
+            }
+            Err(violations) => {
+                warn!(allocation = %id, ?violations, "impossible observation refused");
+            }
+        }
+    }
+    news
 }
 
 /// Whether an observation would change anything.

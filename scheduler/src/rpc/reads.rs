@@ -65,7 +65,7 @@ impl Shared {
         let more = rows.len() > page;
         rows.truncate(page);
         let next_before_id = if more { rows.last().map_or(0, |row| row.id.0) } else { 0 };
-        let jobs = rows.into_iter().map(|row| views::job(&view.state, row)).collect();
+        let jobs = rows.into_iter().map(|row| views::listed_job(&view.state, row)).collect();
         Ok(v1::ListJobsReply { jobs, next_before_id, stale_ms: view.stale_ms })
     }
 
@@ -154,6 +154,7 @@ fn ended_allocation(view: &ClusterState, job: &JobRow, ended: &EndedAllocation) 
     shown.state = ended.outcome.name().to_owned();
     shown.reason.clone_from(&ended.reason);
     shown.ready = false;
+    shown.phase.clear();
     if let Some(report) = &ended.report {
         shown.exit_code = report.exit_code;
         shown.signal = report.signal;

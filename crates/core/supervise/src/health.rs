@@ -61,6 +61,13 @@ impl Health {
         }
     }
 
+    /// As [`Health::new`], for a worker that was watched before and had been
+    /// found `verdict`: it stays that until a probe says otherwise.
+    #[must_use]
+    pub fn resume(policy: HealthPolicy, started_at: AgentMs, verdict: Verdict) -> Health {
+        Health { verdict, ..Health::new(policy, started_at) }
+    }
+
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         self.verdict
@@ -147,6 +154,14 @@ mod tests {
             &[(6000, Failed), (6001, Failed), (6002, Failed), (6003, Passed)],
             &[Pending, Pending, Unhealthy, Ready],
         );
+    }
+
+    #[test]
+    fn a_ready_worker_stays_ready_over_a_restart_until_probes_say_otherwise() {
+        let mut health = Health::resume(POLICY, AgentMs(100), Verdict::Ready);
+        assert_eq!(health.verdict(), Verdict::Ready);
+        let verdicts = [200, 300, 400].map(|at| health.observe(Failed, AgentMs(at)));
+        assert_eq!(verdicts, [Verdict::Ready, Verdict::Ready, Verdict::Unhealthy]);
     }
 
     #[test]

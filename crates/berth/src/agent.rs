@@ -1,0 +1,104 @@
+//! `berth agent`: from settings to a running agent.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use berth_agent::AgentOptions;
+use berth_config::{Agent, Flags};
+use berth_model::{CpuMilli, MemoryBytes, Name, PortRange};
+
+use crate::arguments::AgentArguments;
+use crate::settings;
+
+pub fn run(arguments: &AgentArguments) -> anyhow::Result<ExitCode> {
+    let loaded = settings::load(&arguments.process, flags(arguments))?;
+    settings::require(&loaded.config.agent.missing_to_start())?;
+    let mut options = options(&loaded.config.agent)?;
+    let log = settings::start_log(&loaded)?;
+    let (metrics, _) = settings::start_metrics()?;
+    options.metrics = Some(metrics);
+    options.stop_on_fd_close = arguments.process.stop_on_fd_close;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let ended = runtime.block_on(berth_agent::run(options));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    log.flush(Duration::from_secs(1));
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+fn flags(arguments: &AgentArguments) -> Flags {
+    let mut flags = Flags::new();
+    let given = [
+        ("agent.servers", "--servers", &arguments.servers),
+        ("agent.data_dir", "--data-dir", &arguments.data_dir),
+        ("agent.name", "--name", &arguments.name),
+        ("agent.advertise", "--advertise", &arguments.advertise),
+        ("agent.http", "--http", &arguments.http),
+        ("agent.cpus", "--cpus", &arguments.cpus),
+        ("agent.memory", "--memory", &arguments.memory),
+        ("agent.ports", "--ports", &arguments.ports),
+        ("agent.simulate", "--simulate", &arguments.simulate),
+        ("agent.pool", "--pool", &arguments.pool),
+        ("agent.zone", "--zone", &arguments.zone),
+        ("agent.worker_user", "--worker-user", &arguments.worker_user),
+    ];
+    for (key, flag, value) in given {
+        flags.set_if_given(key, flag, value.clone());
+    }
+    for label in &arguments.labels {
+        flags.set("agent.labels", "--label", label.clone());
+    }
+    flags
+}
+
+fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
+    if settings.tls_dir.is_some() || settings.join_token_file.is_some() {
+        let what = "`agent.tls_dir` and `agent.join_token_file` are not supported by this version";
+        return Err(settings::BadSettings(what.to_owned()).into());
+    }
+    let data_dir = settings.data_dir.as_ref().context("the data directory is missing")?;
+    let servers = settings.servers.value.iter().map(ToString::to_string).collect();
+    let name = match &settings.name {
+        Some(name) => name.value.clone(),
+        None => host_name()?,
+    };
+    let mut options =
+        AgentOptions::new(servers, data_dir.value.clone(), checked(&name, "agent.name")?);
+    options.address =
+        settings.advertise.as_ref().map_or_else(String::new, |at| at.value.to_string());
+    options.http = Some(settings.http.value.to_string());
+    options.cpu = settings.cpus.as_ref().map(|cpus| CpuMilli(cpus.value));
+    options.memory = settings.memory.as_ref().map(|memory| MemoryBytes(memory.value));
+    let ports = settings.ports.value;
+    options.ports = PortRange { first: ports.first, last: ports.last };
+    options.simulate = settings.simulate.as_ref().map(|gpus| gpus.value.clone());
+    options.labels = settings
+        .labels
+        .iter()
+        .map(|(key, value)| (key.clone(), value.value.clone()))
+        .collect::<BTreeMap<_, _>>();
+    options.pool = checked(&settings.pool.value, "agent.pool")?;
+    if let Some(zone) = &settings.zone {
+        options.zone = checked(&zone.value, "agent.zone")?;
+    }
+    options.worker_user = settings.worker_user.as_ref().map(|user| user.value.clone());
+    options.retry_min = Duration::from_millis(settings.disconnect.retry_min.value);
+    options.retry_max = Duration::from_millis(settings.disconnect.retry_max.value);
+    options.stop_after =
+        settings.disconnect.stop_after.as_ref().map(|after| Duration::from_millis(after.value));
+    Ok(options)
+}
+
+fn checked(text: &str, key: &str) -> Result<Name, settings::BadSettings> {
+    Name::new(text).map_err(|error| settings::BadSettings(format!("`{key}`: {error}")))
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the host's name")?;
+    Ok(name.trim().to_owned())
+}

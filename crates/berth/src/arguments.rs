@@ -1,0 +1,164 @@
+//! What the command line may say to the daemons. Values of settings stay text
+//! here: the configuration checks them with those from files and variables.
+
+use std::path::PathBuf;
+
+use berth_cli::{ClientCommand, GlobalArgs};
+use clap::{Args, Parser, Subcommand};
+
+/// A distributed scheduler for GPU clusters that run AI models.
+#[derive(Parser)]
+#[command(name = "berth", version, propagate_version = true, max_term_width = 100)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub globals: GlobalArgs,
+    #[command(subcommand)]
+    pub task: Task,
+}
+
+#[derive(Subcommand)]
+pub enum Task {
+    #[command(flatten)]
+    Daemon(Daemon),
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+#[derive(Subcommand)]
+pub enum Daemon {
+    /// Run one scheduler node
+    Scheduler(SchedulerArguments),
+    /// Run the agent of this host
+    Agent(AgentArguments),
+    /// Run a local cluster in the foreground
+    Dev(DevArguments),
+    /// Show the whole story on this machine, checked as it goes
+    Demo(DemoArguments),
+    /// Stand in for a model server, for trials and benchmarks
+    MockWorker(MockWorkerArguments),
+}
+
+#[derive(Args)]
+pub struct SchedulerArguments {
+    /// Where log, snapshots and identity are kept
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// gRPC for clients, agents and peers [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// The address that others reach --listen by, where it differs
+    #[arg(long, value_name = "ADDR")]
+    pub advertise: Option<String>,
+    /// Health and metrics [default: 127.0.0.1:7071]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+    /// Form a new cluster
+    #[arg(long, conflicts_with = "join")]
+    pub bootstrap: bool,
+    /// Schedulers of the cluster to join
+    #[arg(long, value_name = "ADDR,…")]
+    pub join: Option<String>,
+    #[command(flatten)]
+    pub process: ProcessArguments,
+}
+
+#[derive(Args)]
+pub struct AgentArguments {
+    /// The schedulers to dial
+    #[arg(long, value_name = "ADDR,…")]
+    pub servers: Option<String>,
+    /// Where task directories, logs and records are kept
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// The node's name [default: the host's]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The address that other hosts reach this one's workers by
+    #[arg(long, value_name = "ADDR")]
+    pub advertise: Option<String>,
+    /// Health and metrics [default: 127.0.0.1:7073]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+    /// Cores offered to workers, such as 16 or 500m [default: measured]
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<String>,
+    /// Memory offered to workers, such as 64GiB [default: measured]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// The ports that workers are given from [default: 20000-29999]
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub ports: Option<String>,
+    /// GPUs to pretend to have, such as 8xH100-80GB
+    #[arg(long, value_name = "GPUS")]
+    pub simulate: Option<String>,
+    /// A label of the node; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// The pool that the node belongs to
+    #[arg(long)]
+    pub pool: Option<String>,
+    /// The failure domain that the node stands in
+    #[arg(long)]
+    pub zone: Option<String>,
+    /// The user that workers run as, where the agent is root
+    #[arg(long, value_name = "USER")]
+    pub worker_user: Option<String>,
+    #[command(flatten)]
+    pub process: ProcessArguments,
+}
+
+/// What every daemon takes.
+#[derive(Args)]
+pub struct ProcessArguments {
+    /// The configuration file [default: ./berth.toml if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What is logged, such as info,berth_raft=debug
+    #[arg(long, value_name = "FILTER")]
+    pub log_level: Option<String>,
+    /// End when the other end of this descriptor is closed
+    #[arg(long, hide = true, value_name = "FD")]
+    pub stop_on_fd_close: Option<u32>,
+}
+
+#[derive(Args)]
+pub struct DevArguments {
+    /// Schedulers: 1, 3 or 5
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub schedulers: u8,
+    /// Agents
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub agents: u8,
+    /// Simulated GPUs of each agent
+    #[arg(long, value_name = "GPUS", default_value = "8xH100-80GB")]
+    pub gpus: String,
+    /// Where the cluster keeps its data [default: a temporary directory, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Written, whole, when work can be submitted
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// What the children log
+    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    pub log_level: String,
+}
+
+#[derive(Args)]
+pub struct DemoArguments {
+    /// Leave the cluster running after the story, until Ctrl-C
+    #[arg(long)]
+    pub keep: bool,
+    /// Remove one instance's trace before counting: the demo must then fail
+    #[arg(long, hide = true)]
+    pub lose_a_trace: bool,
+}
+
+#[derive(Args)]
+pub struct MockWorkerArguments {
+    /// The model's name
+    #[arg(long)]
+    pub model: String,
+    /// The port on 127.0.0.1
+    #[arg(long)]
+    pub port: u16,
+}

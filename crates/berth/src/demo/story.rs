@@ -1,0 +1,280 @@
+//! The story: an array, a service, many jobs, and the death of the leader in
+//! the middle of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use berth_client::Client;
+use berth_model::{
+    Constraints, CpuMilli, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec,
+    Name, Policy, TaskSpec,
+};
+use berth_proto::v1;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::checks::Checks;
+use super::traces;
+use crate::local::LocalCluster;
+
+const ARRAY: u32 = 40;
+const JOBS: usize = 60;
+/// Jobs acknowledged before the leader is killed.
+const JOBS_BEFORE_KILL: usize = 30;
+const REPLICAS: u32 = 2;
+const LIMIT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(25);
+
+pub async fn tell(
+    cluster: &mut LocalCluster,
+    checks: &mut Checks,
+    sabotage: Sabotage,
+) -> anyhow::Result<()> {
+    let folder = cluster.data_dir().join("traces");
+    std::fs::create_dir_all(&folder).context("make the folder of traces")?;
+    let client = cluster.client();
+    introduce(cluster, &client, checks).await?;
+
+    let service = submit(&client, &service_spec()?, "demo-service").await?;
+    checks.say(&format!(
+        "service `models` is job {service}: {REPLICAS} replicas of a stand-in model server"
+    ));
+    let array = submit(&client, &array_spec(&folder)?, "demo-array").await?;
+    checks.say(&format!("array `array` is job {array}: {ARRAY} instances, one simulated GPU each"));
+    wait_for(&client, service, |job| {
+        job.tasks.iter().map(|task| task.ready).sum::<u64>() == u64::from(REPLICAS)
+    })
+    .await
+    .context("wait for the service's replicas")?;
+    let before = replicas(&client, service).await?;
+    for (allocation, port) in &before {
+        let answer = get(*port, "/v1/models").await?;
+        checks.equal(
+            &format!("replica {allocation} answers on port {port}"),
+            &answer.contains("demo-model"),
+            &true,
+        );
+    }
+
+    let mut acknowledged = BTreeMap::new();
+    submit_some(&client, &folder, 0..JOBS_BEFORE_KILL, &mut acknowledged).await?;
+    let killed = cluster.leader().await?;
+    let scheduler = cluster.schedulers.iter_mut().find(|one| one.id == killed);
+    scheduler.context("the leader is one of ours")?.child.kill().await?;
+    let since = Instant::now();
+    checks.say(&format!("killed the leader, scheduler {killed}, with SIGKILL"));
+    submit_some(&client, &folder, JOBS_BEFORE_KILL..JOBS_BEFORE_KILL + 1, &mut acknowledged)
+        .await?;
+    checks
+        .say(&format!("the next submit was acknowledged {} ms later", since.elapsed().as_millis()));
+    submit_some(&client, &folder, JOBS_BEFORE_KILL + 1..JOBS, &mut acknowledged).await?;
+    let leader = cluster.leader().await?;
+    checks.equal(&format!("another scheduler leads: {leader}"), &(leader != killed), &true);
+
+    read_back(&client, &acknowledged, checks).await?;
+    let jobs: Vec<u64> = acknowledged.values().copied().chain([array]).collect();
+    for job in &jobs {
+        wait_for(&client, *job, |job| job.finished_at_ms.is_some())
+            .await
+            .with_context(|| format!("wait for job {job}"))?;
+    }
+    let mut states = BTreeMap::new();
+    for job in &jobs {
+        *states.entry(get_job(&client, *job).await?.state).or_insert(0) += 1;
+    }
+    let wanted = BTreeMap::from([("succeeded".to_owned(), jobs.len())]);
+    checks.equal(&format!("all {} batch jobs succeeded", jobs.len()), &states, &wanted);
+
+    if sabotage == Sabotage::LoseATrace {
+        let lost = traces::lose_one(&folder)?;
+        checks.say(&format!("removed the trace {}", lost.display()));
+    }
+    let counts = traces::count(&folder)?;
+    checks.equal("every instance left a trace", &counts.len(), &(ARRAY as usize + JOBS));
+    let twice: Vec<&String> =
+        counts.iter().filter(|(_, lines)| **lines != 1).map(|(name, _)| name).collect();
+    checks.equal("every instance ran exactly once", &twice, &Vec::new());
+    let after = replicas(&client, service).await?;
+    checks.equal("the service's replicas were not touched", &after, &before);
+    Ok(())
+}
+
+/// Whether the demo is to be shown failing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    None,
+    LoseATrace,
+}
+
+async fn introduce(cluster: &LocalCluster, client: &Client, checks: &Checks) -> anyhow::Result<()> {
+    let status = client.status(v1::StatusRequest { consistency: 0 }).await?;
+    let leader = status.leader_id.context("no leader")?;
+    let addresses: Vec<&str> =
+        status.members.iter().map(|member| member.address.as_str()).collect();
+    checks.say(&format!(
+        "{} schedulers at {}; scheduler {leader} leads in term {}",
+        status.members.len(),
+        addresses.join(", "),
+        status.term
+    ));
+    let nodes = client.list_nodes(v1::ListNodesRequest { consistency: 0 }).await?.nodes;
+    let gpus: usize =
+        nodes.iter().filter_map(|node| node.spec.as_ref()).map(|spec| spec.devices.len()).sum();
+    checks.say(&format!("{} agents report {gpus} simulated GPUs", nodes.len()));
+    debug_assert_eq!(nodes.len(), cluster.agents.len());
+    Ok(())
+}
+
+fn spec(name: &str, kind: JobKind, task: TaskSpec) -> anyhow::Result<JobSpec> {
+    Ok(JobSpec {
+        name: Name::new(name)?,
+        namespace: Name::new("default")?,
+        kind,
+        priority: JobSpec::PRIORITY_DEFAULT,
+        policy: Policy::LeastLoaded,
+        constraints: Constraints::default(),
+        tasks: vec![task],
+        deadline: None,
+        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        exclusive: false,
+    })
+}
+
+fn array_spec(folder: &Path) -> anyhow::Result<JobSpec> {
+    let command = traces::command(folder, "array", "sleep 0.5");
+    let task = TaskSpec {
+        count: ARRAY,
+        gpu: Some(GpuRequest { count: 1, models: vec!["H100".to_owned()], memory_min: None }),
+        ..TaskSpec::new(Name::new("main")?, JobKind::Batch, command)
+    };
+    spec("array", JobKind::Batch, task)
+}
+
+fn service_spec() -> anyhow::Result<JobSpec> {
+    let program = std::env::current_exe().context("find this program")?;
+    let command = [
+        &program.display().to_string(),
+        "mock-worker",
+        "--model",
+        "demo-model",
+        "--port",
+        "${PORT}",
+    ];
+    let http = Name::new("http")?;
+    let task = TaskSpec {
+        count: REPLICAS,
+        cpu: CpuMilli(500),
+        ports: vec![http.clone()],
+        health: Some(HealthCheck {
+            probe: HealthProbe::Http { path: "/health".to_owned(), port: http },
+            interval: DurationMs(200),
+            timeout: DurationMs(200),
+            failures: 10,
+            start_period: DurationMs::from_secs(10),
+        }),
+        ..TaskSpec::new(Name::new("main")?, JobKind::Service, command.map(str::to_owned).to_vec())
+    };
+    spec("models", JobKind::Service, task)
+}
+
+async fn submit(client: &Client, spec: &JobSpec, key: &str) -> anyhow::Result<u64> {
+    let request = v1::SubmitRequest {
+        spec: Some(berth_wire::spec::job_spec_to_proto(spec)),
+        key: key.to_owned(),
+        if_version: None,
+        strict: true,
+    };
+    let reply = client.submit(request).await.with_context(|| format!("submit `{}`", spec.name))?;
+    Ok(reply.job_id)
+}
+
+/// Submits jobs one by one, and again with the same key until acknowledged.
+async fn submit_some(
+    client: &Client,
+    folder: &Path,
+    numbers: std::ops::Range<usize>,
+    acknowledged: &mut BTreeMap<String, u64>,
+) -> anyhow::Result<()> {
+    for number in numbers {
+        let name = format!("job-{number}");
+        let command = traces::command(folder, &name, "true");
+        let task = TaskSpec::new(Name::new("main")?, JobKind::Batch, command);
+        let spec = spec(&name, JobKind::Batch, task)?;
+        let key = format!("demo-{number}");
+        let began = Instant::now();
+        let job = loop {
+            match submit(client, &spec, &key).await {
+                Ok(job) => break job,
+                Err(error) if began.elapsed() > LIMIT => return Err(error),
+                Err(_) => {}
+            }
+        };
+        acknowledged.insert(key, job);
+    }
+    Ok(())
+}
+
+/// Every acknowledged job is there, under the id that was acknowledged.
+async fn read_back(
+    client: &Client,
+    acknowledged: &BTreeMap<String, u64>,
+    checks: &mut Checks,
+) -> anyhow::Result<()> {
+    let mut found = BTreeMap::new();
+    for job in acknowledged.values() {
+        let shown = get_job(client, *job).await?;
+        found.insert(shown.key, shown.id);
+    }
+    let what = format!("all {} acknowledged jobs are read back", acknowledged.len());
+    checks.equal(&what, &found, acknowledged);
+    Ok(())
+}
+
+async fn get_job(client: &Client, job: u64) -> anyhow::Result<v1::Job> {
+    let reference = v1::JobRef { namespace: "default".to_owned(), job: job.to_string() };
+    let request = v1::GetJobRequest { job: Some(reference), consistency: 0, with_spec: false };
+    client.get_job(request).await.with_context(|| format!("read job {job}"))
+}
+
+async fn wait_for(
+    client: &Client,
+    job: u64,
+    holds: impl Fn(&v1::Job) -> bool,
+) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        let shown = get_job(client, job).await?;
+        if holds(&shown) {
+            return Ok(());
+        }
+        if began.elapsed() > LIMIT {
+            bail!("job {job} is `{}` after {} s: {:?}", shown.state, LIMIT.as_secs(), shown.tasks);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// The live allocations of a service with the port of each.
+async fn replicas(client: &Client, job: u64) -> anyhow::Result<BTreeMap<String, u16>> {
+    let reference = v1::JobRef { namespace: "default".to_owned(), job: job.to_string() };
+    let request = v1::ListAllocationsRequest { job: Some(reference), ..Default::default() };
+    let reply = client.list_allocations(request).await?;
+    let mut replicas = BTreeMap::new();
+    for allocation in reply.allocations.iter().filter(|allocation| allocation.state == "running") {
+        let port = allocation.ports.first().context("a replica has a port")?.port;
+        replicas.insert(allocation.id.clone(), u16::try_from(port)?);
+    }
+    Ok(replicas)
+}
+
+/// A small GET: the answer, head and body.
+async fn get(port: u16, path: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.take(64 << 10).read_to_string(&mut answer).await?;
+    Ok(answer)
+}

@@ -1,0 +1,111 @@
+//! `berth dev`: a local cluster in the foreground.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use crate::arguments::DevArguments;
+use crate::local::{LocalCluster, Plan, write_ready_file};
+use crate::{settings, stop};
+
+pub fn run(arguments: &DevArguments) -> anyhow::Result<ExitCode> {
+    if let Err(error) = berth_config::units::simulated_gpus(&arguments.gpus) {
+        return Err(settings::BadSettings(format!("--gpus: {error}")).into());
+    }
+    if arguments.schedulers.is_multiple_of(2) {
+        eprintln!(
+            "warning: {} schedulers bear no more failures than {}",
+            arguments.schedulers,
+            arguments.schedulers - 1
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(serve(arguments))
+}
+
+async fn serve(arguments: &DevArguments) -> anyhow::Result<ExitCode> {
+    let scratch = Scratch::new(arguments.data_dir.clone())?;
+    let plan = Plan {
+        program: std::env::current_exe().context("find this program")?,
+        schedulers: arguments.schedulers,
+        agents: arguments.agents,
+        gpus: arguments.gpus.clone(),
+        data_dir: scratch.path.clone(),
+        log_level: arguments.log_level.clone(),
+    };
+    let started = tokio::select! {
+        started = LocalCluster::start(plan) => started,
+        asked = stop::on_signal() => return asked.map(|()| ExitCode::from(130)),
+    };
+    let mut cluster = started.context("start the local cluster")?;
+    announce(&cluster, arguments);
+    if let Some(path) = &arguments.ready_file {
+        write_ready_file(&cluster, path)?;
+    }
+    let code = tokio::select! {
+        asked = stop::on_signal() => asked.map(|()| ExitCode::SUCCESS)?,
+        ended = cluster.first_end() => {
+            eprintln!("error: {ended}; the cluster goes on without it until Ctrl-C");
+            stop::on_signal().await?;
+            ExitCode::FAILURE
+        }
+    };
+    cluster.stop().await;
+    Ok(code)
+}
+
+fn announce(cluster: &LocalCluster, arguments: &DevArguments) {
+    eprintln!(
+        "berth dev: {} scheduler(s) and {} agent(s) with simulated GPUs ({} each)",
+        cluster.schedulers.len(),
+        cluster.agents.len(),
+        arguments.gpus
+    );
+    for scheduler in &cluster.schedulers {
+        eprintln!(
+            "  scheduler {}: gRPC {}, HTTP {}, pid {}",
+            scheduler.id, scheduler.grpc, scheduler.http, scheduler.child.pid
+        );
+    }
+    for agent in &cluster.agents {
+        eprintln!("  agent {}: pid {}", agent.name, agent.child.pid);
+    }
+    eprintln!("  data: {}", cluster.data_dir().display());
+    eprintln!("In another terminal: export BERTH_SERVER={}", cluster.servers().join(","));
+    eprintln!("Ctrl-C ends it.");
+}
+
+/// The cluster's directory; one that this process made is removed at the end.
+pub struct Scratch {
+    pub path: PathBuf,
+    made_here: Option<tempfile::TempDir>,
+}
+
+impl Scratch {
+    pub fn new(given: Option<PathBuf>) -> anyhow::Result<Scratch> {
+        match given {
+            Some(path) => {
+                let path = std::path::absolute(&path)
+                    .with_context(|| format!("find {}", path.display()))?;
+                Ok(Scratch { path, made_here: None })
+            }
+            None => {
+                let made = tempfile::Builder::new().prefix("berth-").tempdir();
+                let made = made.context("make a temporary directory")?;
+                Ok(Scratch { path: made.path().to_owned(), made_here: Some(made) })
+            }
+        }
+    }
+
+    /// Leaves the directory where it is.
+    pub fn keep(&mut self) {
+        if let Some(made) = self.made_here.take() {
+            let _ = made.keep();
+        }
+    }
+}

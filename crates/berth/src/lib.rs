@@ -1,0 +1,75 @@
+//! The one binary: every daemon, the local trial clusters and the client
+//! commands under one name. A library too, so that tests start local clusters
+//! of the binary that was just built.
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod arguments;
+mod demo;
+mod dev;
+pub mod local;
+mod mock_worker;
+mod scheduler;
+mod settings;
+mod stop;
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use arguments::{Arguments, Daemon, Task};
+
+/// What the program does.
+pub fn main() -> ExitCode {
+    // A shim is started many times and must stay small: nothing else of this
+    // program may run before it.
+    if let Some(dir) = shim_directory() {
+        return berth_shim::run(&dir);
+    }
+    match Arguments::try_parse() {
+        Ok(arguments) => match arguments.task {
+            Task::Daemon(daemon) => run(daemon),
+            Task::Client(command) => {
+                berth_cli::run(command, &arguments.globals, Arguments::command())
+            }
+        },
+        Err(error) => {
+            let arguments: Vec<OsString> = std::env::args_os().collect();
+            let mut console = berth_cli::Console::of_process();
+            ExitCode::from(berth_cli::report_usage(&mut console, &error, &arguments))
+        }
+    }
+}
+
+/// The directory of `berth shim --dir DIR`; its arguments are this program's
+/// own and are not for people.
+fn shim_directory() -> Option<PathBuf> {
+    let mut arguments = std::env::args_os().skip(1);
+    let is_shim = arguments.next().as_deref() == Some(OsStr::new("shim"))
+        && arguments.next().as_deref() == Some(OsStr::new("--dir"));
+    arguments.next().filter(|_| is_shim).map(PathBuf::from)
+}
+
+fn run(daemon: Daemon) -> ExitCode {
+    berth_telemetry::abort_on_panic(berth_raft::device::sled::panic_is_guarded);
+    let ended = match daemon {
+        Daemon::Scheduler(arguments) => scheduler::run(&arguments),
+        Daemon::Agent(arguments) => agent::run(&arguments),
+        Daemon::Dev(arguments) => dev::run(&arguments),
+        Daemon::Demo(arguments) => demo::run(&arguments),
+        Daemon::MockWorker(arguments) => mock_worker::run(&arguments),
+    };
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            match error.downcast_ref::<settings::BadSettings>() {
+                Some(_) => ExitCode::from(2),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}

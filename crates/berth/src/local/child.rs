@@ -1,0 +1,73 @@
+//! A child process that ends when the pipe on its standard input does.
+
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::process::Command;
+
+/// How long a child that was asked to end may take: an agent stops its workers
+/// within two seconds, a leader hands over in as many.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// A scheduler or agent of a local cluster.
+pub struct Child {
+    pub name: String,
+    pub pid: u32,
+    process: tokio::process::Child,
+    asked_to_end: Asked,
+}
+
+#[derive(PartialEq, Eq)]
+enum Asked {
+    No,
+    Yes,
+}
+
+impl Child {
+    /// Starts `program` with `arguments`. It has a process group of
+    /// its own, so that Ctrl-C in the terminal reaches the parent alone.
+    pub fn spawn(program: &Path, name: &str, arguments: &[String]) -> anyhow::Result<Child> {
+        let process = Command::new(program)
+            .args(arguments)
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(key, _)| key == "PATH" || key == "HOME"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {name}"))?;
+        let pid = process.id().with_context(|| format!("{name} ended at once"))?;
+        Ok(Child { name: name.to_owned(), pid, process, asked_to_end: Asked::No })
+    }
+
+    /// Closes the child's pipe: it ends in order.
+    pub fn close(&mut self) {
+        self.asked_to_end = Asked::Yes;
+        drop(self.process.stdin.take());
+    }
+
+    /// Kills the child with SIGKILL and waits until it is gone.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.asked_to_end = Asked::Yes;
+        self.process.kill().await.with_context(|| format!("kill {}", self.name))
+    }
+
+    /// Waits until the child has ended; kills it if that takes too long.
+    pub async fn ended_or_killed(&mut self) {
+        if tokio::time::timeout(END_LIMIT, self.process.wait()).await.is_err() {
+            eprintln!("{} did not end in {} s and is killed", self.name, END_LIMIT.as_secs());
+            let _ = self.process.kill().await;
+        }
+    }
+
+    /// How the child ended, if it did so without having been asked to.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        if self.asked_to_end == Asked::Yes {
+            return None;
+        }
+        self.process.try_wait().ok().flatten()
+    }
+}

@@ -1,0 +1,266 @@
+//! A cluster on this machine, every scheduler and agent a process of its own,
+//! for `berth dev`, `berth demo` and tests. Each child watches a pipe that this
+//! process holds: however this process ends, they end too.
+
+mod child;
+mod ready;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use berth_client::{Client, Options};
+use berth_proto::v1;
+
+pub use child::Child;
+pub use ready::write_ready_file;
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The `berth` program.
+    pub program: PathBuf,
+    pub schedulers: u8,
+    pub agents: u8,
+    /// Simulated GPUs of each agent, such as `8xH100-80GB`.
+    pub gpus: String,
+    pub data_dir: PathBuf,
+    /// What the children log.
+    pub log_level: String,
+}
+
+/// A running local cluster.
+pub struct LocalCluster {
+    pub schedulers: Vec<LocalScheduler>,
+    pub agents: Vec<LocalAgent>,
+    plan: Plan,
+}
+
+pub struct LocalScheduler {
+    pub id: u64,
+    pub grpc: String,
+    pub http: String,
+    pub data_dir: PathBuf,
+    pub child: Child,
+}
+
+pub struct LocalAgent {
+    pub name: String,
+    pub data_dir: PathBuf,
+    pub child: Child,
+}
+
+/// Worker ports of the first agent begin here; each agent has a thousand.
+const WORKER_PORTS_FIRST: u16 = 20_000;
+const WORKER_PORTS_EACH: u16 = 1000;
+/// A local cluster that takes longer is not going to stand.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+impl LocalCluster {
+    /// Starts everything and waits until work can be submitted.
+    pub async fn start(plan: Plan) -> anyhow::Result<LocalCluster> {
+        std::fs::create_dir_all(&plan.data_dir)
+            .with_context(|| format!("make {}", plan.data_dir.display()))?;
+        let mut cluster =
+            LocalCluster { schedulers: Vec::new(), agents: Vec::new(), plan: plan.clone() };
+        let ports = free_ports(usize::from(plan.schedulers) * 2 + usize::from(plan.agents))?;
+        let (scheduler_ports, agent_ports) = ports.split_at(usize::from(plan.schedulers) * 2);
+        for (number, pair) in (1_u64..).zip(scheduler_ports.chunks(2)) {
+            let first = cluster.schedulers.first().map(|first| first.grpc.clone());
+            let scheduler = start_scheduler(&plan, number, (pair[0], pair[1]), first.as_deref())?;
+            cluster.schedulers.push(scheduler);
+            // One after the other: their ids in Raft are then their numbers.
+            cluster.wait_for_voters(usize::try_from(number)?).await?;
+        }
+        for (number, port) in (1_u16..).zip(agent_ports) {
+            let agent = cluster.start_agent(number, *port)?;
+            cluster.agents.push(agent);
+        }
+        cluster.wait_for_nodes(usize::from(plan.agents)).await?;
+        Ok(cluster)
+    }
+
+    /// Every scheduler's gRPC address.
+    pub fn servers(&self) -> Vec<String> {
+        self.schedulers.iter().map(|scheduler| scheduler.grpc.clone()).collect()
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(Options::new(self.servers()))
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.plan.data_dir
+    }
+
+    /// The scheduler that leads, as the cluster says.
+    pub async fn leader(&self) -> anyhow::Result<u64> {
+        let status = self.client().status(v1::StatusRequest { consistency: 0 }).await;
+        status.context("ask for the leader")?.leader_id.context("no leader")
+    }
+
+    /// Starts a scheduler again on its own data.
+    pub fn restart_scheduler(&mut self, id: u64) -> anyhow::Result<()> {
+        let plan = self.plan.clone();
+        let scheduler = self
+            .schedulers
+            .iter_mut()
+            .find(|scheduler| scheduler.id == id)
+            .with_context(|| format!("no scheduler {id}"))?;
+        let mut arguments =
+            scheduler_arguments(&plan, scheduler.id, &scheduler.grpc, &scheduler.http);
+        arguments.push("--log-level".to_owned());
+        arguments.push(plan.log_level.clone());
+        scheduler.child = Child::spawn(&plan.program, &format!("scheduler {id}"), &arguments)?;
+        Ok(())
+    }
+
+    /// Ends everything: agents with their workers first, then schedulers.
+    pub async fn stop(mut self) {
+        for agent in &mut self.agents {
+            agent.child.close();
+        }
+        for agent in &mut self.agents {
+            agent.child.ended_or_killed().await;
+        }
+        for scheduler in &mut self.schedulers {
+            scheduler.child.close();
+        }
+        for scheduler in &mut self.schedulers {
+            scheduler.child.ended_or_killed().await;
+        }
+    }
+
+    /// Waits until a child ends that was not asked to, and names it.
+    pub async fn first_end(&mut self) -> String {
+        loop {
+            let children = self
+                .schedulers
+                .iter_mut()
+                .map(|scheduler| &mut scheduler.child)
+                .chain(self.agents.iter_mut().map(|agent| &mut agent.child));
+            for child in children {
+                if let Some(how) = child.has_ended() {
+                    return format!("{} ended: {how}", child.name);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    fn start_agent(&self, number: u16, http_port: u16) -> anyhow::Result<LocalAgent> {
+        let name = format!("node-{number}");
+        let data_dir = self.plan.data_dir.join(&name);
+        let first = WORKER_PORTS_FIRST + (number - 1) * WORKER_PORTS_EACH;
+        let ports = format!("{first}-{}", first + WORKER_PORTS_EACH - 1);
+        let arguments = [
+            "agent",
+            "--servers",
+            &self.servers().join(","),
+            "--data-dir",
+            &data_dir.display().to_string(),
+            "--name",
+            &name,
+            "--http",
+            &format!("127.0.0.1:{http_port}"),
+            "--ports",
+            &ports,
+            "--simulate",
+            &self.plan.gpus,
+            "--stop-on-fd-close",
+            "0",
+            "--log-level",
+            &self.plan.log_level,
+        ]
+        .map(str::to_owned);
+        let child = Child::spawn(&self.plan.program, &format!("agent {name}"), &arguments)?;
+        Ok(LocalAgent { name, data_dir, child })
+    }
+
+    async fn wait_for_voters(&mut self, count: usize) -> anyhow::Result<()> {
+        let client = self.client();
+        self.wait_until("the schedulers to form a cluster", || async {
+            let status = client.status(v1::StatusRequest { consistency: 0 }).await.ok()?;
+            let voters = status.members.iter().filter(|member| member.role != "learner").count();
+            (voters == count).then_some(())
+        })
+        .await
+    }
+
+    async fn wait_for_nodes(&mut self, count: usize) -> anyhow::Result<()> {
+        let client = self.client();
+        self.wait_until("the agents to come in", || async {
+            let reply = client.list_nodes(v1::ListNodesRequest { consistency: 0 }).await.ok()?;
+            let ready = reply.nodes.iter().filter(|node| node.state == "ready").count();
+            (ready == count).then_some(())
+        })
+        .await
+    }
+
+    /// Asks until there is an answer, a child has ended, or it takes too long.
+    async fn wait_until<F, Asked>(&mut self, what: &str, ask: F) -> anyhow::Result<()>
+    where
+        F: Fn() -> Asked,
+        Asked: Future<Output = Option<()>>,
+    {
+        let began = Instant::now();
+        while ask().await.is_none() {
+            if began.elapsed() > READY_LIMIT {
+                bail!("waited {} s for {what}", READY_LIMIT.as_secs());
+            }
+            let first_end = tokio::time::timeout(POLL, self.first_end()).await;
+            if let Ok(ended) = first_end {
+                bail!("{ended}, while waiting for {what}");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn scheduler_arguments(plan: &Plan, number: u64, grpc: &str, http: &str) -> Vec<String> {
+    let data_dir = plan.data_dir.join(format!("scheduler-{number}"));
+    [
+        "scheduler",
+        "--data-dir",
+        &data_dir.display().to_string(),
+        "--listen",
+        grpc,
+        "--http",
+        http,
+        "--stop-on-fd-close",
+        "0",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+fn start_scheduler(
+    plan: &Plan,
+    number: u64,
+    ports: (u16, u16),
+    first: Option<&str>,
+) -> anyhow::Result<LocalScheduler> {
+    let grpc = format!("127.0.0.1:{}", ports.0);
+    let http = format!("127.0.0.1:{}", ports.1);
+    let mut arguments = scheduler_arguments(plan, number, &grpc, &http);
+    match first {
+        None => arguments.push("--bootstrap".to_owned()),
+        Some(first) => arguments.extend(["--join".to_owned(), first.to_owned()]),
+    }
+    arguments.extend(["--log-level".to_owned(), plan.log_level.clone()]);
+    let child = Child::spawn(&plan.program, &format!("scheduler {number}"), &arguments)?;
+    let data_dir = plan.data_dir.join(format!("scheduler-{number}"));
+    Ok(LocalScheduler { id: number, grpc, http, data_dir, child })
+}
+
+/// Ports that were free a moment ago. All are held until the last is found, so
+/// that none is found twice.
+fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+    let held: Vec<TcpListener> = (0..count)
+        .map(|_| TcpListener::bind(("127.0.0.1", 0)))
+        .collect::<Result<_, _>>()
+        .context("find free ports")?;
+    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}

@@ -1,0 +1,122 @@
+//! `berth scheduler`: from settings to a running scheduler.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use berth_config::units::Address;
+use berth_config::{Flags, RaftProfile, Scheduler};
+use berth_model::DurationMs;
+use berth_raft::Timers;
+use berth_reconcile::LivenessRules;
+use berth_scheduler::{Formation, MemoryDisk, SchedulerOptions};
+
+use crate::arguments::SchedulerArguments;
+use crate::{settings, stop};
+
+/// After its owner has gone a scheduler ends within this, whatever hangs.
+const LAST_LIMIT: Duration = Duration::from_secs(4);
+
+pub fn run(arguments: &SchedulerArguments) -> anyhow::Result<ExitCode> {
+    let mut flags = Flags::new();
+    flags.set_if_given("scheduler.data_dir", "--data-dir", arguments.data_dir.clone());
+    flags.set_if_given("scheduler.listen", "--listen", arguments.listen.clone());
+    flags.set_if_given("scheduler.advertise", "--advertise", arguments.advertise.clone());
+    flags.set_if_given("scheduler.http", "--http", arguments.http.clone());
+    flags.set_if_given("scheduler.join", "--join", arguments.join.clone());
+    if arguments.bootstrap {
+        flags.set("scheduler.bootstrap", "--bootstrap", "true");
+    }
+    let loaded = settings::load(&arguments.process, flags)?;
+    settings::require(&loaded.config.scheduler.missing_to_start())?;
+    let options = options(&loaded.config.scheduler)?;
+    let log = settings::start_log(&loaded)?;
+    let (_, metrics) = settings::start_metrics()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let owner = arguments.process.stop_on_fd_close;
+    let ended = runtime.block_on(async {
+        let asked = async {
+            tokio::select! {
+                _ = stop::on_signal() => {}
+                _ = stop::on_fd_close(owner) => last_resort(),
+            }
+        };
+        berth_scheduler::run(options, metrics, asked).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    log.flush(Duration::from_secs(1));
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Ends the process in a while even if ending in order hangs.
+fn last_resort() {
+    std::thread::spawn(|| {
+        std::thread::sleep(LAST_LIMIT);
+        std::process::exit(1);
+    });
+}
+
+fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
+    refuse_unbuilt(settings)?;
+    let data_dir = settings.data_dir.as_ref().context("the data directory is missing")?;
+    let join: Vec<String> = settings.join.value.iter().map(ToString::to_string).collect();
+    let formation = match (settings.bootstrap.value, join.is_empty()) {
+        (true, _) => Formation::Bootstrap,
+        (false, false) => Formation::Join(join),
+        (false, true) => Formation::Existing,
+    };
+    let timers = settings.raft.timers(RaftProfile::Fast);
+    let liveness = LivenessRules {
+        heartbeat: DurationMs(settings.lease.heartbeat.value),
+        suspect_after: DurationMs(settings.lease.suspect_after.value),
+        down_after: DurationMs(settings.lease.lost_after.value),
+        lease: DurationMs(settings.lease.lost_after.value),
+        ..LivenessRules::default()
+    };
+    Ok(SchedulerOptions {
+        data_dir: data_dir.value.clone(),
+        listen: socket(&settings.listen.value)?,
+        advertise: settings.advertise.as_ref().map_or_else(String::new, |at| at.value.to_string()),
+        http: socket(&settings.http.value)?,
+        formation,
+        timers: Timers {
+            heartbeat_ms: timers.heartbeat_ms,
+            election_min_ms: timers.election_min_ms,
+            election_max_ms: timers.election_max_ms,
+        },
+        liveness,
+        snapshot_log_bytes: settings.raft.snapshot_log_bytes.value,
+        disk_soft_bytes: settings.disk.soft_free.value,
+        disk_hard_bytes: settings.disk.hard_free.value,
+        disk_ballast_bytes: settings.disk.ballast.value,
+        memory_disk: MemoryDisk::Allowed,
+    })
+}
+
+fn refuse_unbuilt(settings: &Scheduler) -> Result<(), settings::BadSettings> {
+    let unbuilt = [
+        ("scheduler.gateway", settings.gateway.is_some()),
+        ("scheduler.tls_dir", settings.tls_dir.is_some()),
+        ("scheduler.join_token_file", settings.join_token_file.is_some()),
+    ];
+    match unbuilt.iter().find(|(_, given)| *given) {
+        Some((key, _)) => {
+            Err(settings::BadSettings(format!("`{key}` is not supported by this version")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The socket address of a setting.
+pub fn socket(address: &Address) -> anyhow::Result<SocketAddr> {
+    let text = address.to_string();
+    let mut found = text.to_socket_addrs().with_context(|| format!("resolve {text}"))?;
+    match found.next() {
+        Some(address) => Ok(address),
+        None => bail!("{text} resolves to no address"),
+    }
+}

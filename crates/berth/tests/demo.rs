@@ -1,0 +1,26 @@
+//! The demo computes its exit code from what the cluster and the workers left
+//! behind: it succeeds, and it fails when one trace is missing.
+
+use std::process::{Command, Output};
+
+fn demo(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_berth")).arg("demo").args(arguments).output().unwrap()
+}
+
+#[test]
+fn the_demo_holds_what_it_claims() {
+    let output = demo(&[]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{complained}");
+    assert!(said.contains("killed the leader"), "{said}");
+    assert!(!said.contains("FAIL"), "{said}");
+}
+
+#[test]
+fn the_demo_fails_when_a_trace_is_missing() {
+    let output = demo(&["--lose-a-trace"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("FAIL every instance left a trace"), "{said}");
+}

@@ -1,0 +1,132 @@
+//! Local clusters of the program that was just built, for tests that kill and
+//! freeze its processes.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use berth::local::{LocalCluster, Plan};
+use berth_client::Client;
+use berth_model::{Constraints, JobKind, JobSpec, Name, Policy, TaskSpec};
+use berth_proto::v1;
+
+/// Nothing in a test takes longer, on the slowest machine that is used.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+pub fn plan(data_dir: &Path, schedulers: u8, agents: u8) -> Plan {
+    Plan {
+        program: PathBuf::from(env!("CARGO_BIN_EXE_berth")),
+        schedulers,
+        agents,
+        gpus: "2xH100-80GB".to_owned(),
+        data_dir: data_dir.to_owned(),
+        log_level: std::env::var("BERTH_TEST_LOG").unwrap_or_else(|_| "off".to_owned()),
+    }
+}
+
+/// A batch job of one task.
+pub fn batch(name: &str, count: u32, command: Vec<String>) -> JobSpec {
+    let task = TaskSpec { count, ..TaskSpec::new(text("main"), JobKind::Batch, command) };
+    JobSpec {
+        name: text(name),
+        namespace: text("default"),
+        kind: JobKind::Batch,
+        priority: JobSpec::PRIORITY_DEFAULT,
+        policy: Policy::LeastLoaded,
+        constraints: Constraints::default(),
+        tasks: vec![task],
+        deadline: None,
+        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        exclusive: false,
+    }
+}
+
+pub fn text(name: &str) -> Name {
+    Name::new(name).unwrap()
+}
+
+pub fn shell(script: &str) -> Vec<String> {
+    ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
+}
+
+pub fn request(spec: &JobSpec, key: &str) -> v1::SubmitRequest {
+    v1::SubmitRequest {
+        spec: Some(berth_wire::spec::job_spec_to_proto(spec)),
+        key: key.to_owned(),
+        if_version: None,
+        strict: false,
+    }
+}
+
+pub fn reference(job: &str) -> Option<v1::JobRef> {
+    Some(v1::JobRef { namespace: "default".to_owned(), job: job.to_owned() })
+}
+
+pub async fn job(client: &Client, job: u64) -> Result<v1::Job, berth_client::ClientError> {
+    let job = reference(&job.to_string());
+    client.get_job(v1::GetJobRequest { job, consistency: 0, with_spec: false }).await
+}
+
+pub async fn allocations(client: &Client, job: u64) -> Vec<v1::Allocation> {
+    let job = reference(&job.to_string());
+    let request = v1::ListAllocationsRequest { job, page_size: 1000, ..Default::default() };
+    client.list_allocations(request).await.unwrap().allocations
+}
+
+/// Asks again until there is an answer.
+pub async fn until<T, Asked: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> Asked,
+) -> T {
+    let began = Instant::now();
+    let mut pause = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        pause.tick().await;
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(began.elapsed() < LIMIT, "waited {} s for {what}", LIMIT.as_secs());
+    }
+}
+
+/// Waits until every scheduler has applied the same and shows the same hash.
+pub async fn hashes_agree(cluster: &LocalCluster) {
+    let servers = cluster.servers();
+    until("the state hashes to agree", || async {
+        let mut hashes = Vec::new();
+        for server in &servers {
+            let client = Client::new(berth_client::Options::new(vec![server.clone()]));
+            let reply = client.state_hash(v1::StateHashRequest {}).await.ok()?;
+            hashes.push((reply.applied_index, reply.hash));
+        }
+        hashes.windows(2).all(|pair| pair[0] == pair[1]).then_some(())
+    })
+    .await;
+}
+
+/// Lines of each file in a folder, by file name.
+pub fn lines(folder: &Path) -> BTreeMap<String, usize> {
+    std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, std::fs::read_to_string(path).unwrap().lines().count())
+        })
+        .collect()
+}
+
+/// A number drawn from a seed: the finaliser of SplitMix64.
+pub struct Draw(pub u64);
+
+impl Draw {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (word ^ (word >> 31)) % bound
+    }
+}
