@@ -54,7 +54,12 @@ pub fn start_log(loaded: &Loaded) -> anyhow::Result<LogHandle> {
         LogFormat::Text => berth_telemetry::LogFormat::Text,
         LogFormat::Json => berth_telemetry::LogFormat::Json,
     };
-    berth_telemetry::init_log(&log.level.value, format).context("start the log")
+    // The consensus library warns of every late heartbeat; what matters of that
+    // shows in our own lines. Whoever wants it names it.
+    let level = &log.level.value;
+    let filter =
+        if level.contains("openraft") || level == "off" { level.clone() } else { format!("{level},openraft=error") };
+    berth_telemetry::init_log(&filter, format).context("start the log")
 }
 
 /// The process's metrics, as a text to be had at any time.
