@@ -38,6 +38,8 @@ use crate::rpc::{
 const FOUNDER: u64 = 1;
 /// Tries to join are this far apart.
 const JOIN_RETRY: Duration = Duration::from_millis(300);
+/// A node that leads and could not confirm it asks again after this.
+const BEGIN_RETRY: Duration = Duration::from_millis(20);
 /// Streams of one connection: an agent needs a few, a client a handful.
 const STREAMS_MAX: u32 = 1024;
 /// How long a stopping leader tries to hand over.
@@ -107,6 +109,7 @@ pub async fn start(
         published: published.clone(),
         leader,
         cluster_id: identity.cluster_id()?,
+        to_leader: Arc::default(),
     };
     let servers = vec![
         tokio::spawn(serve_grpc(listener, shared.clone(), stop.clone())),
@@ -428,8 +431,17 @@ async fn follow_leadership(
                 leader.send_replace(Some(begun));
             }
         }
+        let undecided = leads && leader.borrow().is_none();
+        let again = async {
+            if undecided {
+                tokio::time::sleep(BEGIN_RETRY).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             changed = changes.changed() => if changed.is_none() { break },
+            () = again => {}
             () = stop.cancelled() => break,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use berth_placement::{Budget, plan};
 use berth_raft::{Proposal, ProposeError};
-use berth_state::{Applied, ClusterState, Command, Entry, EventKind};
+use berth_state::{Applied, ClusterState, Command, Entry, EventKind, Placement};
 use berth_wire::log::v1 as log;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
@@ -19,6 +19,8 @@ const COMMANDS_MAX: usize = 256;
 /// Encoded bytes of the commands of an entry; the rest of the 64 KiB that an
 /// entry may have is for the placements that ride along.
 pub const ENTRY_BYTES_MAX: usize = 52 << 10;
+/// Clocks, schema and proposer of an entry take less.
+const ENTRY_HEAD_BYTES: usize = 256;
 /// With more commands than this the planner's own run is cheaper than
 /// applying the entry twice here.
 const INLINE_COMMANDS_MAX: usize = 64;
@@ -85,6 +87,7 @@ async fn serve(leader: &Arc<Leader>, mut wishes: Vec<Wish>) {
     // A proposer that has gone no longer wants an answer, but it was told
     // nothing: its commands stay.
     let mut commands = Vec::new();
+    let bytes = ENTRY_HEAD_BYTES + wishes.iter().map(|wish| wish.bytes).sum::<usize>();
     let mut counts = Vec::with_capacity(wishes.len());
     for wish in &mut wishes {
         counts.push(wish.commands.len());
@@ -96,7 +99,7 @@ async fn serve(leader: &Arc<Leader>, mut wishes: Vec<Wish>) {
         proposer: env!("CARGO_PKG_VERSION").to_owned(),
         commands,
     };
-    let rest = add_placements(leader, &mut entry);
+    let rest = add_placements(leader, &mut entry, bytes);
     match commit(leader, entry).await {
         Ok(applied) => {
             let mut replies = applied.replies.iter().cloned();
@@ -136,7 +139,8 @@ enum Rest {
 /// Plans on exactly the state that the entry will meet, and appends the plan.
 /// One entry is in flight, so the published view is that state; if it were
 /// not, apply would refuse what does not fit and the planner would try again.
-fn add_placements(leader: &Leader, entry: &mut Entry) -> Rest {
+/// `bytes` is how long the entry is without them.
+fn add_placements(leader: &Leader, entry: &mut Entry, bytes: usize) -> Rest {
     let view = leader.published.view();
     if !makes_work_or_room(&view, &entry.commands) {
         return Rest::Nothing;
@@ -154,10 +158,28 @@ fn add_placements(leader: &Leader, entry: &mut Entry) -> Rest {
     }
     let outcome = plan(&imagined, &leader.loads(), entry.state_ms, Budget::INLINE);
     let left = outcome.exhausted || outcome.next_wakeup.is_some() || retries;
-    if !outcome.placements.is_empty() {
-        entry.commands.push(Command::Place { placements: outcome.placements });
+    let planned = outcome.placements.len();
+    let riding = fitting(outcome.placements, log::ENTRY_BYTES_MAX.saturating_sub(bytes));
+    let left = left || riding.len() < planned;
+    if !riding.is_empty() {
+        entry.commands.push(Command::Place { placements: riding });
     }
     if left { Rest::ForThePlanner } else { Rest::Nothing }
+}
+
+/// The first of `placements`, as many as surely encode to at most `bytes_max`.
+pub fn fitting(mut placements: Vec<Placement>, bytes_max: usize) -> Vec<Placement> {
+    while !placements.is_empty() {
+        let command = Command::Place { placements };
+        let fits = log::encoded_len(&command) <= bytes_max;
+        let Command::Place { placements: back } = command else { return Vec::new() };
+        placements = back;
+        if fits {
+            break;
+        }
+        placements.truncate(placements.len() / 2);
+    }
+    placements
 }
 
 /// Whether an entry may lead to placements at all.

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use berth_placement::{Budget, PlanOutcome, plan};
 use berth_state::{Command, Reply};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::Leader;
+use super::batch::{ENTRY_BYTES_MAX, fitting};
 
 /// Work of one plan; at ten million candidates a second about 25 ms.
 const BUDGET: Budget = Budget { candidates_examined_max: 250_000, placements_max: 1024 };
-/// Placements in one command, so that it fits an entry: each encodes to at
-/// most about 400 bytes for a task with a few devices and ports.
-const PLACEMENTS_IN_COMMAND_MAX: usize = 96;
+/// Placements in one command; fewer where they are long ones, of many devices.
+const PLACEMENTS_IN_COMMAND_MAX: usize = 128;
 /// A plan none of whose placements was granted is made again after this, so
 /// that a view that keeps changing under it is not fought over.
 const REFUSED_WAIT: Duration = Duration::from_millis(20);
@@ -55,8 +55,16 @@ async fn round(leader: &Arc<Leader>) -> Option<Duration> {
         }
         let planned = outcome.placements.len();
         let mut granted_count = 0;
-        for chunk in outcome.placements.chunks(PLACEMENTS_IN_COMMAND_MAX) {
-            let command = Command::Place { placements: chunk.to_vec() };
+        let mut left = outcome.placements.as_slice();
+        while !left.is_empty() {
+            let some = left[..left.len().min(PLACEMENTS_IN_COMMAND_MAX)].to_vec();
+            let chunk = fitting(some, ENTRY_BYTES_MAX);
+            left = &left[chunk.len()..];
+            if chunk.is_empty() {
+                error!("a single placement does not fit a log entry");
+                return None;
+            }
+            let command = Command::Place { placements: chunk };
             match leader.propose(command).await {
                 Ok(Ok(Reply::Placed { granted, refused })) => {
                     granted_count += granted.len();

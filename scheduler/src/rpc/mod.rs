@@ -13,9 +13,10 @@ mod route;
 pub mod status;
 mod submit;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
+use tonic::transport::Channel;
 
 use crate::app::Published;
 use crate::leader::{Leader, Node};
@@ -32,6 +33,9 @@ pub struct Shared {
     pub published: Arc<Published>,
     pub leader: watch::Receiver<Option<Arc<Leader>>>,
     pub cluster_id: [u8; 16],
+    /// The connection over which calls are forwarded, and to whom it goes. The
+    /// lock guards looks and replacements.
+    pub to_leader: Arc<Mutex<Option<(String, Channel)>>>,
 }
 
 /// The largest request that is decoded. A submit of many jobs is the largest

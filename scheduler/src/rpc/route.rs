@@ -1,7 +1,7 @@
 //! Where a call is answered: here if this node leads, else at the leader, to
 //! which it is forwarded once.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tonic::metadata::MetadataValue;
@@ -43,6 +43,16 @@ impl Shared {
         let Some(address) = address.filter(|_| request.metadata().get(FORWARDED).is_none()) else {
             return Err(status::not_leader(self.leader_address().as_deref()));
         };
+        self.channel_to(address).map(Route::There)
+    }
+
+    /// The connection to the leader; one for all calls, made anew when another
+    /// leads.
+    fn channel_to(&self, address: String) -> Result<Channel, Status> {
+        let mut kept = self.to_leader.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, channel)) = kept.as_ref().filter(|(known, _)| *known == address) {
+            return Ok(channel.clone());
+        }
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| status::not_leader(Some(&address)))?;
         let channel = endpoint
@@ -50,7 +60,8 @@ impl Shared {
             .timeout(FORWARD_TIMEOUT)
             .tcp_nodelay(true)
             .connect_lazy();
-        Ok(Route::There(channel))
+        *kept = Some((address, channel.clone()));
+        Ok(channel)
     }
 
     /// Where the leader is, as far as this node knows, if it is another.

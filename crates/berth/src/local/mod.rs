@@ -49,6 +49,7 @@ pub struct LocalAgent {
     pub name: String,
     pub data_dir: PathBuf,
     pub child: Child,
+    arguments: Vec<String>,
 }
 
 /// Worker ports of the first agent begin here; each agent has a thousand.
@@ -117,6 +118,15 @@ impl LocalCluster {
         Ok(())
     }
 
+    /// Starts an agent again on its own data, as it was started before.
+    pub fn restart_agent(&mut self, name: &str) -> anyhow::Result<()> {
+        let program = &self.plan.program;
+        let agent = self.agents.iter_mut().find(|agent| agent.name == name);
+        let agent = agent.with_context(|| format!("no agent {name}"))?;
+        agent.child = Child::spawn(program, &format!("agent {name}"), &agent.arguments)?;
+        Ok(())
+    }
+
     /// Ends everything: agents with their workers first, then schedulers.
     pub async fn stop(mut self) {
         for agent in &mut self.agents {
@@ -176,7 +186,7 @@ impl LocalCluster {
         ]
         .map(str::to_owned);
         let child = Child::spawn(&self.plan.program, &format!("agent {name}"), &arguments)?;
-        Ok(LocalAgent { name, data_dir, child })
+        Ok(LocalAgent { name, data_dir, child, arguments: arguments.to_vec() })
     }
 
     async fn wait_for_voters(&mut self, count: usize) -> anyhow::Result<()> {
