@@ -69,6 +69,41 @@ fn two_nodes_that_are_drained_together_move_one_replica_at_a_time() {
 }
 
 #[test]
+fn a_drain_and_a_new_version_together_take_one_replica_at_a_time() {
+    let mut world = World::new(3);
+    let mut spec = job(JobKind::Service, "web", 2);
+    let web = world.submit(spec.clone());
+    let elsewhere = world.run(web, 0, 2);
+    let here = world.run(web, 1, 1);
+    spec.tasks[0].command.push("v2".to_owned());
+    world.submit(spec);
+    world.set(1, DRAIN);
+    let commands = world.step();
+    assert_eq!(stopped(&commands, StopIntent::Drain), [here]);
+    assert_eq!(stopped(&commands, StopIntent::Replace), []);
+    assert!(world.step().is_empty());
+    world.exit(here, 143);
+    world.run(web, 1, 3);
+    assert_eq!(stopped(&world.step(), StopIntent::Replace), [elsewhere]);
+}
+
+#[test]
+fn a_replica_that_is_out_of_time_counts_as_gone() {
+    let mut world = World::new(3);
+    let mut spec = job(JobKind::Service, "web", 2);
+    spec.tasks[0].time_limit = Some(berth_model::DurationMs(5_000));
+    let web = world.submit(spec);
+    let over = world.run(web, 0, 2);
+    world.pass(4_000);
+    world.run(web, 1, 1);
+    world.pass(1_000);
+    world.set(1, DRAIN);
+    let commands = world.step();
+    assert_eq!(stopped(&commands, StopIntent::TimeOut), [over]);
+    assert_eq!(stopped(&commands, StopIntent::Drain), []);
+}
+
+#[test]
 fn a_replica_that_is_not_ready_anyway_moves_at_once() {
     let mut world = World::new(2);
     let web = world.submit(job(JobKind::Service, "web", 2));

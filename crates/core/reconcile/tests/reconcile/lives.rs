@@ -1,7 +1,11 @@
 //! Random clusters: whatever happened to them, apply refuses nothing that the
 //! leader proposes, and when nothing else happens the leader soon falls silent.
 
-use berth_model::{AllocationId, Drain, DurationMs, JobId, JobKind, NodeId, StateMs};
+use std::collections::BTreeSet;
+
+use berth_model::{
+    AllocationId, AllocationState, Drain, DurationMs, JobId, JobKind, NodeId, StateMs, StopIntent,
+};
 use berth_state::{Command, JobChange, NodeRow, Observed, Purpose};
 use proptest::prelude::*;
 
@@ -155,17 +159,33 @@ fn submit(world: &mut World, kind: u8, name: u8, variant: u8) {
 fn step_and_check(world: &mut World) -> usize {
     let before = world.state.clone();
     let commands = world.step();
-    let mut ordered = std::collections::BTreeSet::new();
+    let mut ordered = BTreeSet::new();
+    let mut taken = BTreeSet::new();
     for command in &commands {
-        let Command::StopAllocations { allocations, reason, .. } = command else { continue };
+        let Command::StopAllocations { allocations, intent, reason } = command else { continue };
+        assert!(!reason.is_empty());
         for id in allocations {
             assert!(ordered.insert(*id), "two orders about {id} in {commands:?}");
-            assert!(!reason.is_empty());
             let row = before.allocations().get(id).expect("only what lives is stopped");
             assert_eq!(row.state.stop_intent(), None, "{id} was being stopped");
+            let gentle = match intent {
+                StopIntent::Replace => true,
+                StopIntent::Drain => !is_drain_over(world, row.node),
+                StopIntent::Cancel | StopIntent::TimeOut | StopIntent::Unhealthy => false,
+            };
+            let service = before.jobs().get(&id.job).unwrap().kind() == JobKind::Service;
+            if gentle && service && row.state == (AllocationState::Running { ready: true }) {
+                assert!(taken.insert((id.job, id.task)), "two of one task in {commands:?}");
+            }
         }
     }
     commands.len()
+}
+
+fn is_drain_over(world: &World, node: NodeId) -> bool {
+    let row = world.state.nodes().get(&node).unwrap();
+    let Purpose::Draining(drain) = row.purpose else { return false };
+    drain.deadline.is_some_and(|deadline| deadline <= StateMs(world.now))
 }
 
 /// More ticks than any chain of consequences at one moment is long: silent,
