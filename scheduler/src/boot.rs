@@ -65,6 +65,15 @@ impl RunningParts {
     }
 }
 
+/// How a scheduler leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leave {
+    /// The others go on: one of them is to lead.
+    HandOver,
+    /// The whole cluster ends.
+    AtOnce,
+}
+
 /// Runs a scheduler until `stop` resolves or its storage or Raft fails.
 ///
 /// # Errors
@@ -72,12 +81,12 @@ impl RunningParts {
 pub async fn run(
     options: SchedulerOptions,
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    stop: impl Future<Output = ()>,
+    stop: impl Future<Output = Leave>,
 ) -> anyhow::Result<()> {
     let running = start(options, metrics).await?;
     let node = running.shared.0.node.clone();
     tokio::select! {
-        () = stop => running.stop().await,
+        leave = stop => running.stop(leave).await,
         reason = node.fatal() => bail!("stopped for safety: {reason}"),
     }
 }
@@ -129,7 +138,23 @@ pub async fn start(
 
 impl Running {
     /// Ends in order: hands leadership over, lets calls finish, stops Raft.
-    pub async fn stop(self) -> anyhow::Result<()> {
+    pub async fn stop(self, leave: Leave) -> anyhow::Result<()> {
+        if leave == Leave::HandOver {
+            self.hand_over().await;
+        }
+        self.stop.cancel();
+        let ended = async {
+            for server in self.servers {
+                let _ = server.await;
+            }
+        };
+        // Streams of agents and watchers have no end of their own.
+        let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
+        self.shared.0.node.shutdown().await;
+        Ok(())
+    }
+
+    async fn hand_over(&self) {
         let node = &self.shared.0.node;
         let raft = node.status();
         let heir = raft
@@ -145,16 +170,6 @@ impl Running {
                 Err(_) => warn!(to, "leadership not handed over in time"),
             }
         }
-        self.stop.cancel();
-        let ended = async {
-            for server in self.servers {
-                let _ = server.await;
-            }
-        };
-        // Streams of agents and watchers have no end of their own.
-        let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
-        node.shutdown().await;
-        Ok(())
     }
 }
 

@@ -15,5 +15,5 @@ mod options;
 mod rpc;
 mod sessions;
 
-pub use boot::{Running, run, start};
+pub use boot::{Leave, Running, run, start};
 pub use options::{Formation, MemoryDisk, SchedulerOptions};

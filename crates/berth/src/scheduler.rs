@@ -10,7 +10,7 @@ use berth_config::{Flags, RaftProfile, Scheduler};
 use berth_model::DurationMs;
 use berth_raft::Timers;
 use berth_reconcile::LivenessRules;
-use berth_scheduler::{Formation, MemoryDisk, SchedulerOptions};
+use berth_scheduler::{Formation, Leave, MemoryDisk, SchedulerOptions};
 
 use crate::arguments::SchedulerArguments;
 use crate::{settings, stop};
@@ -41,8 +41,11 @@ pub fn run(arguments: &SchedulerArguments) -> anyhow::Result<ExitCode> {
     let ended = runtime.block_on(async {
         let asked = async {
             tokio::select! {
-                _ = stop::on_signal() => {}
-                _ = stop::on_fd_close(owner) => last_resort(),
+                _ = stop::on_signal() => Leave::HandOver,
+                _ = stop::on_fd_close(owner) => {
+                    last_resort();
+                    Leave::AtOnce
+                }
             }
         };
         berth_scheduler::run(options, metrics, asked).await

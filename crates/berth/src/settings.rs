@@ -57,8 +57,11 @@ pub fn start_log(loaded: &Loaded) -> anyhow::Result<LogHandle> {
     // The consensus library warns of every late heartbeat; what matters of that
     // shows in our own lines. Whoever wants it names it.
     let level = &log.level.value;
-    let filter =
-        if level.contains("openraft") || level == "off" { level.clone() } else { format!("{level},openraft=error") };
+    let filter = if level.contains("openraft") || level == "off" {
+        level.clone()
+    } else {
+        format!("{level},openraft=error")
+    };
     berth_telemetry::init_log(&filter, format).context("start the log")
 }
 
