@@ -26,6 +26,9 @@ pub struct AllocationRecord {
     /// Set if it ended before anything was launched.
     #[prost(message, optional, tag = "4")]
     pub unstarted: Option<Unstarted>,
+    /// Its health check has passed and not failed since.
+    #[prost(bool, tag = "5")]
+    pub ready: bool,
 }
 
 /// An end before the beginning.
@@ -162,6 +165,7 @@ mod tests {
             wanted_in: 3,
             boot_id: "boot".to_owned(),
             unstarted: None,
+            ready: true,
         };
         allocation.begin(&record).unwrap();
         assert_eq!(allocation.begin(&record).unwrap_err().kind(), io::ErrorKind::AlreadyExists);

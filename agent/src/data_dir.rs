@@ -40,6 +40,11 @@ impl DataDir {
         self.path.join(name)
     }
 
+    /// Which cluster this directory belongs to.
+    pub fn cluster(&self) -> ClusterFile {
+        ClusterFile(self.file("cluster.id"))
+    }
+
     /// Where shims have their directories.
     pub fn shims(&self) -> PathBuf {
         self.path.join("shims")
@@ -48,6 +53,34 @@ impl DataDir {
     /// Where allocations have theirs.
     pub fn allocations(&self) -> PathBuf {
         self.path.join("allocs")
+    }
+}
+
+/// Which cluster the directory belongs to. Allocation ids repeat between
+/// clusters, so what one has left must not be taken for another's.
+#[derive(Clone, Debug)]
+pub struct ClusterFile(PathBuf);
+
+impl ClusterFile {
+    /// Whether the directory may serve the cluster with this id; the first one
+    /// that asks is the one it belongs to.
+    ///
+    /// # Errors
+    /// In one sentence: it belongs to another cluster, or the system refuses.
+    pub fn admit(&self, cluster_id: &[u8]) -> Result<(), String> {
+        match fs::read(&self.0) {
+            Ok(known) if known == cluster_id => Ok(()),
+            Ok(_) => Err(format!(
+                "this scheduler is of another cluster than {}; use its own schedulers, or an \
+                 empty data directory",
+                self.0.display()
+            )),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                write_durably(&self.0, cluster_id)
+                    .map_err(|error| format!("write {}: {error}", self.0.display()))
+            }
+            Err(error) => Err(format!("read {}: {error}", self.0.display())),
+        }
     }
 }
 
@@ -129,6 +162,16 @@ mod tests {
         let key = first.instance_key;
         drop(first);
         assert_eq!(DataDir::open(dir.path()).unwrap().instance_key, key);
+    }
+
+    #[test]
+    fn the_first_cluster_is_the_only_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = DataDir::open(dir.path()).unwrap().cluster();
+        assert_eq!(cluster.admit(&[1; 16]), Ok(()));
+        assert_eq!(cluster.admit(&[1; 16]), Ok(()));
+        let refused = cluster.admit(&[2; 16]).unwrap_err();
+        assert!(refused.starts_with("this scheduler is of another cluster than"), "{refused}");
     }
 
     #[test]

@@ -84,6 +84,11 @@ impl Journal {
         self.changes_bytes > CHANGES_BYTES_MAX
     }
 
+    /// The sequence of what was written last.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// Adds a change and returns the sequence that will be reported for it.
     pub fn append(&mut self, delta: &Delta) -> u64 {
         let delta = Some(delta_to_proto(delta));

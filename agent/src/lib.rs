@@ -20,6 +20,7 @@
 //! | --- | --- |
 //! | `lock` | held while an agent runs here; its pid |
 //! | `agent.id` | 16 random bytes, made once: the identity of this directory |
+//! | `cluster.id` | the cluster that the directory belongs to |
 //! | `desired` | the desired state, on disk before anything of it is begun |
 //! | `lease` | when the last heartbeat was acknowledged |
 //! | `allocs/ID/` | `allocation` (that it was begun), `task/`, `stdout`, `stderr`, `exit` |

@@ -46,6 +46,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     let mut signals = Signals::listen(options.stop_on_fd_close)?;
     let (events, received) = mpsc::unbounded_channel();
     let (facts, facts_seen) = watch::channel(Facts::default());
+    let cluster = dir.cluster();
     let settings = Settings {
         name: options.name.clone(),
         spec,
@@ -64,6 +65,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         servers: options.servers,
         retry_min: options.retry_min,
         retry_max: options.retry_max,
+        cluster,
     };
     let keeping = tokio::spawn(session::keep(dialling, sessions, facts_seen));
     if let Some(descriptor) = options.stop_on_fd_close {

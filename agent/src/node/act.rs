@@ -98,6 +98,7 @@ impl Node {
             wanted_in: self.wishes.version.incarnation,
             boot_id: self.settings.boot_id.clone(),
             unstarted: None,
+            ready: false,
         }
     }
 

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use berth_model::{AllocationId, DurationMs, EndCause, EndReport, WallMs};
 use berth_shim::protocol::{AllocationState, Phase};
 use berth_shim::{ExitRecord, ShimError, scan};
-use berth_supervise::{Allocation, Observed, Order, Worker};
+use berth_supervise::{Allocation, Observed, Order, Verdict, Worker};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
@@ -40,7 +40,7 @@ struct Found {
     shims: Vec<(ShimId, PathBuf, Connected)>,
     last_shim: u64,
     /// Directories whose shims are gone.
-    dead_shims: Vec<PathBuf>,
+    dead_shims: BTreeSet<PathBuf>,
     alive: BTreeSet<AllocationId>,
     lanes: BTreeMap<AllocationId, ExitRecord>,
     lease: String,
@@ -84,6 +84,7 @@ impl Node {
             uplink: Uplink::default(),
             full_requested: false,
             logs: LogRequests::default(),
+            durable_sequence: 0,
             retired: VecDeque::new(),
             events,
             facts,
@@ -135,17 +136,21 @@ impl Node {
 
     /// It is here; whether it should be is decided later.
     fn take_over(&mut self, id: AllocationId, worker: Worker) {
-        let wanted_in = match self.dir_of(id).record() {
-            FoundRecord::Record(record) => record.wanted_in,
-            FoundRecord::Absent => 0,
+        let record = match self.dir_of(id).record() {
+            FoundRecord::Record(record) => record,
+            FoundRecord::Absent => AllocationRecord::default(),
             FoundRecord::SetAside(path) => {
                 error!(%id, path = %path.display(), "allocation record is set aside");
-                0
+                AllocationRecord::default()
             }
         };
         let wanted = self.wishes.rows.get(&id).map(|row| Arc::clone(&row.payload));
-        self.observed.allocations.insert(id, Allocation::new(worker, wanted_in));
-        self.workers.insert(id, WorkerEntry::new(wanted));
+        self.observed.allocations.insert(id, Allocation::new(worker, record.wanted_in));
+        let mut entry = WorkerEntry::new(wanted);
+        if record.ready {
+            entry.verdict = Verdict::Ready;
+        }
+        self.workers.insert(id, entry);
     }
 
     /// What became of wishes that nothing is here for: begun and ended, or
@@ -234,11 +239,11 @@ impl Node {
             .filter(|(_, id)| !self.workers.contains_key(id) && !self.wishes.rows.contains_key(id))
             .collect();
         found.sort();
-        self.retired = found.into_iter().map(|(_, id)| id).collect();
+        self.retired = found.into_iter().map(|(_, id)| (id, 0)).collect();
     }
 
     /// Their journals were read; the ends in them are known or reported.
-    fn clear_dead_shims(&self, dirs: Vec<PathBuf>) {
+    fn clear_dead_shims(&self, dirs: BTreeSet<PathBuf>) {
         let unsettled = self.workers.values().any(|worker| worker.end.is_none());
         if unsettled {
             // An abandoned worker's end may still be looked up there.
@@ -292,18 +297,25 @@ fn look(settings: &Settings) -> anyhow::Result<Found> {
     };
     let shims_dir = settings.dir.shims();
     let mut last_shim = 0;
+    // Also those that quit by themselves while no agent was there.
+    let mut dead_shims = BTreeSet::new();
     for entry in std::fs::read_dir(&shims_dir).context("list shims")? {
-        let number = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        let entry = entry?;
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
         last_shim = last_shim.max(number.unwrap_or(0));
+        dead_shims.insert(entry.path());
     }
     let mut shims = Vec::new();
-    let mut dead_shims = Vec::new();
     for found in scan(&shims_dir, SHIMS_PATIENCE).context("find shims")? {
         let number = found.dir.file_name().and_then(|name| name.to_str()?.parse().ok());
         match found.shim.and_then(shim_link::attach) {
-            Ok(connected) => shims.push((ShimId(number.unwrap_or(0)), found.dir, connected)),
-            Err(ShimError::Stale { .. } | ShimError::Absent { .. }) => dead_shims.push(found.dir),
+            Ok(connected) => {
+                dead_shims.remove(&found.dir);
+                shims.push((ShimId(number.unwrap_or(0)), found.dir, connected));
+            }
+            Err(ShimError::Stale { .. } | ShimError::Absent { .. }) => {}
             Err(problem) => {
+                dead_shims.remove(&found.dir);
                 error!(dir = %found.dir.display(), problem = in_words(&problem), "shim is lost");
             }
         }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use berth_model::AllocationId;
-use berth_supervise::{AgentMs, Health, HealthPolicy, ProbeOutcome, Worker};
-use tracing::info;
+use berth_supervise::{AgentMs, Health, HealthPolicy, ProbeOutcome, Verdict, Worker};
+use tracing::{info, warn};
 
 use super::{Event, Node};
-use crate::allocation_dir::AllocationDir;
+use crate::allocation_dir::{AllocationDir, FoundRecord};
 use crate::clock;
 use crate::environment::environment;
 use crate::probe::{ProbeTarget, probe};
@@ -47,7 +47,8 @@ impl Node {
             task_dir,
             user: self.settings.user,
         };
-        let health = Health::new(HealthPolicy::from(check), clock::now());
+        let verdict = self.workers.get(&id).map_or(Verdict::Pending, |worker| worker.verdict);
+        let health = Health::resume(HealthPolicy::from(check), clock::now(), verdict);
         self.checks.insert(id, Check { health, target, under_way: UnderWay::No });
     }
 
@@ -83,6 +84,18 @@ impl Node {
             && allocation.worker == Worker::Running
         {
             allocation.touch();
+        }
+        self.remember_readiness(id, verdict);
+    }
+
+    /// The next agent must not take a ready worker for one that is not.
+    fn remember_readiness(&self, id: AllocationId, verdict: Verdict) {
+        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        if let FoundRecord::Record(mut record) = dir.record() {
+            record.ready = verdict == Verdict::Ready;
+            if let Err(error) = dir.write_record(&record) {
+                warn!(%id, %error, "allocation record cannot be written");
+            }
         }
     }
 }

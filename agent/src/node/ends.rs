@@ -89,7 +89,12 @@ impl Node {
         if worker.end.is_some() {
             return;
         }
-        info!(%id, cause = ?end.cause, summary = end.summary(), "allocation ended");
+        // One line for each of a million successes helps nobody.
+        if end.exit_code == Some(0) {
+            debug!(%id, "allocation succeeded");
+        } else {
+            info!(%id, cause = ?end.cause, summary = end.summary(), "allocation ended");
+        }
         metrics::counter!("berth_agent_ends_total").increment(1);
         worker.end = Some(end);
         worker.ended.send_replace(true);
@@ -107,16 +112,17 @@ impl Node {
     /// Keeps the directory of a forgotten allocation for a while, for its
     /// output, and removes the oldest in its place.
     pub(super) fn forget_dir_later(&mut self, id: AllocationId) {
-        self.retired.push_back(id);
-        // The wish must be gone from the disk before the directory is: it is
-        // what keeps a restarted agent from beginning anew.
-        if !self.pending.is_empty() {
-            return;
-        }
+        self.retired.push_back((id, self.journal.sequence()));
         let full = disk_is_full(&self.settings.dir.allocations());
         let kept_max = if full { 0 } else { RETIRED_MAX };
         while self.retired.len() > kept_max {
-            let Some(oldest) = self.retired.pop_front() else { return };
+            // The row must be gone from the disk before the directory is: the
+            // directory is what keeps a restarted agent from beginning anew.
+            let Some((oldest, gone_at)) = self.retired.front().copied() else { return };
+            if gone_at > self.durable_sequence {
+                return;
+            }
+            self.retired.pop_front();
             let dir = AllocationDir::of(&self.settings.dir.allocations(), oldest);
             tokio::task::spawn_blocking(move || {
                 if let Err(error) = std::fs::remove_dir_all(dir.path()) {

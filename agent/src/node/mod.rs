@@ -93,8 +93,11 @@ pub struct Node {
     uplink: Uplink,
     full_requested: bool,
     logs: LogRequests,
-    /// Forgotten allocations whose directories are still there, oldest first.
-    retired: VecDeque<AllocationId>,
+    /// What of the journal is on disk.
+    durable_sequence: u64,
+    /// Forgotten allocations whose directories are still there, oldest first,
+    /// and the journal's sequence by which their rows are gone.
+    retired: VecDeque<(AllocationId, u64)>,
     events: mpsc::UnboundedSender<Event>,
     facts: watch::Sender<Facts>,
     connected: Arc<AtomicBool>,
@@ -109,6 +112,7 @@ impl Node {
         mut events: mpsc::UnboundedReceiver<Event>,
         mut sessions: mpsc::Receiver<SessionEvent>,
     ) -> Ended {
+        Node::describe_metrics();
         self.turn();
         loop {
             let deadline = self.next_deadline();
@@ -151,6 +155,7 @@ impl Node {
             return self.go_on_stopping();
         }
         self.retry_journal();
+        self.repeat_reports();
         self.start_due_checks();
         let mut reports = BTreeSet::new();
         for action in step(&self.wishes, &self.observed, clock::now()) {
@@ -176,12 +181,15 @@ impl Node {
         at.into_iter()
             .chain(self.journal_retry_at)
             .chain(self.pool.trim_at())
+            .chain(self.uplink.repeat_at())
             .chain(stopping)
             .min()
             .unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(3600))
     }
 
     fn publish_facts(&mut self) {
+        let count = u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
+        metrics::gauge!("berth_agent_allocations").set(f64::from(count));
         let claims: BTreeMap<_, _> = self
             .workers
             .iter()
@@ -200,6 +208,15 @@ impl Node {
         });
     }
 
+    fn describe_metrics() {
+        metrics::describe_counter!("berth_agent_starts_total", "Allocations begun");
+        metrics::describe_counter!("berth_agent_ends_total", "Allocations ended");
+        metrics::describe_gauge!(
+            "berth_agent_allocations",
+            "Allocations on this node, ended ones that are still reported included"
+        );
+    }
+
     fn log_counts(&self) {
         info!(
             generation = self.wishes.version.generation,
@@ -209,3 +226,6 @@ impl Node {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

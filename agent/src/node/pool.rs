@@ -91,7 +91,7 @@ impl Pool {
 
     pub fn insert_idle(&mut self, id: ShimId, dir: PathBuf, link: ShimLink) {
         self.shims.insert(id, Shim { link, dir, holds: Holds::Nothing });
-        self.free.push(id);
+        self.free(id);
     }
 
     pub fn insert_holding(
@@ -142,12 +142,16 @@ impl Pool {
         let Some(shim) = self.shims.get_mut(&id) else { return };
         if let Holds::Alive(allocation) = shim.holds {
             shim.holds = Holds::Spent(allocation);
-            self.free.push(id);
-            if self.free.len() > FREE_MAX {
-                self.end_one();
-            } else if self.free.len() > WARM && self.trim_at.is_none() {
-                self.trim_at = Some(Instant::now() + TRIM_AFTER);
-            }
+            self.free(id);
+        }
+    }
+
+    fn free(&mut self, id: ShimId) {
+        self.free.push(id);
+        if self.free.len() > FREE_MAX {
+            self.end_one();
+        } else if self.free.len() > WARM && self.trim_at.is_none() {
+            self.trim_at = Some(Instant::now() + TRIM_AFTER);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use berth_model::{AllocationId, DurationMs};
 use berth_proto::v1::agent_message::Message as ToScheduler;
@@ -10,6 +11,7 @@ use berth_proto::v1::{AgentMessage, Hello, LogRequest, NeedFull, Observation, Re
 use berth_supervise::{Link, Worker};
 use berth_wire::agent::{Held, Hello as WireHello, hello_to_proto};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::Node;
@@ -22,6 +24,10 @@ use crate::wanted::digest_of;
 /// message 4 MiB.
 const OBSERVATIONS_MAX: usize = 256;
 
+/// A report without an acknowledgement is said again after this: longer than
+/// a commit takes on any disk, shorter than anybody wants to wait for an end.
+const REPEAT_AFTER: Duration = Duration::from_secs(3);
+
 /// The way to the scheduler and what is under way on it.
 #[derive(Default)]
 pub struct Uplink {
@@ -29,8 +35,21 @@ pub struct Uplink {
     address: String,
     lease: DurationMs,
     sequence: u64,
-    /// Reports without an acknowledgement: what they said, by revision.
-    unacknowledged: BTreeMap<u64, Vec<(AllocationId, u64)>>,
+    /// Reports without an acknowledgement, by sequence.
+    unacknowledged: BTreeMap<u64, Unacknowledged>,
+}
+
+/// What a report said, by revision.
+struct Unacknowledged {
+    sent_at: Instant,
+    said: Vec<(AllocationId, u64)>,
+}
+
+impl Uplink {
+    /// When the oldest report is to be said again.
+    pub fn repeat_at(&self) -> Option<Instant> {
+        self.unacknowledged.values().next().map(|report| report.sent_at + REPEAT_AFTER)
+    }
 }
 
 impl Node {
@@ -139,15 +158,16 @@ impl Node {
         self.uplink.sequence += 1;
         let sequence = self.uplink.sequence;
         let complete = completeness == Completeness::EverythingElseIsNotHere;
-        self.uplink.unacknowledged.insert(sequence, said);
+        let report = Unacknowledged { sent_at: Instant::now(), said };
+        self.uplink.unacknowledged.insert(sequence, report);
         self.say(ToScheduler::Report(Report { sequence, observations, complete }));
     }
 
     fn say(&mut self, message: ToScheduler) {
         let Some(outbound) = &self.uplink.outbound else { return };
         if outbound.try_send(AgentMessage { message: Some(message) }).is_err() {
-            // Nobody takes what is said: drop the sender, which ends the
-            // session, and say everything over the next one.
+            // Nobody takes what is said. The next heartbeat finds that too and
+            // ends the session; everything is said again over the next one.
             warn!("scheduler does not read; session is given up");
             self.session_down();
         }
@@ -160,8 +180,24 @@ impl Node {
         }
     }
 
+    /// A scheduler that could not record a report does not acknowledge it.
+    pub(super) fn repeat_reports(&mut self) {
+        while self.uplink.repeat_at().is_some_and(|at| at <= Instant::now()) {
+            let Some((_, report)) = self.uplink.unacknowledged.pop_first() else { return };
+            for (id, revision) in report.said {
+                if let Some(allocation) = self.observed.allocations.get_mut(&id)
+                    && allocation.sent == Some(revision)
+                    && allocation.acknowledged != Some(revision)
+                {
+                    allocation.sent = None;
+                }
+            }
+        }
+    }
+
     fn report_acknowledged(&mut self, sequence: u64) {
-        for (id, revision) in self.uplink.unacknowledged.remove(&sequence).unwrap_or_default() {
+        let Some(report) = self.uplink.unacknowledged.remove(&sequence) else { return };
+        for (id, revision) in report.said {
             let Some(allocation) = self.observed.allocations.get_mut(&id) else { continue };
             allocation.acknowledged = allocation.acknowledged.max(Some(revision));
             if allocation.worker == Worker::Ended && allocation.is_acknowledged() {

@@ -80,6 +80,7 @@ impl Node {
             self.remember_wanted(id);
         }
         self.adopt_wishes();
+        drop_unused(&mut self.specs, &self.wishes);
         let sequence = match kept {
             Kept::Change(delta) if !self.journal.wants_snapshot() => self.journal.append(&delta),
             Kept::Change(_) | Kept::Whole => self.write_snapshot(),
@@ -95,7 +96,6 @@ impl Node {
     }
 
     fn write_snapshot(&mut self) -> u64 {
-        drop_unused(&mut self.specs, &self.wishes);
         self.journal.replace(&full_of(&self.wishes), &self.settings.boot_id)
     }
 
@@ -125,6 +125,7 @@ impl Node {
                 if self.journal_retry_at.take().is_some() {
                     info!("desired state is on disk again");
                 }
+                self.durable_sequence = sequence;
                 self.pending.retain(|_, waits_for| *waits_for > sequence);
                 self.observed.not_durable = self.pending.keys().copied().collect();
             }

@@ -19,12 +19,13 @@ use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
 use crate::clock;
+use crate::data_dir::ClusterFile;
 use crate::host::{self, CpuMeter};
 use dial::{Dialer, Next};
 
-/// Messages on their way to the scheduler: a report or two and a heartbeat;
-/// more means that nobody reads.
-const OUTBOUND_MAX: usize = 64;
+/// Messages on their way to the scheduler: a complete report of a quarter of a
+/// million allocations; more means that nobody reads.
+const OUTBOUND_MAX: usize = 1024;
 /// A scheduler welcomes within a commit; longer means that it cannot.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 /// Heartbeats without an answer after which the session is given up, and the
@@ -64,6 +65,7 @@ pub struct SessionSettings {
     pub servers: Vec<String>,
     pub retry_min: Duration,
     pub retry_max: Duration,
+    pub cluster: ClusterFile,
 }
 
 /// How a session ended.
@@ -85,11 +87,12 @@ pub async fn keep(
     events: mpsc::Sender<SessionEvent>,
     facts: watch::Receiver<Facts>,
 ) {
+    let cluster = settings.cluster;
     let mut dialer = Dialer::new(settings.servers, settings.retry_min, settings.retry_max);
     let mut last_problem = String::new();
     loop {
         let address = dialer.address();
-        let end = one(&address, &events, &facts).await;
+        let end = one(&address, &cluster, &events, &facts).await;
         let next = match end {
             End::Closing => return,
             End::Redirect(leader) => {
@@ -122,6 +125,7 @@ pub async fn keep(
 /// One session from dial to end.
 async fn one(
     address: &str,
+    cluster: &ClusterFile,
     events: &mpsc::Sender<SessionEvent>,
     facts: &watch::Receiver<Facts>,
 ) -> End {
@@ -145,6 +149,9 @@ async fn one(
         Ok(Err(end)) => return end,
         Err(_) => return End::Failed("no welcome in time".to_owned()),
     };
+    if let Err(problem) = cluster.admit(&welcome.cluster_id) {
+        return End::Failed(problem);
+    }
     let heartbeat = Duration::from_millis(welcome.heartbeat_ms.max(10));
     info!(%address, node_id = welcome.node_id, incarnation = welcome.incarnation, "session is up");
     let up = SessionEvent::Up { address: address.to_owned(), welcome, outbound: outbound.clone() };
@@ -214,12 +221,10 @@ async fn pump(
                     return End::Broken("it is silent".to_owned());
                 }
                 let message = beats.next(&facts.borrow());
-                match outbound.try_send(message) {
-                    Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => None,
-                    Err(mpsc::error::TrySendError::Closed(_)) => {
-                        return End::Broken("it takes nothing more".to_owned());
-                    }
+                if outbound.try_send(message).is_err() {
+                    return End::Broken("it takes nothing more".to_owned());
                 }
+                None
             }
             () = events.closed() => return End::Closing,
         };

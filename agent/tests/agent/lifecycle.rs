@@ -188,7 +188,7 @@ async fn what_cannot_be_started_says_why() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_makes_ready_and_unhealthy() {
-    let (mut scheduler, agent) = cluster(&[]).await;
+    let (mut scheduler, mut agent) = cluster(&[]).await;
     let mut job = Job::of(1, JobKind::Service, &["sleep", "600"]);
     job.task().health = Some(HealthCheck {
         probe: HealthProbe::Command {
@@ -209,6 +209,14 @@ async fn health_makes_ready_and_unhealthy() {
     let file = agent.task_dir(id).join("healthy");
     std::fs::write(&file, "").unwrap();
     scheduler.until_ready(id).await;
+    // Over a restart it stays ready: nobody hears otherwise.
+    scheduler.history.clear();
+    agent.kill().await;
+    agent.start_again();
+    scheduler.session().await;
+    scheduler.until_true("is reported", |heard| heard.history.contains_key(&id)).await;
+    let first = scheduler.history[&id].first().and_then(running);
+    assert!(first.is_some_and(|running| running.ready), "{first:?}");
     std::fs::remove_file(&file).unwrap();
     let unhealthy = |state: &State| {
         let running = running(state)?;
@@ -235,4 +243,42 @@ async fn many_short_instances_share_few_shims() {
     seen.sort_unstable();
     assert_eq!(seen, (0..200).collect::<Vec<_>>(), "each ran exactly once");
     assert!(agent.shims().len() <= 24, "{} shims", agent.shims().len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_begins_while_desired_state_cannot_be_written() {
+    let mut scheduler = Scheduler::start().await;
+    let mut agent = Agent::start(&scheduler.address, &[]);
+    scheduler.session().await;
+    scheduler.send_full();
+    let running = Job::of(1, JobKind::Batch, &["sleep", "600"]);
+    scheduler.want(&running, vec![running.row(0)]);
+    scheduler.until_ready(running.id(0)).await;
+    agent.kill().await;
+    // A directory where the new file would be written: no write succeeds.
+    let in_the_way = agent.data().join("desired.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    agent.start_again();
+    scheduler.session().await;
+    let job = Job::shell(2, "touch started");
+    scheduler.want(&job, vec![job.row(0)]);
+    // What runs goes on and can be stopped.
+    assert_eq!(agent.processes(running.id(0)).len(), 1);
+    scheduler.stop(running.id(0));
+    scheduler.until_ended(running.id(0)).await;
+    assert!(!agent.allocation(job.id(0)).exists(), "nothing new is begun");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(scheduler.until_ended(job.id(0)).await.exit_code, Some(0));
+    assert!(agent.task_dir(job.id(0)).join("started").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_that_is_not_acknowledged_is_said_again() {
+    let (mut scheduler, _agent) = cluster(&[]).await;
+    let job = Job::shell(1, "exit 4");
+    scheduler.acknowledge_no_reports();
+    scheduler.want(&job, vec![job.row(0)]);
+    scheduler.until_ended(job.id(0)).await;
+    scheduler.seen.clear();
+    assert_eq!(scheduler.until_ended(job.id(0)).await.exit_code, Some(4));
 }

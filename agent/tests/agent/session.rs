@@ -167,3 +167,21 @@ async fn readiness_is_the_session() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{path}: {answer}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_cluster_is_refused() {
+    let (mut scheduler, mut agent) = cluster(&[]).await;
+    let job = Job::of(1, JobKind::Batch, &["sleep", "600"]);
+    scheduler.want(&job, vec![job.row(0)]);
+    scheduler.until_ready(job.id(0)).await;
+    agent.kill().await;
+    // The same address, another cluster: this agent has nothing to say to it.
+    scheduler.become_cluster(2);
+    agent.start_again();
+    scheduler.session().await;
+    scheduler.send_full();
+    scheduler.become_cluster(1);
+    scheduler.session().await;
+    scheduler.until_ready(job.id(0)).await;
+    assert_eq!(agent.processes(job.id(0)).len(), 1, "the stranger's empty state ended nothing");
+}

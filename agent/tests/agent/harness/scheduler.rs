@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use berth_model::{AllocationId, JobSpec, SpecDigest};
 use berth_proto::v1::agent_message::Message as FromAgent;
@@ -16,7 +16,8 @@ use berth_proto::v1::{
 };
 use berth_wire::agent::{Delta, DesiredRow, Full, delta_to_proto, desired_digest, full_to_proto};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::within;
@@ -40,6 +41,7 @@ struct Manners {
     no_heartbeat_acks: AtomicBool,
     no_report_acks: AtomicBool,
     incarnation: AtomicU64,
+    cluster: AtomicU8,
     leader: std::sync::Mutex<Option<String>>,
 }
 
@@ -96,11 +98,15 @@ impl Scheduler {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (sender, heard) = mpsc::unbounded_channel();
-        let manners = Arc::new(Manners { incarnation: AtomicU64::new(1), ..Manners::default() });
+        let manners = Arc::new(Manners {
+            incarnation: AtomicU64::new(1),
+            cluster: AtomicU8::new(1),
+            ..Manners::default()
+        });
         let server = Server { heard: sender, manners: Arc::clone(&manners) };
         let serving = tonic::transport::Server::builder()
             .add_service(AgentsServer::new(server))
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
         tokio::spawn(serving);
         Scheduler {
             address,
@@ -142,6 +148,11 @@ impl Scheduler {
         self.incarnation = incarnation;
         self.generation += 1 << 20;
         self.rows.clear();
+    }
+
+    /// From now on agents are welcomed to that cluster.
+    pub fn become_cluster(&self, cluster: u8) {
+        self.manners.cluster.store(cluster, Ordering::SeqCst);
     }
 
     /// Waits for the next session and its hello.
@@ -328,7 +339,7 @@ impl Agents for Server {
             &outbound,
             ToAgent::Welcome(Welcome {
                 node_id: 1,
-                cluster_id: vec![1; 16].into(),
+                cluster_id: vec![self.manners.cluster.load(Ordering::SeqCst); 16].into(),
                 incarnation: self.manners.incarnation.load(Ordering::SeqCst),
                 heartbeat_ms: HEARTBEAT_MS,
                 lease_ms: LEASE_MS,

@@ -1,0 +1,166 @@
+//! What a new agent makes of a directory that an earlier boot left.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use berth_model::{EndCause, JobKind, JobSpec, Name, NodeSpec, Policy, PortRange, TaskSpec};
+use berth_supervise::{Desired, Worker};
+use berth_wire::agent::{DesiredRow, Full, desired_digest};
+use berth_wire::spec::spec_digest;
+use tokio::sync::{mpsc, watch};
+
+use super::*;
+use crate::allocation_dir::{AllocationDir, AllocationRecord};
+use crate::wanted::{digest_of, full_of, offer_of_full};
+
+const EARLIER_BOOT: &str = "00000000-0000-4000-8000-000000000000";
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn job() -> JobSpec {
+    JobSpec {
+        name: name("trial"),
+        namespace: name("default"),
+        kind: JobKind::Batch,
+        priority: 50,
+        policy: Policy::BestFit,
+        constraints: berth_model::Constraints::default(),
+        tasks: vec![TaskSpec::new(name("main"), JobKind::Batch, vec!["true".to_owned()])],
+        deadline: None,
+        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        exclusive: false,
+    }
+}
+
+fn id(instance: u32) -> AllocationId {
+    format!("1.0.{instance}.1").parse().unwrap()
+}
+
+/// Desired state with instances 0 and 1 to run and 2 to stop.
+fn full() -> Full {
+    let job = job();
+    let row = |instance, stop: Option<&str>| DesiredRow {
+        allocation: id(instance),
+        spec: spec_digest(&job),
+        devices: Vec::new(),
+        ports: Vec::new(),
+        stop: stop.map(str::to_owned),
+    };
+    let rows = vec![row(0, None), row(1, None), row(2, Some("not needed"))];
+    let digest = desired_digest(&rows);
+    let specs = vec![(spec_digest(&job), Arc::new(job))];
+    Full { incarnation: 1, generation: 5, rows, specs, digest }
+}
+
+fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
+    Arc::new(Settings {
+        name: name("node-a"),
+        spec: NodeSpec {
+            labels: BTreeMap::new(),
+            pool: name("default"),
+            zone: name("default"),
+            cpu: berth_model::CpuMilli(1000),
+            memory: berth_model::MemoryBytes(1 << 30),
+            devices: Vec::new(),
+            ports: PortRange::DEFAULT,
+            agent_version: "0".to_owned(),
+            address: String::new(),
+        },
+        boot_id: boot_id.to_owned(),
+        dir: DataDir::open(dir).unwrap(),
+        user: None,
+        shim: ShimProgram::of_this_executable(),
+    })
+}
+
+/// A node on `dir` during the boot `boot_id`, and what its journal reported.
+async fn adopt(dir: &std::path::Path, boot_id: &str) -> Node {
+    let (events, mut received) = mpsc::unbounded_channel();
+    let (facts, _) = watch::channel(Facts::default());
+    let connected = Arc::new(AtomicBool::new(false));
+    let settings = settings(dir, boot_id);
+    let node = Node::adopt(settings, None, events, facts, connected).await.unwrap();
+    // Its snapshot is on disk.
+    assert!(matches!(received.recv().await, Some(Event::Journal((_, Ok(()))))));
+    node
+}
+
+fn begin(dir: &std::path::Path, instance: u32, boot_id: &str) {
+    let record = AllocationRecord {
+        allocation_id: id(instance).to_string(),
+        wanted_in: 1,
+        boot_id: boot_id.to_owned(),
+        unstarted: None,
+        ready: false,
+    };
+    AllocationDir::of(&dir.join("allocs"), id(instance)).begin(&record).unwrap();
+}
+
+fn cause(node: &Node, instance: u32) -> Option<EndCause> {
+    node.workers.get(&id(instance))?.end.as_ref().map(|end| end.cause)
+}
+
+#[tokio::test]
+async fn after_a_reboot_everything_wanted_has_ended_and_stays_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = adopt(dir.path(), EARLIER_BOOT).await;
+    let mut specs = Specs::default();
+    let offer = offer_of_full(full(), &mut specs).unwrap();
+    node.wishes.take(offer, digest_of).unwrap();
+    node.journal.replace(&full_of(&node.wishes), EARLIER_BOOT);
+    // Instance 0 was begun and its directory survived the power cut;
+    // instance 1 was begun and nothing of it is on disk.
+    begin(dir.path(), 0, EARLIER_BOOT);
+    drop(node);
+    until_readable(dir.path()).await;
+    for _ in 0..2 {
+        let node = adopt(dir.path(), "another boot").await;
+        assert_eq!(cause(&node, 0), Some(EndCause::HostRebooted));
+        assert_eq!(cause(&node, 1), Some(EndCause::HostRebooted));
+        assert_eq!(cause(&node, 2), None, "what must stop was never begun: nothing to tell");
+        let starts = step(&node.wishes, &node.observed, clock::now())
+            .into_iter()
+            .filter(|action| matches!(action, berth_supervise::WorkerAction::Start(_)));
+        assert_eq!(starts.count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn in_the_same_boot_only_what_was_never_begun_is_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = adopt(dir.path(), EARLIER_BOOT).await;
+    let mut specs = Specs::default();
+    node.wishes.take(offer_of_full(full(), &mut specs).unwrap(), digest_of).unwrap();
+    node.journal.replace(&full_of(&node.wishes), EARLIER_BOOT);
+    begin(dir.path(), 0, EARLIER_BOOT);
+    drop(node);
+    until_readable(dir.path()).await;
+    let node = adopt(dir.path(), EARLIER_BOOT).await;
+    assert_eq!(cause(&node, 0), Some(EndCause::Unseen));
+    assert_eq!(cause(&node, 1), None);
+    let ended = node.observed.allocations.get(&id(0)).map(|allocation| allocation.worker);
+    assert_eq!(ended, Some(Worker::Ended));
+    let starts: Vec<_> = step(&node.wishes, &node.observed, clock::now())
+        .into_iter()
+        .filter(|action| matches!(action, berth_supervise::WorkerAction::Start(_)))
+        .collect();
+    assert_eq!(starts, [berth_supervise::WorkerAction::Start(id(1))]);
+}
+
+/// Waits for the journal's thread, which writes what was sent before it ends.
+async fn until_readable(dir: &std::path::Path) {
+    let path = dir.join("desired");
+    let written = async {
+        loop {
+            let found = crate::journal::read(&path).unwrap();
+            let wishes: Option<Desired<_>> = wishes::replay(&found).ok().map(|(wishes, _)| wishes);
+            if wishes.is_some_and(|wishes| wishes.version.generation == 5) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), written).await.unwrap();
+}
