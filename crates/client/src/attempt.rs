@@ -71,7 +71,8 @@ pub(crate) fn read(status: &Status) -> Missed {
 /// Whether an answer without our details can be no scheduler's.
 fn is_foreign(status: &Status) -> bool {
     let message = status.message();
-    status.code() == Code::Unimplemented
+    let unknown_call = message.is_empty() || message.to_lowercase().contains("unknown service");
+    (status.code() == Code::Unimplemented && unknown_call)
         || message.contains("grpc-status header missing")
         || message.contains("invalid content-type")
         || message.contains("compression flag")
