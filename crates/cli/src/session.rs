@@ -88,6 +88,13 @@ impl<'a, 'c> Session<'a, 'c> {
         JobRef { namespace: self.namespace.to_string(), job: job.to_owned() }
     }
 
+    /// Tells how old a stale answer may be.
+    pub(crate) fn note_age(&mut self, stale_ms: Option<u64>) {
+        if let Some(stale_ms) = stale_ms {
+            self.note(&format!("note: as of {stale_ms}ms ago, when a leader was last heard"));
+        }
+    }
+
     /// A remark for people, not part of the data.
     pub(crate) fn note(&mut self, text: &str) {
         self.console.error_line(text);

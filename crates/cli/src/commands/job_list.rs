@@ -39,17 +39,20 @@ pub(crate) async fn run(args: ListArgs, session: &mut Session<'_, '_>) -> Result
     };
     let limit = args.limit as usize;
     let mut jobs = Vec::new();
+    let mut stale_ms = None;
     let has_more = loop {
         let left = u32::try_from(limit - jobs.len()).unwrap_or(PAGE);
         request.page_size = left.min(PAGE);
         let page = session.client.list_jobs(request.clone()).await?;
         jobs.extend(page.jobs);
+        stale_ms = page.stale_ms.or(stale_ms);
         request.before_id = page.next_before_id;
         if page.next_before_id == 0 || jobs.len() >= limit {
             break page.next_before_id != 0;
         }
     };
     session.print(&jobs_answer(&jobs, session.host.now_ms))?;
+    session.note_age(stale_ms);
     if has_more {
         session.note("note: there are more jobs; --limit shows more");
     }

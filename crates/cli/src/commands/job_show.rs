@@ -58,6 +58,7 @@ pub(crate) async fn run(args: ShowArgs, session: &mut Session<'_, '_>) -> Result
     };
     let answer = answer(&job, &allocations, session.host.now_ms);
     session.print(&answer)?;
+    session.note_age(job.stale_ms);
     if has_more && limit > 0 {
         session.note("note: there are more allocations; --limit shows more");
     }

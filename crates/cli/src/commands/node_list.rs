@@ -20,5 +20,6 @@ pub(crate) async fn run(
     let request = ListNodesRequest { consistency: consistency(args.stale) };
     let reply = session.client.list_nodes(request).await?;
     session.print(&nodes_answer(&reply.nodes))?;
+    session.note_age(reply.stale_ms);
     Ok(Exit::Done)
 }

@@ -17,5 +17,6 @@ pub(crate) async fn run(args: StatusArgs, session: &mut Session<'_, '_>) -> Resu
     let request = StatusRequest { consistency: consistency(args.stale) };
     let status = session.client.status(request).await?;
     session.print(&status_answer(&status))?;
+    session.note_age(status.stale_ms);
     Ok(Exit::Done)
 }

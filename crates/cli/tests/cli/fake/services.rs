@@ -163,9 +163,11 @@ impl Jobs for Fake {
         });
         // Pages of two, so that lists have more than one.
         let more = jobs.len() > 2;
+        let is_stale = request.consistency == i32::from(Consistency::Stale);
         jobs.truncate((request.page_size as usize).min(2));
         let next_before_id = jobs.last().filter(|_| more).map_or(0, |job| job.id);
-        Ok(Response::new(ListJobsReply { jobs, next_before_id, stale_ms: None }))
+        let stale_ms = is_stale.then_some(1_250);
+        Ok(Response::new(ListJobsReply { jobs, next_before_id, stale_ms }))
     }
 
     async fn list_allocations(
