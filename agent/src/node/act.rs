@@ -156,16 +156,20 @@ impl Node {
         info!(%id, ?reason, "allocation is asked to end");
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.stop_reason = Some(reason);
+        self.ask_to_stop(id, policy);
+        self.checks.remove(&id);
+        self.set_worker(id, Worker::Stopping);
+    }
+
+    pub(super) fn ask_to_stop(&self, id: AllocationId, policy: Option<StopPolicy>) {
         let request = StopRequest {
             allocation_id: id.to_string(),
             signal: policy.map(|policy| policy.signal.number()),
             grace_ms: policy.map(|policy| policy.grace.0),
         };
-        if let Some(shim) = worker.shim {
+        if let Some(shim) = self.workers.get(&id).and_then(|worker| worker.shim) {
             self.pool.ask(shim, RequestBody::Stop(request));
         }
-        self.checks.remove(&id);
-        self.set_worker(id, Worker::Stopping);
     }
 
     /// Ends what has lost its shim. Its end may have been recorded before.
@@ -182,8 +186,12 @@ impl Node {
             while let Err(problem) = kill_all(&mark, SWEEP_PATIENCE) {
                 error!(%id, %problem, "processes without their shim do not end");
                 let told = events.send(Event::Swept(id, Err(in_words(&problem))));
-                if told.is_err() || matches!(problem, KillError::Io { .. }) {
+                if told.is_err() {
                     return;
+                }
+                // Another user's process may still end by itself.
+                if matches!(problem, KillError::Io { .. }) {
+                    std::thread::sleep(SWEEP_PATIENCE);
                 }
             }
             let end = ends::recorded(&dir, &shims, id);

@@ -123,6 +123,12 @@ impl Node {
                 let link = self.link(shim, connected);
                 self.pool.insert_holding(shim, dir, link, id);
                 self.shim_state(shim, &state);
+                let worker = self.observed.allocations.get(&id).map(|seen| seen.worker);
+                if worker == Some(Worker::Stopping) {
+                    // It may have been asked for while nobody listened.
+                    let row = self.wishes.rows.get(&id);
+                    self.ask_to_stop(id, row.map(|row| row.stop));
+                }
             }
             Ok(_) => self.abandon(id, "its shim does not hold it"),
             Err(problem) => self.abandon(id, &problem),
