@@ -90,7 +90,8 @@ macro_rules! at_leader {
             }
             $crate::rpc::route::Route::There(channel) => {
                 let mut client = $client::new(channel);
-                client.$method($crate::rpc::route::forwarded(request)).await
+                let answer = client.$method($crate::rpc::route::forwarded(request)).await;
+                answer.map_err($crate::rpc::status::from_forward)
             }
         }
     }};

@@ -1,12 +1,14 @@
 //! The one place that chooses a gRPC status. Every error names what was wrong
 //! and, where there is one, the next step.
 
+use std::error::Error as _;
+
 use berth_model::Violation;
 use berth_proto::v1;
 use berth_raft::{ProposeError, ReadError};
 use berth_state::Refusal;
 use prost::Message as _;
-use tonic::{Code, Status};
+use tonic::{Code, ConnectError, Status};
 
 /// When a client may try again after a passing trouble.
 const RETRY_AFTER_MS: u64 = 100;
@@ -68,14 +70,7 @@ pub fn from_propose(error: &ProposeError) -> Status {
             not_leader(leader.as_ref().map(|(_, address)| address.as_str()))
         }
         ProposeError::NoQuorum => no_quorum(),
-        ProposeError::OutcomeUnknown => {
-            let detail = v1::ErrorDetail {
-                hint: "repeat with the same key to find out".to_owned(),
-                outcome_unknown: true,
-                ..v1::ErrorDetail::default()
-            };
-            status(Code::Unavailable, "the outcome is unknown: the leader changed", &detail)
-        }
+        ProposeError::OutcomeUnknown => outcome_unknown("the leader changed"),
         ProposeError::TooLarge { bytes } => status(
             Code::InvalidArgument,
             format!("the request encodes to {bytes} bytes, more than a log entry holds"),
@@ -83,6 +78,31 @@ pub fn from_propose(error: &ProposeError) -> Status {
         ),
         ProposeError::Stopped => stopping(),
     }
+}
+
+/// What came of a forwarded call: the leader's own words, or a connection that
+/// failed here, of which a client could not tell that it was not its own.
+pub fn from_forward(failed: Status) -> Status {
+    let mut next = failed.source();
+    if next.is_none() {
+        return failed;
+    }
+    while let Some(error) = next {
+        if error.is::<ConnectError>() {
+            return not_leader(None);
+        }
+        next = error.source();
+    }
+    outcome_unknown("the connection to the leader was lost")
+}
+
+fn outcome_unknown(why: &str) -> Status {
+    let detail = v1::ErrorDetail {
+        hint: "repeat with the same key to find out".to_owned(),
+        outcome_unknown: true,
+        ..v1::ErrorDetail::default()
+    };
+    status(Code::Unavailable, format!("the outcome is unknown: {why}"), &detail)
 }
 
 /// What a linearizable read said.

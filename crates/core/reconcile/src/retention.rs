@@ -55,12 +55,7 @@ fn jobs(view: &ClusterState, now: StateMs) -> Vec<JobId> {
         if !old && !crowded(total, here) {
             continue;
         }
-        let count: u64 = (0..row.spec.tasks.len())
-            .filter_map(|position| {
-                let task = berth_model::TaskIndex(u16::try_from(position).ok()?);
-                view.tasks().get(&(id, task)).map(|row| row.ended())
-            })
-            .sum();
+        let count = view.finished_weight(id);
         total = total.saturating_sub(count);
         by_namespace.insert(row.namespace().clone(), here.saturating_sub(count));
         jobs.push(id);

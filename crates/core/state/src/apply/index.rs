@@ -94,9 +94,11 @@ impl ClusterState {
         }
     }
 
-    pub(crate) fn instances_ended(&self, job: JobId) -> u64 {
+    /// What a finished job weighs against the limits of retention: its ended
+    /// instances, and at least one, or jobs without any would never be too many.
+    pub fn finished_weight(&self, job: JobId) -> u64 {
         let range = (job, TaskIndex(0))..=(job, TaskIndex(u16::MAX));
-        self.tasks.range(range).map(|(_, task)| task.ended()).sum()
+        self.tasks.range(range).map(|(_, task)| task.ended()).sum::<u64>().max(1)
     }
 
     pub(crate) fn index_job(&mut self, row: &JobRow) {
@@ -105,10 +107,8 @@ impl ClusterState {
             let namespace = row.namespace().clone();
             self.index.finished.insert((at, row.id));
             self.index.finished_in.insert((namespace.clone(), at, row.id));
-            let count = self.instances_ended(row.id);
-            if count > 0 {
-                *self.index.finished_instances.entry(namespace).or_insert(0) += count;
-            }
+            let count = self.finished_weight(row.id);
+            *self.index.finished_instances.entry(namespace).or_insert(0) += count;
         }
         if row.kind() == JobKind::Daemon && row.places() {
             self.index.daemons.insert(row.id);
@@ -123,7 +123,7 @@ impl ClusterState {
             let namespace = row.namespace().clone();
             self.index.finished.remove(&(at, row.id));
             self.index.finished_in.remove(&(namespace.clone(), at, row.id));
-            let count = self.instances_ended(row.id);
+            let count = self.finished_weight(row.id);
             let left = self.index.finished_instances.get(&namespace).copied().unwrap_or(0);
             match left.saturating_sub(count) {
                 0 => self.index.finished_instances.remove(&namespace),

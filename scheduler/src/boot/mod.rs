@@ -1,0 +1,208 @@
+//! Starting and stopping a scheduler: open the data, serve peers, come into
+//! the cluster, serve everybody, and end in an order that loses nothing.
+
+mod formation;
+mod serve;
+mod terms;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use berth_raft::device::sled::{Directory, Filesystem, SledDevice, SledOptions};
+use berth_raft::transport::grpc::GrpcTransport;
+use berth_raft::{ProductionNode, RaftOptions, RaftStatus, Role};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::app::{ClusterApp, Published};
+use crate::http;
+use crate::identity::Identity;
+use crate::leader::Node;
+use crate::options::{MemoryDisk, SchedulerOptions};
+use crate::rpc::Shared;
+
+use formation::{come_in, settle_identity};
+use serve::serve_grpc;
+use terms::follow_leadership;
+
+/// How long a stopping leader tries to hand over.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
+
+/// A scheduler that serves.
+pub struct Running {
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    pub shared: RunningParts,
+    stop: CancellationToken,
+    servers: Vec<JoinHandle<anyhow::Result<()>>>,
+}
+
+/// What a caller may ask a running scheduler.
+#[derive(Clone)]
+pub struct RunningParts(Shared);
+
+impl RunningParts {
+    /// This scheduler's part in Raft.
+    pub fn status(&self) -> RaftStatus {
+        self.0.node.status()
+    }
+}
+
+/// How a scheduler leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leave {
+    /// The others go on: one of them is to lead.
+    HandOver,
+    /// The whole cluster ends.
+    AtOnce,
+}
+
+/// Runs a scheduler until `stop` resolves or its storage or Raft fails.
+///
+/// # Errors
+/// What kept it from starting, or why it had to end.
+pub async fn run(
+    options: SchedulerOptions,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    stop: impl Future<Output = Leave>,
+) -> anyhow::Result<()> {
+    let running = start(options, metrics).await?;
+    let node = running.shared.0.node.clone();
+    tokio::select! {
+        leave = stop => running.stop(leave).await,
+        reason = node.fatal() => bail!("stopped for safety: {reason}"),
+    }
+}
+
+/// Starts a scheduler; it serves when this returns.
+///
+/// # Errors
+/// What kept it from starting.
+pub async fn start(
+    options: SchedulerOptions,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+) -> anyhow::Result<Running> {
+    require_loopback(options.listen, "listen")?;
+    require_loopback(options.http, "http")?;
+    let listener = bind(options.listen, "listen").await?;
+    let http_listener = bind(options.http, "http").await?;
+    let grpc = listener.local_addr().context("read the gRPC address")?;
+    let http_address = http_listener.local_addr().context("read the HTTP address")?;
+    let advertise =
+        if options.advertise.is_empty() { grpc.to_string() } else { options.advertise.clone() };
+
+    let (identity, directory) = settle_identity(&options, &advertise).await?;
+    let published = Arc::new(Published::new());
+    let node = start_raft(&options, &identity, directory, &published).await?;
+    let stop = CancellationToken::new();
+    let (leader_sender, leader) = watch::channel(None);
+    let shared = Shared {
+        node: node.clone(),
+        published: published.clone(),
+        leader,
+        cluster_id: identity.cluster_id()?,
+        to_leader: Arc::default(),
+    };
+    let servers = vec![
+        tokio::spawn(serve_grpc(listener, shared.clone(), stop.clone())),
+        tokio::spawn(http::serve(http_listener, shared.clone(), metrics, stop.clone())),
+    ];
+    tokio::spawn(follow_leadership(
+        node.clone(),
+        published,
+        options.liveness,
+        leader_sender,
+        stop.clone(),
+    ));
+    come_in(&options, &identity, &shared).await?;
+    info!(scheduler_id = identity.scheduler_id, %grpc, http = %http_address, "scheduler serves");
+    Ok(Running { grpc, http: http_address, shared: RunningParts(shared), stop, servers })
+}
+
+impl Running {
+    /// Ends in order: hands leadership over, lets calls finish, stops Raft.
+    pub async fn stop(self, leave: Leave) -> anyhow::Result<()> {
+        if leave == Leave::HandOver {
+            self.hand_over().await;
+        }
+        self.stop.cancel();
+        let ended = async {
+            for server in self.servers {
+                let _ = server.await;
+            }
+        };
+        // Streams of agents and watchers have no end of their own.
+        let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
+        self.shared.0.node.shutdown().await;
+        Ok(())
+    }
+
+    async fn hand_over(&self) {
+        let node = &self.shared.0.node;
+        let raft = node.status();
+        let heir = raft
+            .members
+            .iter()
+            .filter(|member| member.voter && member.id != raft.node_id)
+            .max_by_key(|member| member.matched_index);
+        if let (Role::Leader, Some(heir)) = (raft.role, heir) {
+            let to = heir.id;
+            match tokio::time::timeout(HAND_OVER_LIMIT, node.transfer_leader(to)).await {
+                Ok(Ok(())) => info!(to, "leadership handed over"),
+                Ok(Err(error)) => warn!(to, %error, "leadership not handed over"),
+                Err(_) => warn!(to, "leadership not handed over in time"),
+            }
+        }
+    }
+}
+
+/// Identity and encryption between machines are not built yet: until then a
+/// scheduler serves its own machine only.
+fn require_loopback(address: SocketAddr, key: &str) -> anyhow::Result<()> {
+    if !address.ip().is_loopback() {
+        bail!(
+            "{key} address {address} is not on loopback, and this version has no TLS yet; \
+             use 127.0.0.1 or [::1]"
+        );
+    }
+    Ok(())
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listen on {address}; choose another with --{key}"))
+}
+
+async fn start_raft(
+    options: &SchedulerOptions,
+    identity: &Identity,
+    directory: Directory,
+    published: &Arc<Published>,
+) -> anyhow::Result<Node> {
+    let mut raft =
+        RaftOptions::new(identity.scheduler_id, identity.cluster_id()?, identity.address.clone());
+    raft.timers = options.timers;
+    raft.snapshots.log_bytes_min = options.snapshot_log_bytes;
+    let mut device = SledOptions::new(options.data_dir.join("raft"), directory);
+    device.filesystem = match options.memory_disk {
+        MemoryDisk::Refused => Filesystem::LocalDisk,
+        MemoryDisk::Allowed => Filesystem::LocalOrMemory,
+    };
+    device.soft_limit_bytes = options.disk_soft_bytes;
+    device.hard_limit_bytes = options.disk_hard_bytes;
+    device.ballast_bytes = options.disk_ballast_bytes;
+    let app = ClusterApp::new(published.clone());
+    let transport = GrpcTransport::plain();
+    let node = ProductionNode::start(raft, app, SledDevice::new(device), transport)
+        .await
+        .context("open the scheduler's store")?;
+    // Only now does the directory hold what the identity promises.
+    identity.save(&options.data_dir)?;
+    Ok(node)
+}

@@ -1,0 +1,58 @@
+//! The gRPC server with every service.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use berth_proto::{DESCRIPTORS, v1};
+use berth_raft::transport::PeerHandler;
+use berth_raft::transport::service::{PeerService, incoming};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use crate::rpc::{
+    AgentsService, JobsService, NodesService, OperatorService, REQUEST_BYTES_MAX, Shared,
+};
+
+/// Streams of one connection: an agent needs a few, a client a handful.
+const STREAMS_MAX: u32 = 1024;
+
+pub(super) async fn serve_grpc(
+    listener: TcpListener,
+    shared: Shared,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    use v1::agents_server::AgentsServer;
+    use v1::jobs_server::JobsServer;
+    use v1::nodes_server::NodesServer;
+    use v1::operator_server::OperatorServer;
+
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<JobsServer<JobsService>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .build_v1()
+        .context("describe the services")?;
+    let handler: Arc<dyn PeerHandler> = Arc::new(shared.node.clone());
+    let jobs =
+        JobsServer::new(JobsService(shared.clone())).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let agents = AgentsServer::new(AgentsService(shared.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let routes = Routes::new(jobs)
+        .add_service(NodesServer::new(NodesService(shared.clone())))
+        .add_service(OperatorServer::new(OperatorService::new(shared)))
+        .add_service(agents)
+        .add_service(PeerService::server(handler))
+        .add_service(health_service)
+        .add_service(reflection);
+    Server::builder()
+        .tcp_nodelay(true)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming(listener), stop.cancelled())
+        .await
+        .context("serve gRPC")
+}
