@@ -34,6 +34,9 @@ pub(crate) fn read(status: &Status) -> Missed {
         return Missed::Unknown { failure: failure() };
     }
     let is_plain = status.details().is_empty();
+    if is_plain && is_foreign(status) {
+        return Missed::Untouched { failure: Failure::NotBerth, after: None };
+    }
     match status.code() {
         Code::Unavailable if !detail.leader_address.is_empty() => Missed::Redirected {
             leader: detail.leader_address,
@@ -44,11 +47,8 @@ pub(crate) fn read(status: &Status) -> Missed {
             after: detail.retry_after_ms.map(Duration::from_millis),
         },
         Code::DeadlineExceeded | Code::Cancelled => Missed::Unknown { failure: Failure::TimedOut },
-        // A gRPC server of another kind knows none of our services; an HTTP server
-        // leaves tonic to make a status of its answer.
-        Code::Unimplemented | Code::Unknown | Code::Internal if is_plain && is_foreign(status) => {
-            Missed::Untouched { failure: Failure::NotBerth, after: None }
-        }
+        // Not a scheduler's own word: what lies between it and the leader broke.
+        Code::Unknown if is_plain => Missed::Unknown { failure: failure() },
         Code::Ok
         | Code::Unknown
         | Code::InvalidArgument
@@ -68,7 +68,9 @@ pub(crate) fn read(status: &Status) -> Missed {
     }
 }
 
-/// Whether an answer without our details can be no scheduler's.
+/// Whether an answer without our details can be no scheduler's: a gRPC server of
+/// another kind knows none of our services, and of an HTTP server's answer tonic
+/// makes a status itself.
 fn is_foreign(status: &Status) -> bool {
     let message = status.message();
     let unknown_call = message.is_empty() || message.to_lowercase().contains("unknown service");

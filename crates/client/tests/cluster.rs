@@ -189,6 +189,17 @@ async fn what_is_not_the_same_twice_is_not_repeated() {
 }
 
 #[tokio::test]
+async fn a_follower_that_loses_the_leader_leaves_the_outcome_open() {
+    let scheduler = Fake::start().await;
+    scheduler.refuse(Status::unknown("transport error"));
+    let client = client(&[&scheduler.address]);
+    assert_eq!(client.submit(SubmitRequest::default()).await.unwrap().job_id, 7);
+    scheduler.refuse(Status::unknown("transport error"));
+    let error = client.restart_job(ChangeJobRequest::default()).await.unwrap_err();
+    assert!(matches!(error, ClientError::OutcomeUnknown { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_frozen_scheduler_holds_up_one_attempt_only() {
     // The system accepts the connection; nobody reads from it.
     let frozen = TcpListener::bind("127.0.0.1:0").await.unwrap();
