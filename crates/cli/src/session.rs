@@ -90,7 +90,10 @@ impl<'a, 'c> Session<'a, 'c> {
 
     /// Tells how old a stale answer may be.
     pub(crate) fn note_age(&mut self, stale_ms: Option<u64>) {
-        if let Some(stale_ms) = stale_ms {
+        let Some(stale_ms) = stale_ms else { return };
+        if stale_ms == u64::MAX {
+            self.note("note: the scheduler that answered has heard from no leader yet");
+        } else {
             self.note(&format!("note: as of {stale_ms}ms ago, when a leader was last heard"));
         }
     }

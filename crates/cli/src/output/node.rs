@@ -90,7 +90,7 @@ fn nodes_table(nodes: &[Node]) -> Table {
             spec.pool.clone(),
             gpus_in_use(node),
             of(CpuMilli(node.allocated_cpu_milli), CpuMilli(spec.cpu_milli)),
-            of(MemoryBytes(node.allocated_memory_bytes), MemoryBytes(spec.memory_bytes)),
+            of(size(node.allocated_memory_bytes), size(spec.memory_bytes)),
             node.allocations.to_string(),
             spec.zone.clone(),
             spec.address.clone(),
@@ -100,6 +100,13 @@ fn nodes_table(nodes: &[Node]) -> Table {
         ]);
     }
     table
+}
+
+/// Whole decimal units as such, so that a GPU of 80GB is not one of 74.5GiB.
+fn size(bytes: u64) -> String {
+    const GIGABYTE: u64 = 1_000_000_000;
+    let is_decimal = bytes > 0 && bytes.is_multiple_of(GIGABYTE) && !bytes.is_multiple_of(1 << 30);
+    if is_decimal { format!("{}GB", bytes / GIGABYTE) } else { MemoryBytes(bytes).to_string() }
 }
 
 fn gpus_in_use(node: &Node) -> String {
@@ -125,13 +132,13 @@ fn gpu_table<'a>(nodes: impl Iterator<Item = &'a Node>) -> Table {
     );
     for node in nodes {
         for (device, status) in devices(node) {
-            let used = status.memory_used_bytes.map(|bytes| MemoryBytes(bytes).to_string());
+            let used = status.memory_used_bytes.map(size);
             let load = status.utilization_percent.map(|percent| format!("{percent}%"));
             table.row(vec![
                 node.name.clone(),
                 device.index.to_string(),
                 device.model.clone(),
-                MemoryBytes(device.memory_bytes).to_string(),
+                size(device.memory_bytes),
                 format!("{}%", status.allocated_milli / 10),
                 used.unwrap_or_default(),
                 load.unwrap_or_default(),
@@ -175,4 +182,22 @@ pub(crate) fn gpu_answer(nodes: &[Node]) -> Answer {
         }
     }
     Answer { json: rows.into(), pieces: vec![Piece::Table(gpu_table(nodes.iter()))], ids }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_keep_the_unit_they_were_made_with() {
+        for (bytes, shown) in [
+            (80_000_000_000, "80GB"),
+            (80 << 30, "80GiB"),
+            (0, "0B"),
+            (288 << 20, "288MiB"),
+            (85_899_345_921, "80.0GiB"),
+        ] {
+            assert_eq!(size(bytes), shown);
+        }
+    }
 }
