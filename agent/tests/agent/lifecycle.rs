@@ -119,7 +119,7 @@ async fn a_stop_ends_the_whole_tree() {
     // A grandchild that forked twice and left the session.
     let job = Job::shell(
         1,
-        "setsid sh -c 'sh -c \"touch deep; sleep 600\" & exit 0'; touch main; sleep 600",
+        "setsid sh -c 'sh -c \"touch deep; exec sleep 600\" & exit 0'; touch main; exec sleep 600",
     );
     let id = job.id(0);
     scheduler.want(&job, vec![job.row(0)]);
