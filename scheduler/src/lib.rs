@@ -16,4 +16,4 @@ mod rpc;
 mod sessions;
 
 pub use boot::{Leave, Running, run, start};
-pub use options::{Formation, MemoryDisk, SchedulerOptions};
+pub use options::{Formation, MemoryDisk, PlainText, SchedulerOptions};

@@ -26,6 +26,8 @@ pub struct SchedulerOptions {
     /// Free bytes under which the node stops.
     pub disk_hard_bytes: u64,
     pub disk_ballast_bytes: u64,
+    /// Whether strangers may read along.
+    pub plain_text: PlainText,
     /// Allows a data directory in memory, for trials.
     pub memory_disk: MemoryDisk,
 }
@@ -40,6 +42,15 @@ pub enum Formation {
     Join(Vec<String>),
     /// Only come back.
     Existing,
+}
+
+/// Where calls may go without encryption, which this version has none of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlainText {
+    /// Within this machine.
+    OnLoopback,
+    /// Between machines: whoever can reach the scheduler can do anything.
+    Anywhere,
 }
 
 /// Whether a file system without a disk under it will do.

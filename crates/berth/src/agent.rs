@@ -1,6 +1,7 @@
 //! `berth agent`: from settings to a running agent.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use berth_model::{CpuMilli, MemoryBytes, Name, PortRange};
 use crate::arguments::AgentArguments;
 use crate::settings;
 
-pub fn run(arguments: &AgentArguments) -> anyhow::Result<ExitCode> {
-    let loaded = settings::load(&arguments.process, flags(arguments))?;
+pub fn run(arguments: &AgentArguments, config: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let loaded = settings::load(config, &arguments.process, flags(arguments))?;
     settings::require(&loaded.config.agent.missing_to_start())?;
     let mut options = options(&loaded.config.agent)?;
     let log = settings::start_log(&loaded)?;

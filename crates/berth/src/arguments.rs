@@ -19,7 +19,7 @@ pub struct Arguments {
 #[derive(Subcommand)]
 pub enum Task {
     #[command(flatten)]
-    Daemon(Daemon),
+    Daemon(Box<Daemon>),
     #[command(flatten)]
     Client(ClientCommand),
 }
@@ -52,6 +52,9 @@ pub struct SchedulerArguments {
     /// Health and metrics [default: 127.0.0.1:7071]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
+    /// Listen beyond this machine without encryption
+    #[arg(long)]
+    pub plain_text: bool,
     /// Form a new cluster
     #[arg(long, conflicts_with = "join")]
     pub bootstrap: bool,
@@ -110,9 +113,6 @@ pub struct AgentArguments {
 /// What every daemon takes.
 #[derive(Args)]
 pub struct ProcessArguments {
-    /// The configuration file [default: ./berth.toml if it is there]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
     /// What is logged, such as info,berth_raft=debug
     #[arg(long, value_name = "FILTER")]
     pub log_level: Option<String>,

@@ -15,7 +15,7 @@ mod settings;
 mod stop;
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -31,7 +31,7 @@ pub fn main() -> ExitCode {
     }
     match Arguments::try_parse() {
         Ok(arguments) => match arguments.task {
-            Task::Daemon(daemon) => run(daemon),
+            Task::Daemon(daemon) => run(*daemon, arguments.globals.config.as_deref()),
             Task::Client(command) => {
                 berth_cli::run(command, &arguments.globals, Arguments::command())
             }
@@ -53,11 +53,11 @@ fn shim_directory() -> Option<PathBuf> {
     arguments.next().filter(|_| is_shim).map(PathBuf::from)
 }
 
-fn run(daemon: Daemon) -> ExitCode {
+fn run(daemon: Daemon, config: Option<&Path>) -> ExitCode {
     berth_telemetry::abort_on_panic(berth_raft::device::sled::panic_is_guarded);
     let ended = match daemon {
-        Daemon::Scheduler(arguments) => scheduler::run(&arguments),
-        Daemon::Agent(arguments) => agent::run(&arguments),
+        Daemon::Scheduler(arguments) => scheduler::run(&arguments, config),
+        Daemon::Agent(arguments) => agent::run(&arguments, config),
         Daemon::Dev(arguments) => dev::run(&arguments),
         Daemon::Demo(arguments) => demo::run(&arguments),
         Daemon::MockWorker(arguments) => mock_worker::run(&arguments),

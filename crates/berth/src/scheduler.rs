@@ -1,6 +1,7 @@
 //! `berth scheduler`: from settings to a running scheduler.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use berth_config::{Flags, RaftProfile, Scheduler};
 use berth_model::DurationMs;
 use berth_raft::Timers;
 use berth_reconcile::LivenessRules;
-use berth_scheduler::{Formation, Leave, MemoryDisk, SchedulerOptions};
+use berth_scheduler::{Formation, Leave, MemoryDisk, PlainText, SchedulerOptions};
 
 use crate::arguments::SchedulerArguments;
 use crate::{settings, stop};
@@ -18,17 +19,20 @@ use crate::{settings, stop};
 /// After its owner has gone a scheduler ends within this, whatever hangs.
 const LAST_LIMIT: Duration = Duration::from_secs(4);
 
-pub fn run(arguments: &SchedulerArguments) -> anyhow::Result<ExitCode> {
+pub fn run(arguments: &SchedulerArguments, config: Option<&Path>) -> anyhow::Result<ExitCode> {
     let mut flags = Flags::new();
     flags.set_if_given("scheduler.data_dir", "--data-dir", arguments.data_dir.clone());
     flags.set_if_given("scheduler.listen", "--listen", arguments.listen.clone());
     flags.set_if_given("scheduler.advertise", "--advertise", arguments.advertise.clone());
     flags.set_if_given("scheduler.http", "--http", arguments.http.clone());
     flags.set_if_given("scheduler.join", "--join", arguments.join.clone());
+    if arguments.plain_text {
+        flags.set("scheduler.plain_text", "--plain-text", "true");
+    }
     if arguments.bootstrap {
         flags.set("scheduler.bootstrap", "--bootstrap", "true");
     }
-    let loaded = settings::load(&arguments.process, flags)?;
+    let loaded = settings::load(config, &arguments.process, flags)?;
     settings::require(&loaded.config.scheduler.missing_to_start())?;
     let options = options(&loaded.config.scheduler)?;
     let log = settings::start_log(&loaded)?;
@@ -37,12 +41,12 @@ pub fn run(arguments: &SchedulerArguments) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let owner = arguments.process.stop_on_fd_close;
+    let owner = stop::owner_pipe(arguments.process.stop_on_fd_close)?;
     let ended = runtime.block_on(async {
         let asked = async {
             tokio::select! {
                 _ = stop::on_signal() => Leave::HandOver,
-                _ = stop::on_fd_close(owner) => {
+                _ = stop::on_close(owner) => {
                     last_resort();
                     Leave::AtOnce
                 }
@@ -96,6 +100,11 @@ fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
         disk_soft_bytes: settings.disk.soft_free.value,
         disk_hard_bytes: settings.disk.hard_free.value,
         disk_ballast_bytes: settings.disk.ballast.value,
+        plain_text: if settings.plain_text.value {
+            PlainText::Anywhere
+        } else {
+            PlainText::OnLoopback
+        },
         memory_disk: MemoryDisk::Allowed,
     })
 }

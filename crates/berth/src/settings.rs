@@ -2,7 +2,7 @@
 //! things that follow from it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -24,11 +24,15 @@ impl fmt::Display for BadSettings {
 impl std::error::Error for BadSettings {}
 
 /// Loads the configuration under these flags; warnings go to standard error.
-pub fn load(process: &ProcessArguments, mut flags: Flags) -> anyhow::Result<Loaded> {
+pub fn load(
+    config: Option<&Path>,
+    process: &ProcessArguments,
+    mut flags: Flags,
+) -> anyhow::Result<Loaded> {
     flags.set_if_given("log.level", "--log-level", process.log_level.clone());
-    let file = match &process.config {
-        Some(path) => FileChoice::Named(path.clone()),
-        None => FileChoice::IfPresent(PathBuf::from("berth.toml")),
+    let file = match config {
+        Some(path) => FileChoice::Named(path.to_owned()),
+        None => FileChoice::IfPresent(PathBuf::from(berth_cli::DEFAULT_CONFIG_FILE)),
     };
     let inputs = Inputs { file, environment: std::env::vars_os().collect(), flags };
     let loaded = berth_config::load(&inputs).map_err(|refused| BadSettings(refused.to_string()))?;

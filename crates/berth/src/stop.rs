@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::PathBuf;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,16 +19,27 @@ pub async fn on_signal() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Resolves when the other end of descriptor `fd` is closed; never where there
-/// is none. The descriptor is opened anew through `/proc`, so that nothing
-/// here owns a number that it did not make.
-pub async fn on_fd_close(fd: Option<u32>) -> anyhow::Result<()> {
-    let Some(fd) = fd else {
+/// The pipe that whoever owns this process holds the other end of. It is opened
+/// anew through `/proc`, so that nothing here owns a number that it did not
+/// make.
+///
+/// # Errors
+/// The descriptor is not open, or this user may not read from it.
+pub fn owner_pipe(fd: Option<u32>) -> anyhow::Result<Option<File>> {
+    let open = |fd| {
+        File::open(format!("/proc/self/fd/{fd}"))
+            .with_context(|| format!("open descriptor {fd} of --stop-on-fd-close"))
+    };
+    fd.map(open).transpose()
+}
+
+/// Resolves when the other end of the pipe is closed; never where there is
+/// none.
+pub async fn on_close(pipe: Option<File>) -> anyhow::Result<()> {
+    let Some(mut pipe) = pipe else {
         std::future::pending::<()>().await;
         return Ok(());
     };
-    let path = PathBuf::from(format!("/proc/self/fd/{fd}"));
-    let mut pipe = File::open(&path).with_context(|| format!("open descriptor {fd}"))?;
     let (closed, heard) = oneshot::channel::<()>();
     std::thread::Builder::new()
         .name("owner-watch".to_owned())

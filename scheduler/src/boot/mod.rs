@@ -23,7 +23,7 @@ use crate::app::{ClusterApp, Published};
 use crate::http;
 use crate::identity::Identity;
 use crate::leader::Node;
-use crate::options::{MemoryDisk, SchedulerOptions};
+use crate::options::{MemoryDisk, PlainText, SchedulerOptions};
 use crate::rpc::Shared;
 
 use formation::{come_in, settle_identity};
@@ -87,8 +87,8 @@ pub async fn start(
     options: SchedulerOptions,
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
 ) -> anyhow::Result<Running> {
-    require_loopback(options.listen, "listen")?;
-    require_loopback(options.http, "http")?;
+    check_plain_text(options.listen, "listen", options.plain_text)?;
+    check_plain_text(options.http, "http", options.plain_text)?;
     let listener = bind(options.listen, "listen").await?;
     let http_listener = bind(options.http, "http").await?;
     let grpc = listener.local_addr().context("read the gRPC address")?;
@@ -162,15 +162,23 @@ impl Running {
 }
 
 /// Identity and encryption between machines are not built yet: until then a
-/// scheduler serves its own machine only.
-fn require_loopback(address: SocketAddr, key: &str) -> anyhow::Result<()> {
-    if !address.ip().is_loopback() {
-        bail!(
+/// scheduler serves its own machine only, unless it is told otherwise.
+fn check_plain_text(
+    address: SocketAddr,
+    key: &'static str,
+    plain_text: PlainText,
+) -> anyhow::Result<()> {
+    match plain_text {
+        _ if address.ip().is_loopback() => Ok(()),
+        PlainText::OnLoopback => bail!(
             "{key} address {address} is not on loopback, and this version has no TLS yet; \
-             use 127.0.0.1 or [::1]"
-        );
+             use 127.0.0.1 or [::1], or --plain-text on a network that you trust as this host"
+        ),
+        PlainText::Anywhere => {
+            warn!(key, %address, "plain text between machines: whoever reaches this address may do anything");
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {

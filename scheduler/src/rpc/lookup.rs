@@ -13,7 +13,8 @@ use super::{Shared, status};
 /// A view with what is known of its age.
 pub struct FreshView {
     pub state: ClusterState,
-    /// For stale reads: since a quorum was last known to follow the leader.
+    /// For stale reads of a leader: since a quorum last followed it. A follower
+    /// does not know.
     pub stale_ms: Option<u64>,
 }
 
@@ -26,7 +27,7 @@ impl Shared {
                 Ok(FreshView { state: self.published.view(), stale_ms: None })
             }
             Ok(v1::Consistency::Stale) => {
-                let stale_ms = Some(self.node.status().millis_since_quorum.unwrap_or(u64::MAX));
+                let stale_ms = self.node.status().millis_since_quorum;
                 Ok(FreshView { state: self.published.view(), stale_ms })
             }
             Err(_) => Err(status::invalid_field(

@@ -23,6 +23,9 @@ pub struct Scheduler {
     pub gateway: Option<Setting<Address>>,
     /// Certificate, key and authority.
     pub tls_dir: Option<Setting<PathBuf>>,
+    /// Whether to talk to other machines without encryption, which listening
+    /// beyond loopback without certificates needs.
+    pub plain_text: Setting<bool>,
     /// Form a new cluster. Excludes `join`.
     pub bootstrap: Setting<bool>,
     /// Schedulers of the cluster to join. Excludes `bootstrap`.
@@ -68,6 +71,7 @@ impl Scheduler {
             http: reader.setting("scheduler.http", &LISTEN, loopback(7071)),
             gateway: reader.optional("scheduler.gateway", &LISTEN),
             tls_dir: reader.optional("scheduler.tls_dir", &PATH),
+            plain_text: reader.setting("scheduler.plain_text", &SWITCH, false),
             bootstrap: reader.setting("scheduler.bootstrap", &SWITCH, false),
             join: reader.list("scheduler.join", &ADDRESS, Vec::new()),
             join_token_file: reader.optional("scheduler.join_token_file", &PATH),
