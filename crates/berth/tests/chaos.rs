@@ -6,6 +6,7 @@
 //! `BERTH_CHAOS_SECONDS` sets how long the faults go on (20 unless set),
 //! `BERTH_CHAOS_JOBS` how many jobs are submitted meanwhile (200 unless set),
 //! `BERTH_CHAOS_SEED` what is drawn.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! The demo computes its exit code from what the cluster and the workers left
 //! behind: it succeeds, and it fails when one trace is missing.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::process::{Command, Output};
 

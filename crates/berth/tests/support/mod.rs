@@ -3,12 +3,16 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod dev;
+pub mod gates;
+pub mod processes;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use berth::local::{LocalCluster, Plan};
-use berth_client::Client;
+use berth_client::{Client, ClientError};
 use berth_model::{Constraints, JobKind, JobSpec, Name, Policy, TaskSpec};
 use berth_proto::v1;
 
@@ -22,8 +26,13 @@ pub fn plan(data_dir: &Path, schedulers: u8, agents: u8) -> Plan {
         agents,
         gpus: "2xH100-80GB".to_owned(),
         data_dir: data_dir.to_owned(),
-        log_level: std::env::var("BERTH_TEST_LOG").unwrap_or_else(|_| "off".to_owned()),
+        log_level: log_level(),
     }
+}
+
+/// What the processes of a cluster log: `BERTH_TEST_LOG`, nothing unless set.
+pub fn log_level() -> String {
+    std::env::var("BERTH_TEST_LOG").unwrap_or_else(|_| "off".to_owned())
 }
 
 /// A batch job of one task.
@@ -64,7 +73,7 @@ pub fn reference(job: &str) -> Option<v1::JobRef> {
     Some(v1::JobRef { namespace: "default".to_owned(), job: job.to_owned() })
 }
 
-pub async fn job(client: &Client, job: u64) -> Result<v1::Job, berth_client::ClientError> {
+pub async fn job(client: &Client, job: u64) -> Result<v1::Job, ClientError> {
     let job = reference(&job.to_string());
     client.get_job(v1::GetJobRequest { job, consistency: 0, with_spec: false }).await
 }
@@ -73,6 +82,37 @@ pub async fn allocations(client: &Client, job: u64) -> Vec<v1::Allocation> {
     let job = reference(&job.to_string());
     let request = v1::ListAllocationsRequest { job, page_size: 1000, ..Default::default() };
     client.list_allocations(request).await.unwrap().allocations
+}
+
+/// Submits, and again with the same key while the outcome is open.
+pub async fn submit(client: &Client, spec: &JobSpec) -> u64 {
+    let request = request(spec, &format!("key-of-{}", spec.name));
+    let what = format!("the submit of {} to be acknowledged", spec.name);
+    until(&what, || async {
+        match client.submit(request.clone()).await {
+            Ok(reply) => Some(reply.job_id),
+            Err(ClientError::Refused(refusal)) => panic!("{}: {refusal:?}", spec.name),
+            Err(_) => None,
+        }
+    })
+    .await
+}
+
+/// Waits until a job is as `holds` says, and shows it.
+pub async fn job_when(
+    client: &Client,
+    id: u64,
+    what: &str,
+    holds: impl Fn(&v1::Job) -> bool,
+) -> v1::Job {
+    until(&format!("job {id}: {what}"), || async { job(client, id).await.ok().filter(&holds) })
+        .await
+}
+
+/// The state of a node, as its cluster shows it.
+pub async fn node_state(client: &Client, name: &str) -> Option<String> {
+    let nodes = client.list_nodes(v1::ListNodesRequest { consistency: 0 }).await.ok()?.nodes;
+    nodes.into_iter().find(|node| node.name == name).map(|node| node.state)
 }
 
 /// Asks again until there is an answer.
