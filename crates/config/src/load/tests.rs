@@ -320,7 +320,7 @@ fn relations_are_named_with_their_values() {
         (
             "[agent.disconnect]\nretry_min = \"5s\"",
             "berth.toml:2:1: agent.disconnect.retry_min (5s) must be below \
-             agent.disconnect.retry_max (5s)",
+             agent.disconnect.retry_max (1s)",
         ),
         (
             "[scheduler]\nbootstrap = true\njoin = [\"a:1\"]",

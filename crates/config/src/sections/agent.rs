@@ -78,8 +78,8 @@ impl Agent {
             zone: reader.optional("agent.zone", &NAME),
             worker_user: reader.optional("agent.worker_user", &NAME),
             disconnect: Disconnect {
-                retry_min: reader.setting("agent.disconnect.retry_min", &TIMER, 100),
-                retry_max: reader.setting("agent.disconnect.retry_max", &TIMER, 5_000),
+                retry_min: reader.setting("agent.disconnect.retry_min", &TIMER, 20),
+                retry_max: reader.setting("agent.disconnect.retry_max", &TIMER, 1_000),
                 stop_after: reader.optional("agent.disconnect.stop_after", &WAIT),
             },
         }
