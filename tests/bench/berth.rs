@@ -202,11 +202,22 @@ impl Cluster {
         .await
     }
 
+    /// Makes each scheduler take a snapshot.
+    pub async fn snapshot(&self) -> anyhow::Result<()> {
+        for scheduler in &self.schedulers {
+            let options = Options::new(vec![scheduler.address.clone()]);
+            let patient = Options { deadline: READY_LIMIT, attempt: READY_LIMIT, ..options };
+            let taken = Client::new(patient).snapshot(v1::SnapshotRequest {}).await;
+            taken.with_context(|| format!("take a snapshot of scheduler {}", scheduler.id))?;
+        }
+        Ok(())
+    }
+
     /// What each scheduler takes now.
     pub fn footprints(&self) -> Vec<Footprint> {
         let of = |scheduler: &Scheduler| Footprint {
             memory_bytes: scheduler.process.id().map_or(0, resident_bytes),
-            snapshot_bytes: disk::bytes_under(&scheduler.data_dir.join("snapshots")),
+            snapshot_bytes: disk::bytes_under(&scheduler.data_dir.join("raft/snapshots")),
             disk_bytes: disk::bytes_under(&scheduler.data_dir),
         };
         self.schedulers.iter().map(of).collect()

@@ -73,8 +73,14 @@ impl HyperQueue {
     }
 
     /// How long `tasks` tasks that do nothing take, as one job.
-    pub async fn noop(&mut self, tasks: u64) -> anyhow::Result<Duration> {
-        let answer = self.ask(&json!({"do": "noop", "tasks": tasks})).await?;
+    pub async fn noop(
+        &mut self,
+        worker: &Path,
+        folder: &Path,
+        tasks: u64,
+    ) -> anyhow::Result<Duration> {
+        let order = json!({"do": "noop", "worker": worker, "folder": folder, "tasks": tasks});
+        let answer = self.ask(&order).await?;
         Ok(Duration::from_secs_f64(answer["seconds"].as_f64().context("no seconds")?))
     }
 

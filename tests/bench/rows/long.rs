@@ -6,8 +6,6 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use berth_client::Client;
-use berth_proto::v1;
 
 use super::{Bench, noop};
 use crate::berth::{Cluster, Footprint};
@@ -31,7 +29,7 @@ pub async fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let cluster = bench.cluster().await?;
     let client = cluster.client();
     let began = Instant::now();
-    let mut samples = vec![sample(&cluster, &client, 0, began).await?];
+    let mut samples = vec![sample(&cluster, 0, began).await?];
     let mut waiting = VecDeque::new();
     let (mut submitted, mut done) = (0, 0);
     let mut due = total.div_ceil(SAMPLES);
@@ -49,7 +47,7 @@ pub async fn run(bench: &mut Bench) -> anyhow::Result<()> {
         anyhow::ensure!(succeeded == count, "{succeeded} of {count} instances succeeded");
         done += count;
         if done >= due || done == total {
-            samples.push(sample(&cluster, &client, done, began).await?);
+            samples.push(sample(&cluster, done, began).await?);
             due = done + total.div_ceil(SAMPLES);
         }
     }
@@ -59,14 +57,9 @@ pub async fn run(bench: &mut Bench) -> anyhow::Result<()> {
 }
 
 /// Takes a snapshot first, so that its size is of now.
-async fn sample(
-    cluster: &Cluster,
-    client: &Client,
-    instances: u64,
-    began: Instant,
-) -> anyhow::Result<Sample> {
+async fn sample(cluster: &Cluster, instances: u64, began: Instant) -> anyhow::Result<Sample> {
     if instances > 0 {
-        client.snapshot(v1::SnapshotRequest {}).await.context("take a snapshot")?;
+        cluster.snapshot().await?;
     }
     let seconds = began.elapsed().as_secs_f64();
     Ok(Sample { instances, seconds, schedulers: cluster.footprints() })

@@ -53,6 +53,13 @@ impl Bench {
         self.options.data_dir.join(name)
     }
 
+    /// Where workers write their clocks.
+    pub fn stamps(&self) -> anyhow::Result<PathBuf> {
+        let folder = self.folder("stamps");
+        std::fs::create_dir_all(&folder).context("make a folder for the workers")?;
+        Ok(folder)
+    }
+
     pub fn add(&mut self, row: Row) {
         self.report.add(row);
     }

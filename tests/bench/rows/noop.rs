@@ -19,6 +19,8 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 pub async fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let instances = u32::try_from(bench.options.amount(3_000, 500))?;
+    let worker = std::env::current_exe().context("find this program")?;
+    let folder = bench.stamps()?;
     let (mut ours, mut theirs) = (Series::default(), Series::default());
     let mut peer = bench.hyperqueue().await?;
     let cluster = bench.cluster().await?;
@@ -31,7 +33,7 @@ pub async fn run(bench: &mut Bench) -> anyhow::Result<()> {
         ours.push(f64::from(instances) / began.elapsed().as_secs_f64());
         all_succeeded(&shown, instances)?;
         if let Some(peer) = &mut peer {
-            let took = peer.noop(u64::from(instances)).await?;
+            let took = peer.noop(&worker, &folder, u64::from(instances)).await?;
             theirs.push(f64::from(instances) / took.as_secs_f64());
         }
     }

@@ -19,8 +19,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(30), Duration::from_m
 
 pub async fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let count = bench.options.amount(100, 20);
-    let folder = bench.folder("stamps");
-    std::fs::create_dir_all(&folder).context("make a folder for the workers")?;
+    let folder = bench.stamps()?;
     let worker = std::env::current_exe().context("find this program")?;
     let (mut p50, mut p99) =
         ((Series::default(), Series::default()), (Series::default(), Series::default()));
