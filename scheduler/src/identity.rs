@@ -36,9 +36,14 @@ impl Identity {
         from_hex(&self.cluster_id).context("read the cluster id")
     }
 
+    /// Where the identity of a data directory is.
+    pub fn path(data_dir: &Path) -> PathBuf {
+        data_dir.join(FILE)
+    }
+
     /// Reads the identity of a data directory; `None` where there is none.
     pub fn load(data_dir: &Path) -> anyhow::Result<Option<Identity>> {
-        let path = data_dir.join(FILE);
+        let path = Identity::path(data_dir);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -58,7 +63,7 @@ impl Identity {
     }
 
     pub fn save(&self, data_dir: &Path) -> anyhow::Result<()> {
-        write_whole(&data_dir.join(FILE), &serde_json::to_vec_pretty(self)?)
+        write_whole(&Identity::path(data_dir), &serde_json::to_vec_pretty(self)?)
     }
 }
 

@@ -177,6 +177,12 @@ impl Node {
         lanes: &BTreeMap<AllocationId, ExitRecord>,
     ) -> Option<EndReport> {
         let dir = self.dir_of(id);
+        // A recorded end comes first: the journal of a lane is synced when an
+        // allocation's directory may not be, so it may outlive the directory.
+        let lane = || lanes.get(&id).map(|record| ends::from_record(record, None));
+        if let Some(end) = ends::recorded_beside(&dir, id).or_else(lane) {
+            return Some(end);
+        }
         let record = match dir.record() {
             // Never begun, or so shortly before a power cut that nothing of
             // it is on disk: after a reboot nobody can tell.
@@ -191,10 +197,6 @@ impl Node {
                 None
             }
         };
-        let lane = || lanes.get(&id).map(|record| ends::from_record(record, None));
-        if let Some(end) = ends::recorded_beside(&dir, id).or_else(lane) {
-            return Some(end);
-        }
         let Some(record) = record else {
             let path = dir.path().display();
             let reason = format!("its record is garbled or missing in {path}");
@@ -242,11 +244,11 @@ impl Node {
         self.retired = found.into_iter().map(|(_, id)| (id, 0)).collect();
     }
 
-    /// Their journals were read; the ends in them are known or reported.
+    /// Their journals were read. They go only once nothing is left to report:
+    /// the ends in them are known here, but should this agent fall before they
+    /// are recorded by the cluster, the next one must find them again.
     fn clear_dead_shims(&self, dirs: BTreeSet<PathBuf>) {
-        let unsettled = self.workers.values().any(|worker| worker.end.is_none());
-        if unsettled {
-            // An abandoned worker's end may still be looked up there.
+        if !self.workers.is_empty() {
             return;
         }
         tokio::task::spawn_blocking(move || {

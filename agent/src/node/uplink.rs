@@ -163,20 +163,21 @@ impl Node {
         self.say(ToScheduler::Report(Report { sequence, observations, complete }));
     }
 
-    fn say(&mut self, message: ToScheduler) {
-        let Some(outbound) = &self.uplink.outbound else { return };
+    /// Whether the message is on its way. One that is not is said again: a
+    /// report because it stays without acknowledgement, the rest by the next
+    /// session, if this one does not recover.
+    fn say(&mut self, message: ToScheduler) -> Said {
+        let Some(outbound) = &self.uplink.outbound else { return Said::No };
         if outbound.try_send(AgentMessage { message: Some(message) }).is_err() {
-            // Nobody takes what is said. The next heartbeat finds that too and
-            // ends the session; everything is said again over the next one.
-            warn!("scheduler does not read; session is given up");
-            self.session_down();
+            warn!("scheduler does not read");
+            return Said::No;
         }
+        Said::Yes
     }
 
     pub(super) fn ask_for_full(&mut self) {
         if !self.full_requested {
-            self.full_requested = true;
-            self.say(ToScheduler::NeedFull(NeedFull {}));
+            self.full_requested = self.say(ToScheduler::NeedFull(NeedFull {})) == Said::Yes;
         }
     }
 
@@ -235,4 +236,11 @@ impl Node {
 enum Completeness {
     Part,
     EverythingElseIsNotHere,
+}
+
+/// Whether something was handed to the session.
+#[derive(PartialEq, Eq)]
+enum Said {
+    Yes,
+    No,
 }

@@ -34,11 +34,12 @@ pub(super) async fn settle_identity(
                 "this directory has a cluster; coming back to it"
             );
         }
-        if identity.address != advertise {
+        let known = &identity.address;
+        if known != advertise {
             bail!(
-                "this scheduler is known to its cluster at {}, not at {advertise}; start it with --advertise {}",
-                identity.address,
-                identity.address
+                "the scheduler of {} is known to its cluster at {known}, not at {advertise}; \
+                 start it with --advertise {known}, or give this one a directory of its own",
+                Identity::path(folder).display(),
             );
         }
         return Ok((identity, Directory::MustExist));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use berth_placement::{Budget, plan};
 use berth_raft::{Proposal, ProposeError};
-use berth_state::{Applied, ClusterState, Command, Entry, EventKind, Placement};
+use berth_state::{Applied, ClusterState, Command, Entry, EventKind, Placement, Reply};
 use berth_wire::log::v1 as log;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
@@ -51,7 +51,14 @@ pub async fn run(leader: Arc<Leader>, mut queue: mpsc::Receiver<Wish>) {
         };
         let (wishes, next) = gather(first, &mut queue);
         carried = next;
-        serve(&leader, wishes).await;
+        let served = serve(&leader, wishes).await;
+        if served.is_err_and(|refused| is_alone(&leader, &refused)) {
+            // Each entry would wait for a majority in vain. Who has waited
+            // behind this one is told now, not after a wait of its own.
+            while let Some(wish) = carried.take().or_else(|| queue.try_recv().ok()) {
+                let _ = wish.answer.send(Err(ProposeError::NoQuorum));
+            }
+        }
         if leader.ended.is_cancelled() {
             break;
         }
@@ -83,7 +90,23 @@ fn gather(first: Wish, queue: &mut mpsc::Receiver<Wish>) -> (Vec<Wish>, Option<W
     (wishes, None)
 }
 
-async fn serve(leader: &Arc<Leader>, mut wishes: Vec<Wish>) {
+/// Whether an entry failed because this leader hears no majority.
+fn is_alone(leader: &Leader, refused: &ProposeError) -> bool {
+    /// Longer than the fast profile's lease: no flaw of one moment.
+    const SILENCE_MS: u64 = 500;
+    match refused {
+        ProposeError::NoQuorum => true,
+        ProposeError::OutcomeUnknown => {
+            let silence = leader.node.status().millis_since_quorum;
+            silence.is_some_and(|silence_ms| silence_ms > SILENCE_MS)
+        }
+        ProposeError::NotLeader { .. } | ProposeError::TooLarge { .. } | ProposeError::Stopped => {
+            false
+        }
+    }
+}
+
+async fn serve(leader: &Arc<Leader>, mut wishes: Vec<Wish>) -> Result<(), ProposeError> {
     // A proposer that has gone no longer wants an answer, but it was told
     // nothing: its commands stay.
     let mut commands = Vec::new();
@@ -102,18 +125,24 @@ async fn serve(leader: &Arc<Leader>, mut wishes: Vec<Wish>) {
     let rest = add_placements(leader, &mut entry, bytes);
     match commit(leader, entry).await {
         Ok(applied) => {
+            let refused = matches!(applied.replies.last(), Some(Ok(Reply::Placed { refused, .. })) if !refused.is_empty());
             let mut replies = applied.replies.iter().cloned();
             for (wish, count) in wishes.into_iter().zip(counts) {
                 let _ = wish.answer.send(Ok(replies.by_ref().take(count).collect()));
             }
-            if rest == Rest::ForThePlanner {
+            if refused || rest == Rest::ForThePlanner {
                 leader.planner_wake.notify_one();
             }
+            Ok(())
         }
         Err(refused) => {
+            // It may be applied yet, and nobody else would look at what it
+            // frees.
+            leader.planner_wake.notify_one();
             for wish in wishes {
                 let _ = wish.answer.send(Err(refused.clone()));
             }
+            Err(refused)
         }
     }
 }

@@ -30,6 +30,11 @@ pub type Node = ProductionNode<ClusterApp>;
 /// worth of commands.
 const WISHES_MAX: usize = 4096;
 
+/// A leader whose majority last answered longer ago than this holds no agents:
+/// below the margin (2 s) that is added to a lease before exclusive work is
+/// replaced.
+const QUORUM_AGE_MS_MAX: u64 = 1500;
+
 /// What a proposer hears.
 pub type Answers = Result<Vec<Result<Reply, Refusal>>, ProposeError>;
 
@@ -112,6 +117,15 @@ impl Leader {
             return Err(ProposeError::NotLeader { leader: None });
         }
         heard.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
+    }
+
+    /// Whether a majority followed this node a moment ago. Raft leaves a leader
+    /// that lost its majority in place; what it tells agents must not outlive
+    /// the majority by more than the margin of their leases allows.
+    pub fn has_quorum(&self) -> bool {
+        let raft = self.node.status();
+        raft.term == self.term
+            && raft.millis_since_quorum.is_some_and(|millis| millis <= QUORUM_AGE_MS_MAX)
     }
 
     /// An agent has been heard.

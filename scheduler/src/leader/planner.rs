@@ -15,6 +15,8 @@ use super::batch::{ENTRY_BYTES_MAX, fitting};
 const BUDGET: Budget = Budget { candidates_examined_max: 250_000, placements_max: 1024 };
 /// Placements in one command; fewer where they are long ones, of many devices.
 const PLACEMENTS_IN_COMMAND_MAX: usize = 128;
+/// While something waits, a plan is made at least so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A plan none of whose placements was granted is made again after this, so
 /// that a view that keeps changing under it is not fought over.
 const REFUSED_WAIT: Duration = Duration::from_millis(20);
@@ -51,7 +53,11 @@ async fn round(leader: &Arc<Leader>) -> Option<Duration> {
         }
         if outcome.placements.is_empty() {
             let now = leader.clock.now();
-            return outcome.next_wakeup.map(|at| Duration::from_millis(at.since(now).0.max(1)));
+            let wait = outcome.next_wakeup.map(|at| Duration::from_millis(at.since(now).0.max(1)));
+            // Every event that makes room wakes this loop; while something
+            // waits it looks again all the same.
+            let waits = !leader.published.view().queue_is_empty();
+            return if waits { Some(wait.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)) } else { wait };
         }
         let planned = outcome.placements.len();
         let mut granted_count = 0;

@@ -65,14 +65,20 @@ impl v1::agents_server::Agents for AgentsService {
         request: Request<Streaming<v1::LogPush>>,
     ) -> Result<Response<v1::LogPushReply>, Status> {
         let mut pushes = request.into_inner();
+        let mut request_id = None;
         while let Some(push) = pushes.next().await {
             let push = push?;
+            request_id.get_or_insert_with(|| push.request_id.clone());
             let Some(reader) = self.0.published.sessions.logs.reader(&push.request_id) else {
                 return Err(Status::cancelled("nobody reads this any more"));
             };
             if reader.send(push).await.is_err() {
                 return Err(Status::cancelled("the reader has gone"));
             }
+        }
+        // Nothing more comes: whoever reads must not wait for it.
+        if let Some(request_id) = request_id {
+            self.0.published.sessions.logs.close(&request_id);
         }
         Ok(Response::new(v1::LogPushReply {}))
     }
@@ -96,7 +102,7 @@ async fn serve(
             return Err(Status::failed_precondition("a session begins with a hello"));
         }
     };
-    let Some(leader) = shared.leading() else {
+    let Some(leader) = shared.leading().filter(|leader| leader.has_quorum()) else {
         let leader_address = shared.leader_address().unwrap_or_default();
         let redirect = v1::Redirect { leader_address };
         let _ = out.send(Ok(message(ToAgent::Redirect(redirect)))).await;
@@ -117,7 +123,7 @@ async fn session(
     leader.hear(node);
     let (orders, mut ordered) = mpsc::channel(OUT_MAX);
     let session =
-        Session { node, wake: Arc::new(Notify::new()), orders, replaced: CancellationToken::new() };
+        Session { node, wake: Arc::new(Notify::new()), orders, over: CancellationToken::new() };
     shared.published.sessions.add(session.clone());
     let (reports, queue) = mpsc::channel(REPORTS_MAX);
     tokio::spawn(record_reports(leader.clone(), node, queue, out.clone()));
@@ -137,7 +143,7 @@ async fn session(
             },
             () = session.wake.notified() => result = open.update().await,
             Some(order) = ordered.recv() => result = open.send(order).await,
-            () = session.replaced.cancelled() => break,
+            () = session.over.cancelled() => break,
             () = leader.ended.cancelled() => {
                 let leader_address = shared.leader_address().unwrap_or_default();
                 let redirect = ToAgent::Redirect(v1::Redirect { leader_address });
@@ -147,6 +153,7 @@ async fn session(
         }
     }
     shared.published.sessions.remove(&session);
+    session.over.cancel();
     info!(node_id = %node, "agent disconnected");
     result
 }
@@ -219,6 +226,11 @@ impl Open {
     async fn hear(&mut self, incoming: v1::AgentMessage) -> Result<(), Status> {
         self.leader.hear(self.node);
         match incoming.message {
+            Some(FromAgent::Heartbeat(_)) if !self.leader.has_quorum() => {
+                // An acknowledgement renews the lease of exclusive work, and
+                // only a majority may do that.
+                Err(Status::unavailable("this scheduler has lost its majority; dial another"))
+            }
             Some(FromAgent::Heartbeat(heartbeat)) => {
                 self.leader.set_load(self.node, load(&heartbeat));
                 let sequence = heartbeat.sequence;

@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_model::{AllocationId, Attempt, InstanceIndex, NodeId};
 use berth_proto::v1;
@@ -18,6 +19,9 @@ use crate::sessions::Session;
 
 /// Chunks that wait for a reader.
 const CHUNKS_MAX: usize = 16;
+
+/// An agent answers a request at once, if only to say that there is nothing yet.
+const FIRST_CHUNK_LIMIT: Duration = Duration::from_secs(10);
 
 pub type LogStream = Pin<Box<dyn Stream<Item = Result<v1::LogChunk, Status>> + Send>>;
 
@@ -90,10 +94,17 @@ impl Shared {
             let mut head = Some((allocation.to_string(), node));
             if sent.is_ok() {
                 loop {
+                    let first = async {
+                        match &head {
+                            Some(_) => tokio::time::sleep(FIRST_CHUNK_LIMIT).await,
+                            None => std::future::pending().await,
+                        }
+                    };
                     let push = tokio::select! {
                         push = pushes.recv() => push,
+                        () = first => None,
                         () = out.closed() => None,
-                        () = session.replaced.cancelled() => None,
+                        () = session.over.cancelled() => None,
                     };
                     let Some(push) = push else { break };
                     let (allocation_id, node) = head.take().unwrap_or_default();

@@ -23,8 +23,9 @@ pub struct Session {
     pub wake: Arc<Notify>,
     /// Orders beside desired state, such as log requests.
     pub orders: mpsc::Sender<v1::SchedulerMessage>,
-    /// Cancelled when a newer session of the same agent takes over.
-    pub replaced: CancellationToken,
+    /// Cancelled when the session ends, or a newer one of the same agent takes
+    /// over.
+    pub over: CancellationToken,
 }
 
 /// The registry. The lock guards look-ups only.
@@ -41,7 +42,7 @@ impl Sessions {
     /// Takes a session in; an older one of the same node ends.
     pub fn add(&self, session: Session) {
         if let Some(old) = self.lock().insert(session.node, session) {
-            old.replaced.cancel();
+            old.over.cancel();
         }
     }
 

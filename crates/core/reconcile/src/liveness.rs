@@ -125,15 +125,17 @@ fn give_up(
     })
 }
 
-/// How long its node may be silent before an allocation is replaced.
+/// How long its node may be silent before an allocation is replaced. What the
+/// agent does about a lease that ends follows from the version that it runs.
 fn patience(view: &ClusterState, row: &AllocationRow, rules: &LivenessRules) -> DurationMs {
     let Some(job) = view.jobs().get(&row.id.job) else { return rules.down_after };
     let asked = job.spec.max_disconnect.max(rules.suspect_after);
-    if !job.spec.exclusive {
+    let old = job.versions.iter().find(|old| old.version == row.job_version);
+    let running = old.map_or(&job.spec, |old| &old.spec);
+    if !running.exclusive {
         return asked;
     }
-    let grace = job
-        .spec
+    let grace = running
         .tasks
         .get(usize::from(row.id.task.0))
         .map_or(DurationMs::ZERO, |task| task.stop.grace);

@@ -39,7 +39,13 @@ fn is_ready(row: &AllocationRow) -> bool {
 fn is_one_missing(view: &ClusterState, job: &JobRow, task: TaskIndex) -> bool {
     let Some(instances) = view.tasks().get(&(job.id, task)) else { return false };
     match job.kind() {
-        JobKind::Batch | JobKind::Service => !instances.pending.is_empty(),
+        // One that failed for good is missing too, or a version that cannot run
+        // would be brought to the last replica; one that never lived is not, or
+        // a larger new version on a full cluster would never come at all.
+        JobKind::Batch | JobKind::Service => {
+            !instances.failed.is_empty()
+                || instances.retries.keys().any(|instance| instances.pending.contains(*instance))
+        }
         JobKind::Daemon => is_daemon_missing(view, job, task, instances),
     }
 }
@@ -63,6 +69,6 @@ fn is_daemon_missing(
             node.accepts_work()
                 && eligible(&node.name, &node.spec, &job.spec.constraints, spec).is_ok()
         });
-        takes_it && !instances.failed.contains(*instance) && !lives(*instance)
+        takes_it && !lives(*instance)
     })
 }

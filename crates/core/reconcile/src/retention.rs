@@ -52,7 +52,8 @@ fn jobs(view: &ClusterState, now: StateMs) -> Vec<JobId> {
         }
         let Some(row) = view.jobs().get(&id) else { continue };
         let here = by_namespace.get(row.namespace()).copied().unwrap_or(0);
-        if !old && !crowded(total, here) {
+        let spared = view.newest_finished() == Some(id) || !crowded(total, here);
+        if !old && spared {
             continue;
         }
         let count = view.finished_weight(id);

@@ -43,8 +43,12 @@ fn is_outdated(job: &JobRow, row: &AllocationRow) -> bool {
     let old = job.versions.iter().find(|old| old.version == row.job_version);
     let tasks = (old.and_then(|old| old.spec.tasks.get(position)), job.spec.tasks.get(position));
     let (Some(old_task), Some(new_task)) = tasks else { return true };
-    let same_place = old.is_some_and(|old| old.spec.constraints == job.spec.constraints);
-    !same_place || without_count(old_task) != without_count(new_task)
+    // A worker of a version that was not exclusive ends with no lease: only
+    // one of the new version keeps the promise.
+    let same_terms = old.is_some_and(|old| {
+        old.spec.constraints == job.spec.constraints && old.spec.exclusive == job.spec.exclusive
+    });
+    !same_terms || without_count(old_task) != without_count(new_task)
 }
 
 fn without_count(task: &TaskSpec) -> TaskSpec {

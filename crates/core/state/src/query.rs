@@ -139,6 +139,11 @@ impl ClusterState {
         self.index.finished.iter().copied()
     }
 
+    /// The job that ended last; it is not too much, whatever it weighs.
+    pub fn newest_finished(&self) -> Option<JobId> {
+        self.index.finished.get_max().map(|(_, job)| *job)
+    }
+
     /// Instances of ended jobs, in all and by namespace.
     pub fn finished_instances(&self) -> impl Iterator<Item = (&Name, u64)> {
         self.index.finished_instances.iter().map(|(namespace, count)| (namespace, *count))

@@ -81,6 +81,24 @@ fn a_job_decides_how_long_its_work_waits_for_a_silent_node() {
 }
 
 #[test]
+fn a_new_version_does_not_shorten_the_wait_for_what_runs_an_older_one() {
+    let grace_ms = 30_000;
+    let certain_ms = 10_000 + 2_000 + grace_ms + grace_ms / 20;
+    let mut world = World::new(3);
+    let mut spec = job(JobKind::Service, "web", 1);
+    spec.exclusive = true;
+    spec.tasks[0].stop.grace = DurationMs(grace_ms);
+    let id = world.submit(spec.clone());
+    world.run(id, 0, 1);
+    spec.exclusive = false;
+    spec.tasks[0].stop.grace = DurationMs(0);
+    world.submit(spec);
+    let after = given_up_after(&mut world, 1, &[2, 3]);
+    let bounds = certain_ms..=certain_ms + 100;
+    assert!(bounds.contains(&after), "given up after {after}, not {certain_ms}");
+}
+
+#[test]
 fn a_silent_node_that_holds_patient_work_is_not_down() {
     let mut world = World::new(3);
     let mut spec = job(JobKind::Service, "patient", 1);

@@ -84,7 +84,11 @@ impl Step<'_> {
         let outcome = self.record(&job, task.as_ref(), &row, end, next);
         let reason = reason_of(&row, end);
         let report = match end {
-            End::Reported(report) => Some((*report).clone()),
+            // The end of its standard error is kept with the task's failures;
+            // events and histories would hold a hundred thousand of them.
+            End::Reported(report) => {
+                Some(EndReport { stderr_tail: String::new(), ..(*report).clone() })
+            }
             End::Lost(_) => None,
         };
         let node = row.node;

@@ -63,7 +63,7 @@ impl Step<'_> {
             state: NodeState::Ready,
             purpose: Purpose::Work,
             session: 1,
-            generation: 1,
+            generation: self.first_generation(),
             used: NodeUse::default(),
             live: Default::default(),
             since: self.now,
@@ -74,6 +74,15 @@ impl Step<'_> {
         self.emit_node(node, EventKind::NodeRegistered { name: name.clone() });
         self.emit_node(node, EventKind::NodeStateChanged { state: NodeState::Ready });
         Reply::Registered { node, session: 1 }
+    }
+
+    /// Above every generation that any node ever had: an agent that comes back
+    /// under another name, or after its node was forgotten, holds an old one
+    /// and must not take the new desired state for older still. No entry raises
+    /// a generation 2^20 times, so the place of this one in the log, shifted by
+    /// as much, is above them all.
+    fn first_generation(&self) -> u64 {
+        (self.state.applied_index + 1) << 20
     }
 
     /// An inventory may shrink under live work: a GPU is pulled, memory is

@@ -53,6 +53,11 @@ impl Step<'_> {
         let index = &self.state.index;
         let total: u64 = index.finished_instances.values().sum();
         let here = index.finished_instances.get(row.namespace()).copied().unwrap_or(0);
+        // The last that ended stays whatever it weighs: somebody is about to
+        // look at it.
+        if self.state.newest_finished() == Some(job) {
+            return false;
+        }
         let oldest = index.finished.get_min().is_some_and(|(_, oldest)| *oldest == job);
         let from = (row.namespace().clone(), berth_model::StateMs(0), JobId(0));
         let oldest_here =
@@ -69,6 +74,21 @@ impl Step<'_> {
         self.emit_job(job, EventKind::JobReaped);
     }
 
+    /// What daemons remember of a node that is gone for good; its id, and so
+    /// their instance of it, never comes again.
+    fn forget_daemons_of(&mut self, node: NodeId) {
+        let Ok(instance) = u32::try_from(node.0) else { return };
+        let daemons: Vec<JobId> = self.state.daemons().collect();
+        for job in daemons {
+            for task in self.state.task_indices(job) {
+                self.state.edit_task(job, task, |row| {
+                    row.retries.remove(&instance);
+                    row.failed.remove(instance);
+                });
+            }
+        }
+    }
+
     fn forget_node(&mut self, node: NodeId) {
         let Some(row) = self.state.nodes.get(&node).cloned() else { return };
         let over = row.state == NodeState::Down
@@ -77,6 +97,7 @@ impl Step<'_> {
         if over {
             self.state.nodes.remove(&node);
             self.state.index.node_names.remove(&row.name);
+            self.forget_daemons_of(node);
             self.emit_node(node, EventKind::NodeReaped);
         }
     }

@@ -286,3 +286,19 @@ fn retention_forgets_only_what_is_old_or_too_much() {
     world.one(reap(big.clone(), Vec::new())).unwrap();
     assert_eq!(world.state.jobs().len(), 2, "and only while there are too many");
 }
+
+#[test]
+fn the_job_that_ended_last_is_kept_whatever_it_weighs() {
+    let mut world = World::new(0);
+    let reap = |jobs| Command::Reap { jobs, nodes: Vec::new(), keys: Vec::new() };
+    let big = world.submit(&job(JobKind::Batch, "big", 200_000, 0));
+    world.one(stop(big)).unwrap();
+    world.one(reap(vec![big])).unwrap();
+    assert!(world.state.jobs().contains(&big));
+    world.now += 1;
+    let next = world.submit(&job(JobKind::Batch, "next", 1, 0));
+    world.one(stop(next)).unwrap();
+    world.one(reap(vec![big, next])).unwrap();
+    assert!(!world.state.jobs().contains(&big));
+    assert!(world.state.jobs().contains(&next));
+}

@@ -150,3 +150,17 @@ fn a_scheduler_is_admitted_once() {
     assert_eq!(world.one(admit(2)), Ok(Reply::Admitted { scheduler: 3 }));
     assert_eq!(world.one(admit(1)), Ok(Reply::Admitted { scheduler: 2 }));
 }
+
+#[test]
+fn a_node_that_is_new_begins_above_every_generation_there_ever_was() {
+    let mut world = World::new(1);
+    let id = world.submit(&job(JobKind::Batch, "a", 300, 0));
+    for instance in 0..30 {
+        let allocation = world.place(id, instance).unwrap();
+        world.exit(allocation, 0);
+    }
+    let highest = world.state.nodes().values().map(|node| node.generation).max().unwrap();
+    world.register(7);
+    let newest = world.state.node_named(&name("node-7")).unwrap();
+    assert!(world.state.nodes().get(&newest).unwrap().generation > highest);
+}
