@@ -13,6 +13,9 @@ pub struct Observed {
     pub allocations: BTreeMap<AllocationId, Allocation>,
     /// Wishes that are not on disk yet and must not be begun with.
     pub not_durable: BTreeSet<AllocationId>,
+    /// Wishes for a device that something here still holds; see
+    /// [`occupied`](crate::occupied).
+    pub occupied: BTreeSet<AllocationId>,
     pub lease: Lease,
     pub link: Link,
 }
@@ -81,6 +84,7 @@ impl Observed {
         Observed {
             allocations: BTreeMap::new(),
             not_durable: BTreeSet::new(),
+            occupied: BTreeSet::new(),
             lease,
             link: Link::Down,
         }

@@ -58,6 +58,8 @@ pub enum KeepReason {
     NotDurable,
     /// It is exclusive and the agent holds no lease.
     NoLease,
+    /// Something that has not ended holds a device of it.
+    Occupied,
     /// It is as it should be.
     AsWanted,
     /// It is on its way to its end.
@@ -132,6 +134,7 @@ fn begin<T>(row: &DesiredRow<T>, observed: &Observed, id: AllocationId, now: Age
     match row.order {
         Order::Stop => Decision::EndUnstarted,
         Order::Run if is_fenced(row, observed, now) => Decision::Keep(KeepReason::NoLease),
+        Order::Run if observed.occupied.contains(&id) => Decision::Keep(KeepReason::Occupied),
         Order::Run => Decision::Start,
     }
 }

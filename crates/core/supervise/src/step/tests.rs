@@ -95,6 +95,18 @@ fn what_only_an_older_incarnation_wanted_is_kept() {
 }
 
 #[test]
+fn nothing_begins_on_a_device_that_another_worker_has_not_left() {
+    let desired = desired(&[(1, row(Order::Run)), (2, row(Order::Stop))]);
+    let mut observed = Observed::nothing(Lease::none(None));
+    observed.occupied = BTreeSet::from([id(1), id(2)]);
+    let waits = Decision::Keep(KeepReason::Occupied);
+    assert_eq!(decide(&desired, &observed, id(1), AgentMs(0)), waits);
+    assert_eq!(decide(&desired, &observed, id(2), AgentMs(0)), Decision::EndUnstarted);
+    observed.occupied.clear();
+    assert_eq!(decide(&desired, &observed, id(1), AgentMs(0)), Decision::Start);
+}
+
+#[test]
 fn exclusive_work_needs_the_lease_and_other_work_does_not() {
     let exclusive = DesiredRow { exclusive: true, ..row(Order::Run) };
     let desired = desired(&[(1, exclusive), (2, row(Order::Run))]);
