@@ -4,6 +4,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use berth_raft::{ProposeError, RaftStatus};
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -17,10 +18,25 @@ const FORWARDED: &str = "berth-forwarded";
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A leader that falls silent in the middle of a call is noticed within the sum
+/// of these two, sooner than a client gives up its attempt; a short stall of a
+/// busy one is borne.
+const SILENCE_BEFORE_PING: Duration = Duration::from_millis(400);
+const PING_LIMIT: Duration = Duration::from_millis(700);
+/// For the answer of a leader that has been replaced meanwhile. One that handed
+/// over in order still answers; one that was cut off never will.
+const REPLACED_GRACE: Duration = Duration::from_millis(200);
+
 /// Who answers a call.
 pub enum Route {
     Here(Arc<Leader>),
-    There(Channel),
+    There(Forward),
+}
+
+/// The way to the leader.
+pub struct Forward {
+    address: String,
+    pub channel: Channel,
 }
 
 impl Shared {
@@ -43,7 +59,28 @@ impl Shared {
         let Some(address) = address.filter(|_| request.metadata().get(FORWARDED).is_none()) else {
             return Err(status::not_leader(self.leader_address().as_deref()));
         };
-        self.channel_to(address).map(Route::There)
+        let channel = self.channel_to(address.clone())?;
+        Ok(Route::There(Forward { address, channel }))
+    }
+
+    /// What comes of a call that was forwarded.
+    pub async fn forwarded<T>(
+        &self,
+        forward: Forward,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let mut changes = self.node.status_changes();
+        let replaced = async {
+            let leads = |raft: &RaftStatus| {
+                raft.leader.as_ref().is_some_and(|(_, address)| *address == forward.address)
+            };
+            changes.wait_for(|raft| !leads(raft)).await;
+            tokio::time::sleep(REPLACED_GRACE).await;
+        };
+        tokio::select! {
+            answer = call => answer.map_err(status::from_forward),
+            () = replaced => Err(status::from_propose(&ProposeError::OutcomeUnknown)),
+        }
     }
 
     /// The connection to the leader; one for all calls, made anew when another
@@ -58,6 +95,8 @@ impl Shared {
         let channel = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(FORWARD_TIMEOUT)
+            .http2_keep_alive_interval(SILENCE_BEFORE_PING)
+            .keep_alive_timeout(PING_LIMIT)
             .tcp_nodelay(true)
             .connect_lazy();
         *kept = Some((address, channel.clone()));
@@ -72,10 +111,10 @@ impl Shared {
 }
 
 /// The request as it goes on to the leader.
-pub fn forwarded<T>(request: Request<T>) -> Request<T> {
-    let mut forwarded = Request::new(request.into_inner());
-    forwarded.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
-    forwarded
+pub fn marked<T>(request: Request<T>) -> Request<T> {
+    let mut marked = Request::new(request.into_inner());
+    marked.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
+    marked
 }
 
 /// Answers here with `$here(leader, message)`, or forwards to the leader's
@@ -88,10 +127,10 @@ macro_rules! at_leader {
                 let $message = request.into_inner();
                 $here.await.map(tonic::Response::new)
             }
-            $crate::rpc::route::Route::There(channel) => {
-                let mut client = $client::new(channel);
-                let answer = client.$method($crate::rpc::route::forwarded(request)).await;
-                answer.map_err($crate::rpc::status::from_forward)
+            $crate::rpc::route::Route::There(forward) => {
+                let mut client = $client::new(forward.channel.clone());
+                let call = client.$method($crate::rpc::route::marked(request));
+                $shared.forwarded(forward, call).await
             }
         }
     }};
