@@ -89,7 +89,7 @@ async fn acknowledged_jobs_survive_dying_and_freezing_schedulers() {
     assert_eq!(counts.len() as u64, jobs, "every instance ran");
     let twice: Vec<_> = counts.iter().filter(|(_, lines)| **lines != 1).collect();
     assert!(twice.is_empty(), "ran more than once: {twice:?}");
-    support::hashes_agree(&cluster).await;
+    support::hashes_agree(&cluster.servers()).await;
     cluster.stop().await;
 
     let history = Arc::into_inner(history).unwrap().into_history();

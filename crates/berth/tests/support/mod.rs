@@ -5,13 +5,15 @@
 
 pub mod dev;
 pub mod gates;
+pub mod network;
 pub mod processes;
+pub mod raw;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use berth::local::{LocalCluster, Plan};
+use berth::local::Plan;
 use berth_client::{Client, ClientError};
 use berth_model::{Constraints, JobKind, JobSpec, Name, Policy, TaskSpec};
 use berth_proto::v1;
@@ -132,11 +134,10 @@ pub async fn until<T, Asked: Future<Output = Option<T>>>(
 }
 
 /// Waits until every scheduler has applied the same and shows the same hash.
-pub async fn hashes_agree(cluster: &LocalCluster) {
-    let servers = cluster.servers();
+pub async fn hashes_agree(servers: &[String]) {
     until("the state hashes to agree", || async {
         let mut hashes = Vec::new();
-        for server in &servers {
+        for server in servers {
             let client = Client::new(berth_client::Options::new(vec![server.clone()]));
             let reply = client.state_hash(v1::StateHashRequest {}).await.ok()?;
             hashes.push((reply.applied_index, reply.hash));
