@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicBool;
 
 use berth_model::{AllocationId, EndReport, Name, NodeSpec};
 use berth_shim::protocol::UserIds;
-use berth_supervise::{Observed, ProbeOutcome, step};
+use berth_supervise::{Held, Observed, ProbeOutcome, occupied, step};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
@@ -157,6 +157,7 @@ impl Node {
         self.retry_journal();
         self.repeat_reports();
         self.start_due_checks();
+        self.observed.occupied = self.occupied();
         let mut reports = BTreeSet::new();
         for action in step(&self.wishes, &self.observed, clock::now()) {
             self.carry_out(action, &mut reports);
@@ -166,6 +167,25 @@ impl Node {
         self.fill_pool();
         self.publish_facts();
         None
+    }
+
+    /// Wishes that wait for a worker to leave a device: the cluster gives one
+    /// away as soon as it gives an allocation up, which may live on here.
+    fn occupied(&self) -> BTreeSet<AllocationId> {
+        let unbegun =
+            self.wishes.rows.iter().filter(|(id, _)| !self.observed.allocations.contains_key(id));
+        let wishes = unbegun.flat_map(|(id, row)| {
+            row.payload.row.devices.iter().map(|claim| (*id, claim.uuid.as_str()))
+        });
+        let here = self.workers.iter().filter(|(_, worker)| worker.end.is_none());
+        let held = here.flat_map(|(id, worker)| match &worker.wanted {
+            Some(wanted) => {
+                let claims = wanted.row.devices.iter();
+                claims.map(|claim| (*id, Held::Device(claim.uuid.as_str()))).collect()
+            }
+            None => vec![(*id, Held::Unknown)],
+        });
+        occupied(wishes, held)
     }
 
     /// When something is due without any event.
