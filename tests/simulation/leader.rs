@@ -1,0 +1,380 @@
+//! What only a leader does, as the scheduler does it, around the same pure
+//! functions: forming entries with placements in them, planning, the slow tick.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use berth_model::{JobKind, NodeId, StateMs, WallMs};
+use berth_placement::{Budget, SoftView, plan};
+use berth_raft::Runtime;
+use berth_raft::{Proposal, ProposeError};
+use berth_reconcile::SoftState;
+use berth_state::{
+    Applied, ClusterState, Command, Entry, EventKind, Observation, Observed, Placement, Refusal,
+    Reply,
+};
+use berth_wire::log::v1 as log;
+use openraft_rt_sim::SimRuntime;
+
+use crate::inbox::{SchedulerEvent, Signal};
+use crate::oracle::entry_hash;
+use crate::scheduler::CLUSTER;
+use crate::session::Served;
+use crate::world::{Event, MILLI, SECOND, World, now};
+
+const TICK_US: u64 = 250 * MILLI;
+/// A leader that did not run for so long heard nobody.
+const PAUSE_MAX_US: u64 = SECOND;
+const PLACEMENTS_IN_COMMAND_MAX: usize = 96;
+const REFUSED_WAIT_US: u64 = 20 * MILLI;
+
+/// Who waits for an answer.
+#[derive(Clone, Debug)]
+pub enum Who {
+    Client { client: usize, op: u64 },
+    Register { session: u64 },
+    Report { session: u64, sequence: u64 },
+    Tick,
+    Plan,
+    Nobody,
+}
+
+pub type Answers = Result<Vec<Result<Reply, Refusal>>, ProposeError>;
+
+/// What became of an entry.
+pub struct Outcome {
+    term: u64,
+    waiting: Vec<(Who, usize)>,
+    result: Result<Arc<Applied>, ProposeError>,
+    entry: u64,
+    /// Something is left to plan once it is applied.
+    for_planner: bool,
+}
+
+pub struct Wish {
+    pub who: Who,
+    pub commands: Vec<Command>,
+}
+
+/// One term as leader.
+pub struct Term {
+    pub number: u64,
+    base: StateMs,
+    began: u64,
+    drift_ppm: i64,
+    pub heard: SoftState,
+    wishes: VecDeque<Wish>,
+    in_flight: bool,
+    /// The sessions that this leader serves, by agent.
+    pub sessions: BTreeMap<usize, Served>,
+    ticked: u64,
+    ticks_waiting: usize,
+    plans_waiting: usize,
+    granted: usize,
+}
+
+impl Term {
+    pub fn clock(&self) -> StateMs {
+        let elapsed = i128::from(now() - self.began);
+        let skewed = elapsed + elapsed * i128::from(self.drift_ppm) / 1_000_000;
+        StateMs(self.base.0 + u64::try_from(skewed / 1000).unwrap())
+    }
+
+    pub fn hear(&mut self, node: NodeId) {
+        let now = self.clock();
+        self.heard.hear(node, now);
+    }
+}
+
+impl World {
+    pub fn term(&mut self, id: u64) -> Option<&mut Term> {
+        self.schedulers.get_mut(&id)?.term.as_mut()
+    }
+
+    pub fn begin_term(&mut self, id: u64, number: u64) {
+        let scheduler = self.schedulers.get_mut(&id).unwrap();
+        let still = scheduler.status.as_ref().is_some_and(|status| status.term == number);
+        let leads = scheduler.node().is_some_and(|node| {
+            let status = node.status();
+            status.term == number && status.role == berth_raft::Role::Leader
+        });
+        if !still || !leads || scheduler.term.is_some() {
+            return;
+        }
+        let view = scheduler.view();
+        let base = view.cluster().state_ms;
+        scheduler.term = Some(Term {
+            number,
+            base,
+            began: now(),
+            drift_ppm: scheduler.drift_ppm,
+            heard: SoftState::new(base),
+            wishes: VecDeque::new(),
+            in_flight: false,
+            sessions: BTreeMap::new(),
+            ticked: now(),
+            ticks_waiting: 0,
+            plans_waiting: 0,
+            granted: 0,
+        });
+        self.count("terms begun");
+        self.note(|| format!("scheduler {id} leads term {number}"));
+        if view.cluster().id == [0; 16] {
+            let commands = vec![Command::Found { cluster_id: CLUSTER }];
+            self.wish(id, Wish { who: Who::Nobody, commands });
+        }
+        self.at(TICK_US, Event::Tick(id, number));
+        self.at(0, Event::Planner(id, number));
+    }
+
+    pub fn end_term(&mut self, id: u64) {
+        let Some(term) = self.schedulers.get_mut(&id).unwrap().term.take() else { return };
+        self.note(|| format!("scheduler {id} leads no longer"));
+        for wish in term.wishes {
+            self.answer(id, wish.who, Err(ProposeError::NotLeader { leader: None }));
+        }
+        for served in term.sessions.into_values() {
+            self.redirect(served.session);
+        }
+    }
+
+    /// Puts a wish into the queue of a leader; whoever else is asked refuses.
+    pub fn wish(&mut self, id: u64, wish: Wish) {
+        match self.term(id) {
+            Some(term) => {
+                term.wishes.push_back(wish);
+                self.pump(id);
+            }
+            None => {
+                self.answer(id, wish.who, Err(ProposeError::NotLeader { leader: None }));
+            }
+        }
+    }
+
+    fn pump(&mut self, id: u64) {
+        let commands_max = self.plan.commands_max;
+        let Some(term) = self.term(id) else { return };
+        if term.in_flight || term.wishes.is_empty() {
+            return;
+        }
+        let (mut waiting, mut commands) = (Vec::new(), Vec::new());
+        while let Some(wish) = term.wishes.pop_front() {
+            if !waiting.is_empty() && commands.len() + wish.commands.len() > commands_max {
+                term.wishes.push_front(wish);
+                break;
+            }
+            waiting.push((wish.who, wish.commands.len()));
+            commands.extend(wish.commands);
+        }
+        term.in_flight = true;
+        let (state_ms, number) = (term.clock(), term.number);
+        self.entry_counter += 1;
+        let mut entry = Entry {
+            state_ms,
+            wall_ms: WallMs(now() / 1000),
+            // Makes every entry unlike every other.
+            proposer: format!("simulation {}", self.entry_counter),
+            commands,
+        };
+        let scheduler = &self.schedulers[&id];
+        let for_planner = add_placements(&scheduler.view(), &mut entry);
+        let scheduler = &self.schedulers[&id];
+        let Some(node) = scheduler.node().cloned() else { return };
+        let (life, inbox, hash) = (scheduler.life, self.inbox.clone(), entry_hash(&entry));
+        let proposal = Proposal::new(log::encode_entry(&entry), Arc::new(entry));
+        drop(SimRuntime::spawn(async move {
+            let result = node.propose(proposal).await;
+            let event = SchedulerEvent::Committed(Outcome {
+                term: number,
+                waiting,
+                result,
+                entry: hash,
+                for_planner,
+            });
+            inbox.push(Signal::Scheduler(id, life, event));
+        }));
+    }
+
+    pub fn committed(&mut self, id: u64, outcome: Outcome) {
+        let Outcome { term, waiting, result, entry, for_planner } = outcome;
+        if let Some(current) = self.term(id).filter(|current| current.number == term) {
+            current.in_flight = false;
+        }
+        match result {
+            Ok(applied) => {
+                let mut replies = applied.replies.iter().cloned();
+                for (who, count) in waiting {
+                    let answers = replies.by_ref().take(count).collect();
+                    self.answer(id, who, Ok(answers));
+                }
+                if for_planner {
+                    self.at(0, Event::Planner(id, term));
+                }
+            }
+            Err(error) => {
+                self.note(|| format!("entry of scheduler {id} fails: {error}"));
+                match &error {
+                    ProposeError::NotLeader { .. } | ProposeError::NoQuorum => {
+                        self.oracle.lock().unwrap().refused(entry);
+                        self.count("proposals refused");
+                    }
+                    ProposeError::OutcomeUnknown => self.count("outcomes unknown"),
+                    ProposeError::Stopped => {}
+                    ProposeError::TooLarge { bytes } => {
+                        self.violated(format!("an entry has {bytes} bytes"));
+                    }
+                }
+                for (who, _) in waiting {
+                    self.answer(id, who, Err(error.clone()));
+                }
+            }
+        }
+        self.pump(id);
+    }
+
+    fn answer(&mut self, id: u64, who: Who, answers: Answers) {
+        match who {
+            Who::Client { client, op } => self.answer_client(id, client, op, answers),
+            Who::Register { session } => self.registered(id, session, answers),
+            Who::Report { session, sequence } => {
+                if answers.is_ok() {
+                    self.acknowledge_report(id, session, sequence);
+                }
+            }
+            Who::Tick => {
+                if let Some(term) = self.term(id) {
+                    term.ticks_waiting = term.ticks_waiting.saturating_sub(1);
+                    term.ticked = now();
+                }
+            }
+            Who::Plan => self.planned(id, answers),
+            Who::Nobody => {}
+        }
+    }
+
+    pub fn tick(&mut self, id: u64, number: u64) {
+        let rules = self.plan.rules;
+        let scheduler = self.schedulers.get_mut(&id).unwrap();
+        let view = scheduler.view();
+        let Some(term) = scheduler.term.as_mut().filter(|term| term.number == number) else {
+            return;
+        };
+        let clock = term.clock();
+        if now() - term.ticked > PAUSE_MAX_US {
+            term.heard.restart_windows(clock);
+        }
+        term.ticked = now();
+        let commands = if term.ticks_waiting == 0 {
+            berth_reconcile::tick(&view, &term.heard, &rules, clock)
+        } else {
+            Vec::new()
+        };
+        term.ticks_waiting += commands.len();
+        for command in commands {
+            self.note(|| format!("tick of scheduler {id}: {}", command.name()));
+            self.wish(id, Wish { who: Who::Tick, commands: vec![command] });
+        }
+        self.at(TICK_US, Event::Tick(id, number));
+    }
+
+    pub fn run_planner(&mut self, id: u64, number: u64) {
+        let scheduler = self.schedulers.get_mut(&id).unwrap();
+        let view = scheduler.view();
+        let Some(term) = scheduler.term.as_mut().filter(|term| term.number == number) else {
+            return;
+        };
+        if term.plans_waiting > 0 {
+            return;
+        }
+        let clock = term.clock();
+        let outcome = plan(&view, &SoftView::default(), clock, Budget::UNLIMITED);
+        term.granted = 0;
+        if outcome.placements.is_empty() {
+            if let Some(at) = outcome.next_wakeup {
+                let wait = (at.since(clock).0.max(1)) * MILLI;
+                self.at(wait, Event::Planner(id, number));
+            }
+            return;
+        }
+        // Planning takes time of its own, in which other entries go in.
+        term.plans_waiting = 1;
+        let takes = self.rng.range(0, 40) * MILLI;
+        self.at(takes, Event::Place(id, number, outcome.placements));
+    }
+
+    pub fn propose_plan(&mut self, id: u64, number: u64, placements: &[Placement]) {
+        let Some(term) = self.term(id).filter(|term| term.number == number) else { return };
+        let chunks = placements.chunks(PLACEMENTS_IN_COMMAND_MAX);
+        term.plans_waiting = chunks.len();
+        for placements in chunks {
+            let commands = vec![Command::Place { placements: placements.to_vec() }];
+            self.wish(id, Wish { who: Who::Plan, commands });
+        }
+    }
+
+    fn planned(&mut self, id: u64, answers: Answers) {
+        let Some(term) = self.term(id) else { return };
+        term.plans_waiting = term.plans_waiting.saturating_sub(1);
+        if let Ok(answers) = &answers
+            && let Some(Ok(Reply::Placed { granted, .. })) = answers.first()
+        {
+            term.granted += granted.len();
+        }
+        if term.plans_waiting == 0 {
+            let wait = if term.granted == 0 { REFUSED_WAIT_US } else { MILLI };
+            let number = term.number;
+            self.at(wait, Event::Planner(id, number));
+        }
+    }
+}
+
+/// Plans on the state that the entry will meet and appends the plan; true if
+/// something is left to plan after it.
+fn add_placements(view: &ClusterState, entry: &mut Entry) -> bool {
+    if !makes_work_or_room(view, &entry.commands) {
+        return false;
+    }
+    let mut imagined = view.clone();
+    let applied = imagined.apply(view.applied_index() + 1, entry);
+    let retries =
+        applied.events.iter().any(|event| matches!(event.kind, EventKind::RetryScheduled { .. }));
+    if imagined.queue_is_empty() && imagined.daemons().next().is_none() {
+        return retries;
+    }
+    let outcome = plan(&imagined, &SoftView::default(), entry.state_ms, Budget::INLINE);
+    if !outcome.placements.is_empty() {
+        entry.commands.push(Command::Place { placements: outcome.placements });
+    }
+    outcome.exhausted || outcome.next_wakeup.is_some() || retries
+}
+
+fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
+    let waits = !view.queue_is_empty() || view.daemons().next().is_some();
+    commands.iter().any(|command| match command {
+        Command::Submit(_)
+        | Command::ChangeJob { .. }
+        | Command::RegisterNode { .. }
+        | Command::DownNode { .. }
+        | Command::LoseAllocations { .. }
+        | Command::SetSchedulable { .. } => true,
+        Command::Observe { observations, .. } => observations.iter().any(|observation| {
+            let ended = matches!(observation.observed, Observed::Ended(_));
+            ended && (waits || !is_clean_batch_end(view, observation))
+        }),
+        Command::Found { .. }
+        | Command::AdmitScheduler { .. }
+        | Command::RaiseClusterVersion { .. }
+        | Command::DisconnectNode { .. }
+        | Command::Place { .. }
+        | Command::StopAllocations { .. }
+        | Command::ExpireJob { .. }
+        | Command::Reap { .. } => false,
+    })
+}
+
+fn is_clean_batch_end(view: &ClusterState, observation: &Observation) -> bool {
+    let job = view.jobs().get(&observation.allocation.job);
+    let batch = job.is_some_and(|job| job.kind() == JobKind::Batch);
+    let Observed::Ended(report) = &observation.observed else { return false };
+    batch && report.exit_code == Some(0)
+}

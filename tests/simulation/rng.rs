@@ -1,0 +1,63 @@
+//! The one source of chance of a run.
+
+/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): one word of state, so that
+/// a seed is a run.
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Rng {
+        // Neighbouring seeds begin far apart.
+        let mut rng = Rng(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ 0x5bf0_3635_dcf2_a4a1);
+        rng.next();
+        rng
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// From `least` to `most`, both included.
+    pub fn range(&mut self, least: u64, most: u64) -> u64 {
+        least + self.next() % (most - least + 1)
+    }
+
+    pub fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.next() % len as u64).unwrap()
+    }
+
+    /// True `per_mille` times of a thousand.
+    pub fn chance(&mut self, per_mille: u64) -> bool {
+        self.next() % 1000 < per_mille
+    }
+
+    pub fn pick<T: Clone>(&mut self, choices: &[T]) -> T {
+        choices[self.index(choices.len())].clone()
+    }
+}
+
+/// FNV-1a: small, and the same on every machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Fold(pub u64);
+
+impl Default for Fold {
+    fn default() -> Fold {
+        Fold(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fold {
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    pub fn number(&mut self, number: u64) {
+        self.bytes(&number.to_le_bytes());
+    }
+}

@@ -1,0 +1,89 @@
+//! What is submitted: jobs drawn at random. A command says how its workers
+//! behave: least and longest time in milliseconds, and how many of a thousand
+//! fail.
+
+use berth_model::{
+    ArraySpec, Constraints, CpuMilli, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind,
+    JobSpec, MemoryBytes, Name, Policy, RestartPolicy, StopPolicy, TaskSpec,
+};
+
+use crate::rng::Rng;
+
+pub fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+const ENDLESS_MS: u64 = 1_000_000;
+
+fn job(rng: &mut Rng, kind: JobKind, text: &str, worker: [u64; 3]) -> JobSpec {
+    let numbers = worker.iter().map(u64::to_string);
+    let command = std::iter::once("work".to_owned()).chain(numbers).collect();
+    let mut task = TaskSpec::new(name("main"), kind, command);
+    task.cpu = CpuMilli(rng.pick(&[100, 500, 1_000]));
+    task.memory = MemoryBytes(rng.pick(&[128 << 20, 1 << 30]));
+    task.stop = StopPolicy { grace: DurationMs(rng.pick(&[50, 500, 1_500])), ..task.stop };
+    task.restart =
+        RestartPolicy { backoff: DurationMs(200), backoff_max: DurationMs(1_000), ..task.restart };
+    JobSpec {
+        name: name(text),
+        namespace: name("default"),
+        kind,
+        priority: u8::try_from(rng.range(40, 60)).unwrap(),
+        policy: rng.pick(&Policy::ALL),
+        constraints: Constraints::default(),
+        tasks: vec![task],
+        deadline: None,
+        max_disconnect: DurationMs(rng.pick(&[1_000, 3_000, 8_000])),
+        exclusive: false,
+    }
+}
+
+pub fn batch(rng: &mut Rng, text: &str) -> JobSpec {
+    let longest = rng.pick(&[100, 800, 3_000]);
+    let fails = rng.pick(&[0, 0, 100, 400]);
+    let mut spec = job(rng, JobKind::Batch, text, [20, longest, fails]);
+    spec.exclusive = rng.chance(300);
+    spec.deadline = rng.chance(60).then_some(DurationMs(4_000));
+    let task = &mut spec.tasks[0];
+    task.count = u32::try_from(rng.pick(&[1, 1, 1, 2, 4, 8])).unwrap();
+    if task.count > 1 && rng.chance(300) {
+        task.array = Some(ArraySpec { start: 0, step: 1, parallel_max: Some(2) });
+    }
+    let gpus = rng.pick(&[0, 1, 1, 2]);
+    task.gpu =
+        (gpus > 0).then_some(GpuRequest { count: gpus, models: Vec::new(), memory_min: None });
+    task.restart.attempts = Some(rng.pick(&[0, 1, 3]));
+    task.time_limit = rng.chance(60).then_some(DurationMs(2_000));
+    spec
+}
+
+/// A new version of one of two services.
+pub fn service(rng: &mut Rng) -> JobSpec {
+    let which = rng.pick(&["chat", "search"]);
+    let fails = rng.pick(&[0, 0, 100]);
+    let mut spec = job(rng, JobKind::Service, which, [ENDLESS_MS, ENDLESS_MS, fails]);
+    spec.exclusive = rng.chance(200);
+    let task = &mut spec.tasks[0];
+    task.count = u32::try_from(rng.range(1, 4)).unwrap();
+    if which == "chat" && rng.chance(500) {
+        task.count = 1;
+        task.gpu = Some(GpuRequest { count: 1, models: Vec::new(), memory_min: None });
+    }
+    if rng.chance(500) {
+        task.ports = vec![name("http")];
+        task.health = Some(HealthCheck {
+            probe: HealthProbe::Tcp { port: name("http") },
+            interval: DurationMs(500),
+            timeout: DurationMs(200),
+            failures: 2,
+            start_period: DurationMs(2_000),
+        });
+    }
+    spec
+}
+
+pub fn daemon(rng: &mut Rng) -> JobSpec {
+    let mut spec = job(rng, JobKind::Daemon, "watcher", [ENDLESS_MS, ENDLESS_MS, 0]);
+    spec.tasks[0].cpu = CpuMilli(rng.pick(&[100, 200]));
+    spec
+}
