@@ -35,7 +35,11 @@ impl App for SimApp {
             DecodeError::UnknownSchema { found, known, .. } => {
                 EntryError::UnknownSchema { found, known }
             }
-            other => EntryError::Garbled(other.to_string()),
+            garbled @ (DecodeError::UnknownKind { .. }
+            | DecodeError::UnknownValue { .. }
+            | DecodeError::UnknownFields { .. }
+            | DecodeError::Garbled(_)
+            | DecodeError::Invalid { .. }) => EntryError::Garbled(garbled.to_string()),
         })
     }
 

@@ -206,21 +206,23 @@ impl Oracle {
         let truth = self.exits.get(&id).copied();
         let clean =
             truth.is_some_and(|exit| exit.recorded && exit.code == Some(0) && !exit.stop_requested);
+        let exited = report.cause == EndCause::Exited;
+        if exited && truth.is_none_or(|exit| exit.code != report.exit_code) {
+            self.violated(format!("entry {index}: {id} ended as {truth:?}, not {report:?}"));
+        }
+        if clean && !exited {
+            let cause = report.cause;
+            self.violated(format!("entry {index}: {id} exited with 0, reported as {cause:?}"));
+        }
         match report.cause {
-            EndCause::Exited => {
-                if truth.is_none_or(|exit| exit.code != report.exit_code) {
-                    self.violated(format!(
-                        "entry {index}: {id} ended as {truth:?}, not {report:?}"
-                    ));
-                }
-            }
-            cause if clean => {
-                self.violated(format!("entry {index}: {id} exited with 0, reported as {cause:?}"));
-            }
             EndCause::HostRebooted => self.count("ends by reboot"),
             EndCause::Fenced => self.count("ends by fencing"),
             EndCause::Unseen => self.count("ends unseen"),
-            _ => {}
+            EndCause::Exited
+            | EndCause::Stopped
+            | EndCause::CannotStart
+            | EndCause::PortTaken
+            | EndCause::OutOfMemory => {}
         }
     }
 

@@ -117,6 +117,13 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
+#[expect(clippy::print_stdout, reason = "what was counted is for whoever runs the suite")]
+fn show(counts: &BTreeMap<&'static str, u64>) {
+    for (what, count) in counts {
+        println!("{count:>10}  {what}");
+    }
+}
+
 /// Runs seeds on two threads until there are none or one fails; returns the
 /// sums of what was counted.
 fn run_all(first: u64, count: u64, until: Option<Instant>) -> BTreeMap<&'static str, u64> {
@@ -148,9 +155,7 @@ fn run_all(first: u64, count: u64, until: Option<Instant>) -> BTreeMap<&'static 
         }
     });
     let (counts, mut failures) = sums.into_inner().unwrap();
-    for (what, count) in &counts {
-        println!("{count:>10}  {what}");
-    }
+    show(&counts);
     failures.sort();
     if let Some((seed, failure)) = failures.first() {
         panic!(

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_model::{AllocationId, DurationMs, EndCause};
+use berth_proto::v1;
 use berth_state::Observation;
 use berth_supervise::desired::Offer;
 use berth_supervise::{
@@ -167,47 +168,44 @@ impl World {
                     }
                 }
             }
-            ToAgent::Full(full) => {
-                self.process(index).link.full_requested = false;
-                let full = full_from_proto(full).expect("a scheduler wrote it");
-                let process = self.process(index);
-                process.specs.extend(full.specs);
-                let version =
-                    Version { incarnation: full.incarnation, generation: full.generation };
-                let rows = rows(full.rows, &process.specs).expect("specifications come along");
-                let outcome = process
-                    .wishes
-                    .take(Offer::Full { version, rows, digest: full.digest }, digest_of);
-                self.took(index, outcome, &BTreeSet::new());
-            }
-            ToAgent::Delta(delta) => {
-                let delta = delta_from_proto(delta).expect("a scheduler wrote it");
-                let process = self.process(index);
-                process.specs.extend(delta.specs);
-                let changed: BTreeSet<AllocationId> =
-                    delta.upserts.iter().map(|row| row.allocation).collect();
-                let Some(upserts) = rows(delta.upserts, &process.specs) else {
-                    return self.ask_for_full(index);
-                };
-                let before: BTreeSet<AllocationId> = process
-                    .wishes
-                    .rows
-                    .keys()
-                    .filter(|id| !changed.contains(id))
-                    .copied()
-                    .collect();
-                let offer = Offer::Delta {
-                    incarnation: delta.incarnation,
-                    from: delta.from,
-                    to: delta.to,
-                    upserts,
-                    removed: delta.removed,
-                    digest: delta.digest,
-                };
-                let outcome = process.wishes.take(offer, digest_of);
-                self.took(index, outcome, &before);
-            }
+            ToAgent::Full(full) => self.take_full(index, full),
+            ToAgent::Delta(delta) => self.take_delta(index, delta),
         }
+    }
+
+    fn take_full(&mut self, index: usize, full: v1::Full) {
+        let full = full_from_proto(full).expect("a scheduler wrote it");
+        let process = self.process(index);
+        process.link.full_requested = false;
+        process.specs.extend(full.specs);
+        let version = Version { incarnation: full.incarnation, generation: full.generation };
+        let rows = rows(full.rows, &process.specs).expect("specifications come along");
+        let offer = Offer::Full { version, rows, digest: full.digest };
+        let outcome = process.wishes.take(offer, digest_of);
+        self.took(index, outcome, &BTreeSet::new());
+    }
+
+    fn take_delta(&mut self, index: usize, delta: v1::Delta) {
+        let delta = delta_from_proto(delta).expect("a scheduler wrote it");
+        let process = self.process(index);
+        process.specs.extend(delta.specs);
+        let changed: BTreeSet<AllocationId> =
+            delta.upserts.iter().map(|row| row.allocation).collect();
+        let Some(upserts) = rows(delta.upserts, &process.specs) else {
+            return self.ask_for_full(index);
+        };
+        let held = process.wishes.rows.keys();
+        let before = held.filter(|id| !changed.contains(id)).copied().collect();
+        let offer = Offer::Delta {
+            incarnation: delta.incarnation,
+            from: delta.from,
+            to: delta.to,
+            upserts,
+            removed: delta.removed,
+            digest: delta.digest,
+        };
+        let outcome = process.wishes.take(offer, digest_of);
+        self.took(index, outcome, &before);
     }
 
     fn agent_beats_now(&mut self, index: usize, session: u64) {

@@ -227,12 +227,22 @@ impl World {
     fn handle(&mut self, event: Event) {
         match event {
             Event::StartScheduler(id) => self.start_scheduler(id),
-            Event::Tick(id, term) => self.unless_paused(id, Event::Tick(id, term)),
-            Event::Planner(id, term) => self.unless_paused(id, Event::Planner(id, term)),
-            Event::Place(id, term, placements) => {
-                self.unless_paused(id, Event::Place(id, term, placements));
-            }
-            Event::Look(id, life) => self.unless_paused(id, Event::Look(id, life)),
+            Event::Tick(id, term) => match self.frozen(id) {
+                0 => self.tick(id, term),
+                wait => self.at(wait, Event::Tick(id, term)),
+            },
+            Event::Planner(id, term) => match self.frozen(id) {
+                0 => self.run_planner(id, term),
+                wait => self.at(wait, Event::Planner(id, term)),
+            },
+            Event::Place(id, term, placements) => match self.frozen(id) {
+                0 => self.propose_plan(id, term, &placements),
+                wait => self.at(wait, Event::Place(id, term, placements)),
+            },
+            Event::Look(id, life) => match self.frozen(id) {
+                0 => self.look(id, life),
+                wait => self.at(wait, Event::Look(id, life)),
+            },
             Event::Stream(session, direction) => self.stream(session, direction),
             Event::Hello(session) => self.hello_arrives(session),
             Event::Agent(index, life, event) => self.agent_event(index, life, event),
@@ -242,18 +252,9 @@ impl World {
         }
     }
 
-    fn unless_paused(&mut self, id: u64, event: Event) {
-        let paused = self.schedulers[&id].paused_until.saturating_sub(now());
-        if paused > 0 {
-            return self.at(paused, event);
-        }
-        match event {
-            Event::Tick(id, term) => self.tick(id, term),
-            Event::Planner(id, term) => self.run_planner(id, term),
-            Event::Place(id, term, placements) => self.propose_plan(id, term, &placements),
-            Event::Look(id, life) => self.look(id, life),
-            _ => {}
-        }
+    /// How long a scheduler is frozen from now on.
+    fn frozen(&self, id: u64) -> u64 {
+        self.schedulers[&id].paused_until.saturating_sub(now())
     }
 
     pub fn outcome(&self, failure: Option<String>) -> Outcome {
