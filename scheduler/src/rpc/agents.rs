@@ -290,9 +290,12 @@ async fn record_reports(
         for observations in chunks(news(&leader, node, observations)) {
             let command = Command::Observe { node, observations };
             if let Err(error) = leader.propose(command).await {
-                // Not acknowledged: the agent sends it again, to the next
-                // leader if need be.
+                // The agent says each thing once in a session, and may have
+                // nothing more to say in this one: only a new session, to the
+                // next leader if need be, makes it say this again.
                 debug!(%error, "report not recorded");
+                let again = Status::aborted("the report was not recorded; begin a new session");
+                let _ = out.send(Err(again)).await;
                 return;
             }
         }
