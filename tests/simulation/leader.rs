@@ -236,11 +236,10 @@ impl World {
         match who {
             Who::Client { client, op } => self.answer_client(id, client, op, answers),
             Who::Register { session } => self.registered(id, session, answers),
-            Who::Report { session, sequence } => {
-                if answers.is_ok() {
-                    self.acknowledge_report(id, session, sequence);
-                }
-            }
+            Who::Report { session, sequence } => match answers {
+                Ok(_) => self.acknowledge_report(id, session, sequence),
+                Err(_) => self.break_session(id, session),
+            },
             Who::Tick => {
                 if let Some(term) = self.term(id) {
                     term.ticks_waiting = term.ticks_waiting.saturating_sub(1);

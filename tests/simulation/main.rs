@@ -11,6 +11,7 @@
 mod agent;
 mod app;
 mod client;
+mod deeds;
 mod faults;
 mod host;
 mod inbox;

@@ -322,6 +322,14 @@ impl World {
         }
     }
 
+    /// What was not recorded is said again over a new session, and only there.
+    pub fn break_session(&mut self, scheduler: u64, id: u64) {
+        if let Some(term) = self.term(scheduler) {
+            term.sessions.retain(|_, served| served.session != id);
+        }
+        self.say_to_agent(id, ToAgent::Closed);
+    }
+
     pub fn acknowledge_report(&mut self, scheduler: u64, id: u64, sequence: u64) {
         let served = self
             .term(scheduler)
