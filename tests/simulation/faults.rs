@@ -5,7 +5,7 @@ use std::time::Duration;
 use berth_raft::Runtime;
 use openraft_rt_sim::SimRuntime;
 
-use crate::agent::AgentEvent;
+use crate::agent::{Agent, AgentEvent};
 use crate::world::{Event, MILLI, Phase, SECOND, Spot, World, now};
 
 pub enum Fault {
@@ -13,6 +13,8 @@ pub enum Fault {
     Next,
     StartAgent(usize),
     Mend(Vec<(Spot, Spot)>),
+    /// Cut an agent off, which until now spoke to a leader that is alone.
+    CutAgent(usize),
     Resume(u64),
     /// The disk of a scheduler is as fast as before.
     Quick(u64, Duration),
@@ -30,6 +32,7 @@ impl World {
                 }
                 self.recut();
             }
+            Fault::CutAgent(index) => self.cut_agent(index),
             Fault::Resume(id) => {
                 if self.schedulers[&id].paused_until <= now() {
                     self.resume_scheduler(id);
@@ -47,7 +50,8 @@ impl World {
         if self.phase == Phase::Healed {
             return;
         }
-        match self.rng.range(0, 99) {
+        match self.rng.range(0, 109) {
+            100.. => self.propose_again(),
             0..14 => self.fault_crash(),
             14..19 => self.fault_power_cut(),
             19..27 => self.fault_pause(),
@@ -116,6 +120,10 @@ impl World {
         let mut others: Vec<Spot> = peers.clone();
         if self.rng.chance(500) {
             others.extend(agents.chain(clients));
+        } else if self.rng.chance(600) {
+            let index = self.rng.index(self.plan.agents);
+            let after = self.rng.range(1_000, 3_500) * MILLI;
+            self.at(after, Event::Fault(Fault::CutAgent(index)));
         }
         let out = others.iter().map(|other| (me, *other));
         let into = others.iter().map(|other| (*other, me));
@@ -198,7 +206,12 @@ impl World {
     }
 
     fn fault_reboot(&mut self) {
-        let index = self.rng.index(self.plan.agents);
+        let writes = |agent: &Agent| {
+            agent.process.as_ref().is_some_and(|process| !process.writes.is_empty())
+        };
+        let writing = self.agents.iter().position(writes);
+        let any = self.rng.index(self.plan.agents);
+        let index = writing.filter(|_| self.rng.chance(700)).unwrap_or(any);
         self.count("hosts rebooted");
         let was_up = self.agents[index].process.is_some();
         self.reboot_host(index);
@@ -212,6 +225,13 @@ impl World {
     /// Shorter and longer than what jobs bear.
     fn fault_agent_partition(&mut self) {
         let index = self.rng.index(self.plan.agents);
+        self.cut_agent(index);
+    }
+
+    fn cut_agent(&mut self, index: usize) {
+        if self.phase == Phase::Healed {
+            return;
+        }
         let me = Spot::Agent(index);
         let them: Vec<Spot> = self.schedulers.keys().map(|id| Spot::Scheduler(*id)).collect();
         let out = them.iter().map(|other| (me, *other));

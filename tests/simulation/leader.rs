@@ -26,6 +26,7 @@ const TICK_US: u64 = 250 * MILLI;
 /// A leader that did not run for so long heard nobody.
 const PAUSE_MAX_US: u64 = SECOND;
 const PLACEMENTS_IN_COMMAND_MAX: usize = 96;
+const OLD_COMMANDS_MAX: usize = 24;
 const REFUSED_WAIT_US: u64 = 20 * MILLI;
 
 /// Who waits for an answer.
@@ -271,6 +272,15 @@ impl World {
         term.ticks_waiting += commands.len();
         for command in commands {
             self.note(|| format!("tick of scheduler {id}: {}", command.name()));
+            let about_silence = matches!(
+                command,
+                Command::DisconnectNode { .. }
+                    | Command::DownNode { .. }
+                    | Command::LoseAllocations { .. }
+            );
+            if about_silence {
+                self.remember(&command);
+            }
             self.wish(id, Wish { who: Who::Tick, commands: vec![command] });
         }
         self.at(TICK_US, Event::Tick(id, number));
@@ -306,9 +316,30 @@ impl World {
         let chunks = placements.chunks(PLACEMENTS_IN_COMMAND_MAX);
         term.plans_waiting = chunks.len();
         for placements in chunks {
-            let commands = vec![Command::Place { placements: placements.to_vec() }];
-            self.wish(id, Wish { who: Who::Plan, commands });
+            let command = Command::Place { placements: placements.to_vec() };
+            self.remember(&command);
+            self.wish(id, Wish { who: Who::Plan, commands: vec![command] });
         }
+    }
+
+    /// Keeps what may come again when it is no longer true.
+    fn remember(&mut self, command: &Command) {
+        if self.old_commands.len() >= OLD_COMMANDS_MAX {
+            self.old_commands.pop_front();
+        }
+        self.old_commands.push_back(command.clone());
+    }
+
+    /// A command that was right once is proposed again: apply must refuse
+    /// whatever of it is no longer right.
+    pub fn propose_again(&mut self) {
+        let leader = self.schedulers.values().find(|one| one.term.is_some()).map(|one| one.id);
+        let (Some(id), false) = (leader, self.old_commands.is_empty()) else { return };
+        let position = self.rng.index(self.old_commands.len());
+        let command = self.old_commands[position].clone();
+        self.count("old commands proposed again");
+        self.note(|| format!("scheduler {id} proposes an old {} again", command.name()));
+        self.wish(id, Wish { who: Who::Nobody, commands: vec![command] });
     }
 
     fn planned(&mut self, id: u64, answers: Answers) {

@@ -7,7 +7,7 @@ use berth_raft::{SnapshotPolicy, Timers};
 use berth_reconcile::LivenessRules;
 
 use crate::rng::Rng;
-use crate::world::SECOND;
+use crate::world::{MILLI, SECOND};
 
 /// The fixed facts of one run.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct Plan {
     pub commands_max: usize,
     /// Mean time between two faults.
     pub fault_gap_us: u64,
+    /// Longest time that an agent's write of desired state takes.
+    pub journal_us_max: u64,
     /// Of a thousand messages with desired state, how many come again later.
     pub doubled_per_mille: u64,
     /// Of a thousand changes of desired state, how many were put together
@@ -67,7 +69,8 @@ impl Plan {
             ]),
             lost_per_mille: rng.pick(&[0, 0, 0, 20]),
             commands_max: rng.pick(&[2, 16, 256]),
-            fault_gap_us: rng.pick(&[400_000, 900_000, 2 * SECOND]),
+            fault_gap_us: rng.pick(&[300, 700, 1_500]) * MILLI,
+            journal_us_max: rng.pick(&[5, 20, 400, 2_000]) * MILLI,
             doubled_per_mille: rng.pick(&[0, 50, 200]),
             garbled_per_mille: rng.pick(&[0, 30, 100]),
         }

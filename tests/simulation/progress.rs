@@ -56,7 +56,11 @@ fn job_unfinished(view: &ClusterState, job: &JobRow) -> Option<String> {
     match (job.phase, job.kind()) {
         (JobPhase::Ended { .. }, _) => return None,
         (JobPhase::Ending(_), _) => return wants("is still ending"),
-        (JobPhase::Active, JobKind::Batch) => return wants("has not ended"),
+        (JobPhase::Active, JobKind::Batch) => {
+            let rows: Vec<_> = view.allocations_of_task(job.id, TaskIndex(0)).collect();
+            let task = view.tasks().get(&(job.id, TaskIndex(0)));
+            return wants(&format!("has not ended: {rows:?}, {task:?}, {:?}", job.spec));
+        }
         (JobPhase::Active, JobKind::Service | JobKind::Daemon) => {}
     }
     let rows: Vec<_> = view.allocations_of_task(job.id, TaskIndex(0)).collect();

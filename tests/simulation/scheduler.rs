@@ -106,7 +106,8 @@ impl World {
         scheduler.run = Run::Starting;
         scheduler.shown = Arc::new(Mutex::new(ClusterState::default()));
         scheduler.status = None;
-        scheduler.applied = 0;
+        // A vote that was never synced was never given: nobody heard of it.
+        (scheduler.applied, scheduler.voted) = (0, 0);
         let life = scheduler.life;
         let app = SimApp {
             id,

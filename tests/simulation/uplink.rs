@@ -251,7 +251,7 @@ impl World {
         let rows = &process.wishes.rows;
         process.pending.retain(|id, _| rows.contains_key(id));
         let life = agent.life;
-        let takes = self.rng.range(200, 20_000);
+        let takes = self.rng.range(200, self.plan.journal_us_max);
         self.at(takes, Event::Agent(index, life, AgentEvent::Journal(sequence)));
     }
 

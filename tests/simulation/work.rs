@@ -21,7 +21,7 @@ fn job(rng: &mut Rng, kind: JobKind, text: &str, worker: [u64; 3]) -> JobSpec {
     let mut task = TaskSpec::new(name("main"), kind, command);
     task.cpu = CpuMilli(rng.pick(&[100, 500, 1_000]));
     task.memory = MemoryBytes(rng.pick(&[128 << 20, 1 << 30]));
-    task.stop = StopPolicy { grace: DurationMs(rng.pick(&[50, 500, 1_500])), ..task.stop };
+    task.stop = StopPolicy { grace: DurationMs(rng.pick(&[50, 500, 1_500, 2_500])), ..task.stop };
     task.restart =
         RestartPolicy { backoff: DurationMs(200), backoff_max: DurationMs(1_000), ..task.restart };
     JobSpec {
@@ -39,16 +39,18 @@ fn job(rng: &mut Rng, kind: JobKind, text: &str, worker: [u64; 3]) -> JobSpec {
 }
 
 pub fn batch(rng: &mut Rng, text: &str) -> JobSpec {
-    let longest = rng.pick(&[100, 800, 3_000]);
+    let longest = rng.pick(&[100, 800, 3_000, 8_000]);
     let fails = rng.pick(&[0, 0, 100, 400]);
     let mut spec = job(rng, JobKind::Batch, text, [20, longest, fails]);
     spec.exclusive = rng.chance(300);
     spec.deadline = rng.chance(60).then_some(DurationMs(4_000));
     let task = &mut spec.tasks[0];
-    task.count = u32::try_from(rng.pick(&[1, 1, 1, 2, 4, 8])).unwrap();
+    let many = if longest > 3_000 { 1 } else { 8 };
+    task.count = u32::try_from(rng.pick(&[1, 1, 1, 2, 4, 8]).min(many)).unwrap();
     if task.count > 1 && rng.chance(300) {
         task.array = Some(ArraySpec { start: 0, step: 1, parallel_max: Some(2) });
     }
+    // Two fit on every node beside the one that a service holds for ever.
     let gpus = rng.pick(&[0, 1, 1, 2]);
     task.gpu =
         (gpus > 0).then_some(GpuRequest { count: gpus, models: Vec::new(), memory_min: None });
@@ -62,7 +64,7 @@ pub fn service(rng: &mut Rng) -> JobSpec {
     let which = rng.pick(&["chat", "search"]);
     let fails = rng.pick(&[0, 0, 100]);
     let mut spec = job(rng, JobKind::Service, which, [ENDLESS_MS, ENDLESS_MS, fails]);
-    spec.exclusive = rng.chance(200);
+    spec.exclusive = rng.chance(500);
     let task = &mut spec.tasks[0];
     task.count = u32::try_from(rng.range(1, 4)).unwrap();
     if which == "chat" && rng.chance(500) {

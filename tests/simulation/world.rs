@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use berth_raft::Runtime;
 use berth_raft::transport::sim::SimNetwork;
-use berth_state::Placement;
+use berth_state::{Command, Placement};
 use futures::future::{Either, select};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 
@@ -83,6 +83,8 @@ pub struct World {
     pub agents: Vec<Agent>,
     pub clients: Vec<Client>,
     pub sessions: BTreeMap<u64, Session>,
+    /// What leaders proposed lately.
+    pub old_commands: VecDeque<Command>,
     pub entry_counter: u64,
     pub session_counter: u64,
     pub steps: u64,
@@ -126,6 +128,7 @@ impl World {
             agents: Vec::new(),
             clients: Vec::new(),
             sessions: BTreeMap::new(),
+            old_commands: VecDeque::new(),
             entry_counter: 0,
             session_counter: 0,
             steps: 0,
