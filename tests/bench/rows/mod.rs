@@ -82,7 +82,9 @@ impl Bench {
 ///
 /// # Errors
 /// When a row is void or could not be measured; what was measured is printed.
-pub async fn run(options: Options) -> anyhow::Result<()> {
+pub async fn run(mut options: Options) -> anyhow::Result<()> {
+    // Peers run in directories of their own.
+    options.data_dir = std::path::absolute(&options.data_dir).context("find the data directory")?;
     std::fs::create_dir_all(&options.data_dir).context("make the data directory")?;
     let file_system = disk::require_disk(&options.data_dir)?;
     let mut bench = Bench { options, report: Report::default() };
