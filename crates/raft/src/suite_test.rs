@@ -20,7 +20,8 @@ use crate::machine::{Machine, Shared};
 use crate::types::{Committed, Entry, LogId, StoredMembership, Types, Vote};
 use crate::{PROPOSAL_BYTES_MAX, TokioRuntime};
 
-struct Nothing;
+/// An application without content.
+pub(crate) struct Nothing;
 
 impl App for Nothing {
     type Entry = ();

@@ -97,8 +97,8 @@ impl<A: App, RT: AsyncRuntime> RaftLogStorage<Types<A, RT>> for LogStore<A> {
             return Ok(());
         };
         self.reader.lock().committed = Some(committed);
-        let committed = to_position(&committed);
-        self.writer.send(Job::Committed { committed }).await
+        self.writer.note_committed(to_position(&committed));
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::channel::oneshot;
 use openraft::AsyncRuntime;
@@ -26,7 +26,6 @@ pub(crate) enum Job {
     Truncate { last_kept: Option<u64> },
     Purge { upto: Position },
     Vote { vote: VoteRecord, done: Done },
-    Committed { committed: Position },
 }
 
 impl Job {
@@ -36,25 +35,34 @@ impl Job {
                 let bytes = records.iter().map(|record| record.body.len()).sum();
                 (records.len(), bytes)
             }
-            Self::Truncate { .. }
-            | Self::Purge { .. }
-            | Self::Vote { .. }
-            | Self::Committed { .. } => (0, 0),
+            Self::Truncate { .. } | Self::Purge { .. } | Self::Vote { .. } => (0, 0),
         }
     }
 }
 
+/// What is committed, until a sync carries it: it is worth none of its own,
+/// nor a wake-up of the writer.
+type CommittedNote = Arc<Mutex<Option<Position>>>;
+
 /// The queue's near end. The writer ends when the last one is dropped.
 #[derive(Clone)]
-pub(crate) struct WriterHandle(mpsc::Sender<Job>);
+pub(crate) struct WriterHandle {
+    jobs: mpsc::Sender<Job>,
+    committed: CommittedNote,
+}
 
 /// Resolves when the writer has ended and the device is closed.
 pub(crate) type WriterEnd = oneshot::Receiver<()>;
 
 impl WriterHandle {
     pub(crate) async fn send(&self, job: Job) -> io::Result<()> {
-        let sent = self.0.send(job).await;
+        let sent = self.jobs.send(job).await;
         sent.map_err(|_| io::Error::other("the log's writer has ended"))
+    }
+
+    /// Has the position written with a sync to come.
+    pub(crate) fn note_committed(&self, committed: Position) {
+        *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some(committed);
     }
 
     /// Starts a writer where the device's work belongs.
@@ -66,7 +74,9 @@ impl WriterHandle {
     ) -> io::Result<(Self, WriterEnd)> {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let (ended, end) = oneshot::channel();
-        let writer = Writer { device, health, fatal, committed: None, held: None };
+        let committed = CommittedNote::default();
+        let noted = committed.clone();
+        let writer = Writer { device, health, fatal, committed: noted, held: None };
         match place {
             Place::Threads => {
                 std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || {
@@ -83,7 +93,7 @@ impl WriterHandle {
                 drop(RT::spawn(task));
             }
         }
-        Ok((Self(sender), end))
+        Ok((Self { jobs: sender, committed }, end))
     }
 }
 
@@ -91,8 +101,7 @@ struct Writer<L> {
     device: L,
     health: Arc<DiskHealth>,
     fatal: FatalCell,
-    /// Noted with the next sync; it needs none of its own.
-    committed: Option<Position>,
+    committed: CommittedNote,
     /// Taken from the queue but not fitting the batch before.
     held: Option<Job>,
 }
@@ -169,10 +178,12 @@ impl<L: LogDevice> Writer<L> {
         let mut answers = Vec::with_capacity(batch.len());
         let mut records: Vec<Record> = Vec::new();
         let mut error = None;
+        let mut last_written = None;
         for job in batch {
             let written = match job {
                 Job::Append { records: more, done } => {
                     answers.push(done);
+                    last_written = more.last().map(|record| record.index).or(last_written);
                     records.extend(more);
                     Ok(())
                 }
@@ -188,10 +199,6 @@ impl<L: LogDevice> Writer<L> {
                     answers.push(Box::new(|_| {}));
                     self.put(&mut records).and_then(|()| self.device.purge_to(upto))
                 }
-                Job::Committed { committed } => {
-                    self.committed = Some(committed);
-                    Ok(())
-                }
             };
             if let Err(failure) = written {
                 error.get_or_insert(failure);
@@ -201,13 +208,19 @@ impl<L: LogDevice> Writer<L> {
         if let Some(failure) = error.or_else(|| rest.err()) {
             return Err(Failed { error: failure, answers });
         }
-        if !answers.is_empty()
-            && let Some(committed) = self.committed.take()
+        if let Some(committed) = self.take_committed(last_written)
             && let Err(error) = self.device.save_committed(committed)
         {
             return Err(Failed { error, answers });
         }
         Ok(answers)
+    }
+
+    /// What is committed, if the entries that this batch ends with reach it:
+    /// the note must not run ahead of the log.
+    fn take_committed(&self, last_written: Option<u64>) -> Option<Position> {
+        let mut noted = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.take_if(|noted| last_written.is_some_and(|last| noted.index <= last))
     }
 
     fn put(&mut self, records: &mut Vec<Record>) -> io::Result<()> {
@@ -252,7 +265,8 @@ impl<L: LogDevice> Writer<L> {
         if self.fatal.get().is_some_and(|reason| reason != FatalReason::Shutdown) {
             return;
         }
-        let Some(committed) = self.committed.take() else {
+        // The queue is empty: everything that may be committed is written.
+        let Some(committed) = self.take_committed(Some(u64::MAX)) else {
             return;
         };
         let closed = self.device.save_committed(committed).and_then(|()| self.device.sync());

@@ -5,6 +5,7 @@ pub mod grpc;
 pub(crate) mod network;
 pub mod service;
 pub mod sim;
+mod stream;
 
 use std::future::Future;
 use std::io::{self, Read};

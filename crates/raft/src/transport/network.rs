@@ -5,7 +5,9 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures::Stream;
 use futures::future::{Either, select};
+use openraft::base::BoxFuture;
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
 };
@@ -20,6 +22,7 @@ use openraft::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::stream::{self, AppendStream};
 use super::{
     CallError, CallKind, Lane, OutgoingSnapshot, PeerConnection, PeerHeader, PeerTransport,
 };
@@ -195,6 +198,17 @@ impl<A: App, RT: AsyncRuntime, C: PeerConnection, S: SnapshotStore> RaftNetworkV
             AppendEntriesResponse::HigherVote(_) => {}
         }
         Ok(response)
+    }
+
+    fn stream_append<'s, Q>(
+        &'s mut self,
+        requests: Q,
+        option: RPCOption,
+    ) -> BoxFuture<'s, AppendStream<'s, A, RT>>
+    where
+        Q: Stream<Item = AppendEntriesRequest<Types<A, RT>>> + OptionalSend + Unpin + 'static,
+    {
+        stream::append(self, requests, option)
     }
 
     async fn vote(

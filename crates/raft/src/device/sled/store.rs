@@ -112,6 +112,21 @@ impl SledLog {
         })
     }
 
+    fn append_batches(&self, records: &[Record]) -> io::Result<()> {
+        let mut batch = Batch::default();
+        let mut held = (0, 0);
+        for record in records {
+            batch.insert(&log_key(record.index), encode_record(record));
+            held = (held.0 + 1, held.1 + record.body.len());
+            if held.0 == BATCH_ENTRIES_MAX || held.1 >= BATCH_BYTES_MAX {
+                let full = std::mem::take(&mut batch);
+                self.log.apply_batch(full).map_err(storage)?;
+                held = (0, 0);
+            }
+        }
+        self.log.apply_batch(batch).map_err(storage)
+    }
+
     pub(super) fn write_new(&mut self, identity: &crate::device::Identity) -> io::Result<()> {
         self.guarded(|log| {
             log.put_meta(KEY_IDENTITY, identity)?;
@@ -124,18 +139,14 @@ impl LogDevice for SledLog {
     fn append(&mut self, records: &[Record]) -> io::Result<()> {
         check_contiguous(self.last, records)?;
         self.guarded(|log| {
-            let mut batch = Batch::default();
-            let mut held = (0, 0);
-            for record in records {
-                batch.insert(&log_key(record.index), encode_record(record));
-                held = (held.0 + 1, held.1 + record.body.len());
-                if held.0 == BATCH_ENTRIES_MAX || held.1 >= BATCH_BYTES_MAX {
-                    let full = std::mem::take(&mut batch);
-                    log.log.apply_batch(full).map_err(storage)?;
-                    held = (0, 0);
-                }
+            if let [record] = records {
+                // A batch of one costs a note of its own in sled's log, and
+                // with it a second write before every sync.
+                let inserted = log.log.insert(log_key(record.index), encode_record(record));
+                inserted.map_err(storage)?;
+            } else {
+                log.append_batches(records)?;
             }
-            log.log.apply_batch(batch).map_err(storage)?;
             log.note_terms(records);
             log.last = records.last().map(Record::position).or(log.last);
             Ok(())
