@@ -49,6 +49,7 @@ pub enum UnstartedCause {
     PortTaken = 2,
     Stopped = 3,
     Fenced = 4,
+    HostFault = 5,
 }
 
 /// What the record of an allocation says.
@@ -147,6 +148,7 @@ impl From<UnstartedCause> for EndCause {
             UnstartedCause::PortTaken => EndCause::PortTaken,
             UnstartedCause::Stopped => EndCause::Stopped,
             UnstartedCause::Fenced => EndCause::Fenced,
+            UnstartedCause::HostFault => EndCause::HostFault,
         }
     }
 }

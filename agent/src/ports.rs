@@ -1,8 +1,17 @@
 //! Whether a port that was allotted is free, asked just before the start.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 
-use berth_model::PortClaim;
+use berth_model::{EndCause, PortClaim};
+
+/// A port that its worker could not use.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Unusable {
+    /// `PortTaken` if a stranger listens on it, else `HostFault`.
+    pub cause: EndCause,
+    pub reason: String,
+}
 
 /// The first of `claims` that a stranger listens on, or that cannot be bound
 /// for another reason, with that reason.
@@ -10,10 +19,17 @@ use berth_model::PortClaim;
 /// Binding to every address conflicts with a listener on any one of them. The
 /// listener is closed again before the worker starts: a stranger can still be
 /// quicker, and then the worker's own bind fails.
-pub fn taken(claims: &[PortClaim]) -> Option<String> {
+pub fn unusable(claims: &[PortClaim]) -> Option<Unusable> {
     claims.iter().find_map(|claim| {
         let error = TcpListener::bind((Ipv4Addr::UNSPECIFIED, claim.port)).err()?;
-        Some(format!("port {} (`{}`) is taken: {error}", claim.port, claim.name))
+        let (port, name) = (claim.port, &claim.name);
+        Some(if error.kind() == ErrorKind::AddrInUse {
+            let reason = format!("port {port} (`{name}`) is taken: {error}");
+            Unusable { cause: EndCause::PortTaken, reason }
+        } else {
+            let reason = format!("port {port} (`{name}`) cannot be tried: {error}");
+            Unusable { cause: EndCause::HostFault, reason }
+        })
     })
 }
 
@@ -26,9 +42,10 @@ mod tests {
         let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = stranger.local_addr().unwrap().port();
         let claims = [PortClaim { name: "http".parse().unwrap(), port }];
-        let reason = taken(&claims).unwrap();
+        let Unusable { cause, reason } = unusable(&claims).unwrap();
+        assert_eq!(cause, EndCause::PortTaken);
         assert!(reason.starts_with(&format!("port {port} (`http`) is taken")), "{reason}");
         drop(stranger);
-        assert_eq!(taken(&claims), None);
+        assert_eq!(unusable(&claims), None);
     }
 }

@@ -222,7 +222,8 @@ impl Oracle {
             | EndCause::Stopped
             | EndCause::CannotStart
             | EndCause::PortTaken
-            | EndCause::OutOfMemory => {}
+            | EndCause::OutOfMemory
+            | EndCause::HostFault => {}
         }
     }
 

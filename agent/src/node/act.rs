@@ -68,21 +68,21 @@ impl Node {
 
     fn prepare(&mut self, id: AllocationId, wanted: &Wanted) -> Result<(), (EndCause, String)> {
         let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
-        let cannot = |reason: String| (EndCause::CannotStart, reason);
+        let fault = |reason: String| (EndCause::HostFault, reason);
         match dir.begin(&self.record_of(id)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let reason = "it was begun on this node before; what became of it is not known";
                 return Err((EndCause::Unseen, reason.to_owned()));
             }
-            Err(error) => return Err(cannot(format!("make its directory: {error}"))),
+            Err(error) => return Err(fault(format!("make its directory: {error}"))),
         }
         if let Some(user) = self.settings.user {
             worker_user::give(&dir.task(), user)
-                .map_err(|error| cannot(format!("give its directory to its user: {error}")))?;
+                .map_err(|error| fault(format!("give its directory to its user: {error}")))?;
         }
-        if let Some(reason) = ports::taken(&wanted.row.ports) {
-            return Err((EndCause::PortTaken, reason));
+        if let Some(port) = ports::unusable(&wanted.row.ports) {
+            return Err((port.cause, port.reason));
         }
         let variables = environment(wanted, &self.settings.name, &dir.task());
         let request = start_request(wanted, &variables, &dir, self.settings.user);
@@ -125,17 +125,24 @@ impl Node {
         self.ended(id, ends::without_worker(cause, reason));
     }
 
-    /// The next agent must neither start it nor report another end.
-    fn remember_unstarted(&self, id: AllocationId, cause: EndCause, reason: &str) {
+    /// The next agent must neither start it nor report another end. Says
+    /// whether that is on record.
+    pub(super) fn remember_unstarted(
+        &self,
+        id: AllocationId,
+        cause: EndCause,
+        reason: &str,
+    ) -> bool {
         let cause = match cause {
             EndCause::CannotStart => UnstartedCause::CannotStart,
             EndCause::PortTaken => UnstartedCause::PortTaken,
             EndCause::Stopped => UnstartedCause::Stopped,
             EndCause::Fenced => UnstartedCause::Fenced,
+            EndCause::HostFault => UnstartedCause::HostFault,
             EndCause::Exited
             | EndCause::OutOfMemory
             | EndCause::HostRebooted
-            | EndCause::Unseen => return,
+            | EndCause::Unseen => return true,
         };
         let mut record = self.record_of(id);
         record.unstarted = Some(crate::allocation_dir::Unstarted {
@@ -147,9 +154,10 @@ impl Node {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => dir.write_record(&record),
             other => other,
         };
-        if let Err(error) = written {
+        if let Err(error) = &written {
             warn!(%id, %error, "allocation record cannot be written");
         }
+        written.is_ok()
     }
 
     fn stop(&mut self, id: AllocationId, policy: Option<StopPolicy>, reason: StopReason) {

@@ -81,6 +81,7 @@ impl Node {
             journal,
             pending: BTreeMap::new(),
             journal_retry_at: None,
+            journal_failing_since: None,
             uplink: Uplink::default(),
             full_requested: false,
             logs: LogRequests::default(),

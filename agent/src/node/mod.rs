@@ -87,9 +87,10 @@ pub struct Node {
     checks: BTreeMap<AllocationId, Check>,
     journal: Journal,
     /// Wishes on their way to the disk and the sequence that brings them.
-    pending: BTreeMap<AllocationId, u64>,
+    pending: BTreeMap<AllocationId, wishes::Pending>,
     /// When the journal is to be written anew after a failure.
     journal_retry_at: Option<Instant>,
+    journal_failing_since: Option<Instant>,
     uplink: Uplink,
     full_requested: bool,
     logs: LogRequests,

@@ -272,7 +272,7 @@ impl Node {
             let waits = self.workers.get(&id).is_some_and(|worker| worker.request.is_some());
             if waits {
                 let reason = format!("the node cannot start workers: {problem}");
-                self.end_unstarted(id, EndCause::CannotStart, reason);
+                self.end_unstarted(id, EndCause::HostFault, reason);
             }
         }
     }

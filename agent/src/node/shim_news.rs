@@ -86,7 +86,7 @@ impl Node {
             ends::recorded(&dir, &self.settings.dir.shims(), id).unwrap_or_else(unseen)
         } else {
             let reason = format!("the shim refused: {}", refusal.message);
-            ends::without_worker(EndCause::CannotStart, reason)
+            ends::without_worker(EndCause::HostFault, reason)
         };
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.shim = None;

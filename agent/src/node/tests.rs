@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use berth_model::{EndCause, JobKind, JobSpec, Name, NodeSpec, Policy, PortRange, TaskSpec};
+use berth_proto::v1;
 use berth_supervise::{Desired, Worker};
-use berth_wire::agent::{DesiredRow, Full, desired_digest};
+use berth_wire::agent::{DesiredRow, Full, desired_digest, full_to_proto};
 use berth_wire::spec::spec_digest;
 use tokio::sync::{mpsc, watch};
 
@@ -147,6 +148,70 @@ async fn in_the_same_boot_only_what_was_never_begun_is_begun() {
         .filter(|action| matches!(action, berth_supervise::WorkerAction::Start(_)))
         .collect();
     assert_eq!(starts, [berth_supervise::WorkerAction::Start(id(1))]);
+}
+
+/// Desired state with instance `instance` to run.
+fn one(generation: u64, instances: &[u32], specs: &mut Specs) -> v1::Full {
+    let job = job();
+    let row = |instance: &u32| DesiredRow {
+        allocation: id(*instance),
+        spec: spec_digest(&job),
+        devices: Vec::new(),
+        ports: Vec::new(),
+        stop: None,
+    };
+    let rows: Vec<_> = instances.iter().map(row).collect();
+    let digest = desired_digest(&rows);
+    let known = vec![(spec_digest(&job), Arc::new(job))];
+    let full = Full { incarnation: 1, generation, rows, specs: known, digest };
+    drop(offer_of_full(full.clone(), specs));
+    full_to_proto(&full)
+}
+
+#[tokio::test]
+async fn what_a_full_disk_keeps_from_being_begun_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (events, mut received) = mpsc::unbounded_channel();
+    let (facts, _) = watch::channel(Facts::default());
+    let settings = settings(dir.path(), EARLIER_BOOT);
+    let connected = Arc::new(AtomicBool::new(false));
+    let mut node = Node::adopt(settings, None, events, facts, connected).await.unwrap();
+    let mut outcome = async || loop {
+        if let Event::Journal(outcome) = received.recv().await.unwrap() {
+            return outcome;
+        }
+    };
+    assert!(outcome().await.1.is_ok());
+    let mut specs = Specs::default();
+    node.take_full(one(1, &[0], &mut specs));
+    node.journal_reported(outcome().await);
+    assert!(node.pending.is_empty());
+
+    // Neither the journal nor a record can be written any more.
+    std::fs::create_dir(dir.path().join("desired.new")).unwrap();
+    std::fs::remove_dir(dir.path().join("allocs")).unwrap();
+    node.take_full(one(2, &[0, 1], &mut specs));
+    let failed = outcome().await;
+    assert!(failed.1.is_err());
+    node.journal_reported(failed.clone());
+    assert_eq!(cause(&node, 1), None, "it may pass");
+    let begun = node.journal_failing_since.as_mut().unwrap();
+    *begun = begun.checked_sub(wishes::JOURNAL_PATIENCE).unwrap();
+    node.journal_reported(failed);
+    assert_eq!(cause(&node, 1), Some(EndCause::HostFault));
+    assert_eq!(cause(&node, 0), None, "an older form of it may be on the disk");
+
+    std::fs::remove_dir(dir.path().join("desired.new")).unwrap();
+    std::fs::create_dir(dir.path().join("allocs")).unwrap();
+    node.journal_retry_at = Some(Instant::now());
+    node.retry_journal();
+    node.journal_reported(outcome().await);
+    assert!(node.pending.is_empty() && node.journal_failing_since.is_none());
+    let starts: Vec<_> = step(&node.wishes, &node.observed, clock::now())
+        .into_iter()
+        .filter(|action| matches!(action, berth_supervise::WorkerAction::Start(_)))
+        .collect();
+    assert_eq!(starts, [berth_supervise::WorkerAction::Start(id(0))]);
 }
 
 /// Waits for the journal's thread, which writes what was sent before it ends.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use berth_model::{AllocationId, DurationMs};
+use berth_model::{AllocationId, DurationMs, EndCause};
 use berth_proto::v1;
 use berth_supervise::{AgentMs, Lease, Refusal};
 use berth_wire::agent::{Delta, delta_from_proto, full_from_proto};
@@ -21,11 +21,29 @@ use crate::wanted::{
 
 /// Between two tries to write desired state to a disk that refuses it.
 const JOURNAL_RETRY: Duration = Duration::from_secs(1);
+/// For how long writing may fail before what waits is given back.
+pub const JOURNAL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A wish on its way to the disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Pending {
+    /// What brings it.
+    sequence: u64,
+    /// No older form of it can be on the disk.
+    is_new: bool,
+}
 
 /// How a change of desired state came.
 enum Kept {
     Whole,
     Change(Box<Delta>),
+}
+
+/// The rows before a change.
+struct Before {
+    known: BTreeSet<AllocationId>,
+    /// On disk, or on their way there, as they are now.
+    unchanged: BTreeSet<AllocationId>,
 }
 
 impl Node {
@@ -39,8 +57,9 @@ impl Node {
                     error!("full desired state refers to an unknown specification");
                     return;
                 };
+                let known = self.known();
                 let outcome = self.wishes.take(offer, digest_of);
-                self.took(outcome, &BTreeSet::new(), Kept::Whole);
+                self.took(outcome, &Before { known, unchanged: BTreeSet::new() }, Kept::Whole);
             }
             Err(violations) => error!(?violations, "full desired state cannot be read"),
         }
@@ -60,14 +79,17 @@ impl Node {
         };
         let changed: BTreeSet<AllocationId> =
             delta.upserts.iter().map(|row| row.allocation).collect();
-        let rows = self.wishes.rows.keys();
-        let before = rows.filter(|id| !changed.contains(id)).copied().collect();
+        let known = self.known();
+        let unchanged = known.difference(&changed).copied().collect();
         let outcome = self.wishes.take(offer, digest_of);
-        self.took(outcome, &before, Kept::Change(Box::new(delta)));
+        self.took(outcome, &Before { known, unchanged }, Kept::Change(Box::new(delta)));
     }
 
-    /// `before`: rows that are on disk, or on their way there, as they are now.
-    fn took(&mut self, outcome: Result<(), Refusal>, before: &BTreeSet<AllocationId>, kept: Kept) {
+    fn known(&self) -> BTreeSet<AllocationId> {
+        self.wishes.rows.keys().copied().collect()
+    }
+
+    fn took(&mut self, outcome: Result<(), Refusal>, before: &Before, kept: Kept) {
         match outcome {
             Ok(()) => {}
             Err(refusal) if refusal.needs_full() => {
@@ -87,8 +109,10 @@ impl Node {
         };
         for id in self.wishes.rows.keys() {
             let begun = self.observed.allocations.contains_key(id);
-            if !before.contains(id) && !begun {
-                self.pending.insert(*id, sequence);
+            if !before.unchanged.contains(id) && !begun {
+                let waits = self.pending.get(id);
+                let is_new = !before.known.contains(id) || waits.is_some_and(|waits| waits.is_new);
+                self.pending.insert(*id, Pending { sequence, is_new });
             }
         }
         self.pending.retain(|id, _| self.wishes.rows.contains_key(id));
@@ -125,13 +149,34 @@ impl Node {
                 if self.journal_retry_at.take().is_some() {
                     info!("desired state is on disk again");
                 }
+                self.journal_failing_since = None;
                 self.durable_sequence = sequence;
-                self.pending.retain(|_, waits_for| *waits_for > sequence);
+                self.pending.retain(|_, waits| waits.sequence > sequence);
                 self.observed.not_durable = self.pending.keys().copied().collect();
             }
             Err(problem) => {
                 error!(problem, "desired state cannot be written; nothing new is started");
-                self.journal_retry_at = Some(Instant::now() + JOURNAL_RETRY);
+                let now = Instant::now();
+                self.journal_retry_at = Some(now + JOURNAL_RETRY);
+                if now - *self.journal_failing_since.get_or_insert(now) >= JOURNAL_PATIENCE {
+                    self.give_back_pending(&problem);
+                }
+            }
+        }
+    }
+
+    /// Better placed elsewhere than waiting here for a disk that may stay
+    /// full. The cluster leaves the node alone for a while then. What might be
+    /// begun by the next agent from an older form on the disk stays.
+    fn give_back_pending(&mut self, problem: &str) {
+        let reason = format!("the node cannot write desired state: {problem}");
+        let waiting: Vec<_> = self.pending.iter().map(|(id, waits)| (*id, waits.is_new)).collect();
+        for (id, is_new) in waiting {
+            if self.observed.allocations.contains_key(&id) {
+                continue;
+            }
+            if is_new || self.remember_unstarted(id, EndCause::HostFault, &reason) {
+                self.end_unstarted(id, EndCause::HostFault, reason.clone());
             }
         }
     }
@@ -140,7 +185,7 @@ impl Node {
         if self.journal_retry_at.is_some_and(|at| Instant::now() >= at) {
             self.journal_retry_at = Some(Instant::now() + JOURNAL_RETRY);
             let sequence = self.write_snapshot();
-            self.pending.values_mut().for_each(|waits_for| *waits_for = sequence);
+            self.pending.values_mut().for_each(|waits| waits.sequence = sequence);
         }
     }
 

@@ -69,5 +69,5 @@ enumeration!(StartPhase, v1::StartPhase, [Fetch, Launch, WarmUp]);
 enumeration!(
     EndCause,
     v1::EndCause,
-    [Exited, Stopped, CannotStart, PortTaken, OutOfMemory, HostRebooted, Unseen, Fenced]
+    [Exited, Stopped, CannotStart, PortTaken, OutOfMemory, HostRebooted, Unseen, Fenced, HostFault]
 );

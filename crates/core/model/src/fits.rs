@@ -60,6 +60,8 @@ pub enum Misfit {
     Cordoned,
     #[error("the node is being drained")]
     Draining,
+    #[error("the node could not start a worker a moment ago and is left alone for a while")]
+    Resting,
     #[error("{free} suitable GPUs are free, {asked} are asked for")]
     GpuBusy { asked: u32, free: u32 },
     #[error("{free} cores are free, {asked} are asked for")]

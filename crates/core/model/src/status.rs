@@ -90,6 +90,10 @@ pub enum EndCause {
     Unseen,
     /// The agent ended it itself when its lease ran out.
     Fenced,
+    /// The host could start nothing, whatever it was: a full disk, a process
+    /// table without room. Says nothing of the worker, which is placed again
+    /// without costing an attempt.
+    HostFault,
 }
 
 /// The state of a job.

@@ -46,6 +46,7 @@ pub enum NodeHindrance {
     NotReady,
     Draining,
     Cordoned,
+    Resting,
 }
 
 /// Why there is not enough.
@@ -84,7 +85,7 @@ fn sole_change(
     let request = Request { task: &relaxed.task, constraints: &relaxed.constraints };
     is_eligible(row, request).ok()?;
     if !matches!(kind, ChangeKind::NodeState(_)) {
-        takes_work(row).ok()?;
+        takes_work(row, now).ok()?;
     }
     has_room(row, &row.used, now, request.task).ok()?;
     Some(kind)
@@ -96,6 +97,7 @@ fn change_for(row: &NodeRow, task: &TaskSpec, misfit: Misfit) -> Option<ChangeKi
         Misfit::NotReady => Some(ChangeKind::NodeState(NodeHindrance::NotReady)),
         Misfit::Draining => Some(ChangeKind::NodeState(NodeHindrance::Draining)),
         Misfit::Cordoned => Some(ChangeKind::NodeState(NodeHindrance::Cordoned)),
+        Misfit::Resting => Some(ChangeKind::NodeState(NodeHindrance::Resting)),
         Misfit::GpuBusy { asked, .. } => gpus(row, task, asked, Held),
         Misfit::GpuCount { asked, .. } => gpus(row, task, asked, Absent),
         Misfit::CpuBusy { asked, free } => {
@@ -215,6 +217,9 @@ impl fmt::Display for Change {
             }
             ChangeKind::NodeState(NodeHindrance::Cordoned) => {
                 write!(formatter, "uncordon node {node}")
+            }
+            ChangeKind::NodeState(NodeHindrance::Resting) => {
+                write!(formatter, "wait: node {node} could not start a worker and is tried again")
             }
             ChangeKind::Gpus { shortage, missing, asked, free, model } => {
                 let less = format!("{} instead of {asked}", plural(*free, "GPU"));

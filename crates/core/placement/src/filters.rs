@@ -25,7 +25,7 @@ pub(crate) fn admits(
     request: Request<'_>,
 ) -> Result<(), Misfit> {
     is_eligible(row, request)?;
-    takes_work(row)?;
+    takes_work(row, now)?;
     has_room(row, used, now, request.task)
 }
 
@@ -35,11 +35,12 @@ pub(crate) fn is_eligible(row: &NodeRow, request: Request<'_>) -> Result<(), Mis
 }
 
 /// Whether the node takes anything new.
-pub(crate) fn takes_work(row: &NodeRow) -> Result<(), Misfit> {
+pub(crate) fn takes_work(row: &NodeRow, now: StateMs) -> Result<(), Misfit> {
     match (row.state, row.purpose) {
         (NodeState::Disconnected | NodeState::Down, _) => Err(Misfit::NotReady),
         (NodeState::Ready, Purpose::Cordoned) => Err(Misfit::Cordoned),
         (NodeState::Ready, Purpose::Draining(_)) => Err(Misfit::Draining),
+        (NodeState::Ready, Purpose::Work) if row.rests(now) => Err(Misfit::Resting),
         (NodeState::Ready, Purpose::Work) => Ok(()),
     }
 }

@@ -57,6 +57,7 @@ pub(crate) fn node_row(id: u64, spec: NodeSpec) -> NodeRow {
         live: BTreeSet::new(),
         since: StateMs(0),
         blocked_ports: BTreeMap::new(),
+        rests_until: StateMs(0),
     }
 }
 

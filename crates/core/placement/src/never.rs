@@ -58,6 +58,7 @@ fn superlative(misfit: &Misfit) -> String {
         Misfit::NotReady
         | Misfit::Cordoned
         | Misfit::Draining
+        | Misfit::Resting
         | Misfit::GpuBusy { .. }
         | Misfit::CpuBusy { .. }
         | Misfit::MemoryBusy { .. }

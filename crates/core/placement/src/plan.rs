@@ -100,17 +100,18 @@ struct Tally {
 
 impl<'a> Planner<'a> {
     fn new(view: &'a ClusterState, soft: &'a SoftView, now: StateMs, budget: Budget) -> Self {
+        let resting = view.nodes().values().filter(|row| row.accepts_work() && row.rests(now));
         Planner {
             view,
             now,
             meter: Meter::new(budget),
-            scratch: Scratch::new(view, soft),
+            scratch: Scratch::new(view, soft, now),
             searches: BTreeMap::new(),
             dead: BTreeSet::new(),
             census: None,
             placements: Vec::new(),
             report: PlanReport { view_index: view.applied_index(), ..PlanReport::default() },
-            next_wakeup: None,
+            next_wakeup: resting.map(|row| row.rests_until).min(),
         }
     }
 

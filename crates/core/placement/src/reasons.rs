@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_model::{JobKind, Misfit, NodeId, StateMs, TaskIndex};
 use berth_state::{ClusterState, JobPhase, JobRow, NodeRow};
 
-use crate::filters::{Request, admits, is_eligible, takes_work};
+use crate::filters::{Request, admits, is_eligible};
 
 /// One reason, for programs by its code and for people by its detail.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,7 +32,7 @@ pub(crate) fn waiting_count(view: &ClusterState, job: &JobRow, task: TaskIndex) 
             let lacks = |node: &NodeRow| {
                 !covered.contains(&node.id)
                     && is_eligible(node, request).is_ok()
-                    && takes_work(node).is_ok()
+                    && node.accepts_work()
             };
             view.nodes().values().filter(|node| lacks(node)).count() as u64
         }
@@ -145,6 +145,7 @@ pub(crate) fn node_reasons(
             | Misfit::NotReady
             | Misfit::Cordoned
             | Misfit::Draining
+            | Misfit::Resting
             | Misfit::DeviceGone { .. }
             | Misfit::DeviceBusy { .. }
             | Misfit::PortTaken { .. }
@@ -175,6 +176,7 @@ pub fn misfit_code(misfit: &Misfit) -> &'static str {
         Misfit::NotReady => "not-ready",
         Misfit::Cordoned => "cordoned",
         Misfit::Draining => "draining",
+        Misfit::Resting => "resting",
         Misfit::GpuBusy { .. } => "gpu-busy",
         Misfit::CpuBusy { .. } => "cpu-busy",
         Misfit::MemoryBusy { .. } => "memory-busy",

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::{Claim, JobId, Name, NodeId, NodeUse};
+use berth_model::{Claim, JobId, Name, NodeId, NodeUse, StateMs};
 use berth_state::{ClusterState, NodeRow};
 
 use crate::soft::{NodeLoad, SoftView};
@@ -26,8 +26,9 @@ pub(crate) struct Slot<'a> {
 }
 
 impl<'a> Scratch<'a> {
-    pub fn new(view: &'a ClusterState, soft: &'a SoftView) -> Scratch<'a> {
-        let accepting = view.nodes().values().filter(|row| row.accepts_work());
+    pub fn new(view: &'a ClusterState, soft: &'a SoftView, now: StateMs) -> Scratch<'a> {
+        let nodes = view.nodes().values();
+        let accepting = nodes.filter(|row| row.accepts_work() && !row.rests(now));
         let slot = |row: &'a std::sync::Arc<NodeRow>| Slot {
             row: row.as_ref(),
             load: soft.loads.get(&row.id),

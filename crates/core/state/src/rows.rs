@@ -175,6 +175,8 @@ pub struct NodeRow {
     pub since: StateMs,
     /// Ports that a stranger holds, and until when they are left alone.
     pub blocked_ports: BTreeMap<u16, StateMs>,
+    /// Nothing new is put on it before: it could not start a worker.
+    pub rests_until: StateMs,
 }
 
 /// A remembered idempotency key.
@@ -209,6 +211,9 @@ pub const STDERR_TAIL_BYTES_MAX: usize = 4096;
 pub const REASON_BYTES_MAX: usize = 1024;
 /// A taken port is left alone for this long.
 pub const PORT_BLOCK_MS: u64 = 10 * 60 * 1000;
+/// A node that could not start a worker is left alone for this long: enough
+/// for what passes by itself, short enough that nobody has to help.
+pub const NODE_REST_MS: u64 = 30 * 1000;
 
 /// The digest stands for the specification: a row changes whenever one of its
 /// allocations does, and hashing the whole specification each time would cost
@@ -248,7 +253,7 @@ impl Hash for NodeRow {
         (self.state, self.purpose, self.since).hash(hasher);
         (self.session, self.generation).hash(hasher);
         (self.used.cpu, self.used.memory, self.live.len()).hash(hasher);
-        self.blocked_ports.hash(hasher);
+        (&self.blocked_ports, self.rests_until).hash(hasher);
     }
 }
 
@@ -317,5 +322,10 @@ impl NodeRow {
     /// Whether new work may be put on it.
     pub fn accepts_work(&self) -> bool {
         self.state == NodeState::Ready && self.purpose == Purpose::Work
+    }
+
+    /// Whether it is left alone for now.
+    pub fn rests(&self, now: StateMs) -> bool {
+        self.rests_until > now
     }
 }

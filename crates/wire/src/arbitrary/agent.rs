@@ -41,6 +41,7 @@ pub(crate) fn cause() -> impl Strategy<Value = EndCause> {
         C::HostRebooted,
         C::Unseen,
         C::Fenced,
+        C::HostFault,
     ])
 }
 

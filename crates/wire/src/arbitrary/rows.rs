@@ -217,11 +217,18 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
     let blocked = btree_map(any::<u16>(), state_ms(), 0..3);
     (
         (node_id(), name(), any::<[u8; 16]>(), node(), state, purpose()),
-        (number(), number(), node_use(), btree_set(allocation(), 0..4), state_ms(), blocked),
+        (
+            number(),
+            number(),
+            node_use(),
+            btree_set(allocation(), 0..4),
+            (state_ms(), state_ms()),
+            blocked,
+        ),
     )
         .prop_map(|(head, rest)| {
             let (id, name, instance_key, spec, state, purpose) = head;
-            let (session, generation, used, live, since, blocked_ports) = rest;
+            let (session, generation, used, live, (since, rests_until), blocked_ports) = rest;
             NodeRow {
                 id,
                 name,
@@ -235,6 +242,7 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
                 live,
                 since,
                 blocked_ports,
+                rests_until,
             }
         })
         .boxed()

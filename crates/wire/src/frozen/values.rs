@@ -16,7 +16,7 @@ enumeration!(StopIntent, v1::StopIntent, [Cancel, TimeOut, Drain, Replace, Unhea
 enumeration!(
     EndCause,
     v1::EndCause,
-    [Exited, Stopped, CannotStart, PortTaken, OutOfMemory, HostRebooted, Unseen, Fenced]
+    [Exited, Stopped, CannotStart, PortTaken, OutOfMemory, HostRebooted, Unseen, Fenced, HostFault]
 );
 enumeration!(JobState, v1::JobState, [Queued, Running, Succeeded, Failed, Cancelled, TimedOut]);
 enumeration!(NodeState, v1::NodeState, [Ready, Disconnected, Down]);

@@ -165,6 +165,24 @@ fn an_array_keeps_to_its_parallel_limit() {
 }
 
 #[test]
+fn a_resting_node_is_passed_over_and_tried_again_later() {
+    let mut cluster = Cluster::with_nodes([gpu_node(1), gpu_node(1)]);
+    cluster.submit(job(Policy::LeastLoaded, gpu_task(1)));
+    let placed = plan_all(&cluster).placements;
+    let (sick, lone) = (placed[0].node, placed[0].clone());
+    cluster.place(placed);
+    cluster.end(&lone, reference::host_fault());
+    let other = NodeId(3 - sick.0);
+    cluster.submit(job(Policy::LeastLoaded, gpu_task(1)));
+    let outcome = plan_all(&cluster);
+    assert_eq!(nodes_of(&outcome), [other.0]);
+    assert_eq!(outcome.next_wakeup, cluster.state.nodes().get(&sick).map(|row| row.rests_until));
+    cluster.place(outcome.placements);
+    cluster.now = outcome.next_wakeup.unwrap();
+    assert_eq!(nodes_of(&plan_all(&cluster)), [sick.0]);
+}
+
+#[test]
 fn a_daemon_runs_once_on_every_node_that_takes_work() {
     let mut cluster = Cluster::with_nodes([gpu_node(0), gpu_node(1), gpu_node(0)]);
     cluster.set_purpose(3, Purpose::Cordoned);

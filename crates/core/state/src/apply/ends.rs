@@ -11,8 +11,8 @@ use berth_model::{
 use super::{Step, bounded};
 use crate::event::EventKind;
 use crate::rows::{
-    AllocationRow, FAILURES_MAX, FailureDetail, JobPhase, JobRow, PORT_BLOCK_MS, REASON_BYTES_MAX,
-    Retry, STDERR_TAIL_BYTES_MAX,
+    AllocationRow, FAILURES_MAX, FailureDetail, JobPhase, JobRow, NODE_REST_MS, PORT_BLOCK_MS,
+    REASON_BYTES_MAX, Retry, STDERR_TAIL_BYTES_MAX,
 };
 use crate::table::StableHasher;
 
@@ -72,6 +72,7 @@ impl Step<'_> {
         let task = job.spec.tasks.get(usize::from(id.task.0)).cloned();
         let next = next_for(&job, task.as_ref(), &row, end);
         self.block_port(&row, end);
+        self.rest_node(&row, end);
         self.state.edit_job(id.job, |job| {
             job.live = job.live.saturating_sub(1);
             if let End::Reported(report) = end
@@ -208,6 +209,15 @@ impl Step<'_> {
         });
     }
 
+    /// Else the node, being the emptiest, would draw in and fail everything.
+    fn rest_node(&mut self, row: &AllocationRow, end: &End<'_>) {
+        let End::Reported(report) = end else { return };
+        if report.cause == EndCause::HostFault {
+            let until = self.now.after(DurationMs(NODE_REST_MS));
+            self.state.nodes.edit(&row.node, |node| node.rests_until = until);
+        }
+    }
+
     fn block_port(&mut self, row: &AllocationRow, end: &End<'_>) {
         let End::Reported(report) = end else { return };
         if report.cause != EndCause::PortTaken {
@@ -255,7 +265,7 @@ fn next_for(job: &JobRow, task: Option<&TaskSpec>, row: &AllocationRow, end: &En
 
 fn next_after_report(report: &EndReport, kind: JobKind) -> Next {
     match report.cause {
-        EndCause::PortTaken => Next::Again(Outcome::Failed),
+        EndCause::PortTaken | EndCause::HostFault => Next::Again(Outcome::Failed),
         EndCause::HostRebooted | EndCause::Fenced => Next::Again(Outcome::Lost),
         // Trying again cannot help a batch command that does not exist.
         EndCause::CannotStart if kind == JobKind::Batch => Next::Done(Outcome::Failed),

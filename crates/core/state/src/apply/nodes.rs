@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Misfit, Name, NodeCapacity, NodeId, NodeSpec, NodeState, NodeUse, StopIntent,
-    fits, validate_node,
+    AllocationId, Misfit, Name, NodeCapacity, NodeId, NodeSpec, NodeState, NodeUse, StateMs,
+    StopIntent, fits, validate_node,
 };
 
 use super::Step;
@@ -39,6 +39,8 @@ impl Step<'_> {
         self.state.nodes.edit(&node, |row| {
             row.spec = spec.clone();
             row.session = session;
+            // It may be mended; if not, its next end says so again.
+            row.rests_until = StateMs(0);
             if row.state != NodeState::Ready {
                 row.state = NodeState::Ready;
                 row.since = now;
@@ -68,6 +70,7 @@ impl Step<'_> {
             live: Default::default(),
             since: self.now,
             blocked_ports: Default::default(),
+            rests_until: StateMs(0),
         };
         self.state.nodes.insert(node, Arc::new(row));
         self.state.index.node_names.insert(name.clone(), node);

@@ -109,6 +109,9 @@ impl Step<'_> {
             Purpose::Cordoned => return Err(refuse(Misfit::Cordoned)),
             Purpose::Draining(_) => return Err(refuse(Misfit::Draining)),
         }
+        if node.rests(self.now) {
+            return Err(refuse(Misfit::Resting));
+        }
         eligible(&node.name, &node.spec, &job.spec.constraints, task).map_err(refuse)?;
         let claim = Claim {
             cpu: task.cpu,

@@ -29,7 +29,7 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => (any::<u8>(), 0..6u8).prop_map(|(job, change)| Move::Change { job, change }),
         6 => (any::<u8>(), 0..5u32, 0..4u8, any::<bool>())
             .prop_map(|(job, instance, node, steal)| Move::Place { job, instance, node, steal }),
-        6 => (any::<u8>(), 0..8u8, any::<bool>()).prop_map(|(allocation, what, other)| {
+        6 => (any::<u8>(), 0..9u8, any::<bool>()).prop_map(|(allocation, what, other)| {
             Move::Observe { allocation, what, other_node: other && what == 0 }
         }),
         1 => (any::<u8>(), 0..5u8)
@@ -90,6 +90,7 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
                 4 => Observed::Unhealthy { detail: "x".to_owned() },
                 5 => Observed::Unkillable,
                 6 => ended(EndCause::PortTaken),
+                7 => ended(EndCause::HostFault),
                 _ => ended(EndCause::HostRebooted),
             };
             let observation = Observation { allocation, observed };

@@ -105,6 +105,36 @@ fn a_taken_port_is_left_alone_and_costs_no_attempt() {
 }
 
 #[test]
+fn a_node_that_could_start_nothing_rests_and_its_work_goes_elsewhere() {
+    let mut world = World::new(2);
+    let mut batch = job(JobKind::Batch, "a", 2, 1);
+    batch.tasks[0].restart.attempts = Some(0);
+    let id = world.submit(&batch);
+    let sick = world.place(id, 0).unwrap();
+    let fault = EndReport { cause: EndCause::HostFault, exit_code: None, ..exited(0) };
+    world.observe(sick, Observed::Ended(fault));
+    let task = world.state.tasks().values().next().unwrap();
+    assert_eq!((task.pending.len(), task.failed.len(), task.failures.len()), (2, 0, 0));
+    assert_eq!(task.retries[&0].failures, 0, "it costs no attempt");
+
+    let nodes: Vec<NodeId> = world.state.nodes().iter().map(|(id, _)| *id).collect();
+    let place = |world: &mut World, node| {
+        let placements = vec![world.placement(id, 0, node)];
+        let Reply::Placed { granted, refused, .. } =
+            world.one(Command::Place { placements }).unwrap()
+        else {
+            unreachable!()
+        };
+        (granted.len(), refused)
+    };
+    let (granted, refused) = place(&mut world, nodes[0]);
+    assert_eq!(granted, 0);
+    assert!(format!("{refused:?}").contains("Resting"), "{refused:?}");
+    world.now += crate::rows::NODE_REST_MS;
+    assert_eq!(place(&mut world, nodes[0]).0, 1);
+}
+
+#[test]
 fn rows_make_the_same_state_again_and_wrong_rows_are_refused() {
     let mut world = World::new(3);
     let id = world.submit(&job(JobKind::Batch, "a", 5, 1));

@@ -37,6 +37,7 @@ pub(super) fn to_proto(row: &NodeRow) -> v1::NodeRow {
                 until_state_ms: until.0,
             })
             .collect(),
+        rests_until_state_ms: row.rests_until.0,
     }
 }
 
@@ -87,6 +88,7 @@ pub(super) fn read(at: Field<'_>, proto: v1::NodeRow, problems: &mut Problems) -
         live,
         since: StateMs(proto.since_state_ms),
         blocked_ports,
+        rests_until: StateMs(proto.rests_until_state_ms),
     })
 }
 

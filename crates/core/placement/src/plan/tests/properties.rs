@@ -5,7 +5,7 @@ use berth_model::{DeviceHealth, EndReport, GpuRequest, NodeSpec};
 use berth_state::invariants;
 use proptest::prelude::*;
 
-use super::reference::{essence, exit, grant, port_taken, reference_plan};
+use super::reference::{essence, exit, grant, host_fault, port_taken, reference_plan};
 use super::*;
 use crate::fixture::device;
 
@@ -142,7 +142,7 @@ fn a_step() -> impl Strategy<Value = Step> {
         }),
     ];
     let purpose = prop_oneof![Just(Purpose::Work), Just(Purpose::Cordoned), Just(Purpose::Work),];
-    let report = prop_oneof![Just(exit(0)), Just(exit(1)), Just(port_taken())];
+    let report = prop_oneof![Just(exit(0)), Just(exit(1)), Just(port_taken()), Just(host_fault())];
     let change = prop_oneof![
         Just(JobChange::Hold),
         Just(JobChange::Release),

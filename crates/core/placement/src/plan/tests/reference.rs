@@ -26,6 +26,10 @@ pub(super) fn port_taken() -> EndReport {
     EndReport { cause: EndCause::PortTaken, exit_code: None, ..exit(0) }
 }
 
+pub(super) fn host_fault() -> EndReport {
+    EndReport { cause: EndCause::HostFault, exit_code: None, ..exit(0) }
+}
+
 /// What a placement is, its score aside.
 pub(super) type Placed = (AllocationId, NodeId, Vec<String>, Vec<u16>);
 
@@ -106,6 +110,7 @@ pub(super) fn grant(
 ) -> Option<berth_model::Claim> {
     let own = job.kind() != JobKind::Daemon || u64::from(id.instance.0) == node.id.0;
     let suits = node.accepts_work()
+        && !node.rests(now)
         && own
         && eligible(&node.name, &node.spec, &job.spec.constraints, task).is_ok();
     let claim = claim(node, used, now, task, id).filter(|_| suits)?;
@@ -124,7 +129,7 @@ fn best(
     let ring: Vec<NodeId> = view
         .nodes()
         .values()
-        .filter(|node| node.accepts_work())
+        .filter(|node| node.accepts_work() && !node.rests(now))
         .filter(|node| eligible(&node.name, &node.spec, &job.spec.constraints, task).is_ok())
         .map(|node| node.id)
         .collect();

@@ -233,5 +233,6 @@ fn node(state: NodeState, purpose: Purpose) -> NodeRow {
         live: BTreeSet::from([id(5)]),
         since: StateMs(14),
         blocked_ports: BTreeMap::from([(20_001, StateMs(15))]),
+        rests_until: StateMs(0),
     }
 }
