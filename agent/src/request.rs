@@ -4,6 +4,7 @@ use std::path::Path;
 
 use berth_model::JobKind;
 use berth_shim::protocol::{EnvironmentVariable, StartRequest, StopSettings, UserIds};
+use berth_supervise::AgentMs;
 
 use crate::allocation_dir::AllocationDir;
 use crate::environment::{Environment, substitute};
@@ -34,6 +35,7 @@ pub fn start_request(
     environment: &Environment,
     dir: &AllocationDir,
     user: Option<UserIds>,
+    lease_ends_at: Option<AgentMs>,
 ) -> StartRequest {
     let task = wanted.task();
     let text = |path: &Path| path.to_string_lossy().into_owned();
@@ -57,6 +59,7 @@ pub fn start_request(
             ..StopSettings::default()
         }),
         user,
+        lease_ends_at_boot_ms: lease_ends_at.map(|at| at.0),
         record_dir: match record_place(wanted) {
             RecordPlace::Lane => String::new(),
             RecordPlace::OwnDirectory => text(dir.path()),

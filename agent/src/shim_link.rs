@@ -23,7 +23,7 @@ const FIRST_REQUEST: u64 = 1 << 32;
 #[derive(Debug)]
 pub enum ShimNews {
     /// The state of what it holds, asked for or not.
-    State(AllocationState),
+    State(Box<AllocationState>),
     /// It did not do what was asked for this allocation.
     Refused { asked: Asked, allocation_id: String, refusal: Refusal },
     /// The connection ended.
@@ -116,7 +116,7 @@ async fn serve(
     while let Some(event) = handle.next_event(Some(std::time::Duration::ZERO))? {
         use berth_shim::client::Event;
         let (Event::Started(state) | Event::Changed(state) | Event::Ended(state)) = event;
-        report(ShimNews::State(state));
+        report(ShimNews::State(Box::new(state)));
     }
     let mut asked: BTreeMap<u64, (Asked, String)> = BTreeMap::new();
     // The same socket twice: the handle takes messages apart, and this one
@@ -173,6 +173,7 @@ fn about(request: &RequestBody) -> (Asked, String) {
         RequestBody::Stop(stop) => (Asked::Other, stop.allocation_id.clone()),
         RequestBody::Signal(signal) => (Asked::Other, signal.allocation_id.clone()),
         RequestBody::Retire(retire) => (Asked::Other, retire.allocation_id.clone()),
+        RequestBody::Lease(lease) => (Asked::Other, lease.allocation_id.clone()),
         RequestBody::Hello(_)
         | RequestBody::Stats(_)
         | RequestBody::Attach(_)
@@ -193,7 +194,7 @@ fn understand(
             | ServerBody::Started(state)
             | ServerBody::Changed(state)
             | ServerBody::Ended(state),
-        ) => report(ShimNews::State(state)),
+        ) => report(ShimNews::State(Box::new(state))),
         Some(ServerBody::Refused(refusal)) => {
             let (asked, allocation_id) = about.unwrap_or((Asked::Other, String::new()));
             report(ShimNews::Refused { asked, allocation_id, refusal });

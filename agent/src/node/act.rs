@@ -85,8 +85,10 @@ impl Node {
             return Err((port.cause, port.reason));
         }
         let variables = environment(wanted, &self.settings.name, &dir.task());
-        let request = start_request(wanted, &variables, &dir, self.settings.user);
+        let lease = self.observed.lease.exclusive_ends_at().filter(|_| wanted.job.exclusive);
+        let request = start_request(wanted, &variables, &dir, self.settings.user, lease);
         if let Some(worker) = self.workers.get_mut(&id) {
+            worker.leased = lease.is_some();
             worker.request = Some(Box::new(request));
         }
         Ok(())

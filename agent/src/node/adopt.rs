@@ -120,6 +120,7 @@ impl Node {
         self.take_over(id, worker_of(&state));
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.shim = Some(shim);
+            worker.leased = state.lease_ends_at_boot_ms.is_some();
             worker.started_at = Some(WallMs(state.started_at_unix_ms));
         }
         self.begin_check(id);

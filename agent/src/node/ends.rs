@@ -37,6 +37,7 @@ pub fn from_record(record: &ExitRecord, stop_reason: Option<StopReason>) -> EndR
         (Some(_), _, _) => EndCause::CannotStart,
         (None, true, _) => EndCause::OutOfMemory,
         (None, false, Some(StopReason::Fenced)) => EndCause::Fenced,
+        (None, false, _) if record.lease_ended => EndCause::Fenced,
         (None, false, _) if record.stop_requested => EndCause::Stopped,
         (None, false, _) => EndCause::Exited,
     };
@@ -148,6 +149,7 @@ mod tests {
         let record = ExitRecord { exit_code: Some(3), ..ExitRecord::of("1.0.0.1") };
         let signalled = ExitRecord { signal: Some(15), ..ExitRecord::of("1.0.0.1") };
         let stopped = ExitRecord { stop_requested: true, ..signalled.clone() };
+        let lapsed = ExitRecord { lease_ended: true, ..stopped.clone() };
         let killed = ExitRecord { oom_killed: true, signal: Some(9), ..record.clone() };
         let never = ExitRecord {
             exit_code: None,
@@ -159,6 +161,8 @@ mod tests {
             (&signalled, None, EndCause::Exited),
             (&stopped, Some(StopReason::Desired), EndCause::Stopped),
             (&stopped, Some(StopReason::Fenced), EndCause::Fenced),
+            // Ended by its shim, or by an agent that is gone.
+            (&lapsed, None, EndCause::Fenced),
             (&killed, None, EndCause::OutOfMemory),
             (&never, None, EndCause::CannotStart),
         ] {

@@ -66,6 +66,7 @@ impl Node {
             SessionEvent::Acknowledged { sent_at } => {
                 self.observed.lease.renew(sent_at, self.uplink.lease);
                 self.keep_lease();
+                self.pass_lease_on();
             }
             SessionEvent::Down => self.session_down(),
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use berth_model::{AllocationId, DurationMs, EndCause};
 use berth_proto::v1;
+use berth_shim::protocol::{LeaseRequest, RequestBody};
 use berth_supervise::{AgentMs, Lease, Refusal};
 use berth_wire::agent::{Delta, delta_from_proto, full_from_proto};
 use tokio::time::Instant;
@@ -186,6 +187,28 @@ impl Node {
             self.journal_retry_at = Some(Instant::now() + JOURNAL_RETRY);
             let sequence = self.write_snapshot();
             self.pending.values_mut().for_each(|waits| waits.sequence = sequence);
+        }
+    }
+
+    /// Tells the shims of exclusive work how long it may run now. They end it
+    /// then, also when no agent is left to say so.
+    pub(super) fn pass_lease_on(&mut self) {
+        let Some(AgentMs(ends_at_boot_ms)) = self.observed.lease.exclusive_ends_at() else {
+            return;
+        };
+        for (id, worker) in &mut self.workers {
+            if !worker.leased || worker.end.is_some() {
+                continue;
+            }
+            match (&mut worker.request, worker.shim) {
+                (Some(request), _) => request.lease_ends_at_boot_ms = Some(ends_at_boot_ms),
+                (None, Some(shim)) => {
+                    let allocation_id = id.to_string();
+                    let request = LeaseRequest { allocation_id, ends_at_boot_ms };
+                    self.pool.ask(shim, RequestBody::Lease(request));
+                }
+                (None, None) => {}
+            }
         }
     }
 

@@ -19,6 +19,8 @@ pub struct WorkerEntry {
     pub shim: Option<ShimId>,
     /// While it waits for a shim.
     pub request: Option<Box<StartRequest>>,
+    /// Its shim ends it when the lease does, unless told of a renewal.
+    pub leased: bool,
     pub started_at: Option<WallMs>,
     /// What the checks amount to; ready where there is none.
     pub verdict: Verdict,
@@ -38,6 +40,7 @@ impl WorkerEntry {
             wanted,
             shim: None,
             request: None,
+            leased: false,
             started_at: None,
             verdict: if has_check { Verdict::Pending } else { Verdict::Ready },
             detail: String::new(),

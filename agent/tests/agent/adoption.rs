@@ -87,6 +87,36 @@ async fn twenty_workers_outlive_a_killed_agent_and_five_ends_are_told_right() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exclusive_work_ends_with_its_lease_while_the_agent_is_dead() {
+    let (mut scheduler, mut agent) = cluster().await;
+    let mut exclusive = Job::of(1, JobKind::Service, &["sleep", "600"]);
+    exclusive.spec.exclusive = true;
+    let other = Job::of(2, JobKind::Service, &["sleep", "600"]);
+    scheduler.want(&exclusive, vec![exclusive.row(0)]);
+    scheduler.want(&other, vec![other.row(0)]);
+    for id in [exclusive.id(0), other.id(0)] {
+        scheduler.until_ready(id).await;
+    }
+    // As long as the agent renews it, the worker outlives many leases.
+    let before = agent.processes(exclusive.id(0));
+    let longer = Job::shell(3, "sleep 2");
+    scheduler.want(&longer, vec![longer.row(0)]);
+    scheduler.until_ended(longer.id(0)).await;
+    assert_eq!(agent.processes(exclusive.id(0)), before);
+    agent.kill().await;
+    let worker = before[0].open().unwrap().expect("it runs");
+    let worker = tokio::net::unix::pipe::Receiver::from_owned_fd_unchecked(worker).unwrap();
+    within("the end of the worker", async { worker.readable().await.unwrap() }).await;
+    assert_eq!(agent.processes(other.id(0)).len(), 1, "other work goes on");
+    scheduler.seen.clear();
+    agent.start_again();
+    scheduler.session().await;
+    let ended = scheduler.until_ended(exclusive.id(0)).await;
+    assert_eq!(ended.cause, i32::from(EndCause::Fenced), "{ended:?}");
+    scheduler.until_ready(other.id(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_leaves_workers_and_the_next_agent_needs_no_scheduler_to_keep_them() {
     let (mut scheduler, mut agent) = cluster().await;
     let job = Job::shell(1, EXITS_WHEN_TOLD);

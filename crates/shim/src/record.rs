@@ -77,6 +77,9 @@ pub struct ExitRecord {
     /// Position in the lane journal, counted from 1; zero in an allocation's own file.
     #[prost(uint64, tag = "18")]
     pub lane_sequence: u64,
+    /// Its lease ran out before it had ended.
+    #[prost(bool, tag = "19")]
+    pub lease_ended: bool,
 }
 
 impl ExitRecord {

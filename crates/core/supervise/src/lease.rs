@@ -62,7 +62,9 @@ impl Lease {
             .min()
     }
 
-    fn exclusive_ends_at(&self) -> Option<AgentMs> {
+    /// Until when exclusive work may run; `None` before the first renewal.
+    #[must_use]
+    pub fn exclusive_ends_at(&self) -> Option<AgentMs> {
         self.renewed_at.map(|at| at.after(self.length))
     }
 

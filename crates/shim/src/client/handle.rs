@@ -18,9 +18,9 @@ use rustix::net::{RecvFlags, recv};
 use super::{SOCKET_FILE, ShimError};
 use crate::protocol::{
     AllocationState, AttachRequest, ExitRequest, FrameBuffer, HelloReply, HelloRequest,
-    PROTOCOL_VERSION, Refusal, RefusalCode, Request, RequestBody, RetireRequest, ServerBody,
-    ServerMessage, SignalRequest, SignalScope, StartRequest, StatsReply, StatsRequest, StopRequest,
-    WaitRequest, encode_frame,
+    LeaseRequest, PROTOCOL_VERSION, Refusal, RefusalCode, Request, RequestBody, RetireRequest,
+    ServerBody, ServerMessage, SignalRequest, SignalScope, StartRequest, StatsReply, StatsRequest,
+    StopRequest, WaitRequest, encode_frame,
 };
 
 /// How long an answer may take unless told otherwise; a shim answers within a spawn and a sync of the disk.
@@ -134,6 +134,14 @@ impl ShimHandle {
     /// Refusals `WrongAllocation`, `BadRequest`.
     pub fn stop(&mut self, request: StopRequest) -> Result<AllocationState, ShimError> {
         self.ask_state(RequestBody::Stop(request))
+    }
+
+    /// Moves the end of the lease to a later moment of CLOCK_BOOTTIME, in ms.
+    ///
+    /// # Errors
+    /// Refusals `WrongAllocation`, and `UnknownRequest` of an older shim.
+    pub fn renew_lease(&mut self, request: LeaseRequest) -> Result<(), ShimError> {
+        self.ask_done(RequestBody::Lease(request))
     }
 
     /// What the tree uses now.

@@ -9,7 +9,7 @@ pub struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// Absent when the client is newer and asks what this shim does not know.
-    #[prost(oneof = "RequestBody", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "RequestBody", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub body: Option<RequestBody>,
 }
 
@@ -38,6 +38,8 @@ pub enum RequestBody {
     Retire(RetireRequest),
     #[prost(message, tag = "10")]
     Exit(ExitRequest),
+    #[prost(message, tag = "11")]
+    Lease(LeaseRequest),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -92,6 +94,10 @@ pub struct StartRequest {
     /// An ended allocation to retire first, as if by a retire of its own; saves a lane one round trip.
     #[prost(string, tag = "15")]
     pub retire_allocation_id: String,
+    /// The tree is stopped as by a stop when CLOCK_BOOTTIME shows this, in ms, unless a lease request moves it before.
+    /// Absent: never.
+    #[prost(uint64, optional, tag = "16")]
+    pub lease_ends_at_boot_ms: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -221,6 +227,15 @@ pub struct RetireRequest {
     pub allocation_id: String,
 }
 
+/// Moves the end of the lease, or gives the allocation one. An earlier end than the one held changes nothing.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LeaseRequest {
+    #[prost(string, tag = "1")]
+    pub allocation_id: String,
+    #[prost(uint64, tag = "2")]
+    pub ends_at_boot_ms: u64,
+}
+
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct ExitRequest {}
 
@@ -300,6 +315,9 @@ pub struct AllocationState {
     /// In phase `recording`: why the record is not durable yet.
     #[prost(string, tag = "8")]
     pub record_error: String,
+    /// Present while the allocation has a lease.
+    #[prost(uint64, optional, tag = "9")]
+    pub lease_ends_at_boot_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]

@@ -6,8 +6,8 @@ mod messages;
 pub use frame::{FRAME_BYTES_MAX, FrameBuffer, FrameError, encode_frame};
 pub use messages::{
     AllocationState, AttachRequest, Done, EnvironmentVariable, ExitRequest, HelloReply,
-    HelloRequest, LogLimits, Phase, Refusal, RefusalCode, Request, RequestBody, Resource,
-    ResourceLimit, RetireRequest, ServerBody, ServerMessage, SignalRequest, SignalScope,
+    HelloRequest, LeaseRequest, LogLimits, Phase, Refusal, RefusalCode, Request, RequestBody,
+    Resource, ResourceLimit, RetireRequest, ServerBody, ServerMessage, SignalRequest, SignalScope,
     StartRequest, StatsReply, StatsRequest, StopRequest, StopSettings, SurvivingProcess, UserIds,
     WaitRequest,
 };

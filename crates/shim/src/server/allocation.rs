@@ -2,6 +2,7 @@
 //! ended, tree empty, output drained, record on disk, in this order.
 
 mod ending;
+mod lease;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -18,6 +19,7 @@ use crate::process::{Mark, Stat};
 use crate::protocol::{AllocationState, Phase, StartRequest, StatsReply, SurvivingProcess};
 use crate::record::{ExitRecord, write_exit_record};
 use ending::{Ending, StopPlan};
+use lease::{Lease, boot_ms};
 
 /// Pause between attempts to write a record, on a full disk for example.
 const RECORD_RETRY: Duration = Duration::from_secs(1);
@@ -45,6 +47,7 @@ pub(super) struct Allocation {
     main: Option<OwnedFd>,
     tree: Tree,
     plan: StopPlan,
+    lease: Lease,
     ending: Ending,
     logs: Logs,
     cgroup_dirs: Vec<PathBuf>,
@@ -91,6 +94,7 @@ impl Allocation {
             main: None,
             tree: Tree::new(mark, cgroup_dirs.clone()),
             plan: StopPlan::new(request.stop.unwrap_or_default()),
+            lease: Lease::new(request.lease_ends_at_boot_ms),
             ending: Ending::NotAsked,
             logs,
             oom_kill_count_before: oom_kill_count(&cgroup_dirs),
@@ -143,6 +147,7 @@ impl Allocation {
             record: self.main.is_none().then(|| self.record.clone()),
             surviving: surviving.collect(),
             record_error,
+            lease_ends_at_boot_ms: self.lease.ends_at_boot_ms().filter(|_| self.is_alive()),
         }
     }
 
@@ -176,8 +181,10 @@ impl Allocation {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Alive => {
-                let logs = self.logs.next_deadline(Instant::now());
-                [logs, self.ending.next_deadline()].into_iter().flatten().min()
+                let now = Instant::now();
+                let logs = self.logs.next_deadline(now);
+                let lease = self.lease.next_look(now, boot_ms());
+                [logs, self.ending.next_deadline(), lease].into_iter().flatten().min()
             }
             Stage::Recording { retry_at, .. } => Some(*retry_at),
             Stage::Ended => None,
@@ -217,6 +224,25 @@ impl Allocation {
         );
     }
 
+    pub(super) fn renew_lease(&mut self, ends_at_boot_ms: u64) {
+        self.lease.renew(ends_at_boot_ms);
+    }
+
+    /// A worker that is stopped already is not stopped for want of a lease, but its record says that it had none.
+    fn fence(&mut self, now: Instant) -> Change {
+        if !self.lease.is_over(boot_ms()) {
+            return Change::None;
+        }
+        self.lease = Lease::new(None);
+        // What its main process left behind has no say in how it ended.
+        self.record.lease_ended = self.main.is_some();
+        if self.record.stop_requested {
+            return Change::None;
+        }
+        self.stop(None, None, now);
+        Change::Phase
+    }
+
     /// Moves everything on as far as it goes now.
     pub(super) fn advance(
         &mut self,
@@ -227,13 +253,14 @@ impl Allocation {
         match self.stage {
             Stage::Alive => {
                 self.logs.pump(now, scratch);
+                let fenced = self.fence(now);
                 let change = self.advance_tree(now);
                 if change == Change::Ended {
                     self.conclude(now, scratch);
                     self.record(now, lane);
                     return if self.is_durable() { Change::Ended } else { Change::Phase };
                 }
-                change
+                if change == Change::None { fenced } else { change }
             }
             Stage::Recording { retry_at, .. } if now >= retry_at => {
                 self.record(now, lane);

@@ -9,9 +9,9 @@ use super::allocation::Allocation;
 use super::event_loop::{Fate, Shim};
 use crate::lane::LaneJournal;
 use crate::protocol::{
-    AllocationState, AttachRequest, Done, HelloReply, HelloRequest, PROTOCOL_VERSION, Refusal,
-    RefusalCode, Request, RequestBody, ServerBody, SignalRequest, SignalScope, StartRequest,
-    StopRequest, WaitRequest,
+    AllocationState, AttachRequest, Done, HelloReply, HelloRequest, LeaseRequest, PROTOCOL_VERSION,
+    Refusal, RefusalCode, Request, RequestBody, ServerBody, SignalRequest, SignalScope,
+    StartRequest, StopRequest, WaitRequest,
 };
 use crate::record::{self, RecordError};
 
@@ -39,6 +39,7 @@ impl Shim {
             RequestBody::Wait(wait) => return self.wait_for_end(connection, request.id, wait),
             RequestBody::Retire(retire) => self.retire(&retire.allocation_id),
             RequestBody::Exit(_) => self.exit(),
+            RequestBody::Lease(lease) => self.lease(&lease),
         };
         Some(answer.unwrap_or_else(ServerBody::Refused))
     }
@@ -157,6 +158,12 @@ impl Shim {
         let held = self.expect_held(&request.allocation_id)?;
         held.stop(signal, grace, Instant::now());
         Ok(ServerBody::State(held.state()))
+    }
+
+    fn lease(&mut self, request: &LeaseRequest) -> Answer {
+        let held = self.expect_held(&request.allocation_id)?;
+        held.renew_lease(request.ends_at_boot_ms);
+        Ok(ServerBody::Done(Done {}))
     }
 
     fn attach(&mut self, connection: usize, request: AttachRequest) -> Answer {

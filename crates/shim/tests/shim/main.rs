@@ -4,6 +4,7 @@
 
 mod adoption;
 mod cgroups;
+mod lease;
 mod lifecycle;
 mod logs;
 mod protocol;

@@ -46,6 +46,7 @@ fn start() -> StartRequest {
         record_dir: "/r".to_owned(),
         oom_score_adjust: Some(-5),
         retire_allocation_id: "6".to_owned(),
+        ..StartRequest::default()
     }
 }
 
@@ -69,6 +70,7 @@ fn record() -> ExitRecord {
         leftover_count: 7,
         boot_id: "b".to_owned(),
         lane_sequence: 8,
+        ..ExitRecord::default()
     }
 }
 
@@ -82,12 +84,14 @@ fn state() -> AllocationState {
         record: Some(record()),
         surviving: vec![SurvivingProcess { pid: 4, state: "D".to_owned() }],
         record_error: "full".to_owned(),
+        lease_ends_at_boot_ms: None,
     }
 }
 
 fn requests() -> Vec<(&'static str, Request)> {
     let allocation_id = || ID.to_owned();
     let scope = SignalScope::Tree.into();
+    let leased = StartRequest { lease_ends_at_boot_ms: Some(9), ..start() };
     vec![
         ("hello", request(RequestBody::Hello(HelloRequest { protocol: 1 }))),
         ("start", request(RequestBody::Start(start()))),
@@ -112,6 +116,14 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("wait", request(RequestBody::Wait(WaitRequest { allocation_id: allocation_id() }))),
         ("retire", request(RequestBody::Retire(RetireRequest { allocation_id: allocation_id() }))),
         ("exit", request(RequestBody::Exit(ExitRequest {}))),
+        ("start-leased", request(RequestBody::Start(leased))),
+        (
+            "lease",
+            request(RequestBody::Lease(LeaseRequest {
+                allocation_id: allocation_id(),
+                ends_at_boot_ms: 10,
+            })),
+        ),
     ]
 }
 
@@ -136,6 +148,9 @@ fn answers() -> Vec<(&'static str, ServerMessage)> {
         message: "m".to_owned(),
         held_allocation_id: ID.to_owned(),
     };
+    let unleased = ExitRecord { lease_ended: true, ..record() };
+    let leased =
+        AllocationState { lease_ends_at_boot_ms: Some(11), record: Some(unleased), ..state() };
     vec![
         ("hello-reply", answer(ServerBody::Hello(hello))),
         ("state", answer(ServerBody::State(state()))),
@@ -145,6 +160,7 @@ fn answers() -> Vec<(&'static str, ServerMessage)> {
         ("started", answer(ServerBody::Started(state()))),
         ("changed", answer(ServerBody::Changed(state()))),
         ("ended", answer(ServerBody::Ended(state()))),
+        ("state-leased", answer(ServerBody::State(leased))),
     ]
 }
 
