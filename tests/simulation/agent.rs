@@ -198,6 +198,7 @@ pub fn without_worker(cause: EndCause) -> EndReport {
 pub fn from_exit(exit: Exit, signal: Option<i32>, reason: Option<StopReason>) -> EndReport {
     let cause = match (exit.stop_requested, reason) {
         (true, Some(StopReason::Fenced)) => EndCause::Fenced,
+        (true, _) if exit.lease_ended => EndCause::Fenced,
         (true, _) => EndCause::Stopped,
         (false, _) => EndCause::Exited,
     };

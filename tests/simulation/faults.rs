@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use berth_raft::Runtime;
+use berth_state::Command;
 use openraft_rt_sim::SimRuntime;
 
 use crate::agent::{Agent, AgentEvent};
@@ -16,6 +17,8 @@ pub enum Fault {
     /// Cut an agent off, which until now spoke to a leader that is alone.
     CutAgent(usize),
     Resume(u64),
+    /// Something that was right once.
+    Propose(u64, Box<Command>),
     /// The disk of a scheduler is as fast as before.
     Quick(u64, Duration),
     CalmNetwork,
@@ -33,6 +36,7 @@ impl World {
                 self.recut();
             }
             Fault::CutAgent(index) => self.cut_agent(index),
+            Fault::Propose(id, command) => self.propose_old(id, *command),
             Fault::Resume(id) => {
                 if self.schedulers[&id].paused_until <= now() {
                     self.resume_scheduler(id);
@@ -50,7 +54,7 @@ impl World {
         if self.phase == Phase::Healed {
             return;
         }
-        match self.rng.range(0, 109) {
+        match self.rng.range(0, 119) {
             100.. => self.propose_again(),
             0..14 => self.fault_crash(),
             14..19 => self.fault_power_cut(),

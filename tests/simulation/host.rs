@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{AllocationId, DurationMs, StopPolicy};
+use berth_supervise::AgentMs;
 
 use crate::agent::{AgentEvent, Wanted};
 use crate::oracle::{Exit, instance};
@@ -18,6 +19,8 @@ pub enum HostEvent {
     End { id: AllocationId, pid: u64 },
     /// The grace is over.
     Kill { id: AllocationId, pid: u64 },
+    /// Its shim looks whether its lease is over.
+    Lease { id: AllocationId, pid: u64 },
 }
 
 pub struct Process {
@@ -25,6 +28,7 @@ pub struct Process {
     wanted: Arc<Wanted>,
     code: i32,
     pub stop_requested: bool,
+    pub lease_ended: bool,
     pub stuck: bool,
     /// Its shim lives.
     pub watched: bool,
@@ -40,8 +44,8 @@ pub struct Host {
     pub processes: BTreeMap<AllocationId, Process>,
     /// What shims were asked to begin, and whether to end it at once.
     pub starting: BTreeMap<AllocationId, (Arc<Wanted>, Option<StopPolicy>)>,
-    /// Until when nobody was there to end exclusive work in time.
-    pub unguarded_until: u64,
+    /// Until when shims let exclusive work run: what the last agent told them.
+    pub lease_ends: AgentMs,
 }
 
 impl Host {
@@ -53,7 +57,7 @@ impl Host {
             drift_ppm: drift,
             processes: BTreeMap::new(),
             starting: BTreeMap::new(),
-            unguarded_until: 0,
+            lease_ends: AgentMs(0),
         }
     }
 }
@@ -78,7 +82,36 @@ impl World {
             HostEvent::Start(id, boot) => self.begin_process(index, id, boot),
             HostEvent::End { id, pid } => self.end_process(index, id, pid, None),
             HostEvent::Kill { id, pid } => self.kill_process(index, id, pid),
+            HostEvent::Lease { id, pid } => self.look_at_lease(index, id, pid),
         }
+    }
+
+    /// Nobody renews the leases of exclusive work any more.
+    pub fn leave_leases(&mut self, index: usize) {
+        let processes = self.agents[index].host.processes.iter();
+        let leased: Vec<(AllocationId, u64)> = processes
+            .filter(|(_, process)| process.wanted.job.exclusive)
+            .map(|(id, process)| (*id, process.pid))
+            .collect();
+        for (id, pid) in leased {
+            self.look_at_lease(index, id, pid);
+        }
+    }
+
+    fn look_at_lease(&mut self, index: usize, id: AllocationId, pid: u64) {
+        let agent = &mut self.agents[index];
+        let (clock, end) = (agent.clock(), agent.host.lease_ends);
+        let wait = agent.until(end);
+        let process = agent.host.processes.get_mut(&id).filter(|process| process.pid == pid);
+        // An agent that is there does it itself, at the same moment.
+        let Some(process) = process.filter(|process| process.watched && !agent.up) else { return };
+        if clock < end {
+            self.at(wait, Event::Host(index, HostEvent::Lease { id, pid }));
+            return;
+        }
+        process.lease_ended = true;
+        self.count("workers fenced by their shims");
+        self.stop_process(index, id, None);
     }
 
     fn begin_process(&mut self, index: usize, id: AllocationId, boot: u64) {
@@ -100,11 +133,13 @@ impl World {
         let ready_at = now() + self.rng.range(0, 800) * MILLI;
         let sick = !calm && self.rng.chance(100);
         let sick_at = if sick { ready_at + self.rng.range(1, 4) * SECOND } else { u64::MAX };
+        let exclusive = wanted.job.exclusive;
         let process = Process {
             pid,
             wanted,
             code: if fails { 3 } else { 0 },
             stop_requested: false,
+            lease_ended: false,
             stuck: false,
             watched: true,
             ready_at,
@@ -120,6 +155,9 @@ impl World {
         let life = self.agents[index].life;
         let told = self.rng.range(100, 2_000);
         self.at(told, Event::Agent(index, life, AgentEvent::Begun(id)));
+        if exclusive {
+            self.look_at_lease(index, id, pid);
+        }
         if let Some(policy) = stop {
             self.stop_process(index, id, Some(policy));
         }
@@ -148,9 +186,9 @@ impl World {
             let mut twins = agent.host.processes.iter().filter(|(held, process)| {
                 instance(**held) == instance(id) && process.wanted.job.exclusive
             });
-            let Some((twin, _)) = twins.next() else { continue };
-            if !agent.up || agent.host.unguarded_until > now() {
-                // Nobody was there to end it when its lease ran out.
+            let Some((twin, process)) = twins.next() else { continue };
+            if !process.watched {
+                // Agent and shim were both killed: nobody is left to end it.
                 self.count("exclusive work nobody could fence");
                 continue;
             }
@@ -213,7 +251,12 @@ impl World {
         }
         let Some(process) = host.processes.remove(&id) else { return };
         let code = if signal.is_none() { Some(process.code) } else { None };
-        let exit = Exit { code, stop_requested: process.stop_requested, recorded: process.watched };
+        let exit = Exit {
+            code,
+            stop_requested: process.stop_requested,
+            lease_ended: process.lease_ended,
+            recorded: process.watched,
+        };
         self.oracle.lock().unwrap().process_ended(id, exit);
         self.note(|| format!("host {index}: {id} ends: {exit:?}"));
         let agent = &mut self.agents[index];
@@ -230,10 +273,12 @@ impl World {
         let host = &mut self.agents[index].host;
         host.boot += 1;
         host.booted_at = now();
+        host.lease_ends = AgentMs(0);
         host.starting.clear();
         let processes = std::mem::take(&mut host.processes);
         for id in processes.into_keys() {
-            let exit = Exit { code: None, stop_requested: false, recorded: false };
+            let exit =
+                Exit { code: None, stop_requested: false, lease_ended: false, recorded: false };
             self.oracle.lock().unwrap().process_ended(id, exit);
         }
     }

@@ -16,6 +16,7 @@ use berth_state::{
 use berth_wire::log::v1 as log;
 use openraft_rt_sim::SimRuntime;
 
+use crate::faults::Fault;
 use crate::inbox::{SchedulerEvent, Signal};
 use crate::oracle::entry_hash;
 use crate::scheduler::CLUSTER;
@@ -26,7 +27,7 @@ const TICK_US: u64 = 250 * MILLI;
 /// A leader that did not run for so long heard nobody.
 const PAUSE_MAX_US: u64 = SECOND;
 const PLACEMENTS_IN_COMMAND_MAX: usize = 96;
-const OLD_COMMANDS_MAX: usize = 24;
+const OLD_COMMANDS_MAX: usize = 64;
 const REFUSED_WAIT_US: u64 = 20 * MILLI;
 
 /// Who waits for an answer.
@@ -179,6 +180,9 @@ impl World {
         };
         let scheduler = &self.schedulers[&id];
         let for_planner = add_placements(&scheduler.view(), &mut entry);
+        if let Some(command @ Command::Place { .. }) = entry.commands.last() {
+            self.remember(command);
+        }
         let scheduler = &self.schedulers[&id];
         let Some(node) = scheduler.node().cloned() else { return };
         let (life, inbox, hash) = (scheduler.life, self.inbox.clone(), entry_hash(&entry));
@@ -336,7 +340,34 @@ impl World {
         let leader = self.schedulers.values().find(|one| one.term.is_some()).map(|one| one.id);
         let (Some(id), false) = (leader, self.old_commands.is_empty()) else { return };
         let position = self.rng.index(self.old_commands.len());
+        let overtaken = self.overtaken(id);
+        if let Some((due, command)) = overtaken.filter(|_| self.rng.chance(700)) {
+            self.count("old placements when a later attempt is due");
+            return self.at(due, Event::Fault(Fault::Propose(id, Box::new(command))));
+        }
         let command = self.old_commands[position].clone();
+        self.propose_old(id, command);
+    }
+
+    /// A placement of which a later attempt waits by now, and how long until
+    /// that one is due.
+    fn overtaken(&self, id: u64) -> Option<(u64, Command)> {
+        let scheduler = &self.schedulers[&id];
+        let (view, clock) = (scheduler.view(), scheduler.term.as_ref()?.clock());
+        self.old_commands.iter().rev().find_map(|command| {
+            let Command::Place { placements } = command else { return None };
+            let due = placements.iter().find_map(|placement| {
+                let instance = placement.instance.0;
+                let task = view.tasks().get(&(placement.job, placement.task))?;
+                let retry = task.retries.get(&instance)?;
+                let waits = task.pending.contains(instance) && retry.attempt > placement.attempt;
+                waits.then(|| retry.not_before.since(clock).0 * MILLI)
+            });
+            Some((due?, command.clone()))
+        })
+    }
+
+    pub fn propose_old(&mut self, id: u64, command: Command) {
         self.count("old commands proposed again");
         self.note(|| format!("scheduler {id} proposes an old {} again", command.name()));
         self.wish(id, Wish { who: Who::Nobody, commands: vec![command] });

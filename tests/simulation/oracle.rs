@@ -14,6 +14,8 @@ use crate::rng::Fold;
 pub struct Exit {
     pub code: Option<i32>,
     pub stop_requested: bool,
+    /// Its lease ended first.
+    pub lease_ended: bool,
     /// Its shim wrote the end down.
     pub recorded: bool,
 }

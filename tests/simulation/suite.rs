@@ -20,7 +20,7 @@ const PROGRESS_US: u64 = 150 * SECOND;
 
 /// What a suite of many seeds must have seen, or its faults are not drawn any
 /// more.
-const EXPECTED: [&str; 43] = [
+const EXPECTED: [&str; 45] = [
     "agents crashed",
     "agents cut off",
     "allocations given up",
@@ -42,6 +42,7 @@ const EXPECTED: [&str; 43] = [
     "nodes disconnected",
     "nodes down",
     "old commands proposed again",
+    "old placements when a later attempt is due",
     "outcomes unknown",
     "partitions, nothing in",
     "partitions, nothing out",
@@ -62,6 +63,7 @@ const EXPECTED: [&str; 43] = [
     "terms begun",
     "terms led",
     "workers fenced",
+    "workers fenced by their shims",
     "workers that could not be killed",
     "workers unhealthy",
 ];

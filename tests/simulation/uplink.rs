@@ -316,6 +316,8 @@ impl World {
         let Some(process) = agent.process.take() else { return };
         agent.life += 1;
         agent.up = false;
+        agent.host.lease_ends =
+            process.observed.lease.exclusive_ends_at().unwrap_or(agent.host.lease_ends);
         let boot = agent.host.boot;
         // What was handed to the system is there although nobody heard of it.
         if let Some((_, wishes)) = process.writes.into_iter().next().filter(|_| landed) {
@@ -331,6 +333,7 @@ impl World {
             }
         }
         self.note(|| format!("agent {index} dies"));
+        self.leave_leases(index);
     }
 
     /// The host loses its power: with the agent go all processes and what was
@@ -365,8 +368,6 @@ impl World {
         }
         agent.life += 1;
         agent.up = true;
-        // Its first turn ends what a lease no longer covers.
-        agent.host.unguarded_until = now() + 3 * SECOND;
         let (boot, life) = (agent.host.boot, agent.life);
         let (written, wishes) = agent.disk.journal.clone().unwrap_or((boot, Wishes::default()));
         let mut lease = Lease::none(agent.stop_after);
