@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use berth_placement::{Budget, plan};
+use berth_model::JobId;
+use berth_placement::{Budget, plan, plan_jobs};
 use berth_raft::{Proposal, ProposeError};
 use berth_state::{Applied, ClusterState, Command, Entry, EventKind, Placement, Reply};
 use berth_wire::log::v1 as log;
@@ -122,22 +123,21 @@ async fn serve(leader: &Arc<Leader>, mut wishes: Vec<Wish>) -> Result<(), Propos
         proposer: env!("CARGO_PKG_VERSION").to_owned(),
         commands,
     };
-    let rest = add_placements(leader, &mut entry, bytes);
+    let effect = effect(&leader.published.view(), &entry.commands);
+    let rest = add_placements(leader, &mut entry, effect, bytes);
     match commit(leader, entry).await {
         Ok(applied) => {
-            let refused = matches!(applied.replies.last(), Some(Ok(Reply::Placed { refused, .. })) if !refused.is_empty());
+            note(leader, effect, rest, &applied);
             let mut replies = applied.replies.iter().cloned();
             for (wish, count) in wishes.into_iter().zip(counts) {
                 let _ = wish.answer.send(Ok(replies.by_ref().take(count).collect()));
-            }
-            if refused || rest == Rest::ForThePlanner {
-                leader.planner_wake.notify_one();
             }
             Ok(())
         }
         Err(refused) => {
             // It may be applied yet, and nobody else would look at what it
             // frees.
+            leader.backlog.made_room();
             leader.planner_wake.notify_one();
             for wish in wishes {
                 let _ = wish.answer.send(Err(refused.clone()));
@@ -158,24 +158,72 @@ async fn commit(leader: &Arc<Leader>, entry: Entry) -> Result<Arc<Applied>, Prop
     answer
 }
 
-/// Whether something is left to plan after this entry.
-#[derive(PartialEq, Eq)]
+/// What an entry can mean for those that wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Effect {
+    Nothing,
+    /// Jobs come or come anew; for the others there is no more room.
+    NewJobs,
+    Room,
+}
+
+/// What is left to plan after an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Rest {
     Nothing,
-    ForThePlanner,
+    NewJobs,
+    Everything,
+}
+
+/// Tells the planner what became of an entry.
+fn note(leader: &Leader, effect: Effect, rest: Rest, applied: &Applied) {
+    let refused = match applied.replies.last() {
+        Some(Ok(Reply::Placed { refused, .. })) => !refused.is_empty(),
+        Some(_) | None => false,
+    };
+    if refused || rest == Rest::Everything || effect == Effect::Room {
+        leader.backlog.made_room();
+    }
+    if refused || rest == Rest::Everything {
+        return leader.planner_wake.notify_one();
+    }
+    match (effect, rest) {
+        // The entry's own plan looked at everything.
+        (Effect::Room, Rest::Nothing) => leader.backlog.settle(),
+        (_, Rest::NewJobs) => {
+            leader.backlog.add(submitted(applied));
+            leader.planner_wake.notify_one();
+        }
+        (Effect::Nothing | Effect::NewJobs, _) | (Effect::Room, Rest::Everything) => {}
+    }
+}
+
+fn submitted(applied: &Applied) -> impl Iterator<Item = JobId> + '_ {
+    applied.replies.iter().filter_map(|reply| match reply {
+        Ok(Reply::Submitted { job, .. }) => Some(*job),
+        Ok(_) | Err(_) => None,
+    })
 }
 
 /// Plans on exactly the state that the entry will meet, and appends the plan.
 /// One entry is in flight, so the published view is that state; if it were
 /// not, apply would refuse what does not fit and the planner would try again.
 /// `bytes` is how long the entry is without them.
-fn add_placements(leader: &Leader, entry: &mut Entry, bytes: usize) -> Rest {
+fn add_placements(leader: &Leader, entry: &mut Entry, effect: Effect, bytes: usize) -> Rest {
+    // Where everything else is known to have no place, the new jobs are all
+    // that there is to plan, however long the queue.
+    let only_new = match effect {
+        Effect::Nothing => return Rest::Nothing,
+        Effect::NewJobs => leader.backlog.is_settled(),
+        Effect::Room => false,
+    };
     let view = leader.published.view();
-    if !makes_work_or_room(&view, &entry.commands) {
-        return Rest::Nothing;
-    }
-    if entry.commands.len() > INLINE_COMMANDS_MAX || view.queue_len() > INLINE_QUEUE_MAX {
-        return Rest::ForThePlanner;
+    let too_many = entry.commands.len() > INLINE_COMMANDS_MAX;
+    if too_many || (!only_new && view.queue_len() > INLINE_QUEUE_MAX) {
+        return match effect {
+            Effect::Nothing | Effect::Room => Rest::Everything,
+            Effect::NewJobs => Rest::NewJobs,
+        };
     }
     let mut imagined = view.clone();
     let applied = imagined.apply(view.applied_index() + 1, entry);
@@ -183,9 +231,15 @@ fn add_placements(leader: &Leader, entry: &mut Entry, bytes: usize) -> Rest {
         applied.events.iter().any(|event| matches!(event.kind, EventKind::RetryScheduled { .. }));
     let nothing_to_place = imagined.queue_is_empty() && imagined.daemons().next().is_none();
     if nothing_to_place {
-        return if retries { Rest::ForThePlanner } else { Rest::Nothing };
+        return if retries { Rest::Everything } else { Rest::Nothing };
     }
-    let outcome = plan(&imagined, &leader.loads(), entry.state_ms, Budget::INLINE);
+    let (soft, now) = (leader.loads(), entry.state_ms);
+    let outcome = if only_new {
+        let jobs: Vec<JobId> = submitted(&applied).collect();
+        plan_jobs(&imagined, &soft, now, Budget::INLINE, &jobs)
+    } else {
+        plan(&imagined, &soft, now, Budget::INLINE)
+    };
     let left = outcome.exhausted || outcome.next_wakeup.is_some() || retries;
     let planned = outcome.placements.len();
     let riding = fitting(outcome.placements, log::ENTRY_BYTES_MAX.saturating_sub(bytes));
@@ -193,7 +247,11 @@ fn add_placements(leader: &Leader, entry: &mut Entry, bytes: usize) -> Rest {
     if !riding.is_empty() {
         entry.commands.push(Command::Place { placements: riding });
     }
-    if left { Rest::ForThePlanner } else { Rest::Nothing }
+    match (left, only_new) {
+        (false, _) => Rest::Nothing,
+        (true, true) => Rest::NewJobs,
+        (true, false) => Rest::Everything,
+    }
 }
 
 /// The first of `placements`, as many as surely encode to at most `bytes_max`.
@@ -211,30 +269,38 @@ pub fn fitting(mut placements: Vec<Placement>, bytes_max: usize) -> Vec<Placemen
     placements
 }
 
-/// Whether an entry may lead to placements at all.
-fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
+fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
     let waits = !view.queue_is_empty() || view.daemons().next().is_some();
-    commands.iter().any(|command| match command {
-        Command::Submit(_)
-        | Command::ChangeJob { .. }
-        | Command::RegisterNode { .. }
-        | Command::DownNode { .. }
-        | Command::LoseAllocations { .. }
-        | Command::SetSchedulable { .. } => true,
-        // An end may free room for what waits, or make its instance wait.
-        Command::Observe { observations, .. } => observations.iter().any(|observation| {
-            let ended = matches!(observation.observed, berth_state::Observed::Ended(_));
-            ended && (waits || !is_clean_batch_end(view, observation))
-        }),
-        Command::Found { .. }
-        | Command::AdmitScheduler { .. }
-        | Command::RaiseClusterVersion { .. }
-        | Command::DisconnectNode { .. }
-        | Command::Place { .. }
-        | Command::StopAllocations { .. }
-        | Command::ExpireJob { .. }
-        | Command::Reap { .. } => false,
-    })
+    let mut effect = Effect::Nothing;
+    for command in commands {
+        match command {
+            Command::Submit(_) => effect = Effect::NewJobs,
+            Command::ChangeJob { .. }
+            | Command::RegisterNode { .. }
+            | Command::DownNode { .. }
+            | Command::LoseAllocations { .. }
+            | Command::SetSchedulable { .. } => return Effect::Room,
+            // An end may free room for what waits, or make its instance wait.
+            Command::Observe { observations, .. } => {
+                let matters = observations.iter().any(|observation| {
+                    let ended = matches!(observation.observed, berth_state::Observed::Ended(_));
+                    ended && (waits || !is_clean_batch_end(view, observation))
+                });
+                if matters {
+                    return Effect::Room;
+                }
+            }
+            Command::Found { .. }
+            | Command::AdmitScheduler { .. }
+            | Command::RaiseClusterVersion { .. }
+            | Command::DisconnectNode { .. }
+            | Command::Place { .. }
+            | Command::StopAllocations { .. }
+            | Command::ExpireJob { .. }
+            | Command::Reap { .. } => {}
+        }
+    }
+    effect
 }
 
 fn is_clean_batch_end(view: &ClusterState, observation: &berth_state::Observation) -> bool {

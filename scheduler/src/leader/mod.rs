@@ -2,6 +2,7 @@
 //! begins when the node has applied all that its predecessors committed, and
 //! all of it is dropped when another node leads.
 
+mod backlog;
 mod batch;
 pub mod clock;
 mod planner;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::app::{ClusterApp, Published};
+use backlog::Backlog;
 pub use batch::ENTRY_BYTES_MAX;
 use batch::Wish;
 use clock::Clock;
@@ -49,6 +51,7 @@ pub struct Leader {
     /// Last signs of life and loads of agents; the lock guards short updates.
     soft: Mutex<Soft>,
     planner_wake: Notify,
+    backlog: Backlog,
     pub ended: CancellationToken,
 }
 
@@ -79,6 +82,7 @@ impl Leader {
             wishes,
             soft: Mutex::new(soft),
             planner_wake: Notify::new(),
+            backlog: Backlog::default(),
             ended: CancellationToken::new(),
         });
         info!(term, "leading");

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_placement::{Budget, PlanOutcome, plan};
-use berth_state::{Command, Reply};
+use berth_placement::{Budget, PlanOutcome, plan, plan_jobs};
+use berth_state::{Command, Placement, Reply};
+use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::Leader;
+use super::backlog::Scope;
 use super::batch::{ENTRY_BYTES_MAX, fitting};
 
 /// Work of one plan; at ten million candidates a second about 25 ms.
@@ -22,79 +24,110 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const REFUSED_WAIT: Duration = Duration::from_millis(20);
 
 pub async fn run(leader: Arc<Leader>) {
-    let mut wakeup: Option<Duration> = None;
+    let mut look_at: Option<Instant> = None;
     loop {
         let timer = async {
-            match wakeup {
-                Some(wait) => tokio::time::sleep(wait).await,
+            match look_at {
+                Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             () = leader.planner_wake.notified() => {}
-            () = timer => {}
+            () = timer => {
+                // Something is due, or nobody knows better.
+                leader.backlog.made_room();
+            }
             () = leader.ended.cancelled() => return,
         }
-        wakeup = round(&leader).await;
+        let Next { wait, scope } = round(&leader).await;
+        let next = wait.map(|wait| Instant::now() + wait);
+        look_at = match scope {
+            Scope::Everything => next,
+            Scope::Jobs(_) => look_at.into_iter().chain(next).min(),
+        };
     }
 }
 
-/// Plans and proposes until nothing more can be placed; returns when to look
-/// again.
-async fn round(leader: &Arc<Leader>) -> Option<Duration> {
+/// When to look again, if nothing happens before, and what was looked at last.
+struct Next {
+    wait: Option<Duration>,
+    scope: Scope,
+}
+
+/// Plans and proposes until nothing more can be placed.
+async fn round(leader: &Arc<Leader>) -> Next {
     let mut budget = BUDGET;
     loop {
-        let outcome = one_plan(leader, budget).await?;
+        let look = leader.backlog.begin();
+        let Some(outcome) = one_plan(leader, budget, look.scope.clone()).await else {
+            leader.backlog.made_room();
+            return Next { wait: Some(LOOK_AGAIN), scope: Scope::Everything };
+        };
         if outcome.placements.is_empty() && outcome.exhausted {
             // Everything went into what does not fit: look further, or what
             // stands behind it would never be looked at.
+            leader.backlog.made_room();
             budget.candidates_examined_max = budget.candidates_examined_max.saturating_mul(2);
             continue;
         }
         if outcome.placements.is_empty() {
+            leader.backlog.end(&look);
             let now = leader.clock.now();
             let wait = outcome.next_wakeup.map(|at| Duration::from_millis(at.since(now).0.max(1)));
             // Every event that makes room wakes this loop; while something
             // waits it looks again all the same.
             let waits = !leader.published.view().queue_is_empty();
-            return if waits { Some(wait.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)) } else { wait };
+            let wait = if waits { Some(wait.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)) } else { wait };
+            return Next { wait, scope: look.scope };
         }
-        let planned = outcome.placements.len();
-        let mut granted_count = 0;
-        let mut left = outcome.placements.as_slice();
-        while !left.is_empty() {
-            let some = left[..left.len().min(PLACEMENTS_IN_COMMAND_MAX)].to_vec();
-            let chunk = fitting(some, ENTRY_BYTES_MAX);
-            left = &left[chunk.len()..];
-            if chunk.is_empty() {
-                error!("a single placement does not fit a log entry");
-                return None;
-            }
-            let command = Command::Place { placements: chunk };
-            match leader.propose(command).await {
-                Ok(Ok(Reply::Placed { granted, refused })) => {
-                    granted_count += granted.len();
-                    for refusal in refused {
-                        debug!(%refusal, "placement refused");
-                    }
-                }
-                Ok(_) => {}
-                // The term is over, or the outcome unknown: a plan from a
-                // newer view settles either.
-                Err(_) => return Some(REFUSED_WAIT),
-            }
-        }
-        debug!(planned, granted_count, "plan proposed");
-        if granted_count == 0 {
-            return Some(REFUSED_WAIT);
+        // What is left of the jobs that are placed now is to be looked at.
+        leader.backlog.made_room();
+        if let Some(wait) = propose(leader, outcome.placements).await {
+            return Next { wait: Some(wait), scope: Scope::Everything };
         }
     }
 }
 
-async fn one_plan(leader: &Arc<Leader>, budget: Budget) -> Option<PlanOutcome> {
+/// Proposes a plan; returns when to try again if nothing of it was granted.
+async fn propose(leader: &Arc<Leader>, placements: Vec<Placement>) -> Option<Duration> {
+    let planned = placements.len();
+    let mut granted_count = 0;
+    let mut left = placements.as_slice();
+    while !left.is_empty() {
+        let some = left[..left.len().min(PLACEMENTS_IN_COMMAND_MAX)].to_vec();
+        let chunk = fitting(some, ENTRY_BYTES_MAX);
+        left = &left[chunk.len()..];
+        if chunk.is_empty() {
+            error!("a single placement does not fit a log entry");
+            return Some(LOOK_AGAIN);
+        }
+        let command = Command::Place { placements: chunk };
+        match leader.propose(command).await {
+            Ok(Ok(Reply::Placed { granted, refused })) => {
+                granted_count += granted.len();
+                for refusal in refused {
+                    debug!(%refusal, "placement refused");
+                }
+            }
+            Ok(_) => {}
+            // The term is over, or the outcome unknown: a plan from a
+            // newer view settles either.
+            Err(_) => return Some(REFUSED_WAIT),
+        }
+    }
+    debug!(planned, granted_count, "plan proposed");
+    (granted_count == 0).then_some(REFUSED_WAIT)
+}
+
+async fn one_plan(leader: &Arc<Leader>, budget: Budget, scope: Scope) -> Option<PlanOutcome> {
     let view = leader.published.view();
     let soft = leader.loads();
     let now = leader.clock.now();
-    let planned = tokio::task::spawn_blocking(move || plan(&view, &soft, now, budget)).await;
+    let planning = move || match scope {
+        Scope::Everything => plan(&view, &soft, now, budget),
+        Scope::Jobs(jobs) => plan_jobs(&view, &soft, now, budget, &jobs),
+    };
+    let planned = tokio::task::spawn_blocking(planning).await;
     planned.inspect_err(|error| warn!(%error, "plan did not finish")).ok()
 }

@@ -8,7 +8,7 @@ use crate::budget::Budget;
 use crate::change;
 use crate::filters::{Request, admits};
 use crate::never::task_never_fits;
-use crate::plan::plan_job;
+use crate::plan::plan_jobs;
 use crate::reasons::{Reason, node_reasons, own_hindrances, uncovered, waiting_count};
 use crate::soft::SoftView;
 
@@ -141,7 +141,7 @@ fn smallest_change(
     (open, request): (&[&NodeRow], Request<'_>),
 ) -> String {
     if open.iter().any(|row| admits(row, &row.used, now, request).is_ok()) {
-        let planned = plan_job(view, soft, now, FIRST_CHOICE, job).placements;
+        let planned = plan_jobs(view, soft, now, FIRST_CHOICE, &[job]).placements;
         let first = planned.iter().find(|placement| placement.task == task);
         let name = first.and_then(|first| view.nodes().get(&first.node)).map(|row| &row.name);
         return match name {

@@ -28,7 +28,7 @@ pub use budget::Budget;
 pub use change::{Change, ChangeKind};
 pub use explain::{Explanation, Running, explain, explain_task};
 pub use never::never_fits;
-pub use plan::{plan, plan_job};
+pub use plan::{plan, plan_jobs};
 pub use reasons::{Reason, misfit_code};
 pub use report::{PlanOutcome, PlanReport, WaitingTask, Why};
 pub use soft::{NodeLoad, SoftView};

@@ -33,15 +33,16 @@ pub fn plan(view: &ClusterState, soft: &SoftView, now: StateMs, budget: Budget) 
     Planner::new(view, soft, now, budget).run(walk::everything(view))
 }
 
-/// Plans one job as if nothing else waited.
-pub fn plan_job(
+/// Plans some jobs as if nothing else waited. Where nothing else that waits has
+/// a place, that is the plan of everything.
+pub fn plan_jobs(
     view: &ClusterState,
     soft: &SoftView,
     now: StateMs,
     budget: Budget,
-    job: berth_model::JobId,
+    jobs: &[berth_model::JobId],
 ) -> PlanOutcome {
-    Planner::new(view, soft, now, budget).run(walk::one_job(view, job))
+    Planner::new(view, soft, now, budget).run(walk::of_jobs(view, jobs))
 }
 
 struct Planner<'a> {

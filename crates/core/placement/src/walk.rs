@@ -21,9 +21,14 @@ pub(crate) fn everything(view: &ClusterState) -> impl Iterator<Item = QueueKey> 
     })
 }
 
-/// The tasks of one job, in its order.
-pub(crate) fn one_job(view: &ClusterState, job: JobId) -> impl Iterator<Item = QueueKey> + '_ {
-    view.jobs().get(&job).into_iter().flat_map(|job| keys_of(job))
+/// The tasks of some jobs, most urgent first.
+pub(crate) fn of_jobs(view: &ClusterState, jobs: &[JobId]) -> impl Iterator<Item = QueueKey> {
+    let found = jobs.iter().filter_map(|job| view.jobs().get(job));
+    let mut keys: Vec<QueueKey> = found.flat_map(|job| keys_of(job)).collect();
+    keys.sort_unstable();
+    // A job may be named twice: by two submits of one key.
+    keys.dedup();
+    keys.into_iter()
 }
 
 fn keys_of(job: &JobRow) -> impl Iterator<Item = QueueKey> + '_ {

@@ -9,7 +9,7 @@ use berth_state::{ClusterState, Command, Entry, Placement, Refusal, Reply, Submi
 use crate::budget::Budget;
 use crate::explain::{Explanation, explain};
 use crate::never::never_fits;
-use crate::plan::plan_job;
+use crate::plan::plan_jobs;
 use crate::report::PlanOutcome;
 use crate::soft::SoftView;
 
@@ -53,7 +53,7 @@ pub fn what_would_happen(
         return Err(Refusal::Invalid(format!("a submit was answered by {reply:?}")));
     };
     let never_fits = never_fits(copy.nodes().values().map(AsRef::as_ref), spec);
-    let PlanOutcome { placements, exhausted, .. } = plan_job(&copy, soft, now, BUDGET, job);
+    let PlanOutcome { placements, exhausted, .. } = plan_jobs(&copy, soft, now, BUDGET, &[job]);
     apply_one(&mut copy, now, Command::Place { placements: placements.clone() })?;
 
     let waiting = waiting_of(&copy, job);

@@ -275,6 +275,24 @@ proptest! {
     }
 
     #[test]
+    fn once_the_rest_has_no_place_new_jobs_alone_are_the_whole_plan(
+        nodes in prop::collection::vec(a_node(), 1..6),
+        steps in prop::collection::vec(a_step(), 1..20),
+        new in prop::collection::vec(a_job(), 1..4),
+    ) {
+        let mut cluster = Cluster::with_nodes(nodes);
+        let soft = SoftView::default();
+        for step in steps {
+            run(&mut cluster, &soft, step);
+        }
+        check_plan(&mut cluster, &soft, Budget::UNLIMITED);
+        let jobs: Vec<JobId> = new.into_iter().map(|spec| cluster.submit(spec)).collect();
+        let all = plan(&cluster.state, &soft, cluster.now, Budget::UNLIMITED);
+        let few = plan_jobs(&cluster.state, &soft, cluster.now, Budget::UNLIMITED, &jobs);
+        prop_assert_eq!(all.placements, few.placements);
+    }
+
+    #[test]
     fn jobs_that_share_a_ranking_do_not_mix_up(
         zones in prop::collection::vec(0..3u8, 2..6),
         steps in prop::collection::vec(a_spread_step(), 4..30),
