@@ -53,9 +53,12 @@ impl Bench {
         self.options.data_dir.join(name)
     }
 
-    /// Where workers write their clocks.
+    /// Where workers write their clocks; nothing is left there of a run before.
     pub fn stamps(&self) -> anyhow::Result<PathBuf> {
         let folder = self.folder("stamps");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).context("remove the last run's clocks")?;
+        }
         std::fs::create_dir_all(&folder).context("make a folder for the workers")?;
         Ok(folder)
     }

@@ -68,7 +68,8 @@ async fn start_latencies(
         let began = stamp::now_ns();
         let reply = client.submit(request).await.context("submit a worker")?;
         let started = stamp::read(&file, LIMIT).await.context("the worker did not start")?;
-        let nanoseconds = u64::try_from(started.saturating_sub(began))?;
+        let took = started.checked_sub(began).context("a worker started before its submit")?;
+        let nanoseconds = u64::try_from(took)?;
         latencies.record(Duration::from_nanos(nanoseconds));
         jobs::finished(&client, reply.job_id, LIMIT).await?;
     }
