@@ -3,13 +3,21 @@
 use std::time::Duration;
 
 const FIRST_MS: u64 = 20;
+/// While an election may be under way, longer waits would outlast it: with the
+/// usual timers one takes half a second.
+const ELECTION_MS: u64 = 80;
+const ELECTION_ROUNDS: u32 = 14;
 const LONGEST_MS: u64 = 500;
 
-/// The wait after round `round`, counted from 0: doubled each time up to half a
-/// second, and within that anything from half to all of it, so that many clients
-/// of a dead leader do not come back at once. `chance` is any number.
+/// The wait after round `round`, counted from 0: doubled up to 80 ms, and up to
+/// half a second after about a second; within that anything from half to all of
+/// it, so that many clients of a dead leader do not come back at once. `chance`
+/// is any number.
 pub(crate) fn wait(round: u32, chance: u64) -> Duration {
-    let full = FIRST_MS.saturating_mul(1 << round.min(16)).min(LONGEST_MS);
+    let full = match round.checked_sub(ELECTION_ROUNDS) {
+        None => FIRST_MS.saturating_mul(1 << round.min(16)).min(ELECTION_MS),
+        Some(later) => ELECTION_MS.saturating_mul(2 << later.min(16)).min(LONGEST_MS),
+    };
     let half = full / 2;
     Duration::from_millis(half + chance % (full - half + 1))
 }
@@ -33,7 +41,9 @@ mod tests {
 
     #[test]
     fn waits_grow_to_their_limit_and_never_vanish() {
-        for (round, least, most) in [(0, 10, 20), (1, 20, 40), (4, 160, 320), (40, 250, 500)] {
+        for (round, least, most) in
+            [(0, 10, 20), (1, 20, 40), (13, 40, 80), (14, 80, 160), (15, 160, 320), (40, 250, 500)]
+        {
             for chance in [0, 1, 7, u64::MAX] {
                 let wait = wait(round, chance).as_millis();
                 assert!((least..=most).contains(&wait), "round {round}: {wait} ms");

@@ -11,7 +11,7 @@ use prost::Message as _;
 use tonic::{Code, ConnectError, Status};
 
 /// When a client may try again after a passing trouble.
-const RETRY_AFTER_MS: u64 = 100;
+const RETRY_AFTER_MS: u64 = 40;
 
 /// A status with its details.
 pub fn status(code: Code, message: impl Into<String>, detail: &v1::ErrorDetail) -> Status {
