@@ -11,3 +11,4 @@ mod power;
 mod register;
 mod simulation;
 mod skip;
+mod space;
