@@ -22,7 +22,7 @@ const WARM: usize = 2;
 /// Shims being started at once.
 const STARTING_MAX: usize = 4;
 /// Free shims kept at most: enough lanes for a thousand short instances a
-/// second, 4 MiB each.
+/// second, 4 MiB each at most.
 const FREE_MAX: usize = 64;
 /// How long more free shims than the warm ones are kept.
 const TRIM_AFTER: Duration = Duration::from_secs(10);

@@ -18,6 +18,9 @@ use support::dev::{As, Dev, NOBODY};
 use support::gates::Gates;
 use support::processes;
 
+/// What a shim costs a host, beside the pages of the executable that all share.
+const SHIM_KIB_MAX: u32 = 4 * 1024;
+
 #[tokio::test]
 async fn an_agent_that_comes_back_adopts_its_workers_and_their_ends() {
     const INSTANCES: u32 = 20;
@@ -33,6 +36,15 @@ async fn an_agent_that_comes_back_adopts_its_workers_and_their_ends() {
     support::job_when(&client, job, "runs", |job| job.tasks[0].running == u64::from(INSTANCES))
         .await;
     let before: Vec<u32> = (0..INSTANCES).map(|index| gates.pids(index)[0]).collect();
+    let shims: Vec<_> = processes::naming(folder.path())
+        .into_iter()
+        .filter(|process| process.command_line.contains(" shim --dir "))
+        .collect();
+    assert!(shims.len() >= INSTANCES as usize, "{shims:?}");
+    for shim in shims {
+        let memory = processes::own_memory_kib(shim.pid);
+        assert!(memory <= SHIM_KIB_MAX, "{memory} KiB in {shim:?}");
+    }
 
     cluster.agents[0].child.kill().await.unwrap();
     for index in 0..5 {

@@ -1,9 +1,10 @@
 //! A tiny process that stays the parent of a worker, so that the worker outlives the agent and its exit code is
 //! never lost. It refuses to decide anything: no restarts, no placement, no retries, only what a client asks.
 //!
-//! The process ([`run`]) needs no runtime and no network library and stays below 4 MiB resident. The agent talks to
-//! it with [`ShimHandle`]; after a restart it finds its shims again with [`scan`]. If a shim itself was killed,
-//! [`processes_of`] tells what still runs and [`kill_all`] ends it.
+//! The process ([`run`]) needs no runtime and no network library and stays below 4 MiB of memory of its own, beside
+//! the pages of the executable that all share. The agent talks to it with [`ShimHandle`]; after a restart it finds
+//! its shims again with [`scan`]. If a shim itself was killed, [`processes_of`] tells what still runs and
+//! [`kill_all`] ends it.
 //!
 //! # One allocation at a time, or a lane of them
 //!
