@@ -78,8 +78,8 @@ impl Target {
         match side {
             Side::Below if found <= bound => "holds".to_owned(),
             Side::Above if found >= bound => "holds".to_owned(),
-            Side::Below => format!("falls short: {:.2} × the most allowed", found / bound),
-            Side::Above => format!("falls short: {:.2} × the least wanted", found / bound),
+            Side::Below => format!("falls short: {:.3} × the most allowed", found / bound),
+            Side::Above => format!("falls short: {:.3} × the least wanted", found / bound),
         }
     }
 }
@@ -141,7 +141,7 @@ fn line(row: &Row) -> String {
     let (peer, ratio) = match &row.peer {
         Some((name, figures)) => {
             let ratio = row.ours.over(figures).median();
-            let ratio = ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
+            let ratio = ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.3}"));
             (format!("{name} | {}", spread(figures)), ratio)
         }
         None => ("– | – | – | –".to_owned(), "–".to_owned()),
