@@ -15,5 +15,6 @@ mod options;
 mod rpc;
 mod sessions;
 
+pub use berth_state::Seat;
 pub use boot::{Leave, Running, run, start};
 pub use options::{Formation, MemoryDisk, PlainText, SchedulerOptions};

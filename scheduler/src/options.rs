@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use berth_raft::Timers;
 use berth_reconcile::LivenessRules;
+use berth_state::Seat;
 
 /// Everything that a scheduler needs to know to start.
 #[derive(Clone, Debug)]
@@ -39,7 +40,7 @@ pub enum Formation {
     /// Found a new cluster.
     Bootstrap,
     /// Join through any of these schedulers.
-    Join(Vec<String>),
+    Join { servers: Vec<String>, seat: Seat },
     /// Only come back.
     Existing,
 }

@@ -424,6 +424,8 @@ fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         }),
         Command::Found { .. }
         | Command::AdmitScheduler { .. }
+        | Command::PromoteScheduler { .. }
+        | Command::RemoveScheduler { .. }
         | Command::RaiseClusterVersion { .. }
         | Command::DisconnectNode { .. }
         | Command::Place { .. }

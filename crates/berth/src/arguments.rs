@@ -61,6 +61,9 @@ pub struct SchedulerArguments {
     /// Schedulers of the cluster to join
     #[arg(long, value_name = "ADDR,…")]
     pub join: Option<String>,
+    /// With --join: receive the log without a vote, until promoted
+    #[arg(long, requires = "join")]
+    pub learner: bool,
     #[command(flatten)]
     pub process: ProcessArguments,
 }

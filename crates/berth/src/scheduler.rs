@@ -11,7 +11,7 @@ use berth_config::{Flags, RaftProfile, Scheduler};
 use berth_model::DurationMs;
 use berth_raft::Timers;
 use berth_reconcile::LivenessRules;
-use berth_scheduler::{Formation, Leave, MemoryDisk, PlainText, SchedulerOptions};
+use berth_scheduler::{Formation, Leave, MemoryDisk, PlainText, SchedulerOptions, Seat};
 
 use crate::arguments::SchedulerArguments;
 use crate::{settings, stop};
@@ -28,6 +28,9 @@ pub fn run(arguments: &SchedulerArguments, config: Option<&Path>) -> anyhow::Res
     flags.set_if_given("scheduler.join", "--join", arguments.join.clone());
     if arguments.plain_text {
         flags.set("scheduler.plain_text", "--plain-text", "true");
+    }
+    if arguments.learner {
+        flags.set("scheduler.learner", "--learner", "true");
     }
     if arguments.bootstrap {
         flags.set("scheduler.bootstrap", "--bootstrap", "true");
@@ -71,9 +74,10 @@ fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
     refuse_unbuilt(settings)?;
     let data_dir = settings.data_dir.as_ref().context("the data directory is missing")?;
     let join: Vec<String> = settings.join.value.iter().map(ToString::to_string).collect();
+    let seat = if settings.learner.value { Seat::Learner } else { Seat::Voter };
     let formation = match (settings.bootstrap.value, join.is_empty()) {
         (true, _) => Formation::Bootstrap,
-        (false, false) => Formation::Join(join),
+        (false, false) => Formation::Join { servers: join, seat },
         (false, true) => Formation::Existing,
     };
     let timers = settings.raft.timers(RaftProfile::Fast);

@@ -5,8 +5,8 @@ use clap::Subcommand;
 use crate::commands::{
     cluster_events, completions, config, gpu_list, job_change, job_events, job_explain,
     job_history, job_list, job_rollback, job_scale, job_show, job_wait, logs, node_change,
-    node_drain, node_list, node_show, operator_snapshot, operator_status, operator_transfer, plan,
-    run, submit, version,
+    node_drain, node_list, node_show, operator_members, operator_snapshot, operator_status,
+    operator_transfer, plan, run, submit, version,
 };
 use crate::error::{CliError, Exit};
 use crate::session::Session;
@@ -107,6 +107,10 @@ pub enum GpuCommand {
 pub enum OperatorCommand {
     /// Show leader, members and counts
     Status(operator_status::StatusArgs),
+    /// Give a scheduler that joined as a learner a vote
+    Promote(operator_members::MemberArgs),
+    /// Take a scheduler out for good, a dead one for example
+    Remove(operator_members::MemberArgs),
     /// Hand the leadership to another scheduler
     Transfer(operator_transfer::TransferArgs),
     /// Have the scheduler that answers write a snapshot now
@@ -184,6 +188,8 @@ impl OperatorCommand {
     async fn run(self, session: &mut Session<'_, '_>) -> Result<Exit, CliError> {
         match self {
             OperatorCommand::Status(args) => operator_status::run(args, session).await,
+            OperatorCommand::Promote(args) => operator_members::promote(args, session).await,
+            OperatorCommand::Remove(args) => operator_members::remove(args, session).await,
             OperatorCommand::Transfer(args) => operator_transfer::run(args, session).await,
             OperatorCommand::Snapshot => operator_snapshot::run(session).await,
         }

@@ -18,6 +18,7 @@ pub(crate) mod node_change;
 pub(crate) mod node_drain;
 pub(crate) mod node_list;
 pub(crate) mod node_show;
+pub(crate) mod operator_members;
 pub(crate) mod operator_snapshot;
 pub(crate) mod operator_status;
 pub(crate) mod operator_transfer;

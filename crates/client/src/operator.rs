@@ -2,8 +2,9 @@
 
 use berth_proto::v1::operator_client::OperatorClient;
 use berth_proto::v1::{
-    ClusterStatus, JoinReply, JoinRequest, SnapshotReply, SnapshotRequest, StateHashReply,
-    StateHashRequest, StatusRequest, TransferReply, TransferRequest,
+    ClusterStatus, JoinReply, JoinRequest, PromoteReply, PromoteRequest, RemoveReply,
+    RemoveRequest, SnapshotReply, SnapshotRequest, StateHashReply, StateHashRequest, StatusRequest,
+    TransferReply, TransferRequest,
 };
 
 use crate::cluster::{Client, Repeat};
@@ -14,6 +15,9 @@ calls! {
     status(StatusRequest) -> ClusterStatus = OperatorClient.status, Read;
     /// Its instance key makes a repeat harmless.
     join(JoinRequest) -> JoinReply = OperatorClient.join, Harmless;
+    promote(PromoteRequest) -> PromoteReply = OperatorClient.promote, Harmless;
+    /// What was removed stays so.
+    remove(RemoveRequest) -> RemoveReply = OperatorClient.remove, Harmless;
     /// A second transfer would move the leadership on.
     transfer(TransferRequest) -> TransferReply = OperatorClient.transfer, Harmful;
     snapshot(SnapshotRequest) -> SnapshotReply = OperatorClient.snapshot, Harmless;

@@ -32,6 +32,9 @@ pub struct Member {
     pub voter: bool,
     /// The last entry it is known to hold; only a leader knows.
     pub matched_index: Option<u64>,
+    /// Milliseconds since it last answered; only a leader knows, and only of
+    /// the others.
+    pub heard_ms: Option<u64>,
 }
 
 /// A node's state at one moment.
@@ -90,11 +93,16 @@ impl RaftStatus {
             let replication = metrics.replication.as_ref()?;
             replication.get(&id)?.as_ref().map(|log_id| log_id.index)
         };
+        let heard = |id: u64| {
+            let last = metrics.heartbeat.as_ref()?.get(&id)?.as_ref()?;
+            u64::try_from(last.into_inner().elapsed().as_millis()).ok()
+        };
         let members = membership.nodes().map(|(id, node)| Member {
             id: *id,
             address: node.addr.clone(),
             voter: voters.contains(id),
             matched_index: matched(*id),
+            heard_ms: heard(*id).filter(|_| *id != metrics.id),
         });
         let is_leader = metrics.state == ServerState::Leader;
         let acked = metrics.last_quorum_acked.as_ref().map(|acked| {

@@ -8,16 +8,16 @@ use anyhow::{Context as _, bail};
 use berth_proto::v1;
 use berth_proto::v1::operator_client::OperatorClient;
 use berth_raft::device::sled::Directory;
-use berth_state::Command;
+use berth_state::{Command, FOUNDER, Seat};
 use bytes::Bytes;
-use tracing::{info, warn};
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+use tracing::info;
 
 use crate::identity::{self, Identity};
 use crate::options::{Formation, SchedulerOptions};
 use crate::rpc::Shared;
 
-/// The first scheduler's id in Raft; later ones are given by the state.
-const FOUNDER: u64 = 1;
 /// Tries to join are this far apart.
 const JOIN_RETRY: Duration = Duration::from_millis(300);
 
@@ -54,10 +54,15 @@ pub(super) async fn settle_identity(
             let identity = Identity::new(identity::random_id()?, FOUNDER, advertise.to_owned());
             Ok((identity, Directory::MayCreate))
         }
-        Formation::Join(servers) => {
+        Formation::Join { servers, seat } => {
             make_folder(folder)?;
-            let key = identity::joining_key(folder)?;
-            let reply = ask_to_join(servers, advertise, key).await?;
+            let request = v1::JoinRequest {
+                address: advertise.to_owned(),
+                token: String::new(),
+                instance_key: Bytes::copy_from_slice(&identity::joining_key(folder)?),
+                learner: *seat == Seat::Learner,
+            };
+            let reply = ask_to_join(servers, &request).await?;
             let cluster_id = <[u8; 16]>::try_from(reply.cluster_id.as_ref())
                 .ok()
                 .context("the leader answered with a cluster id that is not 16 bytes")?;
@@ -78,38 +83,54 @@ fn make_folder(folder: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))
 }
 
-/// Asks until somebody answers; each answer for one key is the same.
+/// Asks until somebody answers; each answer for one key is the same. From then
+/// on the leader sees to it that this scheduler becomes a member.
 async fn ask_to_join(
     servers: &[String],
-    advertise: &str,
-    key: [u8; 16],
+    request: &v1::JoinRequest,
 ) -> anyhow::Result<v1::JoinReply> {
     const TRIES_MAX: usize = 100;
     let mut last = anyhow::anyhow!("no address to join");
     for attempt in 0..TRIES_MAX {
         let Some(server) = servers.get(attempt % servers.len().max(1)) else { break };
-        match join_once(server, advertise, key).await {
+        match join_once(server, request.clone()).await {
             Ok(reply) => return Ok(reply),
-            Err(error) => last = error.context(format!("join through {server}")),
+            Err(JoinError::Refused(reason)) => bail!("join through {server}: {reason}"),
+            Err(JoinError::Unanswered(error)) => {
+                last = error.context(format!("join through {server}"));
+            }
         }
         tokio::time::sleep(JOIN_RETRY).await;
     }
     Err(last)
 }
 
-async fn join_once(server: &str, advertise: &str, key: [u8; 16]) -> anyhow::Result<v1::JoinReply> {
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{server}"))
+enum JoinError {
+    /// The cluster will not have it, however often it asks.
+    Refused(String),
+    Unanswered(anyhow::Error),
+}
+
+async fn join_once(server: &str, request: v1::JoinRequest) -> Result<v1::JoinReply, JoinError> {
+    let channel = connect(server).await.map_err(JoinError::Unanswered)?;
+    let reply = OperatorClient::new(channel).join(request).await;
+    reply.map(tonic::Response::into_inner).map_err(|status| {
+        let message = status.message().to_owned();
+        if matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument) {
+            JoinError::Refused(message)
+        } else {
+            JoinError::Unanswered(anyhow::anyhow!(message))
+        }
+    })
+}
+
+/// A connection for a few calls to another scheduler.
+pub(super) async fn connect(server: &str) -> anyhow::Result<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{server}"))
         .with_context(|| format!("`{server}` is no address"))?
         .connect_timeout(Duration::from_millis(500))
         .timeout(Duration::from_secs(5));
-    let channel = endpoint.connect().await.context("connect")?;
-    let request = v1::JoinRequest {
-        address: advertise.to_owned(),
-        token: String::new(),
-        instance_key: Bytes::copy_from_slice(&key),
-    };
-    let reply = OperatorClient::new(channel).join(request).await;
-    reply.map(tonic::Response::into_inner).map_err(|status| anyhow::anyhow!("{}", status.message()))
+    endpoint.connect().await.context("connect")
 }
 
 /// Forms or joins the cluster, where that has not happened yet.
@@ -133,16 +154,8 @@ pub(super) async fn come_in(
             tokio::spawn(async move { found(&shared, &identity).await });
             Ok(())
         }
-        Formation::Join(servers) => {
-            keep_asking(
-                servers.clone(),
-                identity.clone(),
-                options.data_dir.clone(),
-                shared.clone(),
-            );
-            Ok(())
-        }
-        Formation::Bootstrap | Formation::Existing => Ok(()),
+        // The leader brings in whoever it has given an id.
+        Formation::Bootstrap | Formation::Join { .. } | Formation::Existing => Ok(()),
     }
 }
 
@@ -158,28 +171,4 @@ async fn found(shared: &Shared, identity: &Identity) -> anyhow::Result<()> {
         }
         leader.changed().await.context("wait for leadership")?;
     }
-}
-
-/// Asks to join until this node has a vote: the leader that was asked may have
-/// fallen before it was done.
-fn keep_asking(
-    servers: Vec<String>,
-    identity: Identity,
-    data_dir: std::path::PathBuf,
-    shared: Shared,
-) {
-    tokio::spawn(async move {
-        for attempt in 0_usize.. {
-            tokio::time::sleep(JOIN_RETRY).await;
-            let raft = shared.node.status();
-            if raft.members.iter().any(|member| member.id == raft.node_id && member.voter) {
-                return;
-            }
-            let Ok(key) = identity::joining_key(&data_dir) else { return };
-            let Some(server) = servers.get(attempt % servers.len().max(1)) else { return };
-            if let Err(error) = join_once(server, &identity.address, key).await {
-                warn!(server, %error, "not a voter yet");
-            }
-        }
-    });
 }

@@ -2,6 +2,7 @@
 //! the cluster, serve everybody, and end in an order that loses nothing.
 
 mod formation;
+mod removed;
 mod serve;
 mod terms;
 
@@ -72,10 +73,18 @@ pub async fn run(
     stop: impl Future<Output = Leave>,
 ) -> anyhow::Result<()> {
     let running = start(options, metrics).await?;
-    let node = running.shared.0.node.clone();
+    let shared = running.shared.0.clone();
     tokio::select! {
         leave = stop => running.stop(leave).await,
-        reason = node.fatal() => bail!("stopped for safety: {reason}"),
+        reason = shared.node.fatal() => bail!("stopped for safety: {reason}"),
+        () = removed::removed(shared.clone()) => {
+            running.stop(Leave::AtOnce).await?;
+            bail!(
+                "scheduler {} was removed from its cluster, and its data is of no use any more; \
+                 to come back, start a new one on an empty directory with --join",
+                shared.node.node_id(),
+            )
+        }
     }
 }
 

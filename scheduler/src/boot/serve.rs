@@ -42,7 +42,7 @@ pub(super) async fn serve_grpc(
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let routes = Routes::new(jobs)
         .add_service(NodesServer::new(NodesService(shared.clone())))
-        .add_service(OperatorServer::new(OperatorService::new(shared)))
+        .add_service(OperatorServer::new(OperatorService { shared }))
         .add_service(agents)
         .add_service(PeerService::server(handler))
         .add_service(health_service)

@@ -292,6 +292,8 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             }
             Command::Found { .. }
             | Command::AdmitScheduler { .. }
+            | Command::PromoteScheduler { .. }
+            | Command::RemoveScheduler { .. }
             | Command::RaiseClusterVersion { .. }
             | Command::DisconnectNode { .. }
             | Command::Place { .. }

@@ -5,6 +5,7 @@
 mod backlog;
 mod batch;
 pub mod clock;
+pub mod members;
 mod planner;
 mod ticker;
 
@@ -51,6 +52,7 @@ pub struct Leader {
     /// Last signs of life and loads of agents; the lock guards short updates.
     soft: Mutex<Soft>,
     planner_wake: Notify,
+    members_wake: Notify,
     backlog: Backlog,
     pub ended: CancellationToken,
 }
@@ -82,6 +84,7 @@ impl Leader {
             wishes,
             soft: Mutex::new(soft),
             planner_wake: Notify::new(),
+            members_wake: Notify::new(),
             backlog: Backlog::default(),
             ended: CancellationToken::new(),
         });
@@ -89,6 +92,7 @@ impl Leader {
         tokio::spawn(batch::run(leader.clone(), queue));
         tokio::spawn(planner::run(leader.clone()));
         tokio::spawn(ticker::run(leader.clone()));
+        tokio::spawn(members::run(leader.clone()));
         leader.planner_wake.notify_one();
         leader
     }
@@ -121,6 +125,11 @@ impl Leader {
             return Err(ProposeError::NotLeader { leader: None });
         }
         heard.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
+    }
+
+    /// Has the members compared with the wishes now.
+    pub fn look_at_members(&self) {
+        self.members_wake.notify_one();
     }
 
     /// Whether a majority followed this node a moment ago. Raft leaves a leader

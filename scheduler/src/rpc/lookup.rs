@@ -13,8 +13,8 @@ use super::{Shared, status};
 /// A view with what is known of its age.
 pub struct FreshView {
     pub state: ClusterState,
-    /// For stale reads of a leader: since a quorum last followed it. A follower
-    /// does not know.
+    /// For stale reads: since this scheduler was last sure of a leader;
+    /// `u64::MAX` if never.
     pub stale_ms: Option<u64>,
 }
 
@@ -27,8 +27,8 @@ impl Shared {
                 Ok(FreshView { state: self.published.view(), stale_ms: None })
             }
             Ok(v1::Consistency::Stale) => {
-                let stale_ms = self.node.status().millis_since_quorum;
-                Ok(FreshView { state: self.published.view(), stale_ms })
+                let stale_ms = self.node.leader_heard_ms().unwrap_or(u64::MAX);
+                Ok(FreshView { state: self.published.view(), stale_ms: Some(stale_ms) })
             }
             Err(_) => Err(status::invalid_field(
                 "consistency",

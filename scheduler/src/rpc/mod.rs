@@ -6,6 +6,7 @@ mod events;
 mod jobs;
 mod logs;
 mod lookup;
+mod members;
 mod nodes;
 mod operator;
 mod reads;

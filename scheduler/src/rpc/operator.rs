@@ -1,32 +1,19 @@
 //! The cluster itself: status, joining, handing over, snapshots.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
 use berth_model::JobState;
 use berth_proto::v1;
 use berth_proto::v1::operator_client::OperatorClient;
 use berth_raft::Role;
-use berth_state::{Command, Reply};
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
-use tracing::{info, warn};
 
 use super::route::at_leader;
-use super::{Shared, status};
+use super::{Shared, members};
 use crate::identity::to_hex;
-use crate::leader::Leader;
+use crate::leader::members::{is_healthy, warnings};
 
 pub struct OperatorService {
     pub shared: Shared,
-    /// Changes of membership go one at a time.
-    changing: Arc<tokio::sync::Mutex<()>>,
-}
-
-impl OperatorService {
-    pub fn new(shared: Shared) -> OperatorService {
-        OperatorService { shared, changing: Arc::new(tokio::sync::Mutex::new(())) }
-    }
 }
 
 #[tonic::async_trait]
@@ -49,7 +36,25 @@ impl v1::operator_server::Operator for OperatorService {
         request: Request<v1::JoinRequest>,
     ) -> Result<Response<v1::JoinReply>, Status> {
         at_leader!(self.shared, request, OperatorClient::join, |leader, asked| {
-            self.admit(leader, asked)
+            members::admit(&self.shared, leader, asked)
+        })
+    }
+
+    async fn promote(
+        &self,
+        request: Request<v1::PromoteRequest>,
+    ) -> Result<Response<v1::PromoteReply>, Status> {
+        at_leader!(self.shared, request, OperatorClient::promote, |leader, asked| {
+            members::promote(&self.shared, leader, asked.id)
+        })
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveRequest>,
+    ) -> Result<Response<v1::RemoveReply>, Status> {
+        at_leader!(self.shared, request, OperatorClient::remove, |leader, asked| {
+            members::remove(&self.shared, leader, asked.id)
         })
     }
 
@@ -113,7 +118,7 @@ impl OperatorService {
                 healthy: if member.id == raft.node_id {
                     raft.role != Role::Stopped
                 } else {
-                    !leads || is_near(member.matched_index, raft.last_log_index)
+                    !leads || is_healthy(member, &raft)
                 },
                 last_log_index: if member.id == raft.node_id {
                     raft.last_log_index
@@ -124,6 +129,8 @@ impl OperatorService {
             })
             .collect();
         let state = &view.state;
+        let schedulers = &state.cluster().schedulers;
+        let removed = schedulers.iter().filter(|(_, row)| row.seat.is_none());
         let open = |job: &berth_state::JobRow| !job.is_ended();
         let queued = state.jobs().values().filter(|job| job.state() == JobState::Queued).count();
         Ok(v1::ClusterStatus {
@@ -139,51 +146,9 @@ impl OperatorService {
             applied_index: state.applied_index(),
             stale_ms: view.stale_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            removed: removed.map(|(id, _)| *id).collect(),
+            warnings: warnings(&raft),
         })
-    }
-
-    /// Gives the scheduler its id, and brings it in beside this call: it is
-    /// reachable only once it knows its id.
-    async fn admit(
-        &self,
-        leader: Arc<Leader>,
-        request: v1::JoinRequest,
-    ) -> Result<v1::JoinReply, Status> {
-        let Ok(instance_key) = <[u8; 16]>::try_from(request.instance_key.as_ref()) else {
-            return Err(status::invalid_field("instance_key", "expected 16 bytes"));
-        };
-        if request.address.parse::<std::net::SocketAddr>().is_err() {
-            let message = format!("expected HOST:PORT, found `{}`", request.address);
-            return Err(status::invalid_field("address", message));
-        }
-        let address = request.address.clone();
-        let command = Command::AdmitScheduler { instance_key, address: address.clone() };
-        let answer = leader.propose(command).await.map_err(|error| status::from_propose(&error))?;
-        let scheduler = match answer {
-            Ok(Reply::Admitted { scheduler }) => scheduler,
-            Ok(other) => return Err(Status::internal(format!("unexpected answer {other:?}"))),
-            Err(refusal) => return Err(status::from_refusal(&refusal)),
-        };
-        let node = self.shared.node.clone();
-        let changing = self.changing.clone();
-        tokio::spawn(async move {
-            let _one = changing.lock().await;
-            let members = node.status().members;
-            let known = members.iter().find(|member| member.id == scheduler);
-            if known.is_some_and(|member| member.voter) {
-                return;
-            }
-            if let Err(error) = node.add_learner(scheduler, address).await {
-                warn!(scheduler, %error, "scheduler not added; it asks again");
-                return;
-            }
-            match node.promote(BTreeSet::from([scheduler])).await {
-                Ok(()) => info!(scheduler, "scheduler is a voter"),
-                Err(error) => warn!(scheduler, %error, "scheduler not promoted; it asks again"),
-            }
-        });
-        let cluster_id = Bytes::copy_from_slice(&self.shared.cluster_id);
-        Ok(v1::JoinReply { cluster_id, node_id: scheduler })
     }
 
     async fn hand_over(&self, to: Option<u64>) -> Result<v1::TransferReply, Status> {
@@ -211,15 +176,5 @@ impl OperatorService {
             Status::unavailable(format!("leadership was not handed over: {error}"))
         })?;
         Ok(v1::TransferReply { leader_id: target })
-    }
-}
-
-/// Whether a member follows closely enough to be called healthy.
-fn is_near(matched: Option<u64>, last: Option<u64>) -> bool {
-    const BEHIND_MAX: u64 = 1000;
-    match (matched, last) {
-        (Some(matched), Some(last)) => last.saturating_sub(matched) <= BEHIND_MAX,
-        (None, Some(_)) => false,
-        (Some(_) | None, None) => true,
     }
 }

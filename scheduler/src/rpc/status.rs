@@ -139,9 +139,10 @@ fn stopping() -> Status {
 pub fn from_refusal(refusal: &Refusal) -> Status {
     let message = refusal.to_string();
     match refusal {
-        Refusal::NoSuchJob(_) | Refusal::NoSuchNode(_) | Refusal::NoSuchAllocation(_) => {
-            Status::not_found(message)
-        }
+        Refusal::NoSuchJob(_)
+        | Refusal::NoSuchNode(_)
+        | Refusal::NoSuchScheduler(_)
+        | Refusal::NoSuchAllocation(_) => Status::not_found(message),
         Refusal::NoSuchTask { .. } | Refusal::NoSuchVersion { .. } => Status::not_found(message),
         Refusal::KeyConflict { .. } => with_hint(
             Code::AlreadyExists,
@@ -166,6 +167,14 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         ),
         Refusal::Invalid(_) => Status::invalid_argument(message),
         Refusal::NotFounded => Status::unavailable(message),
+        Refusal::SchedulerRemoved(_) => with_hint(
+            Code::FailedPrecondition,
+            message,
+            "start a new scheduler on an empty directory with --join",
+        ),
+        Refusal::LastVoter(_) => {
+            with_hint(Code::FailedPrecondition, message, "add another scheduler first")
+        }
         Refusal::AlreadyFounded
         | Refusal::ClusterVersion { .. }
         | Refusal::JobEnded(_)
@@ -175,6 +184,16 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::DoesNotFit { .. }
         | Refusal::TooEarly => Status::failed_precondition(message),
     }
+}
+
+/// The others would be no majority.
+pub fn needed_for_majority(scheduler: u64) -> Status {
+    with_hint(
+        Code::FailedPrecondition,
+        format!("without scheduler {scheduler} too few of the others answer to go on"),
+        "bring the others back, or remove those that are gone first; \
+         `berth operator status` shows who answers",
+    )
 }
 
 /// The disk of this scheduler is nearly full.

@@ -63,6 +63,16 @@ impl Child {
         }
     }
 
+    /// Waits until the child ends by itself.
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        self.asked_to_end = Asked::Yes;
+        // Waiting closes the pipe, which would ask it to end.
+        let pipe = self.process.stdin.take();
+        let ended = self.process.wait().await.with_context(|| format!("wait for {}", self.name));
+        drop(pipe);
+        ended
+    }
+
     /// How the child ended, if it did so without having been asked to.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         if self.asked_to_end == Asked::Yes {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use berth_client::{Client, Options};
 use berth_proto::v1;
+use berth_scheduler::Seat;
 
 pub use child::Child;
 pub use ready::write_ready_file;
@@ -35,6 +36,8 @@ pub struct LocalCluster {
     pub schedulers: Vec<LocalScheduler>,
     pub agents: Vec<LocalAgent>,
     plan: Plan,
+    /// Of the scheduler started last.
+    last_number: u64,
 }
 
 pub struct LocalScheduler {
@@ -64,13 +67,18 @@ impl LocalCluster {
     pub async fn start(plan: Plan) -> anyhow::Result<LocalCluster> {
         std::fs::create_dir_all(&plan.data_dir)
             .with_context(|| format!("make {}", plan.data_dir.display()))?;
-        let mut cluster =
-            LocalCluster { schedulers: Vec::new(), agents: Vec::new(), plan: plan.clone() };
+        let mut cluster = LocalCluster {
+            schedulers: Vec::new(),
+            agents: Vec::new(),
+            plan: plan.clone(),
+            last_number: u64::from(plan.schedulers),
+        };
         let ports = free_ports(usize::from(plan.schedulers) * 2 + usize::from(plan.agents))?;
         let (scheduler_ports, agent_ports) = ports.split_at(usize::from(plan.schedulers) * 2);
         for (number, pair) in (1_u64..).zip(scheduler_ports.chunks(2)) {
-            let first = cluster.schedulers.first().map(|first| first.grpc.clone());
-            let scheduler = start_scheduler(&plan, number, (pair[0], pair[1]), first.as_deref())?;
+            let others = cluster.servers();
+            let scheduler =
+                start_scheduler(&plan, number, (pair[0], pair[1]), &others, Seat::Voter)?;
             cluster.schedulers.push(scheduler);
             // One after the other: their ids in Raft are then their numbers.
             cluster.wait_for_voters(usize::try_from(number)?).await?;
@@ -100,6 +108,18 @@ impl LocalCluster {
     pub async fn leader(&self) -> anyhow::Result<u64> {
         let status = self.client().status(v1::StatusRequest { consistency: 0 }).await;
         status.context("ask for the leader")?.leader_id.context("no leader")
+    }
+
+    /// Starts another scheduler, which joins; its id in Raft is the one after
+    /// the last that was given, if the last has been given its own.
+    pub fn add_scheduler(&mut self, seat: Seat) -> anyhow::Result<u64> {
+        let ports = free_ports(2)?;
+        let number = self.last_number + 1;
+        let others = self.servers();
+        let scheduler = start_scheduler(&self.plan, number, (ports[0], ports[1]), &others, seat)?;
+        self.schedulers.push(scheduler);
+        self.last_number = number;
+        Ok(number)
     }
 
     /// Starts a scheduler again on its own data.
@@ -250,14 +270,19 @@ fn start_scheduler(
     plan: &Plan,
     number: u64,
     ports: (u16, u16),
-    first: Option<&str>,
+    others: &[String],
+    seat: Seat,
 ) -> anyhow::Result<LocalScheduler> {
     let grpc = format!("127.0.0.1:{}", ports.0);
     let http = format!("127.0.0.1:{}", ports.1);
     let mut arguments = scheduler_arguments(plan, number, &grpc, &http);
-    match first {
-        None => arguments.push("--bootstrap".to_owned()),
-        Some(first) => arguments.extend(["--join".to_owned(), first.to_owned()]),
+    if others.is_empty() {
+        arguments.push("--bootstrap".to_owned());
+    } else {
+        arguments.extend(["--join".to_owned(), others.join(",")]);
+        if seat == Seat::Learner {
+            arguments.push("--learner".to_owned());
+        }
     }
     arguments.extend(["--log-level".to_owned(), plan.log_level.clone()]);
     let child = Child::spawn(&plan.program, &format!("scheduler {number}"), &arguments)?;

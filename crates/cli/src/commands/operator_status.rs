@@ -18,5 +18,8 @@ pub(crate) async fn run(args: StatusArgs, session: &mut Session<'_, '_>) -> Resu
     let status = session.client.status(request).await?;
     session.print(&status_answer(&status))?;
     session.note_age(status.stale_ms);
+    for warning in &status.warnings {
+        session.note(&format!("warning: {warning}"));
+    }
     Ok(Exit::Done)
 }

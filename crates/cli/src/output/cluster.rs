@@ -33,6 +33,8 @@ fn status_json(status: &ClusterStatus) -> Value {
         "applied_index": status.applied_index,
         "stale_ms": status.stale_ms,
         "version": status.version,
+        "removed": status.removed,
+        "warnings": status.warnings,
     })
 }
 

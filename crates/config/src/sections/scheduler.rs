@@ -30,6 +30,8 @@ pub struct Scheduler {
     pub bootstrap: Setting<bool>,
     /// Schedulers of the cluster to join. Excludes `bootstrap`.
     pub join: Setting<Vec<Address>>,
+    /// Join without a vote.
+    pub learner: Setting<bool>,
     /// The file that holds the join token.
     pub join_token_file: Option<Setting<PathBuf>>,
     /// `[scheduler.raft]`
@@ -74,6 +76,7 @@ impl Scheduler {
             plain_text: reader.setting("scheduler.plain_text", &SWITCH, false),
             bootstrap: reader.setting("scheduler.bootstrap", &SWITCH, false),
             join: reader.list("scheduler.join", &ADDRESS, Vec::new()),
+            learner: reader.setting("scheduler.learner", &SWITCH, false),
             join_token_file: reader.optional("scheduler.join_token_file", &PATH),
             raft: Raft::read(reader),
             disk: Disk {

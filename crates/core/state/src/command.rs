@@ -8,7 +8,7 @@ use berth_model::{
     NodeSpec, PortClaim, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, WallMs,
 };
 
-use crate::rows::ScoreParts;
+use crate::rows::{ScoreParts, Seat};
 
 /// One log entry: what several proposers wanted at one moment.
 #[derive(Clone, PartialEq, Debug)]
@@ -33,6 +33,15 @@ pub enum Command {
     AdmitScheduler {
         instance_key: [u8; 16],
         address: String,
+        seat: Seat,
+    },
+    /// A learner is to have a vote.
+    PromoteScheduler {
+        scheduler: u64,
+    },
+    /// A scheduler is to leave, and its id never to come back.
+    RemoveScheduler {
+        scheduler: u64,
     },
     /// Every voter understands this version: decisions may follow its rules.
     RaiseClusterVersion {
@@ -184,6 +193,8 @@ impl Command {
         match self {
             Command::Found { .. } => "found",
             Command::AdmitScheduler { .. } => "admit-scheduler",
+            Command::PromoteScheduler { .. } => "promote-scheduler",
+            Command::RemoveScheduler { .. } => "remove-scheduler",
             Command::RaiseClusterVersion { .. } => "raise-cluster-version",
             Command::Submit(_) => "submit",
             Command::ChangeJob { .. } => "change-job",

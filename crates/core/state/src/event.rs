@@ -7,7 +7,7 @@ use berth_model::{
     AllocationId, AllocationState, EndReport, JobId, JobState, Name, NodeId, NodeState, Outcome,
 };
 
-use crate::rows::AllocationRow;
+use crate::rows::{AllocationRow, Seat};
 
 /// One thing that happened while an entry was applied.
 #[derive(Clone, PartialEq, Debug)]
@@ -75,6 +75,16 @@ pub enum EventKind {
         generation: u64,
     },
     ClusterFounded,
+    SchedulerAdmitted {
+        scheduler: u64,
+        seat: Seat,
+    },
+    SchedulerPromoted {
+        scheduler: u64,
+    },
+    SchedulerRemoved {
+        scheduler: u64,
+    },
     ClusterVersionRaised {
         version: u32,
     },
@@ -103,6 +113,9 @@ impl EventKind {
             EventKind::NodeReaped => "node-reaped",
             EventKind::DesiredChanged { .. } => "desired-changed",
             EventKind::ClusterFounded => "cluster-founded",
+            EventKind::SchedulerAdmitted { .. } => "scheduler-admitted",
+            EventKind::SchedulerPromoted { .. } => "scheduler-promoted",
+            EventKind::SchedulerRemoved { .. } => "scheduler-removed",
             EventKind::ClusterVersionRaised { .. } => "cluster-version",
         }
     }

@@ -35,6 +35,8 @@ pub enum Broken {
     WrongHash,
     #[error("an id is above its counter")]
     Counter,
+    #[error("no scheduler is to have a vote")]
+    NoVoter,
     #[error("retention is not bounded: {0}")]
     Unbounded(&'static str),
 }
@@ -52,6 +54,9 @@ pub fn check(state: &ClusterState) -> Vec<Broken> {
         && state.nodes.iter().all(|(id, _)| id.0 <= state.cluster.node_counter);
     if !counters {
         broken.push(Broken::Counter);
+    }
+    if state.cluster.voter_count() == 0 {
+        broken.push(Broken::NoVoter);
     }
     check_derived(state, &mut broken);
     broken

@@ -23,8 +23,8 @@ pub use event::{Event, EventKind};
 pub use refusal::Refusal;
 pub use restore::RestoreError;
 pub use rows::{
-    AllocationRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow, NodeRow,
-    Retry, SchedulerRow, ScoreParts, Stored, TaskRow,
+    AllocationRow, ClusterRow, FOUNDER, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow,
+    NodeRow, Retry, SchedulerRow, ScoreParts, Seat, Stored, TaskRow,
 };
 pub use state::{Applied, ClusterState, QueueKey, Reply};
 pub use table::Table;

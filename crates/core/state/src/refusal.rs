@@ -10,6 +10,12 @@ pub enum Refusal {
     NotFounded,
     #[error("the cluster is founded already")]
     AlreadyFounded,
+    #[error("no scheduler {0}")]
+    NoSuchScheduler(u64),
+    #[error("scheduler {0} was removed from the cluster; ids are never used again")]
+    SchedulerRemoved(u64),
+    #[error("scheduler {0} has the last vote")]
+    LastVoter(u64),
     #[error("cluster version {asked} does not follow {found}")]
     ClusterVersion { asked: u32, found: u32 },
     #[error("no job {0}")]

@@ -28,16 +28,32 @@ pub struct ClusterRow {
     pub state_ms: StateMs,
     pub wall_ms: WallMs,
     /// Schedulers that were ever admitted, by their id in Raft; ids are never
-    /// used again. The first scheduler, which founded the cluster, is 1.
+    /// used again. The first scheduler, which founded the cluster, is `FOUNDER`
+    /// and has a row only once it was removed.
     pub schedulers: BTreeMap<u64, SchedulerRow>,
 }
 
-/// A scheduler that was admitted.
+/// A scheduler that was admitted. What its seat says is a wish: the leader
+/// changes Raft's membership until it is as wished.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SchedulerRow {
     pub instance_key: [u8; 16],
     pub address: String,
+    /// None: removed, for good.
+    pub seat: Option<Seat>,
 }
+
+/// What part a scheduler has in Raft.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Seat {
+    /// Votes, and counts towards the majority.
+    Voter,
+    /// Receives the log and has no vote.
+    Learner,
+}
+
+/// The scheduler that founded the cluster.
+pub const FOUNDER: u64 = 1;
 
 /// Schedulers that a cluster may admit in its life; dead ones count.
 pub const SCHEDULERS_MAX: usize = 1000;

@@ -95,9 +95,6 @@ pub enum MembershipError {
     /// It may still happen.
     #[error("no answer in time; look at the members, the change may still happen")]
     OutcomeUnknown,
-    /// The learner was added but has not caught up in time.
-    #[error("node {0} was added but has not caught up yet")]
-    NotCaughtUp(u64),
     /// The consensus library's own reason.
     #[error("{0}")]
     Refused(String),

@@ -75,11 +75,11 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
         }
     }
 
-    /// Adds a node without a vote and waits until it has caught up. The id
-    /// must never have been used in this cluster.
+    /// Adds a node without a vote, which then catches up in its own time: see
+    /// its `matched_index`. The id must never have been used in this cluster.
     ///
     /// # Errors
-    /// As the variants say; `NotCaughtUp` leaves it a learner.
+    /// As the variants say.
     pub async fn add_learner(&self, id: u64, address: String) -> Result<(), MembershipError> {
         let _turn = Turn::take(&self.0.changing_members)?;
         let status = self.leading()?;
@@ -88,19 +88,9 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
             return Err(MembershipError::IdTaken(id));
         }
         let wait = self.0.options.membership_wait;
-        let adding = self.0.raft.add_learner(id, BasicNode::new(address), true);
-        match RT::timeout(wait, adding).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(explain(error)),
-            Err(_) => {
-                let members = self.status().members;
-                Err(if members.iter().any(|member| member.id == id) {
-                    MembershipError::NotCaughtUp(id)
-                } else {
-                    MembershipError::OutcomeUnknown
-                })
-            }
-        }
+        let adding = self.0.raft.add_learner(id, BasicNode::new(address), false);
+        let added = RT::timeout(wait, adding).await.map_err(|_| MembershipError::OutcomeUnknown)?;
+        added.map_err(explain).map(drop)
     }
 
     /// Gives learners a vote.

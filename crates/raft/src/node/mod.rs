@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::Watch;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::{AsyncRuntime, Raft};
+use openraft::{AsyncRuntime, Instant as _, Raft};
 use tokio::sync::mpsc;
 
 pub use errors::{BootstrapError, MembershipError, ProposeError, ReadError, StartError};
@@ -25,7 +25,7 @@ use crate::fatal::{FatalCell, FatalReason};
 use crate::log::WriterEnd;
 use crate::machine::{Machine, Shared};
 use crate::options::RaftOptions;
-use crate::status::{RaftStatus, StatusWatch};
+use crate::status::{RaftStatus, Role, StatusWatch};
 use crate::transport::PeerTransport;
 use crate::types::Types;
 
@@ -45,6 +45,9 @@ struct Inner<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> {
     status: StatusWatch<RT>,
     reads: mpsc::Sender<read::Request>,
     changing_members: AtomicBool,
+    /// When the leader was last heard here. The lock guards single reads and
+    /// writes.
+    leader_heard: Mutex<Option<RT::Instant>>,
     /// The connection reads are forwarded over, and whom it leads to.
     leader_link: Mutex<Option<(u64, String, T::Connection)>>,
     writer_end: Mutex<Option<WriterEnd>>,
@@ -74,6 +77,24 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
     pub fn status(&self) -> RaftStatus {
         let metrics = self.0.raft.metrics().borrow_watched().clone();
         RaftStatus::read(&metrics)
+    }
+
+    /// Milliseconds since this node was last sure of a leader: a leader since a
+    /// majority last answered it, another since the leader last spoke to it.
+    /// `None`: not since it started.
+    #[must_use]
+    pub fn leader_heard_ms(&self) -> Option<u64> {
+        let status = self.status();
+        if status.role == Role::Leader {
+            return status.millis_since_quorum;
+        }
+        let heard = *self.0.leader_heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.map(|heard| u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn hear_leader(&self) {
+        let mut heard = self.0.leader_heard.lock().unwrap_or_else(PoisonError::into_inner);
+        *heard = Some(RT::Instant::now());
     }
 
     /// Follows the node's state.

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use futures::StreamExt;
 use openraft::errors::{Fatal, Infallible, RaftError};
+use openraft::raft::AppendEntriesResponse;
 use openraft::{AsyncRuntime, Snapshot};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -69,7 +70,14 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
         let kind = CallKind::from_number(kind)
             .ok_or_else(|| PeerRefusal::Unreadable(format!("unknown kind of call {kind}")))?;
         match kind {
-            CallKind::Append => answer(raft.append_entries(decode(&payload)?).await),
+            CallKind::Append => {
+                let appended = raft.append_entries(decode(&payload)?).await;
+                // Whoever has a lower vote than is known here leads no more.
+                if !matches!(&appended, Err(_) | Ok(AppendEntriesResponse::HigherVote(_))) {
+                    self.hear_leader();
+                }
+                answer(appended)
+            }
             CallKind::Vote => answer(raft.vote(decode(&payload)?).await),
             CallKind::PreVote => answer(raft.pre_vote(decode(&payload)?).await),
             CallKind::TransferLeader => {
@@ -105,6 +113,9 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
         let snapshot =
             Snapshot { meta: inside, snapshot: SnapshotData { name, staged: Some(sink) } };
         let installed = self.0.raft.install_full_snapshot(offer.vote, snapshot).await;
+        if installed.is_ok() {
+            self.hear_leader();
+        }
         answer_unless_stopped(installed)
     }
 

@@ -98,6 +98,7 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
             status: StatusWatch(status),
             reads,
             changing_members: AtomicBool::new(false),
+            leader_heard: Mutex::new(None),
             leader_link: Mutex::new(None),
             writer_end: Mutex::new(Some(writer_end)),
             keep: Mutex::new(Some(keep)),

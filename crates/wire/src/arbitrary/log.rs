@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use berth_model::{Drain, EndReport, JobId, NodeId, StateMs, StopIntent, TaskIndex, WallMs};
 use berth_state::{
-    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, ScoreParts, SubmitJob,
+    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, ScoreParts, Seat,
+    SubmitJob,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -41,11 +42,18 @@ pub(crate) fn command() -> BoxedStrategy<Command> {
     prop_oneof![cluster_command(), job_command(), node_command(), allocation_command()].boxed()
 }
 
+pub(crate) fn seat() -> impl Strategy<Value = Seat> {
+    select(vec![Seat::Voter, Seat::Learner])
+}
+
 fn cluster_command() -> BoxedStrategy<Command> {
     prop_oneof![
         any::<[u8; 16]>().prop_map(|cluster_id| Command::Found { cluster_id }),
-        (any::<[u8; 16]>(), text())
-            .prop_map(|(instance_key, address)| Command::AdmitScheduler { instance_key, address }),
+        (any::<[u8; 16]>(), text(), seat()).prop_map(|(instance_key, address, seat)| {
+            Command::AdmitScheduler { instance_key, address, seat }
+        }),
+        number().prop_map(|scheduler| Command::PromoteScheduler { scheduler }),
+        number().prop_map(|scheduler| Command::RemoveScheduler { scheduler }),
         any::<u32>().prop_map(|version| Command::RaiseClusterVersion { version }),
         (vec(job_id(), 0..3), vec(node_id(), 0..3), vec((name(), text()), 0..3))
             .prop_map(|(jobs, nodes, keys)| Command::Reap { jobs, nodes, keys }),

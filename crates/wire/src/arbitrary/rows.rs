@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::agent::{allocation, phase};
-use super::log::{intent, job_id, node_id, purpose, score, state_ms, wall_ms};
+use super::log::{intent, job_id, node_id, purpose, score, seat, state_ms, wall_ms};
 use super::spec::{device_claim, digest, job, node, port_claim};
 use super::{name, number, text};
 
@@ -42,8 +42,8 @@ pub(crate) fn stored() -> impl Strategy<Value = Stored> {
 }
 
 fn cluster() -> BoxedStrategy<ClusterRow> {
-    let scheduler = (any::<[u8; 16]>(), text())
-        .prop_map(|(instance_key, address)| SchedulerRow { instance_key, address });
+    let scheduler = (any::<[u8; 16]>(), text(), option::of(seat()))
+        .prop_map(|(instance_key, address, seat)| SchedulerRow { instance_key, address, seat });
     (
         (any::<[u8; 16]>(), number(), any::<u32>(), number(), number()),
         (state_ms(), wall_ms(), btree_map(number(), scheduler, 0..3)),

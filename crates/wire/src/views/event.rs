@@ -2,7 +2,7 @@
 
 use berth_model::{AllocationState, Outcome, WallMs};
 use berth_proto::v1;
-use berth_state::{ClusterState, Event, EventKind, Purpose};
+use berth_state::{ClusterState, Event, EventKind, Purpose, Seat};
 
 use super::allocation::phase;
 use super::node_name;
@@ -55,6 +55,16 @@ fn sentence(kind: &EventKind, node: &str) -> String {
             format!("what should be on node {node} has generation {generation}")
         }
         EventKind::ClusterFounded => "the cluster was founded".to_owned(),
+        EventKind::SchedulerAdmitted { scheduler, seat: Seat::Voter } => {
+            format!("scheduler {scheduler} was admitted")
+        }
+        EventKind::SchedulerAdmitted { scheduler, seat: Seat::Learner } => {
+            format!("scheduler {scheduler} was admitted without a vote")
+        }
+        EventKind::SchedulerPromoted { scheduler } => {
+            format!("scheduler {scheduler} is to have a vote")
+        }
+        EventKind::SchedulerRemoved { scheduler } => format!("scheduler {scheduler} was removed"),
         EventKind::ClusterVersionRaised { version } => {
             format!("the cluster is now at version {version}")
         }

@@ -11,7 +11,7 @@ use berth_model::{
 use berth_proto::v1;
 use berth_state::{
     ClusterState, Command, Entry, Event, EventKind, Observation, Observed, Placement, Purpose,
-    Reply, ScoreParts, SubmitJob,
+    Reply, ScoreParts, Seat, SubmitJob,
 };
 use proptest::prelude::*;
 
@@ -314,6 +314,11 @@ fn every_kind_of_event_has_its_sentence() {
     let desired = EventKind::DesiredChanged { generation: 5 };
     check(desired, "what should be on node gpu-01 has generation 5");
     check(EventKind::ClusterFounded, "the cluster was founded");
+    let admitted = |seat| EventKind::SchedulerAdmitted { scheduler: 4, seat };
+    check(admitted(Seat::Voter), "scheduler 4 was admitted");
+    check(admitted(Seat::Learner), "scheduler 4 was admitted without a vote");
+    check(EventKind::SchedulerPromoted { scheduler: 4 }, "scheduler 4 is to have a vote");
+    check(EventKind::SchedulerRemoved { scheduler: 4 }, "scheduler 4 was removed");
     check(EventKind::ClusterVersionRaised { version: 2 }, "the cluster is now at version 2");
 }
 

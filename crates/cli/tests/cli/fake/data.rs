@@ -211,6 +211,8 @@ pub fn status() -> ClusterStatus {
         applied_index: 121,
         stale_ms: None,
         version: "0.1.0".into(),
+        removed: vec![4],
+        warnings: vec!["voters that do not answer: 3; the loss of 0 more is borne".into()],
     }
 }
 

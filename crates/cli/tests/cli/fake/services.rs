@@ -305,6 +305,16 @@ impl Operator for Fake {
         Err(Status::unimplemented("no command asks for this"))
     }
 
+    async fn promote(&self, _: Request<PromoteRequest>) -> Answer<PromoteReply> {
+        self.enter()?;
+        Ok(Response::new(PromoteReply { done: true }))
+    }
+
+    async fn remove(&self, request: Request<RemoveRequest>) -> Answer<RemoveReply> {
+        self.enter()?;
+        Ok(Response::new(RemoveReply { done: request.into_inner().id == 3 }))
+    }
+
     async fn transfer(&self, request: Request<TransferRequest>) -> Answer<TransferReply> {
         self.enter()?;
         Ok(Response::new(TransferReply { leader_id: request.into_inner().to.unwrap_or(1) }))

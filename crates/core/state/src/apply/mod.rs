@@ -8,6 +8,7 @@ mod nodes;
 mod observe;
 mod place;
 mod reap;
+mod schedulers;
 mod settle;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,6 @@ use berth_model::{AllocationId, JobId, NodeId, StateMs, WallMs};
 use crate::command::{Command, Entry, JobChange};
 use crate::event::{Event, EventKind};
 use crate::refusal::Refusal;
-use crate::rows::{REASON_BYTES_MAX, SCHEDULERS_MAX, SchedulerRow};
 use crate::state::{Applied, ClusterState, Reply};
 
 pub mod retention {
@@ -71,9 +71,11 @@ impl Step<'_> {
     fn command(&mut self, command: &Command) -> Result<Reply, Refusal> {
         match command {
             Command::Found { cluster_id } => self.found(*cluster_id),
-            Command::AdmitScheduler { instance_key, address } => {
-                self.admit_scheduler(*instance_key, address)
+            Command::AdmitScheduler { instance_key, address, seat } => {
+                self.admit_scheduler(*instance_key, address, *seat)
             }
+            Command::PromoteScheduler { scheduler } => self.promote_scheduler(*scheduler),
+            Command::RemoveScheduler { scheduler } => self.remove_scheduler(*scheduler),
             Command::RaiseClusterVersion { version } => self.raise_cluster_version(*version),
             Command::Submit(submit) => self.submit(submit),
             Command::ChangeJob { job, if_version, change } => {
@@ -110,26 +112,6 @@ impl Step<'_> {
         self.state.cluster.cluster_version = 1;
         self.emit(None, None, None, EventKind::ClusterFounded);
         Ok(Reply::Done)
-    }
-
-    fn admit_scheduler(&mut self, instance_key: [u8; 16], address: &str) -> Result<Reply, Refusal> {
-        if self.state.cluster.id == [0; 16] {
-            return Err(Refusal::NotFounded);
-        }
-        let schedulers = &mut self.state.cluster.schedulers;
-        let known = schedulers.iter().find(|(_, row)| row.instance_key == instance_key);
-        if let Some((id, _)) = known {
-            return Ok(Reply::Admitted { scheduler: *id });
-        }
-        if schedulers.len() >= SCHEDULERS_MAX {
-            return Err(Refusal::Invalid(format!(
-                "{SCHEDULERS_MAX} schedulers were admitted already"
-            )));
-        }
-        let scheduler = schedulers.keys().next_back().copied().unwrap_or(1) + 1;
-        let address = bounded(address, REASON_BYTES_MAX);
-        schedulers.insert(scheduler, SchedulerRow { instance_key, address });
-        Ok(Reply::Admitted { scheduler })
     }
 
     fn raise_cluster_version(&mut self, version: u32) -> Result<Reply, Refusal> {

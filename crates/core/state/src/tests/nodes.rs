@@ -5,7 +5,7 @@ use berth_model::{
 };
 
 use super::world::{World, exited, job, name, node_spec};
-use crate::{ClusterState, Command, Observed, Purpose, Refusal, Reply, Stored};
+use crate::{ClusterState, Command, Observed, Purpose, Refusal, Reply, Seat, Stored};
 
 fn only(world: &World) -> NodeId {
     *world.state.nodes().iter().next().unwrap().0
@@ -172,13 +172,47 @@ fn a_found_node_is_found_by_name_or_id() {
 #[test]
 fn a_scheduler_is_admitted_once() {
     let mut world = World::new(0);
-    let admit = |key: u8| Command::AdmitScheduler {
-        instance_key: [key; 16],
-        address: "127.0.0.1:7070".to_owned(),
-    };
+    let admit = |key| admit(key, Seat::Voter);
     assert_eq!(world.one(admit(1)), Ok(Reply::Admitted { scheduler: 2 }));
     assert_eq!(world.one(admit(2)), Ok(Reply::Admitted { scheduler: 3 }));
     assert_eq!(world.one(admit(1)), Ok(Reply::Admitted { scheduler: 2 }));
+}
+
+fn admit(key: u8, seat: Seat) -> Command {
+    let address = "127.0.0.1:7070".to_owned();
+    Command::AdmitScheduler { instance_key: [key; 16], address, seat }
+}
+
+#[test]
+fn a_removed_scheduler_never_comes_back_and_its_id_is_not_given_again() {
+    let mut world = World::new(0);
+    for key in [1, 2] {
+        world.one(admit(key, Seat::Voter)).unwrap();
+    }
+    let remove = |scheduler| Command::RemoveScheduler { scheduler };
+    let promote = |scheduler| Command::PromoteScheduler { scheduler };
+    assert_eq!(world.one(remove(3)), Ok(Reply::Done));
+    assert_eq!(world.one(remove(3)), Ok(Reply::Done), "it is done already");
+    assert_eq!(world.one(admit(2, Seat::Voter)), Err(Refusal::SchedulerRemoved(3)));
+    assert_eq!(world.one(promote(3)), Err(Refusal::SchedulerRemoved(3)));
+    assert_eq!(world.one(admit(3, Seat::Voter)), Ok(Reply::Admitted { scheduler: 4 }));
+    assert_eq!(world.one(remove(9)), Err(Refusal::NoSuchScheduler(9)));
+    // The founder goes like any other.
+    assert_eq!(world.one(remove(1)), Ok(Reply::Done));
+    assert_eq!(world.state.cluster().seat(1), Err(Refusal::SchedulerRemoved(1)));
+    assert_eq!(world.state.cluster().voter_count(), 2);
+}
+
+#[test]
+fn the_last_vote_stays_and_a_learner_is_no_vote() {
+    let mut world = World::new(0);
+    world.one(admit(1, Seat::Learner)).unwrap();
+    assert_eq!(world.state.cluster().seat(2), Ok(Seat::Learner));
+    let remove = |scheduler| Command::RemoveScheduler { scheduler };
+    assert_eq!(world.one(remove(1)), Err(Refusal::LastVoter(1)));
+    assert_eq!(world.one(Command::PromoteScheduler { scheduler: 2 }), Ok(Reply::Done));
+    assert_eq!(world.one(remove(1)), Ok(Reply::Done));
+    assert_eq!(world.one(remove(2)), Err(Refusal::LastVoter(2)));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use berth_proto::log::v1;
 use berth_proto::log::v1::change_job::{Change, Hold, Purge, Release, Restart, Rollback, Stop};
 use berth_proto::log::v1::command::Command as Kind;
 use berth_proto::v1 as public;
-use berth_state::{Command, JobChange, Placement, SubmitJob};
+use berth_state::{Command, JobChange, Placement, Seat, SubmitJob};
 use bytes::Bytes;
 
 use super::observation;
@@ -27,11 +27,18 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
         Command::Found { cluster_id } => {
             Kind::Found(v1::Found { cluster_id: Bytes::copy_from_slice(cluster_id) })
         }
-        Command::AdmitScheduler { instance_key, address } => {
+        Command::AdmitScheduler { instance_key, address, seat } => {
             Kind::AdmitScheduler(v1::AdmitScheduler {
                 instance_key: Bytes::copy_from_slice(instance_key),
                 address: address.clone(),
+                learner: *seat == Seat::Learner,
             })
+        }
+        Command::PromoteScheduler { scheduler } => {
+            Kind::PromoteScheduler(v1::PromoteScheduler { scheduler: *scheduler })
+        }
+        Command::RemoveScheduler { scheduler } => {
+            Kind::RemoveScheduler(v1::RemoveScheduler { scheduler: *scheduler })
         }
         Command::RaiseClusterVersion { version } => {
             Kind::RaiseClusterVersion(v1::RaiseClusterVersion { version: *version })
@@ -142,7 +149,14 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
         Kind::AdmitScheduler(admit) => {
             let at = at.named("instance_key");
             let instance_key = problems.bytes(at, &admit.instance_key)?;
-            Command::AdmitScheduler { instance_key, address: admit.address }
+            let seat = if admit.learner { Seat::Learner } else { Seat::Voter };
+            Command::AdmitScheduler { instance_key, address: admit.address, seat }
+        }
+        Kind::PromoteScheduler(v1::PromoteScheduler { scheduler }) => {
+            Command::PromoteScheduler { scheduler }
+        }
+        Kind::RemoveScheduler(v1::RemoveScheduler { scheduler }) => {
+            Command::RemoveScheduler { scheduler }
         }
         Kind::RaiseClusterVersion(v1::RaiseClusterVersion { version }) => {
             Command::RaiseClusterVersion { version }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use berth_model::{JobId, Name, SpecDigest, StateMs, WallMs};
 use berth_proto::log::v1;
 use berth_state::rows::SchedulerRow;
-use berth_state::{ClusterRow, KeyRow};
+use berth_state::{ClusterRow, KeyRow, Seat};
 use bytes::Bytes;
 
 use crate::problem::{Cause, Field, Problems};
@@ -26,6 +26,8 @@ pub(super) fn cluster_to_proto(row: &ClusterRow) -> v1::ClusterRow {
                 id: *id,
                 instance_key: Bytes::copy_from_slice(&scheduler.instance_key),
                 address: scheduler.address.clone(),
+                learner: scheduler.seat == Some(Seat::Learner),
+                removed: scheduler.seat.is_none(),
             })
             .collect(),
     }
@@ -41,7 +43,16 @@ pub(super) fn read_cluster(
         let schedulers_at = at.named("schedulers");
         let at = schedulers_at.item(position);
         let instance_key = problems.bytes(at.named("instance_key"), &scheduler.instance_key)?;
-        let row = SchedulerRow { instance_key, address: scheduler.address };
+        let seat = match (scheduler.removed, scheduler.learner) {
+            (false, false) => Some(Seat::Voter),
+            (false, true) => Some(Seat::Learner),
+            (true, false) => None,
+            (true, true) => {
+                problems.add(at, Cause::Contradiction("removed, and a learner"));
+                None
+            }
+        };
+        let row = SchedulerRow { instance_key, address: scheduler.address, seat };
         if schedulers.insert(scheduler.id, row).is_some() {
             problems.add(at, Cause::Contradiction("an id is there twice"));
         }

@@ -12,7 +12,8 @@ use berth_model::{
     TaskIndex, TaskSpec, WallMs,
 };
 use berth_state::{
-    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, ScoreParts, SubmitJob,
+    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, ScoreParts, Seat,
+    SubmitJob,
 };
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/log-v1-every-command.hex");
@@ -146,7 +147,11 @@ pub(super) fn padded(bytes: usize) -> Command {
 pub(super) fn entry() -> Entry {
     let mut commands = vec![
         Command::Found { cluster_id: *b"sixteen bytes id" },
-        Command::AdmitScheduler { instance_key: [9; 16], address: "10.0.0.2:7071".into() },
+        Command::AdmitScheduler {
+            instance_key: [9; 16],
+            address: "10.0.0.2:7071".into(),
+            seat: Seat::Voter,
+        },
         Command::RaiseClusterVersion { version: 2 },
         submit(),
         Command::RegisterNode {

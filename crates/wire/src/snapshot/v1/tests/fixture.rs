@@ -11,7 +11,7 @@ use berth_model::{
     Name, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortClaim, PortRange, RangeSet, ShareMilli,
     SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, WallMs,
 };
-use berth_state::rows::SchedulerRow;
+use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
     AllocationRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow, NodeRow,
     Purpose, Retry, ScoreParts, Stored, TaskRow,
@@ -69,7 +69,11 @@ pub(super) fn rows() -> Vec<Stored> {
 }
 
 fn cluster() -> ClusterRow {
-    let scheduler = |key| SchedulerRow { instance_key: [key; 16], address: "10.0.0.2:7071".into() };
+    let scheduler = |key| SchedulerRow {
+        instance_key: [key; 16],
+        address: "10.0.0.2:7071".into(),
+        seat: Some(Seat::Voter),
+    };
     ClusterRow {
         id: *b"sixteen bytes id",
         incarnation: 1,

@@ -1,0 +1,97 @@
+//! Schedulers that come, get a vote and go. A call writes the wish into the
+//! log; the leader then changes Raft's members, and the call waits a while for
+//! that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_proto::v1;
+use berth_raft::{ProposeError, RaftStatus};
+use berth_state::{Command, Reply, Seat};
+use bytes::Bytes;
+use tonic::Status;
+
+use super::{Shared, status};
+use crate::leader::Leader;
+use crate::leader::members::majority_without;
+
+/// How long a call waits for Raft's members to follow.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(8);
+
+/// Gives the scheduler its id. It is brought in beside this call: it is
+/// reachable only once it knows its id.
+pub async fn admit(
+    shared: &Shared,
+    leader: Arc<Leader>,
+    request: v1::JoinRequest,
+) -> Result<v1::JoinReply, Status> {
+    let Ok(instance_key) = <[u8; 16]>::try_from(request.instance_key.as_ref()) else {
+        return Err(status::invalid_field("instance_key", "expected 16 bytes"));
+    };
+    if request.address.parse::<std::net::SocketAddr>().is_err() {
+        let message = format!("expected HOST:PORT, found `{}`", request.address);
+        return Err(status::invalid_field("address", message));
+    }
+    let seat = if request.learner { Seat::Learner } else { Seat::Voter };
+    let command = Command::AdmitScheduler { instance_key, address: request.address, seat };
+    let reply = wish(&leader, command).await?;
+    let Reply::Admitted { scheduler } = reply else {
+        return Err(Status::internal(format!("unexpected answer {reply:?}")));
+    };
+    let cluster_id = Bytes::copy_from_slice(&shared.cluster_id);
+    Ok(v1::JoinReply { cluster_id, node_id: scheduler })
+}
+
+pub async fn promote(
+    shared: &Shared,
+    leader: Arc<Leader>,
+    id: u64,
+) -> Result<v1::PromoteReply, Status> {
+    wish(&leader, Command::PromoteScheduler { scheduler: id }).await?;
+    let votes = |raft: &RaftStatus| {
+        let mut members = raft.members.iter();
+        members.any(|member| member.id == id && member.voter) && !raft.membership_is_joint
+    };
+    let done = followed(shared, &leader, votes).await?;
+    Ok(v1::PromoteReply { done })
+}
+
+pub async fn remove(
+    shared: &Shared,
+    leader: Arc<Leader>,
+    id: u64,
+) -> Result<v1::RemoveReply, Status> {
+    let raft = shared.node.status();
+    let votes = raft.members.iter().any(|member| member.id == id && member.voter);
+    // The last voter is refused by the state, with its own words.
+    if votes && raft.members.len() > 1 && !majority_without(&raft, id) {
+        return Err(status::needed_for_majority(id));
+    }
+    wish(&leader, Command::RemoveScheduler { scheduler: id }).await?;
+    let gone = |raft: &RaftStatus| {
+        !raft.members.iter().any(|member| member.id == id) && !raft.membership_is_joint
+    };
+    let done = followed(shared, &leader, gone).await?;
+    Ok(v1::RemoveReply { done })
+}
+
+async fn wish(leader: &Leader, command: Command) -> Result<Reply, Status> {
+    let answer = leader.propose(command).await.map_err(|error| status::from_propose(&error))?;
+    let reply = answer.map_err(|refusal| status::from_refusal(&refusal))?;
+    leader.look_at_members();
+    Ok(reply)
+}
+
+/// Whether the members came to be as wanted in time. Who asked asks the next
+/// leader if this one does not see the end of it.
+async fn followed(
+    shared: &Shared,
+    leader: &Leader,
+    wanted: impl Fn(&RaftStatus) -> bool + Send,
+) -> Result<bool, Status> {
+    let mut changes = shared.node.status_changes();
+    tokio::select! {
+        reached = tokio::time::timeout(FOLLOW_LIMIT, changes.wait_for(wanted)) => Ok(reached.is_ok()),
+        () = leader.ended.cancelled() => Err(status::from_propose(&ProposeError::OutcomeUnknown)),
+    }
+}
