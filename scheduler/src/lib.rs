@@ -14,6 +14,7 @@ mod leader;
 mod options;
 mod rpc;
 mod sessions;
+pub mod storage;
 
 pub use berth_state::Seat;
 pub use boot::{Leave, Running, run, start};

@@ -36,6 +36,22 @@ pub enum Daemon {
     Demo(DemoArguments),
     /// Stand in for a model server, for trials and benchmarks
     MockWorker(MockWorkerArguments),
+    /// Look at a stopped scheduler's data
+    #[command(subcommand)]
+    Storage(StorageCommand),
+}
+
+#[derive(Subcommand)]
+pub enum StorageCommand {
+    /// Read all of it and tell what is wrong; writes nothing
+    Verify(StorageVerifyArguments),
+}
+
+#[derive(Args)]
+pub struct StorageVerifyArguments {
+    /// The data directory of the scheduler
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
 }
 
 #[derive(Args)]

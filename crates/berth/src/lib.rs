@@ -13,6 +13,7 @@ mod mock_worker;
 mod scheduler;
 mod settings;
 mod stop;
+mod storage;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use arguments::{Arguments, Daemon, Task};
+use arguments::{Arguments, Daemon, StorageCommand, Task};
 
 /// What the program does.
 pub fn main() -> ExitCode {
@@ -61,6 +62,7 @@ fn run(daemon: Daemon, config: Option<&Path>) -> ExitCode {
         Daemon::Dev(arguments) => dev::run(&arguments),
         Daemon::Demo(arguments) => demo::run(&arguments),
         Daemon::MockWorker(arguments) => mock_worker::run(&arguments),
+        Daemon::Storage(StorageCommand::Verify(arguments)) => storage::verify(&arguments),
     };
     match ended {
         Ok(code) => code,

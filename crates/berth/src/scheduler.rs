@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use berth_config::units::Address;
-use berth_config::{Flags, RaftProfile, Scheduler};
+use berth_config::{Flags, Scheduler};
 use berth_model::DurationMs;
 use berth_raft::Timers;
 use berth_reconcile::LivenessRules;
@@ -80,7 +80,7 @@ fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
         (false, false) => Formation::Join { servers: join, seat },
         (false, true) => Formation::Existing,
     };
-    let timers = settings.raft.timers(RaftProfile::Fast);
+    let timers = settings.raft.timers(settings.raft.profile.value);
     let liveness = LivenessRules {
         heartbeat: DurationMs(settings.lease.heartbeat.value),
         suspect_after: DurationMs(settings.lease.suspect_after.value),

@@ -248,6 +248,7 @@ async fn a_scheduler_refuses_data_that_is_not_its_own() {
     std::fs::remove_dir_all(mixed.join("raft")).unwrap();
     copy(&second.join("raft"), &mixed.join("raft"));
     check(&mixed, &mixed.join("raft"), "belongs to node 2");
+    check_what_verify_says(&cluster, &second, &mixed, folder.path());
     // A directory without its store, with an empty one, and with nothing.
     let emptied = copy_of(&cluster.schedulers[2].data_dir, folder.path(), "emptied");
     std::fs::remove_dir_all(emptied.join("raft")).unwrap();
@@ -263,6 +264,26 @@ async fn a_scheduler_refuses_data_that_is_not_its_own() {
     cluster.restart_scheduler(3).unwrap();
     support::hashes_agree(&cluster.servers()).await;
     cluster.stop().await;
+}
+
+/// `berth storage verify` of a whole directory, of one in use, one mixed up and
+/// a damaged one.
+fn check_what_verify_says(cluster: &LocalCluster, whole: &Path, mixed: &Path, folder: &Path) {
+    let check = |data_dir: &Path, code: i32, says: &str| {
+        let output = berth(&["storage", "verify", "--data-dir", data_dir.to_str().unwrap()]);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(says), "`{says}` in: {said}");
+    };
+    check(whole, 0, "whole: log, snapshots and high-water mark agree");
+    check(&cluster.schedulers[0].data_dir, 1, "in use by pid");
+    check(mixed, 1, "belongs to scheduler 2, not to this one");
+    check(folder, 1, "holds no scheduler");
+    let damaged = copy_of(whole, folder, "damaged");
+    std::fs::remove_file(damaged.join("raft/high-water")).unwrap();
+    check(&damaged, 1, "raft/high-water: is missing");
+    check(&damaged, 1, "hint: ");
 }
 
 fn copy_of(from: &Path, folder: &Path, name: &str) -> std::path::PathBuf {

@@ -2,7 +2,7 @@
 
 use crate::problem::Problem;
 use crate::reader::Reader;
-use crate::sections::{Config, RaftProfile};
+use crate::sections::Config;
 use crate::source::{Setting, Source};
 use crate::units::{format_duration, format_size};
 
@@ -93,40 +93,44 @@ impl Found<'_, '_> {
     }
 }
 
-/// The timers must be in order under each profile that may be taken at start.
+/// A leader counts on whoever it heard within three times as long.
+const HEARTBEAT_MS_MAX: u64 = 500;
+
+/// The timers must be in order, those that the profile gives too.
 fn raft_timers(config: &Config, found: &mut Found<'_, '_>) {
     let raft = &config.scheduler.raft;
-    let profiles: &[RaftProfile] = match raft.profile.value {
-        RaftProfile::Auto => &[RaftProfile::Fast, RaftProfile::SlowDisk],
-        RaftProfile::Fast => &[RaftProfile::Fast],
-        RaftProfile::SlowDisk => &[RaftProfile::SlowDisk],
+    let profile = raft.profile.value;
+    let timers = raft.timers(profile);
+    let heartbeat = Side {
+        key: "scheduler.raft.heartbeat",
+        amount: timers.heartbeat_ms,
+        source: source_of(raft.heartbeat.as_ref()),
     };
-    for profile in profiles {
-        let timers = raft.timers(*profile);
-        let heartbeat = Side {
-            key: "scheduler.raft.heartbeat",
-            amount: timers.heartbeat_ms,
-            source: source_of(raft.heartbeat.as_ref()),
-        };
-        let low = Side {
-            key: "scheduler.raft.election_min",
-            amount: timers.election_min_ms,
-            source: source_of(raft.election_min.as_ref()),
-        };
-        let high = Side {
-            key: "scheduler.raft.election_max",
-            amount: timers.election_max_ms,
-            source: source_of(raft.election_max.as_ref()),
-        };
-        let first = found.below(heartbeat, low, format_duration);
-        let second = found.below(low, high, format_duration);
-        if first == Order::Broken || second == Order::Broken {
-            let hint =
-                format!("these are the timers of profile `{}`, where not set", profile.as_str());
-            for problem in &mut found.problems {
-                problem.hint.get_or_insert_with(|| hint.clone());
-            }
-            return;
+    let low = Side {
+        key: "scheduler.raft.election_min",
+        amount: timers.election_min_ms,
+        source: source_of(raft.election_min.as_ref()),
+    };
+    let high = Side {
+        key: "scheduler.raft.election_max",
+        amount: timers.election_max_ms,
+        source: source_of(raft.election_max.as_ref()),
+    };
+    if timers.heartbeat_ms > HEARTBEAT_MS_MAX {
+        let message = format!(
+            "scheduler.raft.heartbeat ({}) must be at most {}: members that are not heard for \
+             1.5s count as silent",
+            format_duration(timers.heartbeat_ms),
+            format_duration(HEARTBEAT_MS_MAX),
+        );
+        found.add(Problem::at(heartbeat.source, message));
+    }
+    let first = found.below(heartbeat, low, format_duration);
+    let second = found.below(low, high, format_duration);
+    if first == Order::Broken || second == Order::Broken {
+        let hint = format!("these are the timers of profile `{}`, where not set", profile.as_str());
+        for problem in &mut found.problems {
+            problem.hint.get_or_insert_with(|| hint.clone());
         }
     }
 }
@@ -145,5 +149,9 @@ fn bootstrap_or_join(config: &Config, found: &mut Found<'_, '_>) {
             scheduler.join.source
         );
         found.add(Problem::at(&scheduler.bootstrap.source, message));
+    }
+    if scheduler.learner.value && scheduler.join.value.is_empty() {
+        let message = "scheduler.learner needs scheduler.join: only who joins can be a learner";
+        found.add(Problem::at(&scheduler.learner.source, message.to_owned()));
     }
 }

@@ -7,13 +7,14 @@ mod serve;
 mod terms;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use berth_raft::device::sled::{Directory, Filesystem, SledDevice, SledOptions};
+use berth_raft::device::sled::{self, Directory, Filesystem, SledDevice, SledOptions};
 use berth_raft::transport::grpc::GrpcTransport;
-use berth_raft::{ProductionNode, RaftOptions, RaftStatus, Role};
+use berth_raft::{ProductionNode, RaftOptions, RaftStatus, Role, Timers};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,6 +27,7 @@ use crate::identity::Identity;
 use crate::leader::Node;
 use crate::options::{MemoryDisk, PlainText, SchedulerOptions};
 use crate::rpc::Shared;
+use crate::storage::raft_folder;
 
 use formation::{come_in, settle_identity};
 use serve::serve_grpc;
@@ -206,7 +208,7 @@ async fn start_raft(
         RaftOptions::new(identity.scheduler_id, identity.cluster_id()?, identity.address.clone());
     raft.timers = options.timers;
     raft.snapshots.log_bytes_min = options.snapshot_log_bytes;
-    let mut device = SledOptions::new(options.data_dir.join("raft"), directory);
+    let mut device = SledOptions::new(raft_folder(&options.data_dir), directory);
     device.filesystem = match options.memory_disk {
         MemoryDisk::Refused => Filesystem::LocalDisk,
         MemoryDisk::Allowed => Filesystem::LocalOrMemory,
@@ -216,10 +218,35 @@ async fn start_raft(
     device.ballast_bytes = options.disk_ballast_bytes;
     let app = ClusterApp::new(published.clone());
     let transport = GrpcTransport::plain();
+    warn_of_slow_disk(&options.data_dir, options.timers).await;
     let node = ProductionNode::start(raft, app, SledDevice::new(device), transport)
         .await
         .context("open the scheduler's store")?;
     // Only now does the directory hold what the identity promises.
     identity.save(&options.data_dir)?;
     Ok(node)
+}
+
+/// The timers are for a whole cluster to choose, so this only speaks up.
+async fn warn_of_slow_disk(data_dir: &Path, timers: Timers) {
+    let folder = data_dir.to_owned();
+    let measured = tokio::task::spawn_blocking(move || sled::measure_syncs(&folder)).await;
+    match measured {
+        Ok(Ok(pace)) => {
+            let (p50, p999) = (pace.p50, pace.p999);
+            metrics::gauge!("berth_disk_sync_seconds").set(p999.as_secs_f64());
+            if pace.is_slow() && timers.election_min_ms < Timers::SLOW_DISK.election_min_ms {
+                warn!(
+                    ?p50,
+                    ?p999,
+                    "this disk syncs slowly: set scheduler.raft.profile to slow-disk on every scheduler"
+                );
+            } else {
+                info!(?p50, ?p999, "disk measured");
+            }
+        }
+        // Whoever opens the store next says what is wrong with the folder.
+        Ok(Err(error)) => info!(%error, "disk not measured"),
+        Err(error) => info!(%error, "disk not measured"),
+    }
 }

@@ -303,9 +303,18 @@ fn relations_are_named_with_their_values() {
              scheduler.raft.election_max (150ms)",
         ),
         (
-            "[scheduler.raft]\nelection_max = \"500ms\"",
+            "[scheduler.raft]\nelection_max = \"500ms\"\nprofile = \"slow-disk\"",
             "berth.toml:2:1: scheduler.raft.election_min (750ms) must be below \
              scheduler.raft.election_max (500ms)",
+        ),
+        (
+            "[scheduler.raft]\nheartbeat = \"1s\"\nelection_min = \"3s\"\nelection_max = \"6s\"",
+            "berth.toml:2:1: scheduler.raft.heartbeat (1s) must be at most 500ms: members that \
+             are not heard for 1.5s count as silent",
+        ),
+        (
+            "[scheduler]\nlearner = true",
+            "berth.toml:2:1: scheduler.learner needs scheduler.join: only who joins can be a learner",
         ),
         (
             "[scheduler.disk]\nhard_free = \"2GiB\"",

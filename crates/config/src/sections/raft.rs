@@ -7,7 +7,8 @@ use crate::source::Setting;
 /// Which timers to run with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RaftProfile {
-    /// Measure the disk at start, then take one of the other two.
+    /// The same as `Fast`: every scheduler must have the same timers, so none
+    /// chooses by its own disk. One that measures a slow disk says so.
     Auto,
     /// For disks that sync within 10 ms.
     Fast,
@@ -90,7 +91,6 @@ impl Raft {
     }
 
     /// The timers in force under `profile`, single settings coming first.
-    /// [`RaftProfile::Auto`] stands for `fast`, as long as nothing was measured.
     #[must_use]
     pub fn timers(&self, profile: RaftProfile) -> RaftTimers {
         let base = match profile {

@@ -2,14 +2,14 @@
 //! who holds it.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
 use crate::device::OpenError;
 
 /// Held until dropped; the operating system drops it with the process.
-pub(super) struct Lock(File);
+pub struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
@@ -30,25 +30,45 @@ impl Lock {
             .truncate(false)
             .open(&path)
             .map_err(io("open"))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                file.read_to_string(&mut holder).map_err(io("read"))?;
-                let (pid, since) = holder.trim().split_once(' ').unwrap_or(("unknown", "unknown"));
-                return Err(OpenError::InUse {
-                    path: folder.to_owned(),
-                    pid: pid.to_owned(),
-                    since: since.to_owned(),
-                });
-            }
-            Err(TryLockError::Error(error)) => return Err(io("lock")(error)),
-        }
+        lock(&mut file, folder, &path)?;
         let since = humantime::format_rfc3339_seconds(SystemTime::now());
         file.set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| write!(file, "{} {since}", std::process::id()))
             .map_err(io("write"))?;
         Ok(Self(file))
+    }
+}
+
+/// Holds a directory that somebody is about to read, without writing to it.
+/// `None` where no node has ever been.
+///
+/// # Errors
+/// A node runs on it, or it cannot be read.
+pub fn hold(folder: &Path) -> Result<Option<Lock>, OpenError> {
+    let path = folder.join("lock");
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(OpenError::io("open", &path)(error)),
+    };
+    lock(&mut file, folder, &path)?;
+    Ok(Some(Lock(file)))
+}
+
+fn lock(file: &mut File, folder: &Path, path: &Path) -> Result<(), OpenError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder).map_err(OpenError::io("read", path))?;
+            let (pid, since) = holder.trim().split_once(' ').unwrap_or(("unknown", "unknown"));
+            Err(OpenError::InUse {
+                path: folder.to_owned(),
+                pid: pid.to_owned(),
+                since: since.to_owned(),
+            })
+        }
+        Err(TryLockError::Error(error)) => Err(OpenError::io("lock", path)(error)),
     }
 }

@@ -10,6 +10,7 @@ mod guard;
 mod load;
 mod lock;
 mod open;
+mod pace;
 mod store;
 mod verify;
 
@@ -19,8 +20,10 @@ use std::time::Duration;
 
 pub(crate) use guard::process_ms;
 pub use load::panic_is_guarded;
+pub use lock::{Lock, hold};
+pub use pace::{SyncPace, measure_syncs};
 pub use store::SledLog;
-pub use verify::{Problem, verify};
+pub use verify::{Problem, owner, verify};
 
 use super::high_water::HighWater;
 use super::snapshots::FileSnapshots;

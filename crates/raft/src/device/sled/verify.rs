@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::load::load;
 use super::open::{list_snapshots, log_folder};
-use crate::device::OpenError;
 use crate::device::high_water::{self, HighWater};
 use crate::device::snapshots::SnapshotStore;
+use crate::device::{Identity, OpenError};
 
 /// Something wrong in a data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +75,14 @@ pub fn verify(data_dir: &Path) -> io::Result<Vec<Problem>> {
     let purged = verify_log(data_dir, note, &mut problems)?;
     verify_snapshots(data_dir, note, purged, &mut problems)?;
     Ok(problems)
+}
+
+/// Whose directory it is, by its high-water file; `None` without one.
+///
+/// # Errors
+/// The file cannot be read, or is damaged.
+pub fn owner(data_dir: &Path) -> Result<Option<Identity>, OpenError> {
+    Ok(HighWater::read(data_dir)?.map(|note| note.identity))
 }
 
 struct Copy(PathBuf);

@@ -1,0 +1,60 @@
+//! A stopped scheduler's data directory, looked at from outside. Nothing is
+//! written to it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use berth_raft::device::sled::{self, Problem};
+
+use crate::identity::Identity;
+
+/// What a data directory holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    pub cluster_id: String,
+    pub scheduler_id: u64,
+    pub address: String,
+    /// Everything that is wrong; nothing if a scheduler can start from it.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads all of a stopped scheduler's data directory, log and snapshots, and
+/// tells what is wrong with it. Needs room for a copy of the log in the
+/// system's temporary directory.
+///
+/// # Errors
+/// There is no scheduler in the directory, it is running, or the directory
+/// cannot be read.
+pub fn verify(data_dir: &Path) -> anyhow::Result<Verified> {
+    let identity = Identity::load(data_dir)?;
+    let Some(identity) = identity else {
+        bail!("{} holds no scheduler: there is no scheduler.json", data_dir.display());
+    };
+    let folder = raft_folder(data_dir);
+    // Held while it is read: a scheduler that starts now would change it.
+    let _held = sled::hold(&folder)?;
+    let mut problems =
+        sled::verify(&folder).with_context(|| format!("read the store in {}", folder.display()))?;
+    // A damaged mark is among the problems already.
+    if let Ok(Some(owner)) = sled::owner(&folder)
+        && (owner.node_id, owner.cluster_id) != (identity.scheduler_id, identity.cluster_id()?)
+    {
+        problems.push(Problem {
+            file: folder,
+            index: None,
+            what: format!("belongs to scheduler {}, not to this one", owner.node_id),
+            way_out: "put each scheduler's own directory back where it was".to_owned(),
+        });
+    }
+    Ok(Verified {
+        cluster_id: identity.cluster_id,
+        scheduler_id: identity.scheduler_id,
+        address: identity.address,
+        problems,
+    })
+}
+
+/// Where log and snapshots are.
+pub(crate) fn raft_folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("raft")
+}
