@@ -37,6 +37,18 @@ pub struct Member {
     pub heard_ms: Option<u64>,
 }
 
+/// A member that has not answered for longer is not counted on. Heartbeats are
+/// 50 to 150 ms apart.
+const HEARD_MS_MAX: u64 = 1500;
+
+impl Member {
+    /// Whether the leader that this was asked of has heard it lately.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.heard_ms.is_some_and(|heard| heard <= HEARD_MS_MAX)
+    }
+}
+
 /// A node's state at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RaftStatus {
@@ -66,6 +78,15 @@ pub struct RaftStatus {
 }
 
 impl RaftStatus {
+    /// The voter that a leader should hand over to: one that answers, and then
+    /// whoever is furthest.
+    #[must_use]
+    pub fn heir(&self) -> Option<u64> {
+        let others = self.members.iter().filter(|member| member.voter && member.id != self.node_id);
+        let best = others.max_by_key(|member| (member.is_heard(), member.matched_index, member.id));
+        best.map(|member| member.id)
+    }
+
     pub(crate) fn initial(node_id: u64) -> Self {
         Self {
             node_id,

@@ -10,6 +10,7 @@ use berth_proto::v1::operator_client::OperatorClient;
 use berth_raft::device::sled::Directory;
 use berth_state::{Command, FOUNDER, Seat};
 use bytes::Bytes;
+use prost::Message as _;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tracing::info;
@@ -115,7 +116,11 @@ async fn join_once(server: &str, request: v1::JoinRequest) -> Result<v1::JoinRep
     let channel = connect(server).await.map_err(JoinError::Unanswered)?;
     let reply = OperatorClient::new(channel).join(request).await;
     reply.map(tonic::Response::into_inner).map_err(|status| {
-        let message = status.message().to_owned();
+        let hint = v1::ErrorDetail::decode(status.details()).unwrap_or_default().hint;
+        let message = match hint.is_empty() {
+            true => status.message().to_owned(),
+            false => format!("{}; {hint}", status.message()),
+        };
         if matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument) {
             JoinError::Refused(message)
         } else {

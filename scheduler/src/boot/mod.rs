@@ -25,7 +25,7 @@ use crate::app::{ClusterApp, Published};
 use crate::http;
 use crate::identity::Identity;
 use crate::leader::Node;
-use crate::options::{MemoryDisk, PlainText, SchedulerOptions};
+use crate::options::{Formation, MemoryDisk, PlainText, SchedulerOptions};
 use crate::rpc::Shared;
 use crate::storage::raft_folder;
 
@@ -74,12 +74,17 @@ pub async fn run(
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
     stop: impl Future<Output = Leave>,
 ) -> anyhow::Result<()> {
+    let timers = options.timers;
+    let others = match &options.formation {
+        Formation::Join { servers, .. } => servers.clone(),
+        Formation::Bootstrap | Formation::Existing => Vec::new(),
+    };
     let running = start(options, metrics).await?;
     let shared = running.shared.0.clone();
     tokio::select! {
         leave = stop => running.stop(leave).await,
         reason = shared.node.fatal() => bail!("stopped for safety: {reason}"),
-        () = removed::removed(shared.clone()) => {
+        () = removed::removed(shared.clone(), others, timers) => {
             running.stop(Leave::AtOnce).await?;
             bail!(
                 "scheduler {} was removed from its cluster, and its data is of no use any more; \
@@ -156,13 +161,7 @@ impl Running {
     async fn hand_over(&self) {
         let node = &self.shared.0.node;
         let raft = node.status();
-        let heir = raft
-            .members
-            .iter()
-            .filter(|member| member.voter && member.id != raft.node_id)
-            .max_by_key(|member| member.matched_index);
-        if let (Role::Leader, Some(heir)) = (raft.role, heir) {
-            let to = heir.id;
+        if let (Role::Leader, Some(to)) = (raft.role, raft.heir()) {
             match tokio::time::timeout(HAND_OVER_LIMIT, node.transfer_leader(to)).await {
                 Ok(Ok(())) => info!(to, "leadership handed over"),
                 Ok(Err(error)) => warn!(to, %error, "leadership not handed over"),

@@ -8,17 +8,16 @@ use std::time::Duration;
 
 use berth_raft::{Member, MembershipError, RaftStatus, Role};
 use berth_state::{ClusterRow, Refusal, Seat};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Leader;
 
-/// A member that has not answered for longer is not counted on. Heartbeats are
-/// 50 to 150 ms apart.
-pub const HEARD_MS_MAX: u64 = 1500;
-/// A member that lacks more entries than this has not caught up.
+/// A member that lacks more entries than this is not healthy.
 const BEHIND_MAX: u64 = 1000;
+/// A learner that lacks more gets no vote yet: every commit would wait for it.
+const BEHIND_MAX_TO_VOTE: u64 = 100;
 /// How soon to compare again while something is under way, and when nothing is.
-const LOOK_SOON: Duration = Duration::from_millis(20);
+const LOOK_SOON: Duration = Duration::from_millis(50);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// After a change that failed.
 const RETRY_WAIT: Duration = Duration::from_millis(300);
@@ -26,6 +25,8 @@ const RETRY_WAIT: Duration = Duration::from_millis(300);
 /// The next change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
+    /// What an earlier leader left half done.
+    Finish,
     AddLearner {
         scheduler: u64,
         address: String,
@@ -53,25 +54,29 @@ pub enum Standing {
 
 /// Whether the leader hears a member, and it has nearly all of the log.
 pub fn is_healthy(member: &Member, raft: &RaftStatus) -> bool {
-    is_heard(member) && is_near(member.matched_index, raft.last_log_index)
+    member.is_heard() && behind(member, raft) <= BEHIND_MAX
 }
 
-/// Whether the voters without `scheduler` could go on by themselves, as the
-/// leader hears them.
+/// Whether the voters without `scheduler` could go on by themselves at once, as
+/// the leader hears them: one that answers and lacks much of the log holds up
+/// whoever needs it.
 pub fn majority_without(raft: &RaftStatus, scheduler: u64) -> bool {
     let stays = |member: &&Member| member.voter && member.id != scheduler;
     let voters = raft.members.iter().filter(stays).count();
-    let heard = raft.members.iter().filter(stays).filter(|member| {
-        // The leader hears itself.
-        member.id == raft.node_id || is_heard(member)
+    let able = raft.members.iter().filter(stays).filter(|member| {
+        // The leader does not speak to itself.
+        member.id == raft.node_id || is_healthy(member, raft)
     });
-    heard.count() * 2 > voters
+    able.count() * 2 > voters
 }
 
 /// What to do next as the leader. Removals come first: a dead voter costs every
 /// other change.
 pub fn standing(wished: &ClusterRow, raft: &RaftStatus) -> Standing {
-    let mut waiting = raft.membership_is_joint;
+    if raft.membership_is_joint {
+        return Standing::Next(Step::Finish);
+    }
+    let mut waiting = false;
     let (own, others): (Vec<&Member>, Vec<&Member>) =
         raft.members.iter().partition(|member| member.id == raft.node_id);
     for member in others.iter().chain(&own) {
@@ -79,7 +84,7 @@ pub fn standing(wished: &ClusterRow, raft: &RaftStatus) -> Standing {
             continue;
         }
         if member.id == raft.node_id {
-            match heir(wished, raft) {
+            match heir(wished, raft).filter(|_| majority_without(raft, member.id)) {
                 Some(to) => return Standing::Next(Step::HandOver { to }),
                 None => waiting = true,
             }
@@ -91,7 +96,7 @@ pub fn standing(wished: &ClusterRow, raft: &RaftStatus) -> Standing {
     }
     for member in raft.members.iter().filter(|member| !member.voter) {
         if wished.seat(member.id) == Ok(Seat::Voter) {
-            if is_healthy(member, raft) {
+            if member.is_heard() && behind(member, raft) <= BEHIND_MAX_TO_VOTE {
                 return Standing::Next(Step::Promote { scheduler: member.id });
             }
             waiting = true;
@@ -136,7 +141,7 @@ pub fn warnings(raft: &RaftStatus) -> Vec<String> {
     if raft.role == Role::Leader {
         let silent: Vec<String> = voters
             .iter()
-            .filter(|member| member.id != raft.node_id && !is_heard(member))
+            .filter(|member| member.id != raft.node_id && !member.is_heard())
             .map(|member| member.id.to_string())
             .collect();
         let spare = (voters.len() - silent.len()).saturating_sub(voters.len() / 2 + 1);
@@ -150,29 +155,32 @@ pub fn warnings(raft: &RaftStatus) -> Vec<String> {
     found
 }
 
-fn is_heard(member: &Member) -> bool {
-    member.heard_ms.is_some_and(|heard| heard <= HEARD_MS_MAX)
-}
-
-fn is_near(matched: Option<u64>, last: Option<u64>) -> bool {
-    let matched = matched.map_or(0, |index| index + 1);
-    last.map_or(0, |index| index + 1).saturating_sub(matched) <= BEHIND_MAX
+/// Entries that a member lacks; without end if it is not known to hold any.
+fn behind(member: &Member, raft: &RaftStatus) -> u64 {
+    let Some(matched) = member.matched_index else { return u64::MAX };
+    raft.last_log_index.unwrap_or(0).saturating_sub(matched)
 }
 
 /// Runs for a term of leadership.
 pub async fn run(leader: Arc<Leader>) {
     loop {
-        let standing = standing(leader.published.view().cluster(), &leader.node.status());
-        let wait = match standing {
+        let raft = leader.node.status();
+        let wait = match standing(leader.published.view().cluster(), &raft) {
+            // Without a majority no step can succeed.
+            _ if !leader.has_quorum() => LOOK_AGAIN,
             Standing::AsWished => LOOK_AGAIN,
             Standing::Waiting => LOOK_SOON,
             Standing::Next(step) => match take(&leader, &step).await {
+                // Handed over, or lost: another leader goes on.
+                _ if leader.ended.is_cancelled() => return,
                 Ok(()) => {
                     info!(?step, "members changed");
                     continue;
                 }
-                // Handed over, or lost: another leader goes on.
-                Err(_) if leader.ended.is_cancelled() => return,
+                Err(error @ (MembershipError::InProgress | MembershipError::NotLeader { .. })) => {
+                    debug!(?step, %error, "members not changed yet");
+                    RETRY_WAIT
+                }
                 Err(error) => {
                     warn!(?step, %error, "members not changed");
                     RETRY_WAIT
@@ -190,6 +198,7 @@ pub async fn run(leader: Arc<Leader>) {
 async fn take(leader: &Leader, step: &Step) -> Result<(), MembershipError> {
     let change = async {
         match step {
+            Step::Finish => leader.node.finish_change().await,
             Step::AddLearner { scheduler, address } => {
                 leader.node.add_learner(*scheduler, address.clone()).await
             }
@@ -266,14 +275,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_half_done_is_finished_first() {
+        let half = RaftStatus { membership_is_joint: true, ..raft(&[voter(2), voter(3)]) };
+        let wished = wished(&[(2, VOTER), (3, None)]);
+        assert_eq!(standing(&wished, &half), Standing::Next(Step::Finish));
+    }
+
+    #[test]
     fn an_admitted_scheduler_is_added_catches_up_and_votes() {
         let add = Step::AddLearner { scheduler: 2, address: "a:2".to_owned() };
         check(&[(2, VOTER)], &[], &Standing::Next(add));
         check(&[(2, VOTER)], &[learner(2, 10)], &Standing::Waiting);
         let silent = Member { heard_ms: None, ..learner(2, 9_999) };
         check(&[(2, VOTER)], &[silent], &Standing::Waiting);
+        let empty = Member { matched_index: None, ..learner(2, 0) };
+        check(&[(2, VOTER)], &[empty], &Standing::Waiting);
         let promote = Standing::Next(Step::Promote { scheduler: 2 });
-        check(&[(2, VOTER)], &[learner(2, 9_000)], &promote);
+        check(&[(2, VOTER)], &[learner(2, 9_950)], &promote);
+        check(&[(2, VOTER)], &[learner(2, 9_000)], &Standing::Waiting);
         check(&[(2, VOTER)], &[voter(2)], &Standing::AsWished);
         check(&[(2, Some(Seat::Learner))], &[learner(2, 10)], &Standing::AsWished);
     }
@@ -287,6 +306,9 @@ mod tests {
         check(&[(2, VOTER), (3, None)], &[voter(2), dead(3)], &remove);
         // Without 3 there would be 1 and a dead 2: no majority of two.
         check(&[(2, VOTER), (3, None)], &[dead(2), voter(3)], &Standing::Waiting);
+        // Nor with a 2 that answers and has to be sent a snapshot first.
+        let behind = Member { matched_index: Some(10), ..voter(2) };
+        check(&[(2, VOTER), (3, None)], &[behind, voter(3)], &Standing::Waiting);
         check(&[(2, VOTER), (3, None)], &[voter(2), learner(3, 0)], &remove);
         check(&[(3, None)], &[], &Standing::AsWished);
     }
@@ -313,5 +335,8 @@ mod tests {
         let leave = Standing::Next(Step::HandOver { to: 2 });
         check(&both, &[voter(2)], &leave);
         check(&[(1, None), (2, VOTER)], &[dead(2)], &Standing::Waiting);
+        // Whoever would lead then could not remove it.
+        let alone = [(1, None), (2, VOTER), (3, VOTER)];
+        check(&alone, &[voter(2), dead(3)], &Standing::Waiting);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use berth_proto::v1;
 use berth_raft::{ProposeError, RaftStatus};
-use berth_state::{Command, Reply, Seat};
+use berth_state::{Command, Refusal, Reply, Seat};
 use bytes::Bytes;
 use tonic::Status;
 
@@ -15,8 +15,9 @@ use super::{Shared, status};
 use crate::leader::Leader;
 use crate::leader::members::majority_without;
 
-/// How long a call waits for Raft's members to follow.
-const FOLLOW_LIMIT: Duration = Duration::from_secs(8);
+/// How long a call waits for Raft's members to follow: below the 1.5 s after
+/// which a client takes an attempt for lost.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(1);
 
 /// Gives the scheduler its id. It is brought in beside this call: it is
 /// reachable only once it knows its id.
@@ -61,18 +62,32 @@ pub async fn remove(
     leader: Arc<Leader>,
     id: u64,
 ) -> Result<v1::RemoveReply, Status> {
-    let raft = shared.node.status();
-    let votes = raft.members.iter().any(|member| member.id == id && member.voter);
-    // The last voter is refused by the state, with its own words.
-    if votes && raft.members.len() > 1 && !majority_without(&raft, id) {
-        return Err(status::needed_for_majority(id));
-    }
+    check_majority(shared, id)?;
     wish(&leader, Command::RemoveScheduler { scheduler: id }).await?;
     let gone = |raft: &RaftStatus| {
         !raft.members.iter().any(|member| member.id == id) && !raft.membership_is_joint
     };
     let done = followed(shared, &leader, gone).await?;
     Ok(v1::RemoveReply { done })
+}
+
+/// A removal that was asked for before stands, however it looks now. The last
+/// voter is refused by the state, with its own words.
+fn check_majority(shared: &Shared, id: u64) -> Result<(), Status> {
+    let asked_before = Err(Refusal::SchedulerRemoved(id));
+    let raft = shared.node.status();
+    let voters = || raft.members.iter().filter(|member| member.voter);
+    let others = || voters().filter(|member| member.id != id);
+    let votes = voters().any(|member| member.id == id);
+    if !votes
+        || others().count() == 0
+        || majority_without(&raft, id)
+        || shared.published.view().cluster().seat(id) == asked_before
+    {
+        return Ok(());
+    }
+    let unheard = others().any(|member| member.id != raft.node_id && member.heard_ms.is_none());
+    Err(if unheard { status::not_heard_yet() } else { status::needed_for_majority(id) })
 }
 
 async fn wish(leader: &Leader, command: Command) -> Result<Reply, Status> {
@@ -90,8 +105,13 @@ async fn followed(
     wanted: impl Fn(&RaftStatus) -> bool + Send,
 ) -> Result<bool, Status> {
     let mut changes = shared.node.status_changes();
+    let unknown = || status::from_propose(&ProposeError::OutcomeUnknown);
     tokio::select! {
-        reached = tokio::time::timeout(FOLLOW_LIMIT, changes.wait_for(wanted)) => Ok(reached.is_ok()),
-        () = leader.ended.cancelled() => Err(status::from_propose(&ProposeError::OutcomeUnknown)),
+        reached = tokio::time::timeout(FOLLOW_LIMIT, changes.wait_for(wanted)) => match reached {
+            Ok(Some(_)) => Ok(true),
+            Ok(None) => Err(unknown()),
+            Err(_) => Ok(false),
+        },
+        () = leader.ended.cancelled() => Err(unknown()),
     }
 }

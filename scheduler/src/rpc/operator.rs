@@ -153,15 +153,15 @@ impl OperatorService {
 
     async fn hand_over(&self, to: Option<u64>) -> Result<v1::TransferReply, Status> {
         let raft = self.shared.node.status();
-        let others = raft.members.iter().filter(|member| member.voter && member.id != raft.node_id);
+        let votes = |id: &u64| raft.members.iter().any(|member| member.voter && member.id == *id);
         let target = match to {
             Some(to) if to == raft.node_id => {
                 return Ok(v1::TransferReply { leader_id: to });
             }
-            Some(to) => raft.members.iter().find(|member| member.voter && member.id == to),
-            None => others.max_by_key(|member| (member.matched_index, member.id)),
+            Some(to) => Some(to).filter(votes),
+            None => raft.heir(),
         };
-        let Some(target) = target.map(|member| member.id) else {
+        let Some(target) = target else {
             let voters: Vec<String> = raft
                 .members
                 .iter()

@@ -172,6 +172,12 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
             message,
             "start a new scheduler on an empty directory with --join",
         ),
+        Refusal::SchedulerElsewhere { .. } => with_hint(
+            Code::FailedPrecondition,
+            message,
+            "start it with --advertise of that address, or remove joining.json from its directory \
+             to join as a new one",
+        ),
         Refusal::LastVoter(_) => {
             with_hint(Code::FailedPrecondition, message, "add another scheduler first")
         }
@@ -194,6 +200,13 @@ pub fn needed_for_majority(scheduler: u64) -> Status {
         "bring the others back, or remove those that are gone first; \
          `berth operator status` shows who answers",
     )
+}
+
+/// This leader is too new to know who answers.
+pub fn not_heard_yet() -> Status {
+    let detail =
+        v1::ErrorDetail { retry_after_ms: Some(RETRY_AFTER_MS), ..v1::ErrorDetail::default() };
+    status(Code::Unavailable, "a leader was just elected and has not heard everybody yet", &detail)
 }
 
 /// The disk of this scheduler is nearly full.

@@ -77,8 +77,8 @@ impl LocalCluster {
         let (scheduler_ports, agent_ports) = ports.split_at(usize::from(plan.schedulers) * 2);
         for (number, pair) in (1_u64..).zip(scheduler_ports.chunks(2)) {
             let others = cluster.servers();
-            let scheduler =
-                start_scheduler(&plan, number, (pair[0], pair[1]), &others, Seat::Voter)?;
+            let ports = Ports { grpc: pair[0], http: pair[1] };
+            let scheduler = start_scheduler(&plan, number, ports, &others, Seat::Voter)?;
             cluster.schedulers.push(scheduler);
             // One after the other: their ids in Raft are then their numbers.
             cluster.wait_for_voters(usize::try_from(number)?).await?;
@@ -114,9 +114,22 @@ impl LocalCluster {
     /// the last that was given, if the last has been given its own.
     pub fn add_scheduler(&mut self, seat: Seat) -> anyhow::Result<u64> {
         let ports = free_ports(2)?;
+        self.join(Ports { grpc: ports[0], http: ports[1] }, seat)
+    }
+
+    /// Starts a new scheduler where another one was, which is dead and has lost
+    /// its data. Its id is as of `add_scheduler`.
+    pub fn replace_scheduler(&mut self, id: u64) -> anyhow::Result<u64> {
+        let position = self.schedulers.iter().position(|scheduler| scheduler.id == id);
+        let gone = self.schedulers.remove(position.with_context(|| format!("no scheduler {id}"))?);
+        std::fs::remove_dir_all(&gone.data_dir).context("remove the dead one's data")?;
+        self.join(Ports { grpc: port_of(&gone.grpc)?, http: port_of(&gone.http)? }, Seat::Voter)
+    }
+
+    fn join(&mut self, ports: Ports, seat: Seat) -> anyhow::Result<u64> {
         let number = self.last_number + 1;
         let others = self.servers();
-        let scheduler = start_scheduler(&self.plan, number, (ports[0], ports[1]), &others, seat)?;
+        let scheduler = start_scheduler(&self.plan, number, ports, &others, seat)?;
         self.schedulers.push(scheduler);
         self.last_number = number;
         Ok(number)
@@ -269,12 +282,12 @@ fn scheduler_arguments(plan: &Plan, number: u64, grpc: &str, http: &str) -> Vec<
 fn start_scheduler(
     plan: &Plan,
     number: u64,
-    ports: (u16, u16),
+    ports: Ports,
     others: &[String],
     seat: Seat,
 ) -> anyhow::Result<LocalScheduler> {
-    let grpc = format!("127.0.0.1:{}", ports.0);
-    let http = format!("127.0.0.1:{}", ports.1);
+    let grpc = format!("127.0.0.1:{}", ports.grpc);
+    let http = format!("127.0.0.1:{}", ports.http);
     let mut arguments = scheduler_arguments(plan, number, &grpc, &http);
     if others.is_empty() {
         arguments.push("--bootstrap".to_owned());
@@ -288,6 +301,18 @@ fn start_scheduler(
     let child = Child::spawn(&plan.program, &format!("scheduler {number}"), &arguments)?;
     let data_dir = plan.data_dir.join(format!("scheduler-{number}"));
     Ok(LocalScheduler { id: number, grpc, http, data_dir, child })
+}
+
+/// Where a scheduler listens.
+#[derive(Clone, Copy)]
+struct Ports {
+    grpc: u16,
+    http: u16,
+}
+
+fn port_of(address: &str) -> anyhow::Result<u16> {
+    let (_, port) = address.rsplit_once(':').context("an address without a port")?;
+    port.parse().context("read a port")
 }
 
 /// Ports that were free a moment ago. All are held until the last is found, so

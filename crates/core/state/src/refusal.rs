@@ -14,6 +14,8 @@ pub enum Refusal {
     NoSuchScheduler(u64),
     #[error("scheduler {0} was removed from the cluster; ids are never used again")]
     SchedulerRemoved(u64),
+    #[error("this scheduler has joined as {scheduler}, at {address}")]
+    SchedulerElsewhere { scheduler: u64, address: String },
     #[error("scheduler {0} has the last vote")]
     LastVoter(u64),
     #[error("cluster version {asked} does not follow {found}")]

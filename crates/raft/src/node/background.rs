@@ -104,13 +104,9 @@ async fn hand_over_when_stalled<A: App, RT: AsyncRuntime, D: Device>(
         if status.role != Role::Leader {
             continue;
         }
-        let others = status.members.iter();
-        let best = others
-            .filter(|member| member.voter && member.id != status.node_id)
-            .max_by_key(|member| (member.matched_index, member.id));
-        if let Some(best) = best {
-            tracing::warn!(to_node = best.id, "disk stalls, handing leadership over");
-            if raft.trigger().transfer_leader(best.id).await.is_err() {
+        if let Some(heir) = status.heir() {
+            tracing::warn!(to_node = heir, "disk stalls, handing leadership over");
+            if raft.trigger().transfer_leader(heir).await.is_err() {
                 return;
             }
         }

@@ -131,15 +131,31 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
         }
     }
 
+    /// Ends a change that an earlier leader left half done, if there is one.
+    ///
+    /// # Errors
+    /// As the variants say.
+    pub async fn finish_change(&self) -> Result<(), MembershipError> {
+        let _turn = Turn::take(&self.0.changing_members)?;
+        self.leading()?;
+        let wait = self.0.options.membership_wait;
+        let finished = RT::timeout(wait, self.finish()).await;
+        finished.unwrap_or(Err(MembershipError::OutcomeUnknown))
+    }
+
+    async fn finish(&self) -> Result<(), MembershipError> {
+        if !self.status().membership_is_joint {
+            return Ok(());
+        }
+        let finish = ChangeMembers::AddVoterIds(BTreeSet::new());
+        let finished = self.0.raft.change_membership(finish, true).await;
+        finished.map_err(explain).map(drop)
+    }
+
     async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), MembershipError> {
         let wait = self.0.options.membership_wait;
         let work = async {
-            // A change that an earlier leader left half done is ended first.
-            if self.status().membership_is_joint {
-                let finish = ChangeMembers::AddVoterIds(BTreeSet::new());
-                let finished = self.0.raft.change_membership(finish, true).await;
-                finished.map_err(explain)?;
-            }
+            self.finish().await?;
             let changed = self.0.raft.change_membership(change, false).await;
             changed.map_err(explain).map(drop)
         };

@@ -409,3 +409,45 @@ impl Sim {
         self.leader(&among).await
     }
 }
+
+/// A leader falls at every moment of a promotion; its successor finishes what
+/// it finds half done, and then removes it. Returns whether it was half done.
+async fn promotion_cut_off_after(micros: u64) -> bool {
+    let mut sim = Sim::new(micros, 1000).await;
+    let old = sim.leader(&[1, 2, 3]).await;
+    let disk = MemoryDevice::new();
+    disk.set_latency(Duration::from_micros(300));
+    let (node, shown) = start(&sim.network, 4, &disk, 1000).await;
+    sim.places.insert(4, Place { disk, node, shown });
+    let lead = sim.node(old);
+    lead.add_learner(4, "node-4".to_owned()).await.unwrap();
+    lead.propose(add(1)).await.unwrap();
+    let (_cut_off, ()) = futures::join!(lead.promote([4].into()), async {
+        SimRuntime::sleep(Duration::from_micros(micros)).await;
+        sim.network.leave(old);
+        sim.places[&old].disk.crash(0);
+        sim.node(old).shutdown().await;
+    });
+    sim.places.remove(&old);
+    let left: Vec<u64> = sim.places.keys().copied().collect();
+    let successor = sim.node(sim.leader(&left).await);
+    successor.read_index().await.unwrap();
+    let half_done = successor.status().membership_is_joint;
+    successor.finish_change().await.unwrap();
+    assert!(!successor.status().membership_is_joint);
+    successor.remove(old).await.unwrap();
+    successor.propose(add(2)).await.unwrap();
+    assert_eq!(*sim.converge().await.values, vec![1, 2]);
+    assert!(successor.status().members.iter().all(|member| member.id != old));
+    sim.stop().await;
+    half_done
+}
+
+#[test]
+fn a_change_left_half_done_is_finished_by_the_next_leader() {
+    let cuts = (0..40).map(|step| step * 100);
+    let half =
+        cuts.filter(|micros| simulate(*micros, async || promotion_cut_off_after(*micros).await));
+    let half = half.count();
+    assert!((1..40).contains(&half), "{half} of 40 were half done");
+}

@@ -38,11 +38,15 @@ impl Step<'_> {
             return Err(Refusal::NotFounded);
         }
         let schedulers = &mut self.state.cluster.schedulers;
+        let address = bounded(address, REASON_BYTES_MAX);
         let known = schedulers.iter().find(|(_, row)| row.instance_key == instance_key);
         if let Some((scheduler, row)) = known {
             let scheduler = *scheduler;
             return match row.seat {
-                Some(_) => Ok(Reply::Admitted { scheduler }),
+                Some(_) if row.address == address => Ok(Reply::Admitted { scheduler }),
+                Some(_) => {
+                    Err(Refusal::SchedulerElsewhere { scheduler, address: row.address.clone() })
+                }
                 None => Err(Refusal::SchedulerRemoved(scheduler)),
             };
         }
@@ -52,7 +56,6 @@ impl Step<'_> {
             )));
         }
         let scheduler = schedulers.keys().next_back().copied().unwrap_or(FOUNDER) + 1;
-        let address = bounded(address, REASON_BYTES_MAX);
         schedulers.insert(scheduler, SchedulerRow { instance_key, address, seat: Some(seat) });
         self.emit(None, None, None, EventKind::SchedulerAdmitted { scheduler, seat });
         Ok(Reply::Admitted { scheduler })

@@ -7,7 +7,7 @@ use berth_model::{
 use proptest::prelude::*;
 
 use super::world::{World, exited, job, name, submit};
-use crate::{Command, JobChange, Observation, Observed, Purpose};
+use crate::{Command, JobChange, Observation, Observed, Purpose, Seat};
 
 #[derive(Clone, Debug)]
 enum Move {
@@ -17,6 +17,7 @@ enum Move {
     Observe { allocation: u8, what: u8, other_node: bool },
     Stop { allocation: u8, intent: u8 },
     Node { node: u8, what: u8 },
+    Scheduler { which: u8, what: u8 },
     Reap,
     Wait { ms: u64 },
 }
@@ -35,6 +36,7 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => (any::<u8>(), 0..5u8)
             .prop_map(|(allocation, intent)| Move::Stop { allocation, intent }),
         2 => (0..4u8, 0..8u8).prop_map(|(node, what)| Move::Node { node, what }),
+        1 => (0..6u8, 0..4u8).prop_map(|(which, what)| Move::Scheduler { which, what }),
         1 => Just(Move::Reap),
         2 => (0..100_000u64).prop_map(|ms| Move::Wait { ms }),
     ]
@@ -104,6 +106,7 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             Some(Command::StopAllocations { allocations, intent, reason: "r".to_owned() })
         }
         Move::Node { node, what } => node_command(world, &nodes, node, what),
+        Move::Scheduler { which, what } => Some(scheduler_command(which, what)),
         Move::Reap => Some(Command::Reap {
             jobs,
             nodes,
@@ -113,6 +116,20 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             world.now += ms;
             None
         }
+    }
+}
+
+fn scheduler_command(which: u8, what: u8) -> Command {
+    let scheduler = u64::from(which);
+    let admit = |seat| {
+        let address = "127.0.0.1:7070".to_owned();
+        Command::AdmitScheduler { instance_key: [which; 16], address, seat }
+    };
+    match what {
+        0 => admit(Seat::Voter),
+        1 => admit(Seat::Learner),
+        2 => Command::PromoteScheduler { scheduler },
+        _ => Command::RemoveScheduler { scheduler },
     }
 }
 

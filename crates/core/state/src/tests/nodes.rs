@@ -176,6 +176,11 @@ fn a_scheduler_is_admitted_once() {
     assert_eq!(world.one(admit(1)), Ok(Reply::Admitted { scheduler: 2 }));
     assert_eq!(world.one(admit(2)), Ok(Reply::Admitted { scheduler: 3 }));
     assert_eq!(world.one(admit(1)), Ok(Reply::Admitted { scheduler: 2 }));
+    // The members of Raft are reached where they said first.
+    let address = "127.0.0.1:9".to_owned();
+    let moved = Command::AdmitScheduler { instance_key: [1; 16], address, seat: Seat::Voter };
+    let address = "127.0.0.1:7070".to_owned();
+    assert_eq!(world.one(moved), Err(Refusal::SchedulerElsewhere { scheduler: 2, address }));
 }
 
 fn admit(key: u8, seat: Seat) -> Command {

@@ -144,6 +144,15 @@ pub(super) fn padded(bytes: usize) -> Command {
     })
 }
 
+fn schedulers() -> [Command; 3] {
+    let address = "10.0.0.3:7071".into();
+    [
+        Command::AdmitScheduler { instance_key: [8; 16], address, seat: Seat::Learner },
+        Command::PromoteScheduler { scheduler: 3 },
+        Command::RemoveScheduler { scheduler: 2 },
+    ]
+}
+
 pub(super) fn entry() -> Entry {
     let mut commands = vec![
         Command::Found { cluster_id: *b"sixteen bytes id" },
@@ -179,6 +188,7 @@ pub(super) fn entry() -> Entry {
     commands.extend(changes());
     commands.extend(purposes());
     commands.extend(stops());
+    commands.extend(schedulers());
     Entry {
         state_ms: StateMs(123_456_789),
         wall_ms: WallMs(1_790_000_000_000),

@@ -69,11 +69,9 @@ pub(super) fn rows() -> Vec<Stored> {
 }
 
 fn cluster() -> ClusterRow {
-    let scheduler = |key| SchedulerRow {
-        instance_key: [key; 16],
-        address: "10.0.0.2:7071".into(),
-        seat: Some(Seat::Voter),
-    };
+    let scheduler =
+        |key, seat| SchedulerRow { instance_key: [key; 16], address: "10.0.0.2:7071".into(), seat };
+    let (voter, learner) = (Some(Seat::Voter), Some(Seat::Learner));
     ClusterRow {
         id: *b"sixteen bytes id",
         incarnation: 1,
@@ -82,7 +80,12 @@ fn cluster() -> ClusterRow {
         node_counter: 3,
         state_ms: StateMs(123_456_789),
         wall_ms: WallMs(1_790_000_000_000),
-        schedulers: BTreeMap::from([(2, scheduler(2)), (300, scheduler(3))]),
+        schedulers: BTreeMap::from([
+            (2, scheduler(2, voter)),
+            (300, scheduler(3, voter)),
+            (301, scheduler(4, learner)),
+            (302, scheduler(5, None)),
+        ]),
     }
 }
 
