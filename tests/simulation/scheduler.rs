@@ -182,16 +182,15 @@ impl World {
         let (inbox, watched) = (self.inbox.clone(), node.clone());
         drop(SimRuntime::spawn(async move {
             let mut changes = watched.status_changes();
-            let mut last = changes.current();
-            inbox.push(Signal::Scheduler(id, life, SchedulerEvent::Status(last.clone())));
+            let first = changes.current();
+            let mut last = without_ages(first.clone());
+            inbox.push(Signal::Scheduler(id, life, SchedulerEvent::Status(first)));
             while let Some(status) = changes.changed().await {
-                // The time since a majority answered changes always.
-                let seen =
-                    RaftStatus { millis_since_quorum: last.millis_since_quorum, ..status.clone() };
+                let seen = without_ages(status.clone());
                 if seen != last {
-                    inbox.push(Signal::Scheduler(id, life, SchedulerEvent::Status(status.clone())));
+                    inbox.push(Signal::Scheduler(id, life, SchedulerEvent::Status(status)));
                 }
-                last = status;
+                last = seen;
             }
         }));
         let (inbox, watched) = (self.inbox.clone(), node.clone());
@@ -314,4 +313,14 @@ impl World {
             }
         }
     }
+}
+
+/// A status without what changes with every moment: how long ago a majority and
+/// each member answered.
+fn without_ages(mut status: RaftStatus) -> RaftStatus {
+    status.millis_since_quorum = None;
+    for member in &mut status.members {
+        member.heard_ms = None;
+    }
+    status
 }
