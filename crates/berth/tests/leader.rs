@@ -20,6 +20,7 @@ use tonic::Code;
 
 use support::processes;
 use support::raw::{self, Read};
+use support::schedulers::{kill, leader_after};
 
 /// Elections are measured in fractions of a second: one cluster at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -32,20 +33,6 @@ fn quick(name: &str) -> JobSpec {
 fn addresses(cluster: &LocalCluster, wanted: impl Fn(u64) -> bool) -> Vec<String> {
     let found = cluster.schedulers.iter().filter(|scheduler| wanted(scheduler.id));
     found.map(|scheduler| scheduler.grpc.clone()).collect()
-}
-
-async fn kill(cluster: &mut LocalCluster, ids: &[u64]) {
-    for scheduler in cluster.schedulers.iter_mut().filter(|one| ids.contains(&one.id)) {
-        scheduler.child.kill().await.unwrap();
-    }
-}
-
-/// The leader that the cluster names, other than `old`.
-async fn leader_after(cluster: &LocalCluster, old: Option<u64>) -> u64 {
-    support::until("a leader", || async {
-        cluster.leader().await.ok().filter(|leader| Some(*leader) != old)
-    })
-    .await
 }
 
 #[tokio::test]
@@ -131,7 +118,6 @@ async fn one_of_three_refuses_at_once_and_shows_what_it_knows() {
     cluster.stop().await;
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Alone {
     Leads,
     Follows,

@@ -17,6 +17,8 @@ use berth_scheduler::Seat;
 use tokio::sync::watch;
 use tonic::Code;
 
+use support::schedulers::{kill, leader_after};
+
 /// Submits one job after the other through whichever client it is told.
 struct Load {
     clients: watch::Sender<Client>,
@@ -37,19 +39,9 @@ impl Load {
                     return;
                 }
                 let spec = support::batch(&format!("load-{number}"), 1, support::shell("true"));
-                let key = format!("key-{number}");
-                let request = support::request(&spec, &key);
-                // The same key until it is acknowledged, whoever takes it.
-                let id = support::until("a submit to be acknowledged", || async {
-                    let client = told.borrow().clone();
-                    match client.submit(request.clone()).await {
-                        Ok(reply) => Some(reply.job_id),
-                        Err(ClientError::Refused(refusal)) => panic!("{key}: {refusal:?}"),
-                        Err(_) => None,
-                    }
-                })
-                .await;
-                kept.lock().unwrap().insert(key, id);
+                let client = told.borrow().clone();
+                let id = support::submit(&client, &spec).await;
+                kept.lock().unwrap().insert(format!("key-of-{}", spec.name), id);
             }
         });
         Load { clients, acknowledged, stop, task }
@@ -100,19 +92,10 @@ async fn comes_in(cluster: &LocalCluster, id: u64) {
     .await;
 }
 
-async fn leader(cluster: &LocalCluster) -> u64 {
-    support::until("a leader", || async { status(cluster).await?.leader_id }).await
-}
-
-async fn kill(cluster: &mut LocalCluster, id: u64) {
-    let mut schedulers = cluster.schedulers.iter_mut();
-    schedulers.find(|scheduler| scheduler.id == id).unwrap().child.kill().await.unwrap();
-}
-
 /// Kills the leader in the middle of whatever is going on, and starts it again.
 async fn kill_the_leader(cluster: &mut LocalCluster) {
-    let old = leader(cluster).await;
-    kill(cluster, old).await;
+    let old = leader_after(cluster, None).await;
+    kill(cluster, &[old]).await;
     cluster.restart_scheduler(old).unwrap();
 }
 
@@ -175,8 +158,8 @@ async fn members_change_under_load_and_nothing_acknowledged_is_lost() {
 
     // One loses its disk. What comes up on the empty one, at the same address,
     // is somebody else.
-    let wiped = if leader(&cluster).await == 2 { 3 } else { 2 };
-    kill(&mut cluster, wiped).await;
+    let wiped = if leader_after(&cluster, None).await == 2 { 3 } else { 2 };
+    kill(&mut cluster, &[wiped]).await;
     assert_eq!(cluster.replace_scheduler(wiped).unwrap(), 6);
     comes_in(&cluster, 6).await;
     remove(&cluster, wiped).await;
@@ -187,7 +170,7 @@ async fn members_change_under_load_and_nothing_acknowledged_is_lost() {
 
     // Five become three: the leader falls while a follower goes, and then the
     // leader itself goes.
-    let old = leader(&cluster).await;
+    let old = leader_after(&cluster, None).await;
     let follower = *members.iter().find(|id| **id != old).unwrap();
     let client = cluster.client();
     let asking = tokio::spawn(async move {
@@ -197,7 +180,7 @@ async fn members_change_under_load_and_nothing_acknowledged_is_lost() {
     kill_the_leader(&mut cluster).await;
     asking.await.unwrap();
     remove(&cluster, follower).await;
-    let last = leader(&cluster).await;
+    let last = leader_after(&cluster, None).await;
     remove(&cluster, last).await;
     members.retain(|id| *id != follower && *id != last);
     let mut ended = Vec::new();
@@ -256,10 +239,10 @@ async fn no_change_of_members_costs_the_majority() {
     cluster.schedulers.pop();
 
     // With one of three dead the two others need each other.
-    let old = leader(&cluster).await;
+    let old = leader_after(&cluster, None).await;
     let dead = old % 3 + 1;
     let other = dead % 3 + 1;
-    kill(&mut cluster, dead).await;
+    kill(&mut cluster, &[dead]).await;
     support::until("the dead one to be missed", || async {
         let members = status(&cluster).await?.members;
         members.iter().find(|member| member.id == dead && !member.healthy).map(drop)

@@ -82,8 +82,16 @@ impl RaftStatus {
     /// whoever is furthest.
     #[must_use]
     pub fn heir(&self) -> Option<u64> {
+        self.heir_among(|_| true)
+    }
+
+    /// As `heir`, of those that are fit.
+    #[must_use]
+    pub fn heir_among(&self, fit: impl Fn(&Member) -> bool) -> Option<u64> {
         let others = self.members.iter().filter(|member| member.voter && member.id != self.node_id);
-        let best = others.max_by_key(|member| (member.is_heard(), member.matched_index, member.id));
+        let best = others
+            .filter(|member| fit(member))
+            .max_by_key(|member| (member.is_heard(), member.matched_index, member.id));
         best.map(|member| member.id)
     }
 

@@ -230,8 +230,8 @@ async fn start_raft(
 async fn warn_of_slow_disk(data_dir: &Path, timers: Timers) {
     let folder = data_dir.to_owned();
     let measured = tokio::task::spawn_blocking(move || sled::measure_syncs(&folder)).await;
-    match measured {
-        Ok(Ok(pace)) => {
+    match measured.unwrap_or_else(|error| Err(error.into())) {
+        Ok(pace) => {
             let (p50, p999) = (pace.p50, pace.p999);
             metrics::gauge!("berth_disk_sync_seconds").set(p999.as_secs_f64());
             if pace.is_slow() && timers.election_min_ms < Timers::SLOW_DISK.election_min_ms {
@@ -245,7 +245,6 @@ async fn warn_of_slow_disk(data_dir: &Path, timers: Timers) {
             }
         }
         // Whoever opens the store next says what is wrong with the folder.
-        Ok(Err(error)) => info!(%error, "disk not measured"),
         Err(error) => info!(%error, "disk not measured"),
     }
 }

@@ -112,16 +112,9 @@ pub fn standing(wished: &ClusterRow, raft: &RaftStatus) -> Standing {
     if waiting { Standing::Waiting } else { Standing::AsWished }
 }
 
-/// Who is to lead when this leader has to leave: whoever is furthest.
+/// Who is to lead when this leader has to leave.
 fn heir(wished: &ClusterRow, raft: &RaftStatus) -> Option<u64> {
-    let fit = |member: &&Member| {
-        member.voter
-            && member.id != raft.node_id
-            && is_healthy(member, raft)
-            && wished.seat(member.id).is_ok()
-    };
-    let furthest = raft.members.iter().filter(fit);
-    furthest.max_by_key(|member| (member.matched_index, member.id)).map(|member| member.id)
+    raft.heir_among(|member| is_healthy(member, raft) && wished.seat(member.id).is_ok())
 }
 
 /// What is wrong with the set of voters, as one may tell an operator.

@@ -71,15 +71,12 @@ impl LocalCluster {
             schedulers: Vec::new(),
             agents: Vec::new(),
             plan: plan.clone(),
-            last_number: u64::from(plan.schedulers),
+            last_number: 0,
         };
         let ports = free_ports(usize::from(plan.schedulers) * 2 + usize::from(plan.agents))?;
         let (scheduler_ports, agent_ports) = ports.split_at(usize::from(plan.schedulers) * 2);
-        for (number, pair) in (1_u64..).zip(scheduler_ports.chunks(2)) {
-            let others = cluster.servers();
-            let ports = Ports { grpc: pair[0], http: pair[1] };
-            let scheduler = start_scheduler(&plan, number, ports, &others, Seat::Voter)?;
-            cluster.schedulers.push(scheduler);
+        for pair in scheduler_ports.chunks(2) {
+            let number = cluster.join(Ports { grpc: pair[0], http: pair[1] }, Seat::Voter)?;
             // One after the other: their ids in Raft are then their numbers.
             cluster.wait_for_voters(usize::try_from(number)?).await?;
         }
@@ -126,6 +123,7 @@ impl LocalCluster {
         self.join(Ports { grpc: port_of(&gone.grpc)?, http: port_of(&gone.http)? }, Seat::Voter)
     }
 
+    /// The first one founds the cluster.
     fn join(&mut self, ports: Ports, seat: Seat) -> anyhow::Result<u64> {
         let number = self.last_number + 1;
         let others = self.servers();

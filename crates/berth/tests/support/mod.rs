@@ -8,6 +8,7 @@ pub mod gates;
 pub mod network;
 pub mod processes;
 pub mod raw;
+pub mod schedulers;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
