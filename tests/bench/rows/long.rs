@@ -2,7 +2,6 @@
 //! scheduler must not grow with what has been, only with what is.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -47,7 +46,10 @@ pub async fn run(bench: &mut Bench) -> anyhow::Result<()> {
         anyhow::ensure!(succeeded == count, "{succeeded} of {count} instances succeeded");
         done += count;
         if done >= due || done == total {
-            samples.push(sample(&cluster, done, began).await?);
+            let taken = sample(&cluster, done, began).await?;
+            // Of an hour's work, what was measured is told as it goes.
+            eprint!("{}", row(&taken));
+            samples.push(taken);
             due = done + total.div_ceil(SAMPLES);
         }
     }
@@ -67,20 +69,21 @@ async fn sample(cluster: &Cluster, instances: u64, began: Instant) -> anyhow::Re
 
 fn table(samples: &[Sample]) -> String {
     let mut text = "\n| instances run | s | memory of each scheduler, MiB | snapshot of each, KiB | data directory of each, MiB |\n|---|---|---|---|---|\n".to_owned();
-    for sample in samples {
-        let each = |bytes: fn(&Footprint) -> u64, unit: u64| {
-            let cells = sample.schedulers.iter().map(|one| (bytes(one) / unit).to_string());
-            cells.collect::<Vec<_>>().join(" / ")
-        };
-        let _ = writeln!(
-            text,
-            "| {} | {:.0} | {} | {} | {} |",
-            sample.instances,
-            sample.seconds,
-            each(|one| one.memory_bytes, 1 << 20),
-            each(|one| one.snapshot_bytes, 1 << 10),
-            each(|one| one.disk_bytes, 1 << 20),
-        );
-    }
+    text.extend(samples.iter().map(row));
     text
+}
+
+fn row(sample: &Sample) -> String {
+    let each = |bytes: fn(&Footprint) -> u64, unit: u64| {
+        let cells = sample.schedulers.iter().map(|one| (bytes(one) / unit).to_string());
+        cells.collect::<Vec<_>>().join(" / ")
+    };
+    format!(
+        "| {} | {:.0} | {} | {} | {} |\n",
+        sample.instances,
+        sample.seconds,
+        each(|one| one.memory_bytes, 1 << 20),
+        each(|one| one.snapshot_bytes, 1 << 10),
+        each(|one| one.disk_bytes, 1 << 20),
+    )
 }
