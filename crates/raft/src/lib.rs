@@ -8,6 +8,7 @@
 mod app;
 pub mod device;
 mod fatal;
+mod founding;
 mod log;
 mod machine;
 mod node;
@@ -27,6 +28,7 @@ pub use openraft::impls::TokioRuntime;
 
 pub use app::{App, EntryError, PROPOSAL_BYTES_MAX, Proposal, SnapshotError};
 pub use fatal::{FatalCell, FatalReason};
+pub use founding::{FoundingError, found_store};
 pub use node::{BootstrapError, MembershipError, ProposeError, RaftNode, ReadError, StartError};
 pub use options::{OptionError, RaftOptions, SnapshotPolicy, Timers};
 pub use status::{Member, RaftStatus, Role, StatusWatch};

@@ -6,6 +6,7 @@
 mod cluster;
 mod crash;
 mod damage;
+mod founding;
 mod model;
 mod power;
 mod register;

@@ -180,8 +180,10 @@ impl LogDevice for SledLog {
         }
         self.guarded(|log| {
             log.put_meta(KEY_PURGED, &upto)?;
-            let end = log.last.map_or(upto.index, |last| last.index.min(upto.index));
-            log.remove(log.first..=end)?;
+            // A log without entries has none to remove, however far it begins.
+            if let Some(last) = log.last {
+                log.remove(log.first..=last.index.min(upto.index))?;
+            }
             log.first = upto.index + 1;
             let after = log.term_starts.partition_point(|start| start.index <= upto.index);
             // The purged position itself may be what a truncation ends on.
