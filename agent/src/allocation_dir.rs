@@ -7,6 +7,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use berth_model::{AllocationId, EndCause};
+use berth_proto::v1;
 
 use crate::frame::{self, Framed};
 
@@ -29,6 +30,9 @@ pub struct AllocationRecord {
     /// Its health check has passed and not failed since.
     #[prost(bool, tag = "5")]
     pub ready: bool,
+    /// What it is and holds, for a cluster that does not know it any more.
+    #[prost(message, optional, tag = "6")]
+    pub worker: Option<v1::WorkerHere>,
 }
 
 /// An end before the beginning.
@@ -57,7 +61,7 @@ pub enum UnstartedCause {
 pub enum FoundRecord {
     /// It was never begun here.
     Absent,
-    Record(AllocationRecord),
+    Record(Box<AllocationRecord>),
     /// Set aside under the name given.
     SetAside(PathBuf),
 }
@@ -123,7 +127,7 @@ impl AllocationDir {
             Err(_) => return FoundRecord::SetAside(path),
         };
         match frame::decode(&bytes) {
-            Framed::Message(record, _) => FoundRecord::Record(record),
+            Framed::Message(record, _) => FoundRecord::Record(Box::new(record)),
             Framed::End | Framed::Garbled(_) => FoundRecord::SetAside(set_aside(&path)),
         }
     }
@@ -168,10 +172,11 @@ mod tests {
             boot_id: "boot".to_owned(),
             unstarted: None,
             ready: true,
+            worker: None,
         };
         allocation.begin(&record).unwrap();
         assert_eq!(allocation.begin(&record).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert!(matches!(allocation.record(), FoundRecord::Record(found) if found == record));
+        assert!(matches!(allocation.record(), FoundRecord::Record(found) if *found == record));
         fs::write(allocation.path().join(RECORD_FILE), b"not a record at all").unwrap();
         let FoundRecord::SetAside(aside) = allocation.record() else {
             panic!("a garbled record was believed");

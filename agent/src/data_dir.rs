@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use berth_proto::v1;
+use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
 
 /// An agent that was just killed holds its lock until the kernel has taken it
@@ -48,7 +50,12 @@ impl DataDir {
 
     /// Which cluster this directory belongs to.
     pub fn cluster(&self) -> ClusterFile {
-        ClusterFile(self.file("cluster.id"))
+        ClusterFile { cluster: self.file("cluster.id"), life: self.file("cluster.incarnation") }
+    }
+
+    /// How allocations ended that nobody asks for any more.
+    pub fn ended_log(&self) -> PathBuf {
+        self.file("ended")
     }
 
     /// Where shims have their directories.
@@ -62,31 +69,94 @@ impl DataDir {
     }
 }
 
-/// Which cluster the directory belongs to. Allocation ids repeat between
-/// clusters, so what one has left must not be taken for another's.
+/// Which cluster the directory belongs to, and the latest of its incarnations
+/// that was served. Allocation ids repeat between clusters, so what one has
+/// left must not be taken for another's; and of two incarnations only the later
+/// one may say what runs here.
 #[derive(Clone, Debug)]
-pub struct ClusterFile(PathBuf);
+pub struct ClusterFile {
+    cluster: PathBuf,
+    life: PathBuf,
+}
+
+/// One incarnation of one cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterLife {
+    pub cluster_id: Bytes,
+    pub incarnation: u64,
+    /// Empty in the first.
+    pub restore_id: Bytes,
+}
+
+impl ClusterLife {
+    pub fn of_welcome(welcome: &v1::Welcome) -> ClusterLife {
+        let v1::Welcome { cluster_id, incarnation, restore_id, .. } = welcome.clone();
+        ClusterLife { cluster_id, incarnation, restore_id }
+    }
+
+    pub fn of_request(request: &v1::StockRequest) -> ClusterLife {
+        let v1::StockRequest { cluster_id, incarnation, restore_id, .. } = request.clone();
+        ClusterLife { cluster_id, incarnation, restore_id }
+    }
+
+    fn text(&self) -> String {
+        format!("{} {:x}\n", self.incarnation, self.restore_id)
+    }
+}
 
 impl ClusterFile {
-    /// Whether the directory may serve the cluster with this id; the first one
-    /// that asks is the one it belongs to.
+    /// Whether the directory may serve this incarnation of this cluster; the
+    /// first cluster that asks is the one it belongs to.
     ///
     /// # Errors
-    /// In one sentence: it belongs to another cluster, or the system refuses.
-    pub fn admit(&self, cluster_id: &[u8]) -> Result<(), String> {
-        match fs::read(&self.0) {
-            Ok(known) if known == cluster_id => Ok(()),
-            Ok(_) => Err(format!(
-                "this scheduler is of another cluster than {}; use its own schedulers, or an \
-                 empty data directory",
-                self.0.display()
-            )),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                write_durably(&self.0, cluster_id)
-                    .map_err(|error| format!("write {}: {error}", self.0.display()))
+    /// In one sentence: it belongs to another cluster, a later incarnation was
+    /// served before, or the system refuses.
+    pub fn admit(&self, life: &ClusterLife) -> Result<(), String> {
+        match fs::read(&self.cluster) {
+            Ok(known) if known == life.cluster_id => {}
+            Ok(_) => {
+                return Err(format!(
+                    "this scheduler is of another cluster than {}; use its own schedulers, or an \
+                     empty data directory",
+                    self.cluster.display()
+                ));
             }
-            Err(error) => Err(format!("read {}: {error}", self.0.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                write_durably(&self.cluster, &life.cluster_id)
+                    .map_err(|error| format!("write {}: {error}", self.cluster.display()))?;
+            }
+            Err(error) => return Err(format!("read {}: {error}", self.cluster.display())),
         }
+        self.admit_life(life)
+    }
+
+    fn admit_life(&self, life: &ClusterLife) -> Result<(), String> {
+        let known = match fs::read_to_string(&self.life) {
+            Ok(known) => known,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(format!("read {}: {error}", self.life.display())),
+        };
+        let served = known.split_whitespace().next().and_then(|number| number.parse().ok());
+        let served: u64 = served.unwrap_or(0);
+        let offered = life.incarnation;
+        if known == life.text() {
+            return Ok(());
+        }
+        if offered < served {
+            return Err(format!(
+                "this scheduler is of incarnation {offered} of the cluster, which was restored as \
+                 {served} since; stop this scheduler"
+            ));
+        }
+        if offered == served {
+            return Err(format!(
+                "this scheduler is of another restore of the cluster with the same incarnation \
+                 {served}; restore it again with --incarnation {} or higher",
+                served.saturating_add(1)
+            ));
+        }
+        write_durably(&self.life, life.text().as_bytes())
+            .map_err(|error| format!("write {}: {error}", self.life.display()))
     }
 }
 
@@ -176,14 +246,40 @@ mod tests {
         assert_eq!(DataDir::open(dir.path()).unwrap().instance_key, key);
     }
 
+    fn life(cluster: u8, incarnation: u64, restore: &'static [u8]) -> ClusterLife {
+        let cluster_id = Bytes::copy_from_slice(&[cluster; 16]);
+        ClusterLife { cluster_id, incarnation, restore_id: Bytes::from_static(restore) }
+    }
+
     #[test]
     fn the_first_cluster_is_the_only_one() {
         let dir = tempfile::tempdir().unwrap();
         let cluster = DataDir::open(dir.path()).unwrap().cluster();
-        assert_eq!(cluster.admit(&[1; 16]), Ok(()));
-        assert_eq!(cluster.admit(&[1; 16]), Ok(()));
-        let refused = cluster.admit(&[2; 16]).unwrap_err();
+        assert_eq!(cluster.admit(&life(1, 1, b"")), Ok(()));
+        assert_eq!(cluster.admit(&life(1, 1, b"")), Ok(()));
+        let refused = cluster.admit(&life(2, 2, b"a")).unwrap_err();
         assert!(refused.starts_with("this scheduler is of another cluster than"), "{refused}");
+    }
+
+    #[test]
+    fn an_incarnation_is_served_until_a_later_one_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = DataDir::open(dir.path()).unwrap().cluster();
+        for (incarnation, restore, expected) in [
+            (1, b"".as_slice(), None),
+            (2, b"a", None),
+            (2, b"a", None),
+            (1, b"", Some("restored as 2 since")),
+            (2, b"b", Some("another restore of the cluster with the same incarnation 2")),
+            (4, b"b", None),
+            (3, b"c", Some("restored as 4 since")),
+        ] {
+            match (cluster.admit(&life(1, incarnation, restore)), expected) {
+                (Ok(()), None) => {}
+                (Err(said), Some(part)) => assert!(said.contains(part), "{said}"),
+                (got, _) => panic!("{incarnation}: {got:?}"),
+            }
+        }
     }
 
     #[test]

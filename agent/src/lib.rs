@@ -32,6 +32,7 @@ mod allocation_dir;
 mod clock;
 mod data_dir;
 mod devices;
+mod ended_log;
 mod environment;
 mod frame;
 mod host;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use berth_model::{AllocationId, JobSpec, SpecDigest, TaskSpec};
+use berth_model::{AllocationId, Claim, JobSpec, SpecDigest, TaskSpec};
 use berth_supervise::desired::Offer;
 use berth_supervise::{Desired, DesiredRow, Order, Version};
-use berth_wire::agent::{Delta, DesiredRow as WireRow, Full, desired_digest};
+use berth_wire::agent::{Delta, DesiredRow as WireRow, Full, WorkerHere, desired_digest};
 
 /// A row with its specification.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,6 +27,23 @@ pub type Specs = BTreeMap<SpecDigest, Arc<JobSpec>>;
 impl Wanted {
     pub fn task(&self) -> &TaskSpec {
         &self.job.tasks[self.task_index]
+    }
+
+    /// What its worker is and holds.
+    pub fn here(&self) -> WorkerHere {
+        let task = self.task();
+        WorkerHere {
+            allocation: self.row.allocation,
+            namespace: self.job.namespace.to_string(),
+            job_name: self.job.name.to_string(),
+            spec_digest: self.row.spec,
+            claim: Claim {
+                cpu: task.cpu,
+                memory: task.memory,
+                devices: self.row.devices.clone(),
+                ports: self.row.ports.clone(),
+            },
+        }
     }
 }
 

@@ -18,6 +18,20 @@ pub struct Identity {
     pub cluster_id: String,
     pub scheduler_id: u64,
     pub address: String,
+    /// Of the cluster, when this scheduler came into it.
+    #[serde(default = "first_incarnation")]
+    pub incarnation: u64,
+    /// 16 bytes in hex: which restore that incarnation began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_id: Option<String>,
+}
+
+/// Which life of its cluster a scheduler belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Incarnation {
+    pub number: u64,
+    /// Absent in the first.
+    pub restore_id: Option<[u8; 16]>,
 }
 
 /// The key by which a scheduler that is still joining is known.
@@ -28,8 +42,33 @@ struct Joining {
 }
 
 impl Identity {
-    pub fn new(cluster_id: [u8; 16], scheduler_id: u64, address: String) -> Identity {
-        Identity { format: FORMAT, cluster_id: to_hex(&cluster_id), scheduler_id, address }
+    pub fn new(
+        cluster_id: [u8; 16],
+        incarnation: Incarnation,
+        scheduler_id: u64,
+        address: String,
+    ) -> Identity {
+        Identity {
+            format: FORMAT,
+            cluster_id: to_hex(&cluster_id),
+            scheduler_id,
+            address,
+            incarnation: incarnation.number,
+            restore_id: incarnation.restore_id.map(|id| to_hex(&id)),
+        }
+    }
+
+    /// By what schedulers know each other on the wire and on disk. A scheduler
+    /// of an earlier incarnation that comes back, or of another restore of the
+    /// same backup, is a stranger to this one.
+    pub fn group_id(&self) -> anyhow::Result<[u8; 16]> {
+        let mut group = self.cluster_id()?;
+        if let Some(restore_id) = &self.restore_id {
+            let restore_id = from_hex(restore_id).context("read the restore id")?;
+            // Random, so what comes of it is as random.
+            group.iter_mut().zip(restore_id).for_each(|(byte, other)| *byte ^= other);
+        }
+        Ok(group)
     }
 
     pub fn cluster_id(&self) -> anyhow::Result<[u8; 16]> {
@@ -58,13 +97,21 @@ impl Identity {
                 identity.format
             );
         }
-        identity.cluster_id()?;
+        identity.group_id()?;
         Ok(Some(identity))
     }
 
     pub fn save(&self, data_dir: &Path) -> anyhow::Result<()> {
         write_whole(&Identity::path(data_dir), &serde_json::to_vec_pretty(self)?)
     }
+}
+
+fn first_incarnation() -> u64 {
+    Incarnation::FIRST.number
+}
+
+impl Incarnation {
+    pub const FIRST: Incarnation = Incarnation { number: 1, restore_id: None };
 }
 
 /// The key of a node that joins: made once, so that a repeated join is the
@@ -126,12 +173,32 @@ mod tests {
     fn an_identity_is_read_back_and_a_damaged_one_refused() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Identity::load(folder.path()).unwrap(), None);
-        let identity = Identity::new([0xab; 16], 3, "127.0.0.1:1".to_owned());
+        let address = || "127.0.0.1:1".to_owned();
+        let identity = Identity::new([0xab; 16], Incarnation::FIRST, 3, address());
+        assert_eq!(identity.group_id().unwrap(), [0xab; 16]);
         identity.save(folder.path()).unwrap();
         assert_eq!(Identity::load(folder.path()).unwrap(), Some(identity));
         fs::write(folder.path().join(FILE), "{").unwrap();
         let error = Identity::load(folder.path()).unwrap_err().to_string();
         assert!(error.contains("scheduler.json is damaged"), "{error}");
+    }
+
+    #[test]
+    fn every_restore_makes_a_group_of_its_own() {
+        let of = |number, id: u8| {
+            let incarnation = Incarnation { number, restore_id: Some([id; 16]) };
+            Identity::new([0xab; 16], incarnation, 1001, "127.0.0.1:1".to_owned())
+        };
+        let groups = [of(2, 1), of(2, 2), of(3, 4)].map(|one| one.group_id().unwrap());
+        assert!(!groups.contains(&[0xab; 16]));
+        assert!(groups[0] != groups[1] && groups[1] != groups[2]);
+        let text = serde_json::to_string(&of(2, 1)).unwrap();
+        assert_eq!(serde_json::from_str::<Identity>(&text).unwrap(), of(2, 1));
+        // As a scheduler wrote it before there were restores.
+        let old = r#"{"format":1,"cluster_id":"abababababababababababababababab","scheduler_id":3,"address":"127.0.0.1:1"}"#;
+        let old: Identity = serde_json::from_str(old).unwrap();
+        assert_eq!(old.incarnation, 1);
+        assert_eq!(old.group_id().unwrap(), [0xab; 16]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod http;
 mod identity;
 mod leader;
 mod options;
+pub mod restore;
 mod rpc;
 mod sessions;
 pub mod storage;

@@ -37,7 +37,7 @@ pub fn verify(data_dir: &Path) -> anyhow::Result<Verified> {
         sled::verify(&folder).with_context(|| format!("read the store in {}", folder.display()))?;
     // A damaged mark is among the problems already.
     if let Ok(Some(owner)) = sled::owner(&folder)
-        && (owner.node_id, owner.cluster_id) != (identity.scheduler_id, identity.cluster_id()?)
+        && (owner.node_id, owner.cluster_id) != (identity.scheduler_id, identity.group_id()?)
     {
         problems.push(Problem {
             file: folder,

@@ -417,6 +417,9 @@ fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         | Command::RegisterNode { .. }
         | Command::DownNode { .. }
         | Command::LoseAllocations { .. }
+        | Command::TakeStock { .. }
+        | Command::ForgetOrphans { .. }
+        | Command::StopAwaiting
         | Command::SetSchedulable { .. } => true,
         Command::Observe { observations, .. } => observations.iter().any(|observation| {
             let ended = matches!(observation.observed, Observed::Ended(_));
@@ -427,6 +430,7 @@ fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         | Command::PromoteScheduler { .. }
         | Command::RemoveScheduler { .. }
         | Command::RaiseClusterVersion { .. }
+        | Command::StopOrphans { .. }
         | Command::DisconnectNode { .. }
         | Command::Place { .. }
         | Command::StopAllocations { .. }

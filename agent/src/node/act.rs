@@ -9,6 +9,7 @@ use berth_model::{AllocationId, EndCause, StopPolicy};
 use berth_shim::protocol::{RequestBody, StopRequest};
 use berth_shim::{KillError, Mark, kill_all};
 use berth_supervise::{Allocation, StopReason, Worker, WorkerAction};
+use berth_wire::agent::worker_to_proto;
 use tracing::{error, info, warn};
 
 use super::pool::in_words;
@@ -95,12 +96,14 @@ impl Node {
     }
 
     pub(super) fn record_of(&self, id: AllocationId) -> AllocationRecord {
+        let wanted = self.wishes.rows.get(&id);
         AllocationRecord {
             allocation_id: id.to_string(),
             wanted_in: self.wishes.version.incarnation,
             boot_id: self.settings.boot_id.clone(),
             unstarted: None,
             ready: false,
+            worker: wanted.map(|row| worker_to_proto(&row.payload.here())),
         }
     }
 
@@ -232,7 +235,9 @@ impl Node {
 
     fn retire(&mut self, id: AllocationId) {
         self.observed.allocations.remove(&id);
-        self.workers.remove(&id);
+        if let Some(end) = self.workers.remove(&id).and_then(|worker| worker.end) {
+            self.ended_log.add(id, &end);
+        }
         self.checks.remove(&id);
         self.forget_dir_later(id);
     }

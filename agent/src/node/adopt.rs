@@ -13,6 +13,7 @@ use berth_model::{AllocationId, DurationMs, EndCause, EndReport, WallMs};
 use berth_shim::protocol::{AllocationState, Phase};
 use berth_shim::{ExitRecord, ShimError, scan};
 use berth_supervise::{Allocation, Observed, Order, Verdict, Worker};
+use berth_wire::agent::worker_from_proto;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
@@ -22,6 +23,7 @@ use super::wishes::{kept_lease, replay};
 use super::worker::WorkerEntry;
 use super::{Event, Node, Settings, ends};
 use crate::allocation_dir::{AllocationDir, AllocationRecord, FoundRecord, UnstartedCause};
+use crate::ended_log::EndedLog;
 use crate::journal::{self, Journal};
 use crate::leftovers::allocations_alive;
 use crate::logs::LogRequests;
@@ -68,6 +70,7 @@ impl Node {
             // The agent may be ending.
             let _ = outcomes.send(Event::Journal(outcome));
         })?;
+        let ended_log = settings.dir.ended_log();
         let lease = kept_lease(&found.lease, &settings.boot_id, stop_after);
         let mut node = Node {
             settings,
@@ -79,6 +82,7 @@ impl Node {
             waiting: VecDeque::new(),
             checks: BTreeMap::new(),
             journal,
+            ended_log: EndedLog::open(ended_log),
             pending: BTreeMap::new(),
             journal_retry_at: None,
             journal_failing_since: None,
@@ -139,7 +143,7 @@ impl Node {
     /// It is here; whether it should be is decided later.
     fn take_over(&mut self, id: AllocationId, worker: Worker) {
         let record = match self.dir_of(id).record() {
-            FoundRecord::Record(record) => record,
+            FoundRecord::Record(record) => *record,
             FoundRecord::Absent => AllocationRecord::default(),
             FoundRecord::SetAside(path) => {
                 error!(%id, path = %path.display(), "allocation record is set aside");
@@ -149,6 +153,7 @@ impl Node {
         let wanted = self.wishes.rows.get(&id).map(|row| Arc::clone(&row.payload));
         self.observed.allocations.insert(id, Allocation::new(worker, record.wanted_in));
         let mut entry = WorkerEntry::new(wanted);
+        entry.recorded = record.worker.and_then(|worker| worker_from_proto(worker).ok());
         if record.ready {
             entry.verdict = Verdict::Ready;
         }
@@ -193,7 +198,7 @@ impl Node {
                 self.remember_lost(id, &dir);
                 return Some(rebooted());
             }
-            FoundRecord::Record(record) => Some(record),
+            FoundRecord::Record(record) => Some(*record),
             FoundRecord::SetAside(path) => {
                 error!(%id, path = %path.display(), "allocation record is set aside");
                 None

@@ -9,6 +9,7 @@ mod ends;
 mod pool;
 mod shim_news;
 mod shutdown;
+mod stock;
 mod uplink;
 mod wishes;
 mod worker;
@@ -26,6 +27,7 @@ use tracing::info;
 
 use crate::clock;
 use crate::data_dir::DataDir;
+use crate::ended_log::EndedLog;
 use crate::journal::{Journal, Outcome};
 use crate::logs::LogRequests;
 use crate::options::ShimProgram;
@@ -86,6 +88,7 @@ pub struct Node {
     waiting: VecDeque<AllocationId>,
     checks: BTreeMap<AllocationId, Check>,
     journal: Journal,
+    ended_log: EndedLog,
     /// Wishes on their way to the disk and the sequence that brings them.
     pending: BTreeMap<AllocationId, wishes::Pending>,
     /// When the journal is to be written anew after a failure.
@@ -179,10 +182,9 @@ impl Node {
             row.payload.row.devices.iter().map(|claim| (*id, claim.uuid.as_str()))
         });
         let here = self.workers.iter().filter(|(_, worker)| worker.end.is_none());
-        let held = here.flat_map(|(id, worker)| match &worker.wanted {
-            Some(wanted) => {
-                let claims = wanted.row.devices.iter();
-                claims.map(|claim| (*id, Held::Device(claim.uuid.as_str()))).collect()
+        let held = here.flat_map(|(id, worker)| match worker.devices() {
+            Some(claims) => {
+                claims.iter().map(|claim| (*id, Held::Device(claim.uuid.as_str()))).collect()
             }
             None => vec![(*id, Held::Unknown)],
         });
@@ -215,7 +217,7 @@ impl Node {
             .workers
             .iter()
             .filter(|(_, worker)| worker.end.is_none())
-            .filter_map(|(id, worker)| Some((*id, worker.wanted.as_ref()?.row.devices.clone())))
+            .filter_map(|(id, worker)| Some((*id, worker.devices()?.to_vec())))
             .filter(|(_, claims)| !claims.is_empty())
             .collect();
         let facts = Facts {

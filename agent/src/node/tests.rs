@@ -95,6 +95,7 @@ fn begin(dir: &std::path::Path, instance: u32, boot_id: &str) {
         boot_id: boot_id.to_owned(),
         unstarted: None,
         ready: false,
+        worker: None,
     };
     AllocationDir::of(&dir.join("allocs"), id(instance)).begin(&record).unwrap();
 }

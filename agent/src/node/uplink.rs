@@ -59,6 +59,7 @@ impl Node {
                 // The session that asked may be gone.
                 let _ = answer.send(self.hello());
             }
+            SessionEvent::StockAsked { expected, answer } => self.tell_stock(&expected, answer),
             SessionEvent::Up { address, welcome, outbound } => {
                 self.session_up(address, &welcome, outbound);
             }
@@ -118,8 +119,13 @@ impl Node {
             FromScheduler::ReportAck(ack) => self.report_acknowledged(ack.sequence),
             FromScheduler::LogRequest(request) => self.log_requested(request),
             FromScheduler::LogCancel(cancel) => self.logs.cancel(&cancel.request_id),
+            FromScheduler::EndOrphans(orphans) => {
+                let ids = orphans.allocations.iter().filter_map(|id| id.parse().ok());
+                self.observed.orphans_to_end = ids.collect();
+            }
             // Understood where the session is kept.
             FromScheduler::Welcome(_)
+            | FromScheduler::StockRequest(_)
             | FromScheduler::HeartbeatAck(_)
             | FromScheduler::Redirect(_) => {}
         }

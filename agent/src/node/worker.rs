@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use berth_model::{AllocationId, EndReport, StartPhase, WallMs};
+use berth_model::{AllocationId, DeviceClaim, EndReport, StartPhase, WallMs};
 use berth_proto::v1::Observation;
 use berth_shim::protocol::StartRequest;
 use berth_supervise::{StopReason, Verdict, Worker};
-use berth_wire::agent::{Readiness, ended, running, starting, stopping, unhealthy, unkillable};
+use berth_wire::agent::{
+    Readiness, WorkerHere, ended, running, starting, stopping, unhealthy, unkillable,
+};
 use tokio::sync::watch;
 
 use super::pool::ShimId;
@@ -16,6 +18,8 @@ use crate::wanted::Wanted;
 pub struct WorkerEntry {
     /// Absent for one that was adopted and that nobody wants.
     pub wanted: Option<Arc<Wanted>>,
+    /// For such a one: what was recorded when it was begun.
+    pub recorded: Option<WorkerHere>,
     pub shim: Option<ShimId>,
     /// While it waits for a shim.
     pub request: Option<Box<StartRequest>>,
@@ -38,6 +42,7 @@ impl WorkerEntry {
         let has_check = wanted.as_ref().is_some_and(|wanted| wanted.task().health.is_some());
         WorkerEntry {
             wanted,
+            recorded: None,
             shim: None,
             request: None,
             leased: false,
@@ -47,6 +52,21 @@ impl WorkerEntry {
             stop_reason: None,
             end: None,
             ended: watch::channel(false).0,
+        }
+    }
+
+    /// What it is and holds; `None` where nothing says so any more.
+    pub fn here(&self) -> Option<WorkerHere> {
+        let wanted = self.wanted.as_ref().map(|wanted| wanted.here());
+        wanted.or_else(|| self.recorded.clone())
+    }
+
+    /// The devices it holds; `None` where nothing says so any more.
+    pub fn devices(&self) -> Option<&[DeviceClaim]> {
+        match (&self.wanted, &self.recorded) {
+            (Some(wanted), _) => Some(&wanted.row.devices),
+            (None, Some(recorded)) => Some(&recorded.claim.devices),
+            (None, None) => None,
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use berth_proto::v1::agent_message::Message as ToScheduler;
 use berth_proto::v1::agents_client::AgentsClient;
 use berth_proto::v1::scheduler_message::Message as FromScheduler;
-use berth_proto::v1::{AgentMessage, DeviceSample, Heartbeat, Hello, Welcome};
+use berth_proto::v1::{AgentMessage, DeviceSample, Heartbeat, Hello, Stock, Welcome};
 use berth_supervise::AgentMs;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
 use crate::clock;
-use crate::data_dir::ClusterFile;
+use crate::data_dir::{ClusterFile, ClusterLife};
 use crate::host::{self, CpuMeter};
 use dial::{Dialer, Next};
 
@@ -28,6 +28,8 @@ use dial::{Dialer, Next};
 const OUTBOUND_MAX: usize = 1024;
 /// A scheduler welcomes within a commit; longer means that it cannot.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is on the node is recorded in as many commits as it takes.
+const STOCK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Heartbeats without an answer after which the session is given up, and the
 /// least time that this takes.
 const UNANSWERED_MAX: u32 = 4;
@@ -40,6 +42,11 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 pub enum SessionEvent {
     /// A session begins: what does the agent say of itself?
     Greeting(oneshot::Sender<Hello>),
+    /// The cluster was restored: what is here, and how did these end?
+    StockAsked {
+        expected: Vec<String>,
+        answer: oneshot::Sender<Stock>,
+    },
     Up {
         address: String,
         welcome: Welcome,
@@ -143,13 +150,11 @@ async fn one(
     if outbound.try_send(hello).is_err() {
         return End::Closing;
     }
-    let opened = timeout(WELCOME_TIMEOUT, open(channel, messages)).await;
-    let (welcome, inbound) = match opened {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(end)) => return end,
-        Err(_) => return End::Failed("no welcome in time".to_owned()),
+    let (welcome, inbound) = match open(channel, messages, &outbound, cluster, events).await {
+        Ok(opened) => opened,
+        Err(end) => return end,
     };
-    if let Err(problem) = cluster.admit(&welcome.cluster_id) {
+    if let Err(problem) = cluster.admit(&ClusterLife::of_welcome(&welcome)) {
         return End::Failed(problem);
     }
     let heartbeat = Duration::from_millis(welcome.heartbeat_ms.max(10));
@@ -165,22 +170,50 @@ async fn one(
     }
 }
 
+/// From the hello to the welcome.
 async fn open(
     channel: Channel,
     messages: mpsc::Receiver<AgentMessage>,
+    outbound: &mpsc::Sender<AgentMessage>,
+    cluster: &ClusterFile,
+    events: &mpsc::Sender<SessionEvent>,
 ) -> Result<(Welcome, Streaming<berth_proto::v1::SchedulerMessage>), End> {
     let mut client = AgentsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let failed = |status: tonic::Status| End::Failed(status.message().to_owned());
+    let late = |_| End::Failed("no welcome in time".to_owned());
+    let opening = client.session(ReceiverStream::new(messages));
     let mut inbound =
-        client.session(ReceiverStream::new(messages)).await.map_err(failed)?.into_inner();
-    match inbound.message().await.map_err(failed)?.and_then(|message| message.message) {
-        Some(FromScheduler::Welcome(welcome)) => Ok((welcome, inbound)),
-        Some(FromScheduler::Redirect(redirect)) => Err(End::Redirect(redirect.leader_address)),
-        other => Err(End::Failed(match other {
-            None => "it closed the session".to_owned(),
-            Some(_) => "it did not begin with a welcome".to_owned(),
-        })),
+        timeout(WELCOME_TIMEOUT, opening).await.map_err(late)?.map_err(failed)?.into_inner();
+    let mut patience = WELCOME_TIMEOUT;
+    loop {
+        let next = timeout(patience, inbound.message()).await.map_err(late)?.map_err(failed)?;
+        match next.and_then(|message| message.message) {
+            Some(FromScheduler::Welcome(welcome)) => return Ok((welcome, inbound)),
+            Some(FromScheduler::Redirect(redirect)) => {
+                return Err(End::Redirect(redirect.leader_address));
+            }
+            Some(FromScheduler::StockRequest(request)) => {
+                cluster.admit(&ClusterLife::of_request(&request)).map_err(End::Failed)?;
+                tell_stock(request.expected, outbound, events).await?;
+                patience = STOCK_TIMEOUT;
+            }
+            None => return Err(End::Failed("it closed the session".to_owned())),
+            Some(_) => return Err(End::Failed("it did not begin with a welcome".to_owned())),
+        }
     }
+}
+
+async fn tell_stock(
+    expected: Vec<String>,
+    outbound: &mpsc::Sender<AgentMessage>,
+    events: &mpsc::Sender<SessionEvent>,
+) -> Result<(), End> {
+    let (answer, stock) = oneshot::channel();
+    let asked = events.send(SessionEvent::StockAsked { expected, answer }).await;
+    asked.map_err(|_| End::Closing)?;
+    let stock = stock.await.map_err(|_| End::Closing)?;
+    let told = outbound.try_send(AgentMessage { message: Some(ToScheduler::Stock(stock)) });
+    told.map_err(|_| End::Failed("it takes nothing more".to_owned()))
 }
 
 /// Heartbeats out, everything else in, until something breaks.

@@ -7,9 +7,9 @@ use crate::harness::jobs::Job;
 use crate::harness::scheduler::Scheduler;
 use crate::harness::{until_file, within};
 use berth_model::{AllocationId, JobKind};
-use berth_proto::v1::EndCause;
 use berth_proto::v1::observation::State;
 use berth_proto::v1::scheduler_message::Message as ToAgent;
+use berth_proto::v1::{EndCause, EndOrphans};
 use berth_wire::agent::delta_to_proto;
 
 async fn cluster() -> (Scheduler, Agent) {
@@ -164,6 +164,47 @@ async fn a_new_incarnation_stops_nothing() {
     scheduler.change(Vec::new(), vec![job.id(0)]);
     scheduler.until_ended(job.id(0)).await;
     assert_eq!(agent.processes(job.id(1)), before.1, "an orphan is kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_cluster_is_told_what_is_here_and_how_the_rest_ended() {
+    let (mut scheduler, mut agent) = cluster().await;
+    let job = Job::shell(1, "[ $BERTH_TASK_INDEX = 1 ] && exit 7; exec sleep 600");
+    scheduler.want(&job, vec![job.row(0), job.row(1), job.row(2)]);
+    scheduler.until_ready(job.id(0)).await;
+    scheduler.until_ready(job.id(2)).await;
+    assert_eq!(scheduler.until_ended(job.id(1)).await.exit_code, Some(7));
+    // Everybody knows of its end, and the agent forgets it.
+    scheduler.change(Vec::new(), vec![job.id(1)]);
+    let before = agent.processes(job.id(0));
+    scheduler.hang_up();
+    scheduler.become_incarnation(2);
+    scheduler.take_stock(&[job.id(1), job.id(2), job.id(9)]);
+    // Twice: the second time by an agent that has only its records.
+    for life in 0..2 {
+        scheduler.session().await;
+        scheduler.until_true("the stock is told", |scheduler| scheduler.stocks.len() > life).await;
+        let told = &scheduler.stocks[life];
+        let here: Vec<_> = told.here.iter().map(|worker| worker.allocation).collect();
+        assert_eq!(here, [job.id(0), job.id(2)]);
+        assert_eq!(told.here[0].job_name, job.spec.name.as_str());
+        assert_eq!(told.here[0].spec_digest, job.digest());
+        assert_eq!(told.here[0].claim.cpu, job.spec.tasks[0].cpu);
+        let ended: Vec<_> = told.ended.iter().map(|(id, end)| (*id, end.exit_code)).collect();
+        assert_eq!(ended, [(job.id(1), Some(7))], "and nothing is known of the last");
+        scheduler.know(&job);
+        scheduler.send_full();
+        scheduler.change(vec![job.row(2)], Vec::new());
+        if life == 0 {
+            agent.kill().await;
+            agent.start_again();
+        }
+    }
+    assert_eq!(agent.processes(job.id(0)), before, "an orphan is kept");
+    let orphans = vec![job.id(0).to_string()];
+    scheduler.say(ToAgent::EndOrphans(EndOrphans { allocations: orphans }));
+    scheduler.until_ended(job.id(0)).await;
+    scheduler.until_ready(job.id(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,8 +1,12 @@
-//! `berth storage`: a stopped scheduler's data, offline.
+//! A stopped scheduler's data, offline: looked at, and made from a backup.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use berth_cli::{RestoreArgs, RestoreReport};
+use berth_model::DurationMs;
+use berth_scheduler::MemoryDisk;
+use berth_scheduler::restore::{self, RestoreOptions};
 use berth_scheduler::storage::{self, Verified};
 
 use crate::arguments::StorageVerifyArguments;
@@ -13,6 +17,30 @@ pub fn verify(arguments: &StorageVerifyArguments) -> anyhow::Result<ExitCode> {
     let verified = storage::verify(&arguments.data_dir)?;
     print!("{}", report(&verified));
     Ok(if verified.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Makes the data directory of a new scheduler from a backup.
+///
+/// # Errors
+/// In words, with every cause.
+pub fn restore(args: &RestoreArgs) -> Result<RestoreReport, String> {
+    let RestoreArgs { file, data_dir, advertise, incarnation, await_ms, memory_disk } = args;
+    let options = RestoreOptions {
+        backup: file.clone(),
+        data_dir: data_dir.clone(),
+        advertise: advertise.clone(),
+        incarnation: *incarnation,
+        await_for: DurationMs(*await_ms),
+        memory_disk: if *memory_disk { MemoryDisk::Allowed } else { MemoryDisk::Refused },
+    };
+    let restored = restore::restore(&options).map_err(|error| format!("{error:#}"))?;
+    Ok(RestoreReport {
+        cluster_id: restored.backup.cluster_id,
+        incarnation: restored.incarnation,
+        scheduler_id: restored.scheduler_id,
+        awaited: restored.awaited,
+        saved_at_ms: restored.backup.saved_at.0,
+    })
 }
 
 fn report(verified: &Verified) -> String {

@@ -5,8 +5,8 @@ use clap::Subcommand;
 use crate::commands::{
     cluster_events, completions, config, gpu_list, job_change, job_events, job_explain,
     job_history, job_list, job_rollback, job_scale, job_show, job_wait, logs, node_change,
-    node_drain, node_list, node_show, operator_members, operator_snapshot, operator_status,
-    operator_transfer, plan, run, submit, version,
+    node_drain, node_list, node_show, operator_members, operator_resume, operator_status,
+    operator_transfer, orphan, plan, run, snapshot, submit, version,
 };
 use crate::error::{CliError, Exit};
 use crate::session::Session;
@@ -35,6 +35,9 @@ pub enum ClientCommand {
     /// GPUs
     #[command(subcommand)]
     Gpu(GpuCommand),
+    /// Workers that a restored cluster does not know
+    #[command(subcommand)]
+    Orphan(orphan::OrphanCommand),
     /// The cluster itself
     #[command(subcommand)]
     Operator(OperatorCommand),
@@ -113,8 +116,11 @@ pub enum OperatorCommand {
     Remove(operator_members::MemberArgs),
     /// Hand the leadership to another scheduler
     Transfer(operator_transfer::TransferArgs),
-    /// Have the scheduler that answers write a snapshot now
-    Snapshot,
+    /// Backups, and restoring from them
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Place work again although nodes of a restored cluster are missing
+    Resume,
 }
 
 /// A command about the configuration.
@@ -142,6 +148,7 @@ impl ClientCommand {
             ClientCommand::Logs(args) => logs::run(args, session).await,
             ClientCommand::Node(command) => command.run(session).await,
             ClientCommand::Gpu(GpuCommand::List(args)) => gpu_list::run(args, session).await,
+            ClientCommand::Orphan(command) => command.run(session).await,
             ClientCommand::Operator(command) => command.run(session).await,
             ClientCommand::Events(args) => cluster_events::run(args, session).await,
             ClientCommand::Config(ConfigCommand::Check) => config::check(session),
@@ -191,7 +198,8 @@ impl OperatorCommand {
             OperatorCommand::Promote(args) => operator_members::promote(args, session).await,
             OperatorCommand::Remove(args) => operator_members::remove(args, session).await,
             OperatorCommand::Transfer(args) => operator_transfer::run(args, session).await,
-            OperatorCommand::Snapshot => operator_snapshot::run(session).await,
+            OperatorCommand::Snapshot(command) => command.run(session).await,
+            OperatorCommand::Resume => operator_resume::run(session).await,
         }
     }
 }

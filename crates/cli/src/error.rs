@@ -49,6 +49,11 @@ pub(crate) enum CliError {
         message: String,
         hint: Option<String>,
     },
+    /// Something on this machine is not as it must be.
+    Failed {
+        message: String,
+        hint: Option<String>,
+    },
     /// The time that the user set has passed.
     TimedOut {
         message: String,
@@ -79,6 +84,11 @@ impl CliError {
         CliError::BadInput(vec![Fault::new(message)])
     }
 
+    /// A failure on this machine, in one sentence.
+    pub(crate) fn failed(message: impl Into<String>) -> CliError {
+        CliError::Failed { message: message.into(), hint: None }
+    }
+
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             CliError::BadInput(_) => 2,
@@ -88,7 +98,10 @@ impl CliError {
                 | ClientError::NoLeader { .. }
                 | ClientError::OutcomeUnknown { .. },
             ) => 3,
-            CliError::JobFailed { .. } | CliError::TimedOut { .. } | CliError::Output(_) => 1,
+            CliError::JobFailed { .. }
+            | CliError::Failed { .. }
+            | CliError::TimedOut { .. }
+            | CliError::Output(_) => 1,
             CliError::Interrupted(_) => 130,
             // As a shell reports a process that SIGPIPE ended.
             CliError::ClosedPipe => 141,
@@ -134,6 +147,9 @@ impl CliError {
             }
             CliError::JobFailed { message, hint } => {
                 ("job-failed", Fault { hint: hint.clone(), ..Fault::new(message) })
+            }
+            CliError::Failed { message, hint } => {
+                ("failed", Fault { hint: hint.clone(), ..Fault::new(message) })
             }
             CliError::TimedOut { message, hint } => {
                 ("timeout", Fault { hint: hint.clone(), ..Fault::new(message) })

@@ -3,7 +3,8 @@
 
 use berth_proto::v1::nodes_client::NodesClient;
 use berth_proto::v1::{
-    DrainRequest, GetNodeRequest, ListNodesReply, ListNodesRequest, Node, NodeRef,
+    DrainRequest, GetNodeRequest, ListNodesReply, ListNodesRequest, ListOrphansReply,
+    ListOrphansRequest, Node, NodeRef, StopOrphansReply, StopOrphansRequest,
 };
 
 use crate::cluster::{Client, Repeat};
@@ -16,4 +17,6 @@ calls! {
     cordon_node(NodeRef) -> Node = NodesClient.cordon, Harmless;
     uncordon_node(NodeRef) -> Node = NodesClient.uncordon, Harmless;
     drain_node(DrainRequest) -> Node = NodesClient.drain, Harmless;
+    list_orphans(ListOrphansRequest) -> ListOrphansReply = NodesClient.list_orphans, Read;
+    stop_orphans(StopOrphansRequest) -> StopOrphansReply = NodesClient.stop_orphans, Harmless;
 }

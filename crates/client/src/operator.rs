@@ -2,14 +2,19 @@
 
 use berth_proto::v1::operator_client::OperatorClient;
 use berth_proto::v1::{
-    ClusterStatus, JoinReply, JoinRequest, PromoteReply, PromoteRequest, RemoveReply,
-    RemoveRequest, SnapshotReply, SnapshotRequest, StateHashReply, StateHashRequest, StatusRequest,
-    TransferReply, TransferRequest,
+    BackupPiece, BackupRequest, ClusterStatus, JoinReply, JoinRequest, PromoteReply,
+    PromoteRequest, RemoveReply, RemoveRequest, ResumeReply, ResumeRequest, SnapshotReply,
+    SnapshotRequest, StateHashReply, StateHashRequest, StatusRequest, TransferReply,
+    TransferRequest,
 };
+
+use bytes::Bytes;
+use tonic::Streaming;
 
 use crate::cluster::{Client, Repeat};
 use crate::error::ClientError;
 use crate::jobs::calls;
+use crate::stream::{broken_off, without_limit};
 
 calls! {
     status(StatusRequest) -> ClusterStatus = OperatorClient.status, Read;
@@ -21,6 +26,38 @@ calls! {
     /// A second transfer would move the leadership on.
     transfer(TransferRequest) -> TransferReply = OperatorClient.transfer, Harmful;
     snapshot(SnapshotRequest) -> SnapshotReply = OperatorClient.snapshot, Harmless;
+    resume(ResumeRequest) -> ResumeReply = OperatorClient.resume, Harmless;
     /// Of whichever scheduler is asked first.
     state_hash(StateHashRequest) -> StateHashReply = OperatorClient.state_hash, Read;
+}
+
+impl Client {
+    /// A backup of the cluster, as the bytes of a file.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn backup(&self) -> Result<BackupStream, ClientError> {
+        let open = self.call(Repeat::Read, BackupRequest {}, |channel, request| async move {
+            OperatorClient::new(channel).backup(without_limit(request)).await
+        });
+        Ok(BackupStream { open: open.await? })
+    }
+}
+
+/// The bytes of a backup. One that breaks off is begun anew by another call:
+/// the state has moved on.
+#[derive(Debug)]
+pub struct BackupStream {
+    open: Streaming<BackupPiece>,
+}
+
+impl BackupStream {
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; what came before is of no use then.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        let piece = self.open.message().await;
+        piece.map(|piece| piece.map(|piece| piece.data)).map_err(|status| broken_off(&status))
+    }
 }

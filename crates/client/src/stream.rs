@@ -2,7 +2,7 @@
 
 use berth_proto::v1::jobs_client::JobsClient;
 use berth_proto::v1::{Event, EventsRequest, LogChunk, LogsRequest};
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use crate::attempt::{self, Missed};
 use crate::cluster::{Client, Repeat};
@@ -147,6 +147,16 @@ fn broken(breaks: &mut u32, missed: Option<Missed>) -> Result<(), ClientError> {
     Ok(())
 }
 
+/// Why a stream that cannot go on ended.
+pub(crate) fn broken_off(status: &Status) -> ClientError {
+    let mut breaks = BREAKS_MAX;
+    match broken(&mut breaks, Some(attempt::read(status))) {
+        Err(error) => error,
+        // It was one break too many.
+        Ok(()) => ClientError::Unreachable { tried: Vec::new() },
+    }
+}
+
 impl Client {
     async fn open_events(&self, request: EventsRequest) -> Result<Streaming<Event>, ClientError> {
         self.call(Repeat::Read, request, |channel, request| async move {
@@ -164,7 +174,7 @@ impl Client {
 }
 
 /// A stream lives longer than the attempt to open it.
-fn without_limit<Q>(request: tonic::Request<Q>) -> tonic::Request<Q> {
+pub(crate) fn without_limit<Q>(request: tonic::Request<Q>) -> tonic::Request<Q> {
     let mut request = request;
     request.metadata_mut().remove("grpc-timeout");
     request

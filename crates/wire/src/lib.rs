@@ -7,6 +7,7 @@
 pub mod agent;
 #[cfg(test)]
 mod arbitrary;
+pub mod backup;
 mod enumeration;
 pub mod frozen;
 pub mod log;

@@ -15,7 +15,7 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tracing::info;
 
-use crate::identity::{self, Identity};
+use crate::identity::{self, Identity, Incarnation};
 use crate::options::{Formation, SchedulerOptions};
 use crate::rpc::Shared;
 
@@ -52,7 +52,9 @@ pub(super) async fn settle_identity(
         ),
         Formation::Bootstrap => {
             make_folder(folder)?;
-            let identity = Identity::new(identity::random_id()?, FOUNDER, advertise.to_owned());
+            let cluster_id = identity::random_id()?;
+            let address = advertise.to_owned();
+            let identity = Identity::new(cluster_id, Incarnation::FIRST, FOUNDER, address);
             Ok((identity, Directory::MayCreate))
         }
         Formation::Join { servers, seat } => {
@@ -64,13 +66,25 @@ pub(super) async fn settle_identity(
                 learner: *seat == Seat::Learner,
             };
             let reply = ask_to_join(servers, &request).await?;
-            let cluster_id = <[u8; 16]>::try_from(reply.cluster_id.as_ref())
-                .ok()
-                .context("the leader answered with a cluster id that is not 16 bytes")?;
-            let identity = Identity::new(cluster_id, reply.node_id, advertise.to_owned());
-            Ok((identity, Directory::MayCreate))
+            Ok((joined(&reply, advertise)?, Directory::MayCreate))
         }
     }
+}
+
+fn joined(reply: &v1::JoinReply, advertise: &str) -> anyhow::Result<Identity> {
+    let cluster_id = <[u8; 16]>::try_from(reply.cluster_id.as_ref())
+        .ok()
+        .context("the leader answered with a cluster id that is not 16 bytes")?;
+    let restore_id = match reply.restore_id.len() {
+        0 => None,
+        _ => Some(
+            <[u8; 16]>::try_from(reply.restore_id.as_ref())
+                .ok()
+                .context("the leader answered with a restore id that is not 16 bytes")?,
+        ),
+    };
+    let incarnation = Incarnation { number: reply.incarnation.max(1), restore_id };
+    Ok(Identity::new(cluster_id, incarnation, reply.node_id, advertise.to_owned()))
 }
 
 fn present(folder: &Path) -> anyhow::Result<Option<Identity>> {

@@ -204,7 +204,7 @@ async fn start_raft(
     published: &Arc<Published>,
 ) -> anyhow::Result<Node> {
     let mut raft =
-        RaftOptions::new(identity.scheduler_id, identity.cluster_id()?, identity.address.clone());
+        RaftOptions::new(identity.scheduler_id, identity.group_id()?, identity.address.clone());
     raft.timers = options.timers;
     raft.snapshots.log_bytes_min = options.snapshot_log_bytes;
     let mut device = SledOptions::new(raft_folder(&options.data_dir), directory);

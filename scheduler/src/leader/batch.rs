@@ -279,6 +279,9 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             | Command::RegisterNode { .. }
             | Command::DownNode { .. }
             | Command::LoseAllocations { .. }
+            | Command::TakeStock { .. }
+            | Command::ForgetOrphans { .. }
+            | Command::StopAwaiting
             | Command::SetSchedulable { .. } => return Effect::Room,
             // An end may free room for what waits, or make its instance wait.
             Command::Observe { observations, .. } => {
@@ -295,6 +298,7 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             | Command::PromoteScheduler { .. }
             | Command::RemoveScheduler { .. }
             | Command::RaiseClusterVersion { .. }
+            | Command::StopOrphans { .. }
             | Command::DisconnectNode { .. }
             | Command::Place { .. }
             | Command::StopAllocations { .. }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_model::{CpuMilli, MemoryBytes, NodeId, NodeState};
+use berth_model::{AllocationId, CpuMilli, MemoryBytes, NodeId, NodeState};
 use berth_placement::NodeLoad;
 use berth_proto::v1;
 use berth_proto::v1::agent_message::Message as FromAgent;
@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
-use super::{Shared, status};
+use super::members::restore_id;
+use super::{Shared, status, stock};
 use crate::leader::Leader;
 use crate::sessions::Session;
 use crate::sessions::desired::Told;
@@ -38,7 +39,11 @@ const OBSERVATION_BYTES_MAX: usize = 40 << 10;
 
 pub struct AgentsService(pub Shared);
 
-type Out = mpsc::Sender<Result<v1::SchedulerMessage, Status>>;
+pub type Out = mpsc::Sender<Result<v1::SchedulerMessage, Status>>;
+/// Orphans forgotten in one command, so that it fits a log entry; more are
+/// forgotten when the agent comes the next time.
+const ORPHANS_FORGOTTEN_MAX: usize = 1024;
+
 type OutStream = Pin<Box<dyn Stream<Item = Result<v1::SchedulerMessage, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -84,7 +89,7 @@ impl v1::agents_server::Agents for AgentsService {
     }
 }
 
-fn message(message: ToAgent) -> v1::SchedulerMessage {
+pub fn message(message: ToAgent) -> v1::SchedulerMessage {
     v1::SchedulerMessage { message: Some(message) }
 }
 
@@ -98,7 +103,13 @@ async fn serve(
         .map_err(|_| Status::deadline_exceeded("no hello came"))?;
     let hello = match first.transpose()?.and_then(|first| first.message) {
         Some(FromAgent::Hello(hello)) => hello_from_proto(hello).map_err(status::invalid)?,
-        Some(FromAgent::Heartbeat(_) | FromAgent::Report(_) | FromAgent::NeedFull(_)) | None => {
+        Some(
+            FromAgent::Heartbeat(_)
+            | FromAgent::Report(_)
+            | FromAgent::NeedFull(_)
+            | FromAgent::Stock(_),
+        )
+        | None => {
             return Err(Status::failed_precondition("a session begins with a hello"));
         }
     };
@@ -119,6 +130,7 @@ async fn session(
     mut messages: Streaming<v1::AgentMessage>,
     out: &Out,
 ) -> Result<(), Status> {
+    stock::take(&shared, &leader, &hello, &mut messages, out).await?;
     let node = admit(&leader, &hello).await?;
     leader.hear(node);
     let (orders, mut ordered) = mpsc::channel(OUT_MAX);
@@ -127,8 +139,14 @@ async fn session(
     shared.published.sessions.add(session.clone());
     let (reports, queue) = mpsc::channel(REPORTS_MAX);
     tokio::spawn(record_reports(leader.clone(), node, queue, out.clone()));
-    let mut open =
-        Open { leader: leader.clone(), node, out: out.clone(), reports, told: Told::default() };
+    let mut open = Open {
+        leader: leader.clone(),
+        node,
+        out: out.clone(),
+        reports,
+        told: Told::default(),
+        told_orphans: BTreeSet::new(),
+    };
     info!(node_id = %node, "agent connected");
     let mut result = open.greet(&shared, &hello).await;
     while result.is_ok() {
@@ -192,6 +210,8 @@ struct Open {
     out: Out,
     reports: mpsc::Sender<v1::Report>,
     told: Told,
+    /// Orphans that the agent was told to end.
+    told_orphans: BTreeSet<AllocationId>,
 }
 
 impl Open {
@@ -203,20 +223,35 @@ impl Open {
             incarnation: view.cluster().incarnation,
             heartbeat_ms: self.leader.rules.heartbeat.0,
             lease_ms: self.leader.rules.lease.0,
+            restore_id: restore_id(&view),
         };
         self.send(message(ToAgent::Welcome(welcome))).await?;
-        match self.told.greet(&view, self.node, hello.held) {
-            Some(desired) => self.send(message(desired)).await,
-            None => Ok(()),
+        if let Some(desired) = self.told.greet(&view, self.node, hello.held) {
+            self.send(message(desired)).await?;
         }
+        self.tell_orphans(&view).await
     }
 
     async fn update(&mut self) -> Result<(), Status> {
         let view = self.leader.published.view();
-        match self.told.update(&view, self.node) {
-            Some(desired) => self.send(message(desired)).await,
-            None => Ok(()),
+        if let Some(desired) = self.told.update(&view, self.node) {
+            self.send(message(desired)).await?;
         }
+        self.tell_orphans(&view).await
+    }
+
+    /// Orphans are in no desired state: the specification that a row of it
+    /// names is not known here.
+    async fn tell_orphans(&mut self, view: &ClusterState) -> Result<(), Status> {
+        let Some(row) = view.nodes().get(&self.node) else { return Ok(()) };
+        let stopping = row.orphans.iter().filter(|(_, orphan)| orphan.stop.is_some());
+        let stopping: BTreeSet<AllocationId> = stopping.map(|(id, _)| *id).collect();
+        if stopping == self.told_orphans {
+            return Ok(());
+        }
+        let allocations = stopping.iter().map(AllocationId::to_string).collect();
+        self.told_orphans = stopping;
+        self.send(message(ToAgent::EndOrphans(v1::EndOrphans { allocations }))).await
     }
 
     async fn send(&self, message: v1::SchedulerMessage) -> Result<(), Status> {
@@ -252,6 +287,7 @@ impl Open {
                     None => Ok(()),
                 }
             }
+            Some(FromAgent::Stock(_)) => Err(Status::failed_precondition("nobody asked for this")),
             Some(FromAgent::Hello(_)) => Err(Status::failed_precondition("a second hello")),
             None => Err(Status::invalid_argument("an empty message, or one of a newer version")),
         }
@@ -280,15 +316,24 @@ async fn record_reports(
     mut reports: mpsc::Receiver<v1::Report>,
     out: Out,
 ) {
+    let mut named = Some(BTreeSet::<AllocationId>::new());
     while let Some(first) = reports.recv().await {
         let mut sequences = vec![first.sequence];
+        let mut complete = first.complete;
         let mut observations = first.observations;
         while let Ok(more) = reports.try_recv() {
             sequences.push(more.sequence);
+            complete |= more.complete;
             observations.extend(more.observations);
         }
-        for observations in chunks(news(&leader, node, observations)) {
-            let command = Command::Observe { node, observations };
+        if let Some(named) = &mut named {
+            let ids = observations.iter().filter_map(|one| one.allocation_id.parse().ok());
+            named.extend(ids.collect::<Vec<AllocationId>>());
+        }
+        let gone = named.take_if(|_| complete).and_then(|named| gone(&leader, node, &named));
+        let observed = chunks(news(&leader, node, observations)).into_iter();
+        let observed = observed.map(|observations| Command::Observe { node, observations });
+        for command in observed.chain(gone) {
             if let Err(error) = leader.propose(command).await {
                 // The agent says each thing once in a session, and may have
                 // nothing more to say in this one: only a new session, to the
@@ -306,6 +351,16 @@ async fn record_reports(
             }
         }
     }
+}
+
+/// The orphans of which an agent that has said everything says nothing.
+fn gone(leader: &Leader, node: NodeId, named: &BTreeSet<AllocationId>) -> Option<Command> {
+    let view = leader.published.view();
+    let row = view.nodes().get(&node)?;
+    let orphans = row.orphans.keys().filter(|id| !named.contains(id));
+    let orphans: Vec<AllocationId> = orphans.take(ORPHANS_FORGOTTEN_MAX).copied().collect();
+    let session = row.session;
+    (!orphans.is_empty()).then_some(Command::ForgetOrphans { node, session, orphans })
 }
 
 /// The observations that the state does not know yet.
@@ -336,7 +391,11 @@ fn news(leader: &Leader, node: NodeId, observations: Vec<v1::Observation>) -> Ve
 fn is_news(view: &ClusterState, node: NodeId, observation: &Observation) -> bool {
     use berth_model::AllocationState as A;
     let row = view.allocations().get(&observation.allocation).filter(|row| row.node == node);
-    let Some(row) = row else { return false };
+    let Some(row) = row else {
+        let node = view.nodes().get(&node);
+        let orphan = node.is_some_and(|node| node.orphans.contains_key(&observation.allocation));
+        return orphan && matches!(observation.observed, Observed::Ended(_));
+    };
     let to = match &observation.observed {
         Observed::Starting(phase) => A::Starting(*phase),
         Observed::Running { ready, .. } => A::Running { ready: *ready },

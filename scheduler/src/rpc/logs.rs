@@ -32,10 +32,12 @@ impl Shared {
         let view = self.read(0).await?.state;
         let job = lookup::job(&view, request.job.as_ref())?;
         let task = task_named(&job, &request.task)?;
+        // Not the one that would begin next: after a restore that one is far
+        // beyond those that were.
         let newest = view
             .tasks()
             .get(&(job.id, task))
-            .map_or(Attempt::FIRST, |row| row.attempt_of(request.index));
+            .map_or(Attempt::FIRST, |row| row.attempt_counted(request.index));
         let wanted = if request.attempt > 0 { Attempt(request.attempt) } else { newest };
         let id = |attempt| AllocationId {
             job: job.id,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use berth_proto::v1;
 use berth_raft::{ProposeError, RaftStatus};
-use berth_state::{Command, Refusal, Reply, Seat};
+use berth_state::{ClusterState, Command, Refusal, Reply, Seat};
 use bytes::Bytes;
 use tonic::Status;
 
@@ -39,8 +39,20 @@ pub async fn admit(
     let Reply::Admitted { scheduler } = reply else {
         return Err(Status::internal(format!("unexpected answer {reply:?}")));
     };
-    let cluster_id = Bytes::copy_from_slice(&shared.cluster_id);
-    Ok(v1::JoinReply { cluster_id, node_id: scheduler })
+    let view = shared.published.view();
+    Ok(v1::JoinReply {
+        cluster_id: Bytes::copy_from_slice(&shared.cluster_id),
+        node_id: scheduler,
+        incarnation: view.cluster().incarnation,
+        restore_id: restore_id(&view),
+    })
+}
+
+/// Which restore the cluster's incarnation began with, for messages; empty in
+/// the first.
+pub fn restore_id(view: &ClusterState) -> Bytes {
+    let restore = view.cluster().restore.as_ref();
+    restore.map_or_else(Bytes::new, |restore| Bytes::copy_from_slice(&restore.id))
 }
 
 pub async fn promote(

@@ -2,6 +2,7 @@
 //! published view or by the leader, and refused in one vocabulary.
 
 mod agents;
+mod backup;
 mod events;
 mod jobs;
 mod logs;
@@ -9,9 +10,11 @@ mod lookup;
 mod members;
 mod nodes;
 mod operator;
+mod orphans;
 mod reads;
 mod route;
 pub mod status;
+mod stock;
 mod submit;
 
 use std::sync::{Arc, Mutex};

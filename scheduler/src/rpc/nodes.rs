@@ -65,6 +65,22 @@ impl v1::nodes_server::Nodes for NodesService {
             self.start_drain(leader, asked)
         })
     }
+
+    async fn list_orphans(
+        &self,
+        request: Request<v1::ListOrphansRequest>,
+    ) -> Result<Response<v1::ListOrphansReply>, Status> {
+        self.0.list_orphans(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn stop_orphans(
+        &self,
+        request: Request<v1::StopOrphansRequest>,
+    ) -> Result<Response<v1::StopOrphansReply>, Status> {
+        at_leader!(self.0, request, NodesClient::stop_orphans, |leader, asked| {
+            self.0.stop_orphans(leader, asked)
+        })
+    }
 }
 
 impl NodesService {

@@ -1,15 +1,20 @@
-//! The cluster itself: status, joining, handing over, snapshots.
+//! The cluster itself: status, joining, handing over, snapshots, backups.
+
+use std::sync::Arc;
 
 use berth_model::JobState;
 use berth_proto::v1;
 use berth_proto::v1::operator_client::OperatorClient;
 use berth_raft::Role;
+use berth_state::{ClusterState, Command};
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
+use super::backup::BackupStream;
 use super::route::at_leader;
-use super::{Shared, members};
+use super::{Shared, members, status};
 use crate::identity::to_hex;
+use crate::leader::Leader;
 use crate::leader::members::{is_healthy, warnings};
 
 pub struct OperatorService {
@@ -85,6 +90,24 @@ impl v1::operator_server::Operator for OperatorService {
         }
     }
 
+    type BackupStream = BackupStream;
+
+    async fn backup(
+        &self,
+        _request: Request<v1::BackupRequest>,
+    ) -> Result<Response<BackupStream>, Status> {
+        self.shared.backup().await.map(Response::new)
+    }
+
+    async fn resume(
+        &self,
+        request: Request<v1::ResumeRequest>,
+    ) -> Result<Response<v1::ResumeReply>, Status> {
+        at_leader!(self.shared, request, OperatorClient::resume, |leader, _asked| {
+            self.resume_here(leader)
+        })
+    }
+
     async fn state_hash(
         &self,
         _request: Request<v1::StateHashRequest>,
@@ -148,7 +171,19 @@ impl OperatorService {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             removed: removed.map(|(id, _)| *id).collect(),
             warnings: warnings(&raft),
+            incarnation: state.cluster().incarnation,
+            awaited_nodes: awaited_nodes(state),
+            awaited_for_ms: awaited_for_ms(state, self.shared.leading().as_deref()),
+            orphans: state.nodes().values().map(|row| row.orphans.len() as u64).sum(),
         })
+    }
+
+    async fn resume_here(&self, leader: Arc<Leader>) -> Result<v1::ResumeReply, Status> {
+        let missing = self.shared.read(0).await?.state.awaited();
+        let answer = leader.propose(Command::StopAwaiting).await;
+        let answer = answer.map_err(|error| status::from_propose(&error))?;
+        answer.map_err(|refusal| status::from_refusal(&refusal))?;
+        Ok(v1::ResumeReply { missing: u32::try_from(missing).unwrap_or(u32::MAX) })
     }
 
     async fn hand_over(&self, to: Option<u64>) -> Result<v1::TransferReply, Status> {
@@ -177,4 +212,15 @@ impl OperatorService {
         })?;
         Ok(v1::TransferReply { leader_id: target })
     }
+}
+
+/// By name, of nodes that a restored cluster waits for.
+fn awaited_nodes(state: &ClusterState) -> Vec<String> {
+    let awaited = state.cluster().restore.iter().flat_map(|restore| &restore.awaited);
+    awaited.filter_map(|node| Some(state.nodes().get(node)?.name.to_string())).collect()
+}
+
+fn awaited_for_ms(state: &ClusterState, leader: Option<&Leader>) -> Option<u64> {
+    let restore = state.cluster().restore.as_ref().filter(|one| !one.awaited.is_empty())?;
+    Some(restore.await_until.since(leader?.clock.now()).0)
 }

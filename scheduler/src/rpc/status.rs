@@ -188,6 +188,8 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::NodeInUse { .. }
         | Refusal::NotPending(_)
         | Refusal::DoesNotFit { .. }
+        | Refusal::StockNotTaken { .. }
+        | Refusal::Awaiting { .. }
         | Refusal::TooEarly => Status::failed_precondition(message),
     }
 }

@@ -12,9 +12,12 @@ use berth_proto::v1::observation::State;
 use berth_proto::v1::scheduler_message::Message as ToAgent;
 use berth_proto::v1::{
     AgentMessage, Ended, HeartbeatAck, Hello, LogPush, LogPushReply, Redirect, Report, ReportAck,
-    Running, SchedulerMessage, Welcome,
+    Running, SchedulerMessage, StockRequest, Welcome,
 };
-use berth_wire::agent::{Delta, DesiredRow, Full, delta_to_proto, desired_digest, full_to_proto};
+use berth_wire::agent::{
+    Delta, DesiredRow, Full, StockTold, delta_to_proto, desired_digest, full_to_proto,
+    stock_from_proto,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::server::TcpIncoming;
@@ -43,6 +46,9 @@ struct Manners {
     incarnation: AtomicU64,
     cluster: AtomicU8,
     leader: std::sync::Mutex<Option<String>>,
+    /// Set: agents are asked what is on their nodes before they are welcomed,
+    /// these allocations among that.
+    expected: std::sync::Mutex<Option<Vec<String>>>,
 }
 
 impl Manners {
@@ -58,7 +64,7 @@ impl Manners {
                 let ack = ReportAck { sequence: report.sequence };
                 (!silent).then_some(ToAgent::ReportAck(ack))
             }
-            FromAgent::Hello(_) | FromAgent::NeedFull(_) => None,
+            FromAgent::Hello(_) | FromAgent::NeedFull(_) | FromAgent::Stock(_) => None,
         }
     }
 }
@@ -85,6 +91,8 @@ pub struct Scheduler {
     pub history: BTreeMap<AllocationId, Vec<State>>,
     pub full_requests: u32,
     pub complete_reports: Vec<Report>,
+    /// What agents said is on their nodes.
+    pub stocks: Vec<StockTold>,
     logs: Vec<LogPush>,
 }
 
@@ -121,6 +129,7 @@ impl Scheduler {
             history: BTreeMap::new(),
             full_requests: 0,
             complete_reports: Vec::new(),
+            stocks: Vec::new(),
             logs: Vec::new(),
         }
     }
@@ -148,6 +157,13 @@ impl Scheduler {
         self.incarnation = incarnation;
         self.generation += 1 << 20;
         self.rows.clear();
+    }
+
+    /// From now on agents are asked first what is on their nodes, and what has
+    /// become of these.
+    pub fn take_stock(&self, expected: &[AllocationId]) {
+        let expected = expected.iter().map(AllocationId::to_string).collect();
+        *self.manners.expected.lock().unwrap() = Some(expected);
     }
 
     /// From now on agents are welcomed to that cluster.
@@ -294,6 +310,9 @@ impl Scheduler {
             }
             Heard::Message(FromAgent::Report(report)) => self.note(report),
             Heard::Message(FromAgent::NeedFull(_)) => self.full_requests += 1,
+            Heard::Message(FromAgent::Stock(stock)) => {
+                self.stocks.push(stock_from_proto(stock).unwrap());
+            }
             Heard::Message(FromAgent::Hello(_) | FromAgent::Heartbeat(_)) | Heard::Over => {}
             Heard::Log(push) => self.logs.push(push),
         }
@@ -335,23 +354,35 @@ impl Agents for Server {
             say(&outbound, ToAgent::Redirect(Redirect { leader_address }));
             return Ok(Response::new(Box::pin(UnboundedReceiverStream::new(messages))));
         }
-        say(
-            &outbound,
-            ToAgent::Welcome(Welcome {
-                node_id: 1,
-                cluster_id: vec![self.manners.cluster.load(Ordering::SeqCst); 16].into(),
-                incarnation: self.manners.incarnation.load(Ordering::SeqCst),
-                heartbeat_ms: HEARTBEAT_MS,
-                lease_ms: LEASE_MS,
-            }),
-        );
+        let cluster_id = vec![self.manners.cluster.load(Ordering::SeqCst); 16];
+        let incarnation = self.manners.incarnation.load(Ordering::SeqCst);
+        let restore_id = if incarnation > 1 { vec![7; 16] } else { Vec::new() };
+        let welcome = Welcome {
+            node_id: 1,
+            cluster_id: cluster_id.clone().into(),
+            incarnation,
+            heartbeat_ms: HEARTBEAT_MS,
+            lease_ms: LEASE_MS,
+            restore_id: restore_id.clone().into(),
+        };
+        let expected = self.manners.expected.lock().unwrap().clone();
+        match expected {
+            None => say(&outbound, ToAgent::Welcome(welcome.clone())),
+            Some(expected) => {
+                let (cluster_id, restore_id) = (cluster_id.into(), restore_id.into());
+                let request = StockRequest { cluster_id, incarnation, restore_id, expected };
+                say(&outbound, ToAgent::StockRequest(request));
+            }
+        }
         let weak = outbound.downgrade();
         let _ = self.heard.send(Heard::Session(hello, outbound));
         let (heard, manners) = (self.heard.clone(), Arc::clone(&self.manners));
         tokio::spawn(async move {
             while let Ok(Some(message)) = inbound.message().await {
                 let Some(message) = message.message else { continue };
-                let answer = manners.answer(&message);
+                let stock_told = matches!(message, FromAgent::Stock(_));
+                let welcome = stock_told.then(|| ToAgent::Welcome(welcome.clone()));
+                let answer = welcome.or_else(|| manners.answer(&message));
                 if let (Some(answer), Some(outbound)) = (answer, weak.upgrade()) {
                     let _ = outbound.send(Ok(SchedulerMessage { message: Some(answer) }));
                 }

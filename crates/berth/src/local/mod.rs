@@ -4,6 +4,7 @@
 
 mod child;
 mod ready;
+mod restored;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! `berth operator status`: leader, members and counts.
 
-use berth_proto::v1::StatusRequest;
+use berth_proto::v1::{ClusterStatus, StatusRequest};
 use clap::Args;
 
 use crate::error::{CliError, Exit};
@@ -21,5 +21,37 @@ pub(crate) async fn run(args: StatusArgs, session: &mut Session<'_, '_>) -> Resu
     for warning in &status.warnings {
         session.note(&format!("warning: {warning}"));
     }
+    for note in after_a_restore(&status) {
+        session.note(&note);
+    }
     Ok(Exit::Done)
+}
+
+/// What a restore has left to be done, each with the next step.
+fn after_a_restore(status: &ClusterStatus) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !status.awaited_nodes.is_empty() {
+        let left = status.awaited_for_ms.map_or_else(String::new, |left_ms| {
+            format!(", for {} s at most", left_ms.div_ceil(1_000))
+        });
+        notes.push(format!(
+            "warning: restored as incarnation {}; nothing is placed until these nodes have said \
+             what is on them{left}: {}",
+            status.incarnation,
+            status.awaited_nodes.join(", "),
+        ));
+        notes.push("hint: `berth operator resume` waits no longer".to_owned());
+    }
+    if status.orphans > 0 {
+        let run = match status.orphans {
+            1 => "1 worker runs".to_owned(),
+            count => format!("{count} workers run"),
+        };
+        notes.push(format!(
+            "warning: {run} that the restored backup did not know; nobody else gets what they hold"
+        ));
+        notes
+            .push("hint: `berth orphan list` shows them, `berth orphan stop` ends them".to_owned());
+    }
+    notes
 }

@@ -35,6 +35,10 @@ fn status_json(status: &ClusterStatus) -> Value {
         "version": status.version,
         "removed": status.removed,
         "warnings": status.warnings,
+        "incarnation": status.incarnation,
+        "awaited_nodes": status.awaited_nodes,
+        "awaited_for_ms": status.awaited_for_ms,
+        "orphans": status.orphans,
     })
 }
 

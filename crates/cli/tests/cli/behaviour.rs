@@ -2,7 +2,7 @@
 
 use std::future::pending;
 
-use crate::fake::{Behaviour, Fake};
+use crate::fake::{Behaviour, Fake, data};
 use crate::terminal::{ClosedPipe, Outcome, Terminal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -257,4 +257,30 @@ async fn the_configuration_tells_where_values_came_from() {
         );
         assert!(outcome.stdout.contains(&row), "{row} in {}", outcome.stdout);
     }
+}
+
+#[tokio::test]
+async fn a_backup_is_read_back_before_it_gets_its_name() {
+    let fake = Fake::start(Behaviour::Answers).await;
+    let terminal = Terminal::new(&fake.address);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.backup");
+    let path = file.to_string_lossy().into_owned();
+    let saved = terminal.run(&["operator", "snapshot", "save", &path]).await;
+    assert_eq!((saved.status, saved.stderr.as_str()), (0, ""));
+    assert!(saved.stdout.contains("incarnation 1, at index 9"), "{}", saved.stdout);
+    assert!(saved.stdout.contains("bytes written and read back"), "{}", saved.stdout);
+    assert_eq!(std::fs::read(&file).unwrap(), data::backup());
+    let shown = terminal.run(&["operator", "snapshot", "show", &path, "-o", "json"]).await;
+    assert!(shown.stdout.contains("\"cluster_id\": \"07070707"), "{}", shown.stdout);
+    let again = terminal.run(&["operator", "snapshot", "save", &path]).await;
+    assert_eq!(again.status, 1);
+    assert!(again.stderr.contains("exists already"), "{}", again.stderr);
+    std::fs::write(&file, &data::backup()[..50]).unwrap();
+    let damaged = terminal.run(&["operator", "snapshot", "show", &path]).await;
+    assert_eq!(damaged.status, 1);
+    assert!(damaged.stderr.contains("damaged or cut short"), "{}", damaged.stderr);
+    let nowhere = folder.path().join("missing/a.backup").to_string_lossy().into_owned();
+    assert_eq!(terminal.run(&["operator", "snapshot", "save", &nowhere]).await.status, 1);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing unfinished is left");
 }

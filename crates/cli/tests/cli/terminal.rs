@@ -5,7 +5,9 @@ use std::future::{Future, pending};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use berth_cli::{ClientCommand, Console, GlobalArgs, Host, report_usage, run_on};
+use berth_cli::{
+    ClientCommand, Console, GlobalArgs, Host, RestoreArgs, RestoreReport, report_usage, run_on,
+};
 use clap::{CommandFactory, Parser};
 
 use crate::fake::data::NOW_MS;
@@ -86,6 +88,7 @@ impl Terminal {
             environment: self.environment.clone(),
             working_directory: Some(self.working_directory.clone()),
             now_ms: NOW_MS,
+            restore: restored,
         };
         let arguments: Vec<OsString> =
             std::iter::once("berth").chain(arguments.iter().copied()).map(OsString::from).collect();
@@ -99,6 +102,20 @@ impl Terminal {
         drop(console);
         (status, String::from_utf8(stderr).unwrap())
     }
+}
+
+/// Stands in for the binary, which knows how.
+fn restored(args: &RestoreArgs) -> Result<RestoreReport, String> {
+    if args.incarnation == Some(1) {
+        return Err("the backup is of incarnation 1: the new one must be above it, not 1".into());
+    }
+    Ok(RestoreReport {
+        cluster_id: "5f0c".into(),
+        incarnation: args.incarnation.unwrap_or(2),
+        scheduler_id: 1001,
+        awaited: 2,
+        saved_at_ms: NOW_MS - 600_000,
+    })
 }
 
 /// A reader that has gone away.

@@ -165,10 +165,30 @@ pub fn free_devices<'a>(
 /// # Errors
 /// The first reason why it does not fit.
 pub fn fits(node: NodeCapacity<'_>, task: &TaskSpec, claim: &Claim) -> Result<(), Misfit> {
+    is_asked_for(node.spec, task, claim)?;
+    has_room(node, claim)
+}
+
+fn is_asked_for(spec: &NodeSpec, task: &TaskSpec, claim: &Claim) -> Result<(), Misfit> {
+    let asked = task.gpu.as_ref().map_or(0, |gpu| gpu.count);
+    let suited = |claim: &DeviceClaim| {
+        let suits = |device| task.gpu.as_ref().is_some_and(|gpu| suits(gpu, device));
+        claim.share == ShareMilli::WHOLE && spec.device(&claim.uuid).is_none_or(suits)
+    };
+    let as_asked = claim.cpu == task.cpu
+        && claim.memory == task.memory
+        && u32::try_from(claim.devices.len()) == Ok(asked)
+        && claim.devices.iter().all(suited)
+        && claim.ports.iter().map(|claim| &claim.name).eq(task.ports.iter());
+    if as_asked { Ok(()) } else { Err(Misfit::ClaimMismatch) }
+}
+
+/// Whether a claim fits what is free on a node right now, whoever makes it.
+///
+/// # Errors
+/// The first reason why it does not fit.
+pub fn has_room(node: NodeCapacity<'_>, claim: &Claim) -> Result<(), Misfit> {
     let NodeCapacity { spec, used } = node;
-    if claim.cpu != task.cpu || claim.memory != task.memory {
-        return Err(Misfit::ClaimMismatch);
-    }
     let cpu_free = spec.cpu.saturating_sub(used.cpu);
     if claim.cpu > cpu_free {
         return Err(Misfit::CpuBusy { asked: claim.cpu, free: cpu_free });
@@ -177,18 +197,13 @@ pub fn fits(node: NodeCapacity<'_>, task: &TaskSpec, claim: &Claim) -> Result<()
     if claim.memory > memory_free {
         return Err(Misfit::MemoryBusy { asked: claim.memory, free: memory_free });
     }
-    devices_fit(node, task, &claim.devices)?;
-    ports_fit(node, task, &claim.ports)
+    devices_are_free(node, &claim.devices)?;
+    ports_are_free(node, &claim.ports)
 }
 
-fn devices_fit(
-    node: NodeCapacity<'_>,
-    task: &TaskSpec,
-    claims: &[DeviceClaim],
-) -> Result<(), Misfit> {
-    let asked = task.gpu.as_ref().map_or(0, |gpu| gpu.count);
+fn devices_are_free(node: NodeCapacity<'_>, claims: &[DeviceClaim]) -> Result<(), Misfit> {
     let distinct: BTreeSet<&str> = claims.iter().map(|claim| claim.uuid.as_str()).collect();
-    if distinct.len() != claims.len() || u32::try_from(claims.len()) != Ok(asked) {
+    if distinct.len() != claims.len() {
         return Err(Misfit::ClaimMismatch);
     }
     for claim in claims {
@@ -196,11 +211,6 @@ fn devices_fit(
         let device = node.spec.device(&claim.uuid).ok_or_else(gone)?;
         if device.health != DeviceHealth::Healthy {
             return Err(gone());
-        }
-        if claim.share != ShareMilli::WHOLE
-            || !task.gpu.as_ref().is_some_and(|gpu| suits(gpu, device))
-        {
-            return Err(Misfit::ClaimMismatch);
         }
         let held = node.used.devices.get(&claim.uuid).copied().unwrap_or_default();
         let free = ShareMilli::WHOLE.saturating_sub(held.share);
@@ -215,10 +225,7 @@ fn devices_fit(
     Ok(())
 }
 
-fn ports_fit(node: NodeCapacity<'_>, task: &TaskSpec, claims: &[PortClaim]) -> Result<(), Misfit> {
-    if !claims.iter().map(|claim| &claim.name).eq(task.ports.iter()) {
-        return Err(Misfit::ClaimMismatch);
-    }
+fn ports_are_free(node: NodeCapacity<'_>, claims: &[PortClaim]) -> Result<(), Misfit> {
     let mut seen = BTreeSet::new();
     for PortClaim { port, .. } in claims {
         let free = node.spec.ports.contains(*port) && !node.used.ports.contains(port);

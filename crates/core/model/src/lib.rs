@@ -15,7 +15,7 @@ pub mod status;
 pub mod time;
 pub mod validate;
 
-pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, free_devices};
+pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, free_devices, has_room};
 pub use ids::{AllocationId, Attempt, InstanceIndex, JobId, NodeId, ParseIdError, TaskIndex};
 pub use name::{Name, NameError};
 pub use node::{Device, DeviceHealth, NodeCapacity, NodeSpec, NodeUse, PortRange};

@@ -58,6 +58,8 @@ pub(crate) fn node_row(id: u64, spec: NodeSpec) -> NodeRow {
         since: StateMs(0),
         blocked_ports: BTreeMap::new(),
         rests_until: StateMs(0),
+        stock_incarnation: 0,
+        orphans: Default::default(),
     }
 }
 

@@ -117,7 +117,10 @@ impl<'a> Planner<'a> {
     }
 
     fn run(mut self, tasks: impl Iterator<Item = QueueKey>) -> PlanOutcome {
-        for key in tasks {
+        // What waits in a restored cluster may run on a node that has not come
+        // back yet: apply would refuse every placement.
+        let awaiting = self.view.awaited() > 0;
+        for key in tasks.take_while(|_| !awaiting) {
             if !self.meter.spend() {
                 break;
             }

@@ -72,6 +72,14 @@ pub(crate) fn own_hindrances(
 ) -> Vec<Reason> {
     let own = |code, detail: String| Reason { code, nodes: 0, detail };
     let mut reasons = Vec::new();
+    let awaited = view.awaited();
+    if awaited > 0 {
+        let detail = format!(
+            "wait: the cluster was restored from a backup, and {awaited} of its nodes have not yet \
+             said what runs on them; `berth operator resume` waits no longer"
+        );
+        reasons.push(own("restored", detail));
+    }
     if job.held {
         reasons.push(own("held", "the job is held: release it".to_owned()));
     }

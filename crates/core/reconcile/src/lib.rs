@@ -34,6 +34,7 @@ pub fn tick(
     now: StateMs,
 ) -> Vec<Command> {
     let mut commands = Vec::new();
+    commands.extend(waited_long_enough(view, now));
     commands.extend(liveness::commands(view, soft, rules, now));
     commands.extend(time_limits::commands(view, now));
     commands.extend(drain::commands(view, &ordered(&commands), now));
@@ -41,6 +42,13 @@ pub fn tick(
     commands.extend(retention::commands(view, now));
     commands.truncate(COMMANDS_MAX);
     commands
+}
+
+/// Nodes that a restored cluster has awaited for as long as it was told to.
+fn waited_long_enough(view: &ClusterState, now: StateMs) -> Option<Command> {
+    let restore = view.cluster().restore.as_ref()?;
+    let over = !restore.awaited.is_empty() && now >= restore.await_until;
+    over.then_some(Command::StopAwaiting)
 }
 
 /// The allocations that these commands end: one tick gives one order about

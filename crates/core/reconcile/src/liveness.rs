@@ -58,7 +58,10 @@ impl Liveness {
         rules: &LivenessRules,
         now: StateMs,
     ) -> Liveness {
-        let watched = view.nodes().values().filter(|node| node.state != NodeState::Down);
+        let watched = view
+            .nodes()
+            .values()
+            .filter(|node| node.state != NodeState::Down && !view.awaits(node.id));
         let (mut total, mut silent) = (0_u64, 0_u64);
         for node in watched {
             total += 1;
@@ -83,6 +86,10 @@ pub(crate) fn commands(
     };
     let mut commands = Vec::new();
     for node in view.nodes().values() {
+        // Its agent may not even know yet where the restored cluster is.
+        if view.awaits(node.id) {
+            continue;
+        }
         let silent = now.since(soft.silent_since(node.id));
         let passed = |span: DurationMs| silent.0 >= span.0.saturating_mul(stretch);
         match node.state {

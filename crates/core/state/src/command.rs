@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Attempt, DeviceClaim, Drain, EndReport, InstanceIndex, JobId, JobSpec, NodeId,
-    NodeSpec, PortClaim, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, WallMs,
+    AllocationId, Attempt, Claim, DeviceClaim, Drain, EndReport, InstanceIndex, JobId, JobSpec,
+    NodeId, NodeSpec, PortClaim, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, WallMs,
 };
 
 use crate::rows::{ScoreParts, Seat};
@@ -59,6 +59,28 @@ pub enum Command {
         instance_key: [u8; 16],
         spec: Arc<NodeSpec>,
     },
+    /// What is on a node, told once in each incarnation before the node may
+    /// register. Long lists come in several commands; the last says so.
+    TakeStock {
+        name: berth_model::Name,
+        instance_key: [u8; 16],
+        spec: Arc<NodeSpec>,
+        stock: Stock,
+    },
+    /// An operator wants these orphans ended.
+    StopOrphans {
+        node: NodeId,
+        orphans: Vec<AllocationId>,
+        reason: String,
+    },
+    /// The agent has said everything that is on it, and these are not.
+    ForgetOrphans {
+        node: NodeId,
+        session: u64,
+        orphans: Vec<AllocationId>,
+    },
+    /// Nobody waits any longer for nodes that a restored cluster misses.
+    StopAwaiting,
     /// The leader has not heard from a node's session for too long.
     DisconnectNode {
         node: NodeId,
@@ -167,6 +189,29 @@ pub struct Observation {
     pub observed: Observed,
 }
 
+/// What of the cluster's work is on a node, or part of it.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Stock {
+    /// Allocations of the cluster that have ended there.
+    pub ended: Vec<(AllocationId, EndReport)>,
+    /// Allocations of the cluster of which the node knows nothing.
+    pub absent: Vec<AllocationId>,
+    /// Allocations there that the cluster does not know.
+    pub unknown: Vec<Unknown>,
+    /// Nothing more comes after this.
+    pub complete: bool,
+}
+
+/// A worker that the cluster does not know.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Unknown {
+    pub allocation: AllocationId,
+    pub namespace: String,
+    pub job_name: String,
+    pub spec_digest: SpecDigest,
+    pub claim: Claim,
+}
+
 /// The observed state of an attempt.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Observed {
@@ -199,6 +244,10 @@ impl Command {
             Command::Submit(_) => "submit",
             Command::ChangeJob { .. } => "change-job",
             Command::RegisterNode { .. } => "register-node",
+            Command::TakeStock { .. } => "take-stock",
+            Command::StopOrphans { .. } => "stop-orphans",
+            Command::ForgetOrphans { .. } => "forget-orphans",
+            Command::StopAwaiting => "stop-awaiting",
             Command::DisconnectNode { .. } => "disconnect-node",
             Command::DownNode { .. } => "down-node",
             Command::SetSchedulable { .. } => "set-schedulable",

@@ -70,6 +70,20 @@ pub enum EventKind {
         purpose: crate::command::Purpose,
     },
     NodeReaped,
+    /// A worker of an earlier incarnation is known again.
+    AllocationAdopted,
+    /// A worker is there that the cluster does not know.
+    OrphanFound {
+        why: String,
+    },
+    OrphanStopping {
+        reason: String,
+    },
+    OrphanEnded,
+    /// A restored cluster waits for no node any more; so many have not come.
+    AwaitingEnded {
+        missing: usize,
+    },
     /// The node's desired state has a new generation.
     DesiredChanged {
         generation: u64,
@@ -111,6 +125,11 @@ impl EventKind {
             EventKind::NodeStateChanged { .. } => "node-state",
             EventKind::NodePurposeChanged { .. } => "node-purpose",
             EventKind::NodeReaped => "node-reaped",
+            EventKind::AllocationAdopted => "allocation-adopted",
+            EventKind::OrphanFound { .. } => "orphan-found",
+            EventKind::OrphanStopping { .. } => "orphan-stopping",
+            EventKind::OrphanEnded => "orphan-ended",
+            EventKind::AwaitingEnded { .. } => "awaiting-ended",
             EventKind::DesiredChanged { .. } => "desired-changed",
             EventKind::ClusterFounded => "cluster-founded",
             EventKind::SchedulerAdmitted { .. } => "scheduler-admitted",

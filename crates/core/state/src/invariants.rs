@@ -29,6 +29,8 @@ pub enum Broken {
     Orphan { job: JobId, task: TaskIndex },
     #[error("job {0} has ended with something alive or waiting")]
     EndedAlive(JobId),
+    #[error("allocation {0} is an orphan of the node that it is known to be on")]
+    KnownOrphan(AllocationId),
     #[error("an index does not follow from the rows")]
     WrongIndex,
     #[error("a table's hash does not follow from its rows")]
@@ -76,6 +78,12 @@ pub fn check_node(state: &ClusterState, node: &NodeRow) -> Vec<Broken> {
                 }
             }
             None => broken.push(Broken::Misplaced(*id)),
+        }
+    }
+    for (id, orphan) in &node.orphans {
+        sum.add(&orphan.claim);
+        if state.allocations.get(id).is_some_and(|row| row.node == node.id) {
+            broken.push(Broken::KnownOrphan(*id));
         }
     }
     if sum != node.used {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod backup;
 pub mod command;
 pub mod event;
 pub mod invariants;
@@ -16,15 +17,16 @@ pub mod state;
 pub mod table;
 
 pub use apply::retention;
+pub use backup::{Restoration, RestorationError};
 pub use command::{
-    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, SubmitJob,
+    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, Stock, SubmitJob, Unknown,
 };
 pub use event::{Event, EventKind};
 pub use refusal::Refusal;
 pub use restore::RestoreError;
 pub use rows::{
     AllocationRow, ClusterRow, FOUNDER, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow,
-    NodeRow, Retry, SchedulerRow, ScoreParts, Seat, Stored, TaskRow,
+    NodeRow, OrphanRow, RestoreRow, Retry, SchedulerRow, ScoreParts, Seat, Stored, TaskRow,
 };
 pub use state::{Applied, ClusterState, QueueKey, Reply};
 pub use table::Table;

@@ -54,6 +54,10 @@ pub enum Refusal {
     DoesNotFit { allocation: AllocationId, misfit: Misfit },
     #[error("no allocation {0}")]
     NoSuchAllocation(AllocationId),
+    #[error("node `{name}` has yet to say what is on it")]
+    StockNotTaken { name: Name },
+    #[error("the cluster was restored and waits for {awaited} of its nodes to say what is on them")]
+    Awaiting { awaited: usize },
     #[error("it is too early to forget this")]
     TooEarly,
 }

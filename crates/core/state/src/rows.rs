@@ -31,6 +31,24 @@ pub struct ClusterRow {
     /// used again. The first scheduler, which founded the cluster, is `FOUNDER`
     /// and has a row only once it was removed.
     pub schedulers: BTreeMap<u64, SchedulerRow>,
+    /// Absent until the cluster was restored from a backup for the first time.
+    pub restore: Option<RestoreRow>,
+}
+
+/// The last restore from a backup.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct RestoreRow {
+    /// Random: tells two restores apart that were given the same incarnation.
+    pub id: [u8; 16],
+    /// The cluster clock at the restore; what was placed by then was placed by
+    /// an earlier incarnation.
+    pub at: StateMs,
+    /// Nodes of the backup that have not said yet what is on them. Until all
+    /// have, or somebody stops waiting, nothing is placed anywhere: what waits
+    /// in the backup may run on one of them.
+    pub awaited: BTreeSet<NodeId>,
+    /// When waiting ends by itself.
+    pub await_until: StateMs,
 }
 
 /// A scheduler that was admitted. What its seat says is a wish: the leader
@@ -118,6 +136,9 @@ pub struct TaskRow {
     /// The newest failures, at most `FAILURES_MAX`.
     pub failures: VecDeque<FailureDetail>,
     pub live: u32,
+    /// No attempt below this one begins any more: after a restore nobody knows
+    /// which ones the lost time has used up.
+    pub attempt_floor: Attempt,
 }
 
 /// What is known of an instance that was tried before.
@@ -193,6 +214,25 @@ pub struct NodeRow {
     pub blocked_ports: BTreeMap<u16, StateMs>,
     /// Nothing new is put on it before: it could not start a worker.
     pub rests_until: StateMs,
+    /// The incarnation in which it last said what is on it.
+    pub stock_incarnation: u64,
+    /// What runs on it and the cluster does not know; part of `used`.
+    pub orphans: BTreeMap<AllocationId, OrphanRow>,
+}
+
+/// A worker that the backup did not know. It is kept, and what it holds is
+/// given to nobody else, until it ends by itself or an operator ends it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct OrphanRow {
+    pub claim: Claim,
+    pub namespace: String,
+    pub job_name: String,
+    /// When the cluster learned of it.
+    pub found_at: WallMs,
+    /// Why it was not taken back as what its id says.
+    pub why: String,
+    /// Set: it is to be ended, for this reason.
+    pub stop: Option<String>,
 }
 
 /// A remembered idempotency key.
@@ -270,6 +310,7 @@ impl Hash for NodeRow {
         (self.session, self.generation).hash(hasher);
         (self.used.cpu, self.used.memory, self.live.len()).hash(hasher);
         (&self.blocked_ports, self.rests_until).hash(hasher);
+        (self.stock_incarnation, &self.orphans).hash(hasher);
     }
 }
 
@@ -328,8 +369,26 @@ impl TaskRow {
             + self.lost.len()
     }
 
-    /// The attempt that a waiting or live instance is at.
+    /// The attempt that a waiting instance begins next.
     pub fn attempt_of(&self, instance: u32) -> Attempt {
+        self.attempt_counted(instance).max(self.attempt_floor)
+    }
+
+    /// A live attempt that was not counted up to: the first after a restore, or
+    /// one that the backup did not know.
+    pub(crate) fn count_attempt(&mut self, instance: u32, attempt: Attempt) {
+        if self.attempt_counted(instance) < attempt {
+            let known = self.retries.get(&instance).copied();
+            let failures = known.map_or(0, |retry| retry.failures);
+            let not_before = known.map_or(StateMs(0), |retry| retry.not_before);
+            self.retries.insert(instance, Retry { attempt, failures, not_before });
+        }
+    }
+
+    /// The attempt that a waiting or live instance is at, by what was counted
+    /// alone: an attempt from before a restore may be live at less than the
+    /// floor.
+    pub fn attempt_counted(&self, instance: u32) -> Attempt {
         self.retries.get(&instance).map_or(Attempt::FIRST, |retry| retry.attempt)
     }
 }
@@ -338,6 +397,12 @@ impl NodeRow {
     /// Whether new work may be put on it.
     pub fn accepts_work(&self) -> bool {
         self.state == NodeState::Ready && self.purpose == Purpose::Work
+    }
+
+    /// Whether it has yet to say what is on it, in a cluster of this
+    /// incarnation. Where nothing was ever restored nothing can be unknown.
+    pub fn needs_stock(&self, incarnation: u64) -> bool {
+        incarnation > 1 && self.stock_incarnation < incarnation
     }
 
     /// Whether it is left alone for now.

@@ -16,6 +16,8 @@ pub struct Observed {
     /// Wishes for a device that something here still holds; see
     /// [`occupied`](crate::occupied).
     pub occupied: BTreeSet<AllocationId>,
+    /// Orphans that an operator wants ended, as the cluster last said.
+    pub orphans_to_end: BTreeSet<AllocationId>,
     pub lease: Lease,
     pub link: Link,
 }
@@ -85,6 +87,7 @@ impl Observed {
             allocations: BTreeMap::new(),
             not_durable: BTreeSet::new(),
             occupied: BTreeSet::new(),
+            orphans_to_end: BTreeSet::new(),
             lease,
             link: Link::Down,
         }

@@ -113,16 +113,14 @@ pub fn decide<T>(
         Worker::Stopping | Worker::Unkillable => Decision::Keep(KeepReason::Ending),
         Worker::Ended if row.is_none() && allocation.is_acknowledged() => Decision::Retire,
         Worker::Ended => Decision::Keep(KeepReason::EndKnown),
-        Worker::Preparing => match reason_to_stop(desired, observed, allocation, row, now) {
+        Worker::Preparing => match reason_to_stop(desired, observed, id, now) {
             Ok(_) => Decision::EndUnstarted,
             Err(keep) => Decision::Keep(keep),
         },
-        Worker::Launching | Worker::Running => {
-            match reason_to_stop(desired, observed, allocation, row, now) {
-                Ok(reason) => Decision::Stop { policy: row.map(|row| row.stop), reason },
-                Err(keep) => Decision::Keep(keep),
-            }
-        }
+        Worker::Launching | Worker::Running => match reason_to_stop(desired, observed, id, now) {
+            Ok(reason) => Decision::Stop { policy: row.map(|row| row.stop), reason },
+            Err(keep) => Decision::Keep(keep),
+        },
     }
 }
 
@@ -142,18 +140,21 @@ fn begin<T>(row: &DesiredRow<T>, observed: &Observed, id: AllocationId, now: Age
 fn reason_to_stop<T>(
     desired: &Desired<T>,
     observed: &Observed,
-    allocation: &Allocation,
-    row: Option<&DesiredRow<T>>,
+    id: AllocationId,
     now: AgentMs,
 ) -> Result<StopReason, KeepReason> {
-    match row {
+    let wanted_in = observed.allocations.get(&id).map_or(0, |allocation| allocation.wanted_in);
+    match desired.rows.get(&id) {
         Some(row) if row.order == Order::Stop => Ok(StopReason::Desired),
         Some(row) if is_fenced(row, observed, now) => Ok(StopReason::Fenced),
         Some(_) => Err(KeepReason::AsWanted),
         None if observed.lease.silence_is_over(now) => Ok(StopReason::Fenced),
         // A restored cluster has lost what happened after its backup: that it
         // does not know a worker is no order to end it.
-        None if allocation.wanted_in < desired.version.incarnation => Err(KeepReason::Orphan),
+        None if wanted_in < desired.version.incarnation => {
+            let ended = observed.orphans_to_end.contains(&id);
+            if ended { Ok(StopReason::Desired) } else { Err(KeepReason::Orphan) }
+        }
         // No desired state at all says nothing about anything.
         None if desired.version.incarnation == 0 => Err(KeepReason::Orphan),
         None => Ok(StopReason::Desired),

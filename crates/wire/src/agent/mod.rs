@@ -5,6 +5,7 @@
 mod desired;
 mod hello;
 mod observation;
+mod stock;
 
 pub use desired::{
     Delta, DesiredRow, Full, delta_from_proto, delta_to_proto, desired_digest,
@@ -15,6 +16,10 @@ pub use hello::{Held, Hello, hello_from_proto, hello_to_proto};
 pub use observation::{
     Readiness, end_report_from_proto, end_report_to_proto, ended, observation_from_proto,
     observation_to_proto, running, starting, stopping, unhealthy, unkillable,
+};
+
+pub use stock::{
+    StockTold, WorkerHere, stock_from_proto, stock_to_proto, worker_from_proto, worker_to_proto,
 };
 
 #[cfg(test)]

@@ -170,7 +170,11 @@ pub fn end_report_from_proto(proto: v1::Ended) -> Result<EndReport, Vec<Violatio
     problems.verdict(report)
 }
 
-fn read_end(at: Field<'_>, proto: v1::Ended, problems: &mut Problems) -> Option<EndReport> {
+pub(super) fn read_end(
+    at: Field<'_>,
+    proto: v1::Ended,
+    problems: &mut Problems,
+) -> Option<EndReport> {
     let cause = enumeration::read::<v1::EndCause, _>(at.named("cause"), proto.cause, problems);
     if let Some(code) = proto.exit_code.filter(|code| !(0..=255).contains(code)) {
         let found = i128::from(code);

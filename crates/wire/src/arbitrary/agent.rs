@@ -13,9 +13,10 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::log::claim;
 use super::spec::{device_claim, digest, job, port_claim};
 use super::{number, text};
-use crate::agent::{Delta, DesiredRow, Full};
+use crate::agent::{Delta, DesiredRow, Full, WorkerHere};
 
 pub(crate) fn allocation() -> impl Strategy<Value = AllocationId> {
     (number(), any::<u16>(), any::<u32>(), any::<u32>()).prop_map(|parts| AllocationId {
@@ -49,18 +50,42 @@ fn moment() -> impl Strategy<Value = WallMs> {
     (0..=253_402_300_799_999u64).prop_map(WallMs)
 }
 
-pub(crate) fn observation() -> impl Strategy<Value = Observation> {
+pub(crate) fn end_report() -> impl Strategy<Value = EndReport> {
     let code_or_signal = prop_oneof![
         Just((None, None)),
         (0..256).prop_map(|code| (Some(code), None)),
         (1..65).prop_map(|signal| (None, Some(signal))),
     ];
-    let end =
-        (cause(), code_or_signal, text(), text(), option::of(moment()), moment()).prop_map(
-            |(cause, (exit_code, signal), reason, stderr_tail, started_at, finished_at)| {
-                EndReport { cause, exit_code, signal, reason, stderr_tail, started_at, finished_at }
-            },
-        );
+    (cause(), code_or_signal, text(), text(), option::of(moment()), moment()).prop_map(
+        |(cause, (exit_code, signal), reason, stderr_tail, started_at, finished_at)| EndReport {
+            cause,
+            exit_code,
+            signal,
+            reason,
+            stderr_tail,
+            started_at,
+            finished_at,
+        },
+    )
+}
+
+pub(crate) fn worker_here() -> impl Strategy<Value = WorkerHere> {
+    (allocation(), text(), text(), digest(), claim()).prop_map(
+        |(allocation, namespace, job_name, spec_digest, claim)| WorkerHere {
+            allocation,
+            namespace,
+            job_name,
+            spec_digest,
+            claim,
+        },
+    )
+}
+
+pub(crate) fn ended() -> impl Strategy<Value = (AllocationId, EndReport)> {
+    (allocation(), end_report())
+}
+
+pub(crate) fn observation() -> impl Strategy<Value = Observation> {
     let observed = prop_oneof![
         phase().prop_map(Observed::Starting),
         (any::<bool>(), moment())
@@ -68,7 +93,7 @@ pub(crate) fn observation() -> impl Strategy<Value = Observation> {
         text().prop_map(|detail| Observed::Unhealthy { detail }),
         Just(Observed::Stopping),
         Just(Observed::Unkillable),
-        end.prop_map(Observed::Ended),
+        end_report().prop_map(Observed::Ended),
     ];
     (allocation(), observed).prop_map(|(allocation, observed)| Observation { allocation, observed })
 }

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
-use berth_model::{Drain, EndReport, JobId, NodeId, StateMs, StopIntent, TaskIndex, WallMs};
+use berth_model::{
+    Claim, CpuMilli, Drain, EndReport, JobId, MemoryBytes, NodeId, StateMs, StopIntent, TaskIndex,
+    WallMs,
+};
 use berth_state::{
-    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, ScoreParts, Seat,
-    SubmitJob,
+    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, ScoreParts, Seat, Stock,
+    SubmitJob, Unknown,
 };
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::agent::{allocation, cause, phase};
+use super::agent::{allocation, cause, phase, worker_here};
 use super::spec::{device_claim, digest, job, node, port_claim};
 use super::{name, number, text};
 
@@ -97,12 +100,49 @@ fn node_command() -> BoxedStrategy<Command> {
         (name(), any::<[u8; 16]>(), node()).prop_map(|(name, instance_key, spec)| {
             Command::RegisterNode { name, instance_key, spec: Arc::new(spec) }
         }),
+        (name(), any::<[u8; 16]>(), node(), stock()).prop_map(
+            |(name, instance_key, spec, stock)| {
+                Command::TakeStock { name, instance_key, spec: Arc::new(spec), stock }
+            }
+        ),
+        (node_id(), vec(allocation(), 0..3), text())
+            .prop_map(|(node, orphans, reason)| Command::StopOrphans { node, orphans, reason }),
+        (node_id(), number(), vec(allocation(), 0..3)).prop_map(|(node, session, orphans)| {
+            Command::ForgetOrphans { node, session, orphans }
+        }),
+        Just(Command::StopAwaiting),
         (node_id(), number()).prop_map(|(node, session)| Command::DisconnectNode { node, session }),
         (node_id(), number()).prop_map(|(node, session)| Command::DownNode { node, session }),
         (node_id(), purpose())
             .prop_map(|(node, purpose)| Command::SetSchedulable { node, purpose }),
     ]
     .boxed()
+}
+
+fn stock() -> impl Strategy<Value = Stock> {
+    (
+        vec((allocation(), end_report()), 0..3),
+        vec(allocation(), 0..3),
+        vec(worker_here().prop_map(Unknown::from), 0..3),
+        any::<bool>(),
+    )
+        .prop_map(|(ended, absent, unknown, complete)| Stock {
+            ended,
+            absent,
+            unknown,
+            complete,
+        })
+}
+
+pub(crate) fn claim() -> impl Strategy<Value = Claim> {
+    (number(), number(), vec(device_claim(), 0..3), vec(port_claim(), 0..3)).prop_map(
+        |(cpu, memory, devices, ports)| Claim {
+            cpu: CpuMilli(cpu),
+            memory: MemoryBytes(memory),
+            devices,
+            ports,
+        },
+    )
 }
 
 pub(crate) fn intent() -> impl Strategy<Value = StopIntent> {
@@ -147,16 +187,19 @@ pub(crate) fn score() -> impl Strategy<Value = ScoreParts> {
         .prop_map(|(policy, parts, view_index)| ScoreParts { policy, parts, view_index })
 }
 
-/// Sensible or not, other than those of agents: the log holds what was decided.
-fn observation() -> impl Strategy<Value = Observation> {
-    let end = (
+fn end_report() -> impl Strategy<Value = EndReport> {
+    (
         (cause(), any::<Option<i32>>(), any::<Option<i32>>()),
         (text(), text(), option::of(wall_ms()), wall_ms()),
     )
         .prop_map(|((cause, exit_code, signal), rest)| {
             let (reason, stderr_tail, started_at, finished_at) = rest;
             EndReport { cause, exit_code, signal, reason, stderr_tail, started_at, finished_at }
-        });
+        })
+}
+
+/// Sensible or not, other than those of agents: the log holds what was decided.
+fn observation() -> impl Strategy<Value = Observation> {
     let observed = prop_oneof![
         phase().prop_map(Observed::Starting),
         (any::<bool>(), wall_ms())
@@ -164,7 +207,7 @@ fn observation() -> impl Strategy<Value = Observation> {
         text().prop_map(|detail| Observed::Unhealthy { detail }),
         Just(Observed::Stopping),
         Just(Observed::Unkillable),
-        end.prop_map(Observed::Ended),
+        end_report().prop_map(Observed::Ended),
     ];
     (allocation(), observed).prop_map(|(allocation, observed)| Observation { allocation, observed })
 }

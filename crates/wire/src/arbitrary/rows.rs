@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use berth_model::node::DeviceUse;
 use berth_model::{
-    AllocationState, Attempt, Claim, CpuMilli, JobState, MemoryBytes, NodeState, NodeUse, RangeSet,
+    AllocationState, Attempt, CpuMilli, JobState, MemoryBytes, NodeState, NodeUse, RangeSet,
     ShareMilli, TaskIndex,
 };
 use berth_state::rows::SchedulerRow;
 use berth_state::{
     AllocationRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow, NodeRow,
-    Retry, Stored, TaskRow,
+    OrphanRow, RestoreRow, Retry, Stored, TaskRow,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -18,8 +18,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::agent::{allocation, phase};
-use super::log::{intent, job_id, node_id, purpose, score, seat, state_ms, wall_ms};
-use super::spec::{device_claim, digest, job, node, port_claim};
+use super::log::{claim, intent, job_id, node_id, purpose, score, seat, state_ms, wall_ms};
+use super::spec::{digest, job, node};
 use super::{name, number, text};
 
 pub(crate) fn stored() -> impl Strategy<Value = Stored> {
@@ -44,13 +44,15 @@ pub(crate) fn stored() -> impl Strategy<Value = Stored> {
 fn cluster() -> BoxedStrategy<ClusterRow> {
     let scheduler = (any::<[u8; 16]>(), text(), option::of(seat()))
         .prop_map(|(instance_key, address, seat)| SchedulerRow { instance_key, address, seat });
+    let restore = (any::<[u8; 16]>(), state_ms(), btree_set(node_id(), 0..3), state_ms())
+        .prop_map(|(id, at, awaited, await_until)| RestoreRow { id, at, awaited, await_until });
     (
         (any::<[u8; 16]>(), number(), any::<u32>(), number(), number()),
-        (state_ms(), wall_ms(), btree_map(number(), scheduler, 0..3)),
+        (state_ms(), wall_ms(), btree_map(number(), scheduler, 0..3), option::of(restore)),
     )
         .prop_map(|(head, rest)| {
             let (id, incarnation, cluster_version, job_counter, node_counter) = head;
-            let (state_ms, wall_ms, schedulers) = rest;
+            let (state_ms, wall_ms, schedulers, restore) = rest;
             ClusterRow {
                 id,
                 incarnation,
@@ -60,6 +62,7 @@ fn cluster() -> BoxedStrategy<ClusterRow> {
                 state_ms,
                 wall_ms,
                 schedulers,
+                restore,
             }
         })
         .boxed()
@@ -139,9 +142,9 @@ pub(crate) fn task_row() -> BoxedStrategy<TaskRow> {
         });
     (
         (ranges(), ranges(), ranges(), ranges(), ranges(), ranges()),
-        (btree_map(any::<u32>(), retry, 0..4), vec(failure, 0..3), any::<u32>()),
+        (btree_map(any::<u32>(), retry, 0..4), vec(failure, 0..3), any::<u32>(), any::<u32>()),
     )
-        .prop_map(|(sets, (retries, failures, live))| {
+        .prop_map(|(sets, (retries, failures, live, floor))| {
             let (pending, succeeded, failed, cancelled, timed_out, lost) = sets;
             TaskRow {
                 pending,
@@ -153,20 +156,13 @@ pub(crate) fn task_row() -> BoxedStrategy<TaskRow> {
                 retries,
                 failures: failures.into(),
                 live,
+                attempt_floor: Attempt(floor),
             }
         })
         .boxed()
 }
 
 pub(crate) fn allocation_row() -> BoxedStrategy<AllocationRow> {
-    let claim = (number(), number(), vec(device_claim(), 0..3), vec(port_claim(), 0..3)).prop_map(
-        |(cpu, memory, devices, ports)| Claim {
-            cpu: CpuMilli(cpu),
-            memory: MemoryBytes(memory),
-            devices,
-            ports,
-        },
-    );
     let state = prop_oneof![
         Just(AllocationState::Planned),
         phase().prop_map(AllocationState::Starting),
@@ -175,7 +171,7 @@ pub(crate) fn allocation_row() -> BoxedStrategy<AllocationRow> {
         intent().prop_map(AllocationState::Unkillable),
     ];
     (
-        (allocation(), node_id(), any::<u32>(), digest(), claim, state),
+        (allocation(), node_id(), any::<u32>(), digest(), claim(), state),
         (text(), state_ms(), option::of(state_ms()), option::of(wall_ms()), score()),
     )
         .prop_map(|(head, rest)| {
@@ -222,13 +218,14 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
             number(),
             node_use(),
             btree_set(allocation(), 0..4),
-            (state_ms(), state_ms()),
-            blocked,
+            (state_ms(), state_ms(), number()),
+            (blocked, btree_map(allocation(), orphan(), 0..3)),
         ),
     )
         .prop_map(|(head, rest)| {
             let (id, name, instance_key, spec, state, purpose) = head;
-            let (session, generation, used, live, (since, rests_until), blocked_ports) = rest;
+            let (session, generation, used, live, times, (blocked_ports, orphans)) = rest;
+            let (since, rests_until, stock_incarnation) = times;
             NodeRow {
                 id,
                 name,
@@ -243,9 +240,24 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
                 since,
                 blocked_ports,
                 rests_until,
+                stock_incarnation,
+                orphans,
             }
         })
         .boxed()
+}
+
+fn orphan() -> impl Strategy<Value = OrphanRow> {
+    (claim(), text(), text(), wall_ms(), text(), option::of(text())).prop_map(
+        |(claim, namespace, job_name, found_at, why, stop)| OrphanRow {
+            claim,
+            namespace,
+            job_name,
+            found_at,
+            why,
+            stop,
+        },
+    )
 }
 
 fn key_row() -> impl Strategy<Value = KeyRow> {

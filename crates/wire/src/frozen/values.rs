@@ -1,8 +1,8 @@
 //! The values of which log entries and snapshot rows are made.
 
 use berth_model::{
-    AllocationId, Attempt, Drain, EndCause, InstanceIndex, JobId, JobState, NodeState, StartPhase,
-    StateMs, StopIntent, TaskIndex,
+    AllocationId, Attempt, Claim, CpuMilli, Drain, EndCause, InstanceIndex, JobId, JobState,
+    MemoryBytes, NodeState, StartPhase, StateMs, StopIntent, TaskIndex,
 };
 use berth_proto::log::v1;
 use berth_proto::log::v1::purpose::{Cordoned, Draining, Purpose as PurposeKind, Work};
@@ -10,6 +10,9 @@ use berth_state::{Purpose, ScoreParts};
 
 use crate::enumeration::enumeration;
 use crate::problem::{Field, Problems};
+use crate::spec::{
+    device_claim_to_proto, port_claim_to_proto, read_device_claim, read_port_claims,
+};
 
 enumeration!(StartPhase, v1::StartPhase, [Fetch, Launch, WarmUp]);
 enumeration!(StopIntent, v1::StopIntent, [Cancel, TimeOut, Drain, Replace, Unhealthy]);
@@ -68,6 +71,29 @@ where
         ids.extend(read_allocation(at.item(position), Some(proto), problems));
     }
     ids
+}
+
+pub(crate) fn claim_to_proto(claim: &Claim) -> v1::Claim {
+    v1::Claim {
+        cpu_milli: claim.cpu.0,
+        memory_bytes: claim.memory.0,
+        devices: claim.devices.iter().map(device_claim_to_proto).collect(),
+        ports: claim.ports.iter().map(port_claim_to_proto).collect(),
+    }
+}
+
+pub(crate) fn read_claim(
+    at: Field<'_>,
+    proto: Option<v1::Claim>,
+    problems: &mut Problems,
+) -> Option<Claim> {
+    let proto = problems.present(at, proto)?;
+    Some(Claim {
+        cpu: CpuMilli(proto.cpu_milli),
+        memory: MemoryBytes(proto.memory_bytes),
+        devices: proto.devices.into_iter().map(read_device_claim).collect(),
+        ports: read_port_claims(at.named("ports"), proto.ports, problems),
+    })
 }
 
 pub(crate) fn purpose_to_proto(purpose: Purpose) -> v1::Purpose {

@@ -51,6 +51,16 @@ fn sentence(kind: &EventKind, node: &str) -> String {
         EventKind::NodeStateChanged { state } => format!("node {node} is {}", state.name()),
         EventKind::NodePurposeChanged { purpose } => purpose_sentence(*purpose, node),
         EventKind::NodeReaped => format!("node {node} was forgotten"),
+        EventKind::AllocationAdopted => format!("was found on node {node} and taken back"),
+        EventKind::OrphanFound { why } => because(&format!("is an orphan on node {node}"), why),
+        EventKind::OrphanStopping { reason } => because("the orphan is being ended", reason),
+        EventKind::OrphanEnded => format!("the orphan on node {node} is gone"),
+        EventKind::AwaitingEnded { missing: 0 } => {
+            "every node of the backup has said what is on it".to_owned()
+        }
+        EventKind::AwaitingEnded { missing } => {
+            format!("the cluster waits no longer for {missing} of its nodes")
+        }
         EventKind::DesiredChanged { generation } => {
             format!("what should be on node {node} has generation {generation}")
         }

@@ -213,7 +213,39 @@ pub fn status() -> ClusterStatus {
         version: "0.1.0".into(),
         removed: vec![4],
         warnings: vec!["voters that do not answer: 3; the loss of 0 more is borne".into()],
+        incarnation: 2,
+        awaited_nodes: vec!["gpu-02".into(), "gpu-03".into()],
+        awaited_for_ms: Some(431_500),
+        orphans: 1,
     }
+}
+
+pub fn orphans() -> Vec<Orphan> {
+    let orphan = |id: &str, stop_reason: Option<&str>| Orphan {
+        allocation_id: id.into(),
+        node: "gpu-01".into(),
+        namespace: "research".into(),
+        job_name: "late-sweep".into(),
+        why: "the backup does not know its job".into(),
+        found_at_ms: NOW_MS - 90_000,
+        cpu_milli: 4000,
+        memory_bytes: 32 << 30,
+        devices: vec![DeviceClaim {
+            uuid: "GPU-7".into(),
+            share_milli: 1000,
+            memory_bytes: 80 << 30,
+        }],
+        ports: vec![PortClaim { name: "http".into(), port: 20_001 }],
+        stop_reason: stop_reason.map(str::to_owned),
+    };
+    vec![orphan("9.0.0.1", None), orphan("9.0.1.1", Some("an operator ended it"))]
+}
+
+/// A backup of a cluster that was just founded.
+pub fn backup() -> Vec<u8> {
+    let hex = include_str!("../../../../wire/fixtures/backup-v1.hex").replace('\n', "");
+    let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
+    (0..hex.len() / 2).map(byte).collect()
 }
 
 pub fn reasons() -> Vec<Reason> {

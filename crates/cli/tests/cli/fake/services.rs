@@ -292,6 +292,22 @@ impl Nodes for Fake {
     async fn drain(&self, request: Request<DrainRequest>) -> Answer<Node> {
         self.node(&request.into_inner().node)
     }
+
+    async fn list_orphans(&self, _: Request<ListOrphansRequest>) -> Answer<ListOrphansReply> {
+        self.enter()?;
+        Ok(Response::new(ListOrphansReply { orphans: data::orphans(), stale_ms: None }))
+    }
+
+    async fn stop_orphans(&self, request: Request<StopOrphansRequest>) -> Answer<StopOrphansReply> {
+        self.enter()?;
+        let StopOrphansRequest { allocation_ids: ids, node } = request.into_inner();
+        if let Some(unknown) = ids.iter().find(|id| *id != "9.0.0.1") {
+            return Err(Status::not_found(format!("no orphan {unknown}")));
+        }
+        let on_node = if node.is_empty() { 0 } else { 2 };
+        let stopping = u32::try_from(ids.len()).unwrap() + on_node;
+        Ok(Response::new(StopOrphansReply { stopping }))
+    }
 }
 
 #[tonic::async_trait]
@@ -323,6 +339,21 @@ impl Operator for Fake {
     async fn snapshot(&self, _: Request<SnapshotRequest>) -> Answer<SnapshotReply> {
         self.enter()?;
         Ok(Response::new(SnapshotReply { index: 121 }))
+    }
+
+    type BackupStream = Messages<BackupPiece>;
+
+    async fn backup(&self, _: Request<BackupRequest>) -> Answer<Self::BackupStream> {
+        self.enter()?;
+        let bytes = data::backup();
+        let pieces: Vec<_> =
+            bytes.chunks(64).map(|piece| Ok(BackupPiece { data: piece.to_vec().into() })).collect();
+        Ok(Response::new(Box::pin(iter(pieces))))
+    }
+
+    async fn resume(&self, _: Request<ResumeRequest>) -> Answer<ResumeReply> {
+        self.enter()?;
+        Ok(Response::new(ResumeReply { missing: 2 }))
     }
 
     async fn state_hash(&self, _: Request<StateHashRequest>) -> Answer<StateHashReply> {

@@ -128,3 +128,22 @@ fn an_empty_cluster_is_a_reason_too() {
     assert_eq!(found.smallest_change, "register a node");
     assert!(found.summary.ends_with("there are no nodes yet"), "{}", found.summary);
 }
+
+#[test]
+fn what_waits_in_a_restored_cluster_waits_for_its_nodes() {
+    let mut cluster = Cluster::with_nodes([gpu_node(2), gpu_node(2)]);
+    let waiting = cluster.submit(job(Policy::BestFit, gpu_task(1)));
+    let restoration = berth_state::Restoration {
+        incarnation: 2,
+        id: [1; 16],
+        instance_key: [2; 16],
+        address: String::new(),
+        await_for: berth_model::DurationMs(60_000),
+    };
+    cluster.state = cluster.state.restored(&restoration).unwrap().0;
+    let outcome = plan(&cluster.state, &SoftView::default(), cluster.now, Budget::UNLIMITED);
+    assert_eq!(outcome.placements, []);
+    let found = explained(&cluster, waiting);
+    assert_eq!(found.reasons[0].code, "restored");
+    assert!(found.smallest_change.contains("2 of its nodes"), "{}", found.smallest_change);
+}

@@ -238,3 +238,29 @@ fn what_was_heard_of_a_node_can_be_forgotten() {
     assert_eq!(world.soft.last_heard(NodeId(1)), None);
     assert_eq!(world.soft.silent_since(NodeId(1)), StateMs(1_000), "since the watch began");
 }
+
+/// The agents of a restored cluster have to be told where it is now.
+#[test]
+fn a_node_that_a_restored_cluster_awaits_may_be_silent_until_the_waiting_ends() {
+    let mut world = World::new(3);
+    let restoration = berth_state::Restoration {
+        incarnation: 2,
+        id: [1; 16],
+        instance_key: [2; 16],
+        address: "127.0.0.1:7070".to_owned(),
+        await_for: DurationMs(60_000),
+    };
+    world.state = world.state.restored(&restoration).unwrap().0;
+    world.now += 1;
+    let begin = world.now;
+    silence(&mut world, 59_999, &[]);
+    assert_eq!(world.tick(), []);
+    silence(&mut world, 1, &[]);
+    assert_eq!(world.step()[0], Command::StopAwaiting);
+    assert_eq!(world.now - begin, 60_000);
+    // From now on they are as silent as any other. So many at once are taken
+    // for the leader's own trouble.
+    silence(&mut world, 40_000, &[]);
+    world.step();
+    assert_eq!(state_of(&world, 1), NodeState::Down);
+}

@@ -10,6 +10,7 @@ mod place;
 mod reap;
 mod schedulers;
 mod settle;
+mod stock;
 
 use std::collections::BTreeMap;
 
@@ -84,6 +85,16 @@ impl Step<'_> {
             Command::RegisterNode { name, instance_key, spec } => {
                 self.register_node(name, *instance_key, spec)
             }
+            Command::TakeStock { name, instance_key, spec, stock } => {
+                self.take_stock(name, *instance_key, spec, stock)
+            }
+            Command::StopOrphans { node, orphans, reason } => {
+                self.stop_orphans(*node, orphans, reason)
+            }
+            Command::ForgetOrphans { node, session, orphans } => {
+                self.forget_orphans(*node, *session, orphans)
+            }
+            Command::StopAwaiting => Ok(self.stop_awaiting()),
             Command::DisconnectNode { node, session } => self.disconnect_node(*node, *session),
             Command::DownNode { node, session } => self.down_node(*node, *session),
             Command::SetSchedulable { node, purpose } => self.set_purpose(*node, *purpose),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, Misfit, Name, NodeCapacity, NodeId, NodeSpec, NodeState, NodeUse, StateMs,
-    StopIntent, fits, validate_node,
+    StopIntent, has_room, validate_node,
 };
 
 use super::Step;
@@ -28,12 +28,20 @@ impl Step<'_> {
         if let Some(first) = validate_node(spec).first() {
             return Err(Refusal::Invalid(format!("{}: {}", first.field, first.message)));
         }
+        let incarnation = self.state.cluster.incarnation;
         let Some(node) = self.state.node_named(name) else {
-            return Ok(self.new_node(name, instance_key, spec));
+            if incarnation > 1 {
+                return Err(Refusal::StockNotTaken { name: name.clone() });
+            }
+            let node = self.new_node(name, instance_key, spec, NodeState::Ready);
+            return Ok(Reply::Registered { node, session: 1 });
         };
         let row = self.state.node_row(node)?.clone();
         if row.instance_key != instance_key {
             return Err(Refusal::NodeNameTaken { name: name.clone(), node });
+        }
+        if row.needs_stock(incarnation) {
+            return Err(Refusal::StockNotTaken { name: name.clone() });
         }
         let (now, session) = (self.now, row.session + 1);
         self.state.nodes.edit(&node, |row| {
@@ -54,7 +62,13 @@ impl Step<'_> {
         Ok(Reply::Registered { node, session })
     }
 
-    fn new_node(&mut self, name: &Name, instance_key: [u8; 16], spec: &Arc<NodeSpec>) -> Reply {
+    pub(super) fn new_node(
+        &mut self,
+        name: &Name,
+        instance_key: [u8; 16],
+        spec: &Arc<NodeSpec>,
+        state: NodeState,
+    ) -> NodeId {
         self.state.cluster.node_counter += 1;
         let node = NodeId(self.state.cluster.node_counter);
         let row = NodeRow {
@@ -62,7 +76,7 @@ impl Step<'_> {
             name: name.clone(),
             instance_key,
             spec: spec.clone(),
-            state: NodeState::Ready,
+            state,
             purpose: Purpose::Work,
             session: 1,
             generation: self.first_generation(),
@@ -71,12 +85,18 @@ impl Step<'_> {
             since: self.now,
             blocked_ports: Default::default(),
             rests_until: StateMs(0),
+            stock_incarnation: if state == NodeState::Ready {
+                self.state.cluster.incarnation
+            } else {
+                0
+            },
+            orphans: Default::default(),
         };
         self.state.nodes.insert(node, Arc::new(row));
         self.state.index.node_names.insert(name.clone(), node);
         self.emit_node(node, EventKind::NodeRegistered { name: name.clone() });
-        self.emit_node(node, EventKind::NodeStateChanged { state: NodeState::Ready });
-        Reply::Registered { node, session: 1 }
+        self.emit_node(node, EventKind::NodeStateChanged { state });
+        node
     }
 
     /// Above every generation that any node ever had: an agent that comes back
@@ -93,33 +113,16 @@ impl Step<'_> {
     fn stop_what_no_longer_fits(&mut self, node: NodeId) {
         let Some(row) = self.state.nodes.get(&node).cloned() else { return };
         let mut used = NodeUse::default();
+        // Nobody may end an orphan but an operator.
+        row.orphans.values().for_each(|orphan| used.add(&orphan.claim));
         let mut misfits: Vec<(AllocationId, Misfit)> = Vec::new();
         for id in &row.live {
             let Some(allocation) = self.state.allocations.get(id) else { continue };
             if allocation.state.stop_intent().is_some() {
                 continue;
             }
-            let task = self
-                .state
-                .jobs
-                .get(&id.job)
-                .and_then(|job| job.spec.tasks.get(usize::from(id.task.0)));
-            let Some(task) = task else { continue };
-            // An older version of the task may have asked for other amounts:
-            // what counts here is the room, not the wish.
-            let as_claimed = berth_model::TaskSpec {
-                cpu: allocation.claim.cpu,
-                memory: allocation.claim.memory,
-                ports: allocation.claim.ports.iter().map(|claim| claim.name.clone()).collect(),
-                gpu: (!allocation.claim.devices.is_empty()).then(|| berth_model::GpuRequest {
-                    count: u32::try_from(allocation.claim.devices.len()).unwrap_or(u32::MAX),
-                    models: Vec::new(),
-                    memory_min: None,
-                }),
-                ..task.clone()
-            };
             let capacity = NodeCapacity { spec: &row.spec, used: &used };
-            match fits(capacity, &as_claimed, &allocation.claim) {
+            match has_room(capacity, &allocation.claim) {
                 Ok(()) => used.add(&allocation.claim),
                 Err(misfit) => misfits.push((*id, misfit)),
             }
@@ -174,6 +177,9 @@ impl Step<'_> {
         session: u64,
         state: NodeState,
     ) -> Result<Arc<NodeRow>, Refusal> {
+        if self.state.awaits(node) {
+            return Err(Refusal::Awaiting { awaited: self.state.awaited() });
+        }
         let row = self.state.node_row(node)?;
         if row.session == session && row.state == state {
             Ok(row.clone())

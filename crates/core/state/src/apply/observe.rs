@@ -17,6 +17,11 @@ impl Step<'_> {
             if here && self.observe_one(*allocation, observed) == Changed::Yes {
                 changed += 1;
             }
+            if let (false, Observed::Ended(_)) = (here, observed)
+                && self.end_orphan(node, *allocation)
+            {
+                changed += 1;
+            }
         }
         Reply::Observed { changed }
     }

@@ -33,6 +33,9 @@ impl Step<'_> {
             instance: placement.instance,
             attempt: placement.attempt,
         };
+        if self.state.awaited() > 0 {
+            return Err(Refusal::Awaiting { awaited: self.state.awaited() });
+        }
         let job = self.state.job_row(placement.job)?.clone();
         self.waits(&job, id, placement.node)?;
         let node = self.state.node_row(placement.node)?.clone();
@@ -45,6 +48,7 @@ impl Step<'_> {
         self.state.edit_task(id.job, id.task, |task| {
             task.pending.remove(id.instance.0);
             task.live += 1;
+            task.count_attempt(id.instance.0, id.attempt);
         });
         let was = job.state();
         self.state.edit_job(id.job, |job| job.live += 1);

@@ -1,11 +1,14 @@
 //! Random lives: any commands in any order, with every invariant checked after
 //! every entry by `World::entry`, and two replicas that must agree.
 
+use std::collections::BTreeSet;
+
 use berth_model::{
     AllocationId, EndCause, EndReport, JobId, JobKind, NodeId, StateMs, StopIntent, WallMs,
 };
 use proptest::prelude::*;
 
+use super::restores::{restored, stock_of, take_stock};
 use super::world::{World, exited, job, name, submit};
 use crate::{Command, JobChange, Observation, Observed, Purpose, Seat};
 
@@ -164,9 +167,9 @@ proptest! {
     fn no_command_breaks_an_invariant(wishes in proptest::collection::vec(moves(), 1..120)) {
         let mut world = World::new(2);
         let mut generations = std::collections::BTreeMap::new();
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for wish in &wishes {
-            let before: std::collections::BTreeSet<AllocationId> =
+            let before: BTreeSet<AllocationId> =
                 world.state.allocations().iter().map(|(id, _)| *id).collect();
             if let Some(command) = command_for(&mut world, wish) {
                 let _ = world.one(command);
@@ -185,5 +188,53 @@ proptest! {
         let copy = crate::ClusterState::from_rows(world.state.applied_index(), rows).unwrap();
         prop_assert_eq!(copy.hash(), world.state.hash());
         prop_assert_eq!(copy.index, world.state.index);
+    }
+
+    #[test]
+    fn a_restore_loses_sight_of_nothing_and_reuses_nothing(
+        wishes in proptest::collection::vec(moves(), 1..120),
+        saved_after in 0..120usize,
+    ) {
+        let mut world = World::new(2);
+        let mut backup = world.state.clone();
+        let mut used = BTreeSet::new();
+        for (position, wish) in wishes.iter().enumerate() {
+            if let Some(command) = command_for(&mut world, wish) {
+                let _ = world.one(command);
+            }
+            used.extend(world.state.allocations().iter().map(|(id, _)| *id));
+            if position == saved_after {
+                backup = world.state.clone();
+            }
+        }
+        let reality = world.state;
+        let mut world = restored(&backup);
+        for number in 0..4 {
+            let text = format!("node-{number}");
+            if reality.node_named(&name(&text)).is_none() {
+                continue;
+            }
+            let stock = stock_of(&backup, &reality, &text);
+            take_stock(&mut world, number, stock).unwrap();
+            world.register(number);
+        }
+        world.one(Command::StopAwaiting).unwrap();
+        for (id, row) in reality.allocations().iter() {
+            let text = &reality.nodes().get(&row.node).unwrap().name;
+            let node = world.state.node_named(text).unwrap();
+            let here = world.state.nodes().get(&node).unwrap();
+            let orphan = here.orphans.get(id).map(|orphan| orphan.claim == row.claim);
+            let known = here.live.contains(id);
+            prop_assert!(known || orphan == Some(true), "{id} on {text}: {orphan:?}");
+        }
+        // What is placed from now on was never there before.
+        let jobs: Vec<JobId> = world.state.jobs().iter().map(|(id, _)| *id).collect();
+        for id in jobs {
+            for instance in 0..5 {
+                if let Ok(placed) = world.place(id, instance) {
+                    prop_assert!(used.insert(placed), "{placed} came twice");
+                }
+            }
+        }
     }
 }

@@ -4,4 +4,5 @@
 mod jobs;
 mod lives;
 mod nodes;
+mod restores;
 mod world;

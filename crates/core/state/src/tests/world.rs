@@ -38,6 +38,12 @@ impl World {
         world
     }
 
+    /// Goes on from a state.
+    pub fn of(state: ClusterState) -> World {
+        let (now, index) = (state.cluster().state_ms.0, state.applied_index());
+        World { state, now, index, events: Vec::new() }
+    }
+
     pub fn register(&mut self, number: usize) {
         let node = Command::RegisterNode {
             name: name(&format!("node-{number}")),

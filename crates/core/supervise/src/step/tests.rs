@@ -82,6 +82,22 @@ fn what_only_an_older_incarnation_wanted_is_kept() {
         decide(&desired(&[]), &observed, id(1), AgentMs(0)),
         Decision::Keep(KeepReason::Orphan)
     );
+    observed.orphans_to_end.insert(id(2));
+    assert_eq!(
+        decide(&desired(&[]), &observed, id(1), AgentMs(0)),
+        Decision::Keep(KeepReason::Orphan)
+    );
+    observed.orphans_to_end.insert(id(1));
+    assert!(matches!(
+        decide(&desired(&[]), &observed, id(1), AgentMs(0)),
+        Decision::Stop { reason: StopReason::Desired, .. }
+    ));
+    // What the cluster wants again is no orphan.
+    assert_eq!(
+        decide(&desired(&[(1, row(Order::Run))]), &observed, id(1), AgentMs(0)),
+        Decision::Keep(KeepReason::AsWanted)
+    );
+    observed.orphans_to_end.clear();
     assert_eq!(observed.note_wanted(&desired(&[(1, row(Order::Run))])), [id(1)]);
     assert!(matches!(
         decide(&desired(&[]), &observed, id(1), AgentMs(0)),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_model::{AllocationId, JobId, Name, NodeId, SpecDigest};
+use berth_model::{AllocationId, JobId, Name, NodeId, NodeSpec, SpecDigest};
 use berth_proto::log::v1;
 use berth_proto::log::v1::change_job::{Change, Hold, Purge, Release, Restart, Rollback, Stop};
 use berth_proto::log::v1::command::Command as Kind;
@@ -10,7 +10,7 @@ use berth_proto::v1 as public;
 use berth_state::{Command, JobChange, Placement, Seat, SubmitJob};
 use bytes::Bytes;
 
-use super::observation;
+use super::{observation, stock};
 use crate::enumeration;
 use crate::frozen::values::{
     allocation_to_proto, allocations_to_proto, purpose_to_proto, read_allocation, read_allocations,
@@ -28,11 +28,9 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
             Kind::Found(v1::Found { cluster_id: Bytes::copy_from_slice(cluster_id) })
         }
         Command::AdmitScheduler { instance_key, address, seat } => {
-            Kind::AdmitScheduler(v1::AdmitScheduler {
-                instance_key: Bytes::copy_from_slice(instance_key),
-                address: address.clone(),
-                learner: *seat == Seat::Learner,
-            })
+            let instance_key = Bytes::copy_from_slice(instance_key);
+            let (address, learner) = (address.clone(), *seat == Seat::Learner);
+            Kind::AdmitScheduler(v1::AdmitScheduler { instance_key, address, learner })
         }
         Command::PromoteScheduler { scheduler } => {
             Kind::PromoteScheduler(v1::PromoteScheduler { scheduler: *scheduler })
@@ -50,12 +48,18 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
             change: Some(change_to_proto(change)),
         }),
         Command::RegisterNode { name, instance_key, spec } => {
-            Kind::RegisterNode(v1::RegisterNode {
-                name: name.to_string(),
-                instance_key: Bytes::copy_from_slice(instance_key),
-                spec: Some(node_spec_to_proto(spec)),
-            })
+            Kind::RegisterNode(register_to_proto(name, *instance_key, spec))
         }
+        Command::TakeStock { name, instance_key, spec, stock } => {
+            Kind::TakeStock(stock::to_proto(name, *instance_key, spec, stock))
+        }
+        Command::StopOrphans { node, orphans, reason } => {
+            Kind::StopOrphans(stock::stop_to_proto(*node, orphans, reason))
+        }
+        Command::ForgetOrphans { node, session, orphans } => {
+            Kind::ForgetOrphans(stock::forget_to_proto(*node, *session, orphans))
+        }
+        Command::StopAwaiting => Kind::StopAwaiting(v1::StopAwaiting {}),
         Command::DisconnectNode { node, session } => {
             Kind::DisconnectNode(v1::DisconnectNode { node: node.0, session: *session })
         }
@@ -67,12 +71,7 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
             purpose: Some(purpose_to_proto(*purpose)),
         }),
         Command::LoseAllocations { node, session, allocations, reason } => {
-            Kind::LoseAllocations(v1::LoseAllocations {
-                node: node.0,
-                session: *session,
-                allocations: allocations_to_proto(allocations),
-                reason: reason.clone(),
-            })
+            Kind::LoseAllocations(lose_to_proto(*node, *session, allocations, reason))
         }
         Command::Place { placements } => Kind::Place(v1::Place {
             placements: placements.iter().map(placement_to_proto).collect(),
@@ -92,6 +91,28 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
         Command::Reap { jobs, nodes, keys } => Kind::Reap(reap_to_proto(jobs, nodes, keys)),
     };
     v1::Command { command: Some(kind) }
+}
+
+fn register_to_proto(name: &Name, instance_key: [u8; 16], spec: &NodeSpec) -> v1::RegisterNode {
+    v1::RegisterNode {
+        name: name.to_string(),
+        instance_key: Bytes::copy_from_slice(&instance_key),
+        spec: Some(node_spec_to_proto(spec)),
+    }
+}
+
+fn lose_to_proto(
+    node: NodeId,
+    session: u64,
+    allocations: &[AllocationId],
+    reason: &str,
+) -> v1::LoseAllocations {
+    v1::LoseAllocations {
+        node: node.0,
+        session,
+        allocations: allocations_to_proto(allocations),
+        reason: reason.to_owned(),
+    }
 }
 
 fn submit_to_proto(submit: &SubmitJob) -> v1::Submit {
@@ -164,6 +185,10 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
         Kind::Submit(submit) => Command::Submit(read_submit(at, submit, problems)?),
         Kind::ChangeJob(change) => read_change(at, change, problems)?,
         Kind::RegisterNode(register) => read_register(at, register, problems)?,
+        Kind::TakeStock(proto) => stock::read(at, proto, problems)?,
+        Kind::StopOrphans(stop) => stock::read_stop(at, stop, problems),
+        Kind::ForgetOrphans(forget) => stock::read_forget(at, forget, problems),
+        Kind::StopAwaiting(v1::StopAwaiting {}) => Command::StopAwaiting,
         Kind::DisconnectNode(v1::DisconnectNode { node, session }) => {
             Command::DisconnectNode { node: NodeId(node), session }
         }

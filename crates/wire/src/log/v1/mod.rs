@@ -8,6 +8,7 @@
 mod command;
 mod encoder;
 mod observation;
+mod stock;
 
 use berth_model::{StateMs, WallMs};
 use berth_proto::log::v1;

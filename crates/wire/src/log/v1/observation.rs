@@ -31,7 +31,7 @@ pub(super) fn to_proto(observation: &Observation) -> v1::Observation {
     }
 }
 
-fn end_to_proto(report: &EndReport) -> v1::EndReport {
+pub(super) fn end_to_proto(report: &EndReport) -> v1::EndReport {
     v1::EndReport {
         cause: enumeration::number::<v1::EndCause, _>(report.cause),
         exit_code: report.exit_code,
@@ -71,18 +71,22 @@ fn read(at: Field<'_>, kind: Kind, problems: &mut Problems) -> Option<Observed> 
         Kind::Unhealthy(Unhealthy { detail }) => Observed::Unhealthy { detail },
         Kind::Stopping(Stopping {}) => Observed::Stopping,
         Kind::Unkillable(Unkillable {}) => Observed::Unkillable,
-        Kind::Ended(end) => Observed::Ended(EndReport {
-            cause: enumeration::read::<v1::EndCause, _>(
-                at.named("ended").named("cause"),
-                end.cause,
-                problems,
-            )?,
-            exit_code: end.exit_code,
-            signal: end.signal,
-            reason: end.reason,
-            stderr_tail: end.stderr_tail,
-            started_at: end.started_wall_ms.map(WallMs),
-            finished_at: WallMs(end.finished_wall_ms),
-        }),
+        Kind::Ended(end) => Observed::Ended(read_end(at.named("ended"), end, problems)?),
+    })
+}
+
+pub(super) fn read_end(
+    at: Field<'_>,
+    proto: v1::EndReport,
+    problems: &mut Problems,
+) -> Option<EndReport> {
+    Some(EndReport {
+        cause: enumeration::read::<v1::EndCause, _>(at.named("cause"), proto.cause, problems)?,
+        exit_code: proto.exit_code,
+        signal: proto.signal,
+        reason: proto.reason,
+        stderr_tail: proto.stderr_tail,
+        started_at: proto.started_wall_ms.map(WallMs),
+        finished_at: WallMs(proto.finished_wall_ms),
     })
 }

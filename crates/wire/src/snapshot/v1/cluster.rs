@@ -1,11 +1,11 @@
 //! The row of the cluster itself, and those of idempotency keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{JobId, Name, SpecDigest, StateMs, WallMs};
+use berth_model::{JobId, Name, NodeId, SpecDigest, StateMs, WallMs};
 use berth_proto::log::v1;
 use berth_state::rows::SchedulerRow;
-use berth_state::{ClusterRow, KeyRow, Seat};
+use berth_state::{ClusterRow, KeyRow, RestoreRow, Seat};
 use bytes::Bytes;
 
 use crate::problem::{Cause, Field, Problems};
@@ -30,7 +30,35 @@ pub(super) fn cluster_to_proto(row: &ClusterRow) -> v1::ClusterRow {
                 removed: scheduler.seat.is_none(),
             })
             .collect(),
+        restore: row.restore.as_ref().map(restore_to_proto),
     }
+}
+
+fn restore_to_proto(row: &RestoreRow) -> v1::RestoreRow {
+    v1::RestoreRow {
+        id: Bytes::copy_from_slice(&row.id),
+        at_state_ms: row.at.0,
+        awaited: row.awaited.iter().map(|node| node.0).collect(),
+        await_until_state_ms: row.await_until.0,
+    }
+}
+
+fn read_restore(
+    at: Field<'_>,
+    proto: v1::RestoreRow,
+    problems: &mut Problems,
+) -> Option<RestoreRow> {
+    let count = proto.awaited.len();
+    let awaited: BTreeSet<NodeId> = proto.awaited.into_iter().map(NodeId).collect();
+    if awaited.len() != count {
+        problems.add(at.named("awaited"), Cause::Contradiction("a node is there twice"));
+    }
+    Some(RestoreRow {
+        id: problems.bytes(at.named("id"), &proto.id)?,
+        at: StateMs(proto.at_state_ms),
+        awaited,
+        await_until: StateMs(proto.await_until_state_ms),
+    })
 }
 
 pub(super) fn read_cluster(
@@ -57,6 +85,10 @@ pub(super) fn read_cluster(
             problems.add(at, Cause::Contradiction("an id is there twice"));
         }
     }
+    let restore = match proto.restore {
+        Some(restore) => Some(read_restore(at.named("restore"), restore, problems)?),
+        None => None,
+    };
     Some(ClusterRow {
         id: problems.bytes(at.named("id"), &proto.id)?,
         incarnation: proto.incarnation,
@@ -66,6 +98,7 @@ pub(super) fn read_cluster(
         state_ms: StateMs(proto.state_ms),
         wall_ms: WallMs(proto.wall_ms),
         schedulers,
+        restore,
     })
 }
 

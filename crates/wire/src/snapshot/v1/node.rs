@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_model::node::DeviceUse;
-use berth_model::{CpuMilli, MemoryBytes, NodeId, NodeUse, ShareMilli, StateMs};
+use berth_model::{
+    AllocationId, CpuMilli, MemoryBytes, NodeId, NodeUse, ShareMilli, StateMs, WallMs,
+};
 use berth_proto::log::v1;
-use berth_state::NodeRow;
+use berth_state::{NodeRow, OrphanRow};
 use bytes::Bytes;
 
 use crate::enumeration;
 use crate::frozen::values::{
-    allocations_to_proto, purpose_to_proto, read_allocations, read_purpose,
+    allocation_to_proto, allocations_to_proto, claim_to_proto, purpose_to_proto, read_allocation,
+    read_allocations, read_claim, read_purpose,
 };
 use crate::problem::{Cause, Field, Problems};
 use crate::spec::{node_spec_to_proto, read_node};
@@ -38,6 +41,8 @@ pub(super) fn to_proto(row: &NodeRow) -> v1::NodeRow {
             })
             .collect(),
         rests_until_state_ms: row.rests_until.0,
+        stock_incarnation: row.stock_incarnation,
+        orphans: row.orphans.iter().map(orphan_to_proto).collect(),
     }
 }
 
@@ -89,7 +94,45 @@ pub(super) fn read(at: Field<'_>, proto: v1::NodeRow, problems: &mut Problems) -
         since: StateMs(proto.since_state_ms),
         blocked_ports,
         rests_until: StateMs(proto.rests_until_state_ms),
+        stock_incarnation: proto.stock_incarnation,
+        orphans: read_orphans(at.named("orphans"), proto.orphans, problems)?,
     })
+}
+
+fn orphan_to_proto((id, row): (&AllocationId, &OrphanRow)) -> v1::Orphan {
+    v1::Orphan {
+        allocation: Some(allocation_to_proto(*id)),
+        claim: Some(claim_to_proto(&row.claim)),
+        namespace: row.namespace.clone(),
+        job_name: row.job_name.clone(),
+        found_wall_ms: row.found_at.0,
+        why: row.why.clone(),
+        stop: row.stop.clone(),
+    }
+}
+
+fn read_orphans(
+    at: Field<'_>,
+    protos: Vec<v1::Orphan>,
+    problems: &mut Problems,
+) -> Option<BTreeMap<AllocationId, OrphanRow>> {
+    let mut orphans = BTreeMap::new();
+    for (position, proto) in protos.into_iter().enumerate() {
+        let at = at.item(position);
+        let id = read_allocation(at.named("allocation"), proto.allocation, problems)?;
+        let row = OrphanRow {
+            claim: read_claim(at.named("claim"), proto.claim, problems)?,
+            namespace: proto.namespace,
+            job_name: proto.job_name,
+            found_at: WallMs(proto.found_wall_ms),
+            why: proto.why,
+            stop: proto.stop,
+        };
+        if orphans.insert(id, row).is_some() {
+            problems.add(at, Cause::Contradiction("an allocation is there twice"));
+        }
+    }
+    Some(orphans)
 }
 
 fn read_use(at: Field<'_>, proto: v1::NodeUse, problems: &mut Problems) -> Option<NodeUse> {

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, ArraySpec, Attempt, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth,
-    Drain, DurationMs, EndCause, EndReport, GpuRequest, HealthCheck, HealthProbe, InstanceIndex,
-    JobId, JobKind, JobSpec, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortClaim, PortRange,
-    RestartPolicy, ShareMilli, Signal, SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy,
-    TaskIndex, TaskSpec, WallMs,
+    AllocationId, ArraySpec, Attempt, Claim, Constraints, CpuMilli, Device, DeviceClaim,
+    DeviceHealth, Drain, DurationMs, EndCause, EndReport, GpuRequest, HealthCheck, HealthProbe,
+    InstanceIndex, JobId, JobKind, JobSpec, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortClaim,
+    PortRange, RestartPolicy, ShareMilli, Signal, SpecDigest, StartPhase, StateMs, StopIntent,
+    StopPolicy, TaskIndex, TaskSpec, WallMs,
 };
 use berth_state::{
-    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, ScoreParts, Seat,
-    SubmitJob,
+    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, ScoreParts, Seat, Stock,
+    SubmitJob, Unknown,
 };
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/log-v1-every-command.hex");
@@ -189,6 +189,7 @@ pub(super) fn entry() -> Entry {
     commands.extend(purposes());
     commands.extend(stops());
     commands.extend(schedulers());
+    commands.extend(after_a_restore());
     Entry {
         state_ms: StateMs(123_456_789),
         wall_ms: WallMs(1_790_000_000_000),
@@ -273,6 +274,47 @@ fn changes() -> impl Iterator<Item = Command> {
         .into_iter()
         .zip([None, Some(0), Some(9)].into_iter().cycle())
         .map(|(change, if_version)| Command::ChangeJob { job: JobId(300), if_version, change })
+}
+
+fn after_a_restore() -> [Command; 4] {
+    let report = EndReport {
+        cause: EndCause::Exited,
+        exit_code: Some(0),
+        signal: None,
+        reason: String::new(),
+        stderr_tail: String::new(),
+        started_at: None,
+        finished_at: WallMs(7),
+    };
+    let unknown = Unknown {
+        allocation: id(3),
+        namespace: "research".into(),
+        job_name: "llama-8b".into(),
+        spec_digest: SpecDigest([4; 32]),
+        claim: Claim {
+            cpu: CpuMilli(500),
+            memory: MemoryBytes(1 << 30),
+            devices: vec![DeviceClaim {
+                uuid: "GPU-0".into(),
+                share: ShareMilli(1000),
+                memory: MemoryBytes(80 << 30),
+            }],
+            ports: vec![PortClaim { name: name("http"), port: 20_001 }],
+        },
+    };
+    let stock = Stock {
+        ended: vec![(id(1), report)],
+        absent: vec![id(2)],
+        unknown: vec![unknown],
+        complete: true,
+    };
+    let spec = Arc::new(node());
+    [
+        Command::TakeStock { name: name("gpu-01"), instance_key: [7; 16], spec, stock },
+        Command::StopOrphans { node: NodeId(1), orphans: vec![id(3)], reason: "by hand".into() },
+        Command::ForgetOrphans { node: NodeId(1), session: 2, orphans: vec![id(3)] },
+        Command::StopAwaiting,
+    ]
 }
 
 fn purposes() -> impl Iterator<Item = Command> {

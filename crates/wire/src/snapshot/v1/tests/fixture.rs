@@ -14,7 +14,7 @@ use berth_model::{
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
     AllocationRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow, NodeRow,
-    Purpose, Retry, ScoreParts, Stored, TaskRow,
+    OrphanRow, Purpose, RestoreRow, Retry, ScoreParts, Stored, TaskRow,
 };
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/snapshot-v1-every-row.hex");
@@ -65,7 +65,40 @@ pub(super) fn rows() -> Vec<Stored> {
         let row = KeyRow { job: JobId(300), digest: SpecDigest([3; 32]), version: 4, forget_at };
         rows.push(Stored::Key(name("research"), "key-1".into(), Arc::new(row)));
     }
+    rows.extend(after_a_restore());
     rows
+}
+
+/// What only a restored cluster has.
+fn after_a_restore() -> [Stored; 3] {
+    let restore = RestoreRow {
+        id: [6; 16],
+        at: StateMs(123),
+        awaited: BTreeSet::from([NodeId(1), NodeId(3)]),
+        await_until: StateMs(456),
+    };
+    let orphan = |stop| OrphanRow {
+        claim: claim(),
+        namespace: "research".into(),
+        job_name: "render".into(),
+        found_at: WallMs(9),
+        why: "the backup does not know its job".into(),
+        stop,
+    };
+    let node = NodeRow {
+        stock_incarnation: 2,
+        orphans: BTreeMap::from([
+            (id(7), orphan(None)),
+            (id(8), orphan(Some("by hand".to_owned()))),
+        ]),
+        ..node(NodeState::Ready, Purpose::Work)
+    };
+    let task = TaskRow { attempt_floor: Attempt(1_000_001), ..TaskRow::default() };
+    [
+        Stored::Cluster(ClusterRow { incarnation: 2, restore: Some(restore), ..cluster() }),
+        Stored::Node(Arc::new(node)),
+        Stored::Task(JobId(301), TaskIndex(0), Arc::new(task)),
+    ]
 }
 
 fn cluster() -> ClusterRow {
@@ -86,6 +119,7 @@ fn cluster() -> ClusterRow {
             (301, scheduler(4, learner)),
             (302, scheduler(5, None)),
         ]),
+        restore: None,
     }
 }
 
@@ -166,6 +200,7 @@ fn task() -> TaskRow {
         ]),
         failures: VecDeque::from([failure]),
         live: 1,
+        attempt_floor: Attempt(0),
     }
 }
 
@@ -241,5 +276,7 @@ fn node(state: NodeState, purpose: Purpose) -> NodeRow {
         since: StateMs(14),
         blocked_ports: BTreeMap::from([(20_001, StateMs(15))]),
         rests_until: StateMs(0),
+        stock_incarnation: 0,
+        orphans: BTreeMap::new(),
     }
 }

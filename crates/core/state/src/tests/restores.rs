@@ -1,0 +1,293 @@
+//! A backup restored while the workers of a later time still run: none of them
+//! is lost sight of, nothing is given out twice, no id comes back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use berth_model::{AllocationId, DurationMs, JobKind, NodeId, NodeState, StopIntent};
+
+use super::world::{World, exited, job, name, node_spec};
+use crate::{
+    ClusterState, Command, Observed, Refusal, Reply, Restoration, RestorationError, Seat, Stock,
+    Unknown,
+};
+
+fn restoration(incarnation: u64) -> Restoration {
+    Restoration {
+        incarnation,
+        id: [9; 16],
+        instance_key: [8; 16],
+        address: "10.0.0.9:7070".to_owned(),
+        await_for: DurationMs::from_secs(600),
+    }
+}
+
+/// The cluster of `backup` in its next incarnation.
+pub fn restored(backup: &ClusterState) -> World {
+    let (state, _) = backup.restored(&restoration(backup.cluster().incarnation + 1)).unwrap();
+    World::of(state)
+}
+
+/// Everything live in `later` on the node called `text`, as its agent would
+/// tell it to a cluster restored from `backup`.
+pub fn stock_of(backup: &ClusterState, later: &ClusterState, text: &str) -> Stock {
+    let live_on = |state: &ClusterState| -> Vec<AllocationId> {
+        let node = state.node_named(&name(text));
+        let row = node.and_then(|node| state.nodes().get(&node));
+        row.map_or(Vec::new(), |row| row.live.iter().copied().collect())
+    };
+    let (known, here) = (live_on(backup), live_on(later));
+    let gone = known.iter().filter(|id| !here.contains(id));
+    let (even, odd): (Vec<&AllocationId>, Vec<&AllocationId>) =
+        gone.partition(|id| id.instance.0 % 2 == 0);
+    let unknown = here.iter().filter(|id| !known.contains(id)).map(|id| {
+        let row = later.allocations().get(id).unwrap();
+        Unknown {
+            allocation: *id,
+            namespace: "default".to_owned(),
+            job_name: later.jobs().get(&id.job).unwrap().name().to_string(),
+            spec_digest: row.spec_digest,
+            claim: row.claim.clone(),
+        }
+    });
+    Stock {
+        ended: even.into_iter().map(|id| (*id, exited(0))).collect(),
+        absent: odd.into_iter().copied().collect(),
+        unknown: unknown.collect(),
+        complete: true,
+    }
+}
+
+pub fn take_stock(world: &mut World, number: usize, stock: Stock) -> Result<Reply, Refusal> {
+    world.one(Command::TakeStock {
+        name: name(&format!("node-{number}")),
+        instance_key: [u8::try_from(number).unwrap(); 16],
+        spec: Arc::new(node_spec(2)),
+        stock,
+    })
+}
+
+fn orphans(world: &World) -> BTreeMap<AllocationId, String> {
+    let rows = world.state.nodes().values();
+    rows.flat_map(|row| row.orphans.iter().map(|(id, orphan)| (*id, orphan.why.clone()))).collect()
+}
+
+#[test]
+fn every_counter_moves_beyond_what_the_lost_time_can_have_used() {
+    let mut world = World::new(2);
+    let id = world.submit(&job(JobKind::Batch, "a", 2, 0));
+    let address = "127.0.0.1:1".to_owned();
+    let admit = Command::AdmitScheduler { instance_key: [1; 16], address, seat: Seat::Voter };
+    world.one(admit).unwrap();
+    let (state, scheduler) = world.state.restored(&restoration(2)).unwrap();
+    assert_eq!(scheduler, 1_001);
+    assert_eq!(state.cluster().job_counter, 1_000_000);
+    assert_eq!(state.cluster().node_counter, 1_000_000);
+    let seats: Vec<_> =
+        state.cluster().schedulers.iter().map(|(id, row)| (*id, row.seat)).collect();
+    assert_eq!(seats, [(1, None), (2, None), (1_001, Some(Seat::Voter))]);
+    let task = state.tasks().get(&(id, berth_model::TaskIndex(0))).unwrap();
+    assert_eq!(task.attempt_of(0).0, 1_000_001);
+    for (id, row) in state.nodes().iter() {
+        assert_eq!(row.state, NodeState::Disconnected);
+        let before = world.state.nodes().get(id).unwrap().generation;
+        assert_eq!(row.generation, before + (1 << 20));
+    }
+    assert_eq!(state.awaited(), 2);
+    // The same backup once more: what the first restore gave out comes not again.
+    let (again, scheduler) = world.state.restored(&restoration(3)).unwrap();
+    assert_eq!((again.cluster().job_counter, scheduler), (2_000_000, 2_001));
+    let refused = state.restored(&restoration(2)).unwrap_err();
+    assert_eq!(refused, RestorationError::Incarnation { found: 2, asked: 2 });
+    let nothing = ClusterState::default().restored(&restoration(2)).unwrap_err();
+    assert_eq!(nothing, RestorationError::NotFounded);
+}
+
+#[test]
+fn nothing_is_placed_until_every_node_has_said_what_is_on_it() {
+    let mut world = World::new(2);
+    let id = world.submit(&job(JobKind::Batch, "a", 1, 1));
+    let mut world = restored(&world.state);
+    assert_eq!(world.place(id, 0).unwrap_err()[0], Refusal::Awaiting { awaited: 2 });
+    let register = Command::RegisterNode {
+        name: name("node-0"),
+        instance_key: [0; 16],
+        spec: Arc::new(node_spec(2)),
+    };
+    let refused = world.one(register).unwrap_err();
+    assert_eq!(refused, Refusal::StockNotTaken { name: name("node-0") });
+    let (node, session) = (NodeId(1), 1);
+    for silence in [Command::DownNode { node, session }, Command::DisconnectNode { node, session }]
+    {
+        assert_eq!(world.one(silence), Err(Refusal::Awaiting { awaited: 2 }));
+    }
+    take_stock(&mut world, 0, Stock { complete: true, ..Stock::default() }).unwrap();
+    world.register(0);
+    assert_eq!(world.place(id, 0).unwrap_err()[0], Refusal::Awaiting { awaited: 1 });
+    world.now += 1;
+    world.one(Command::StopAwaiting).unwrap();
+    assert_eq!(world.place(id, 0).unwrap().attempt.0, 1_000_001);
+    // The other one may still come, and new ones too.
+    for number in [1, 7] {
+        let text = name(&format!("node-{number}"));
+        take_stock(&mut world, number, Stock { complete: true, ..Stock::default() }).unwrap();
+        world.register(number);
+        let node = world.state.node_named(&text).unwrap();
+        assert_eq!(world.state.nodes().get(&node).unwrap().state, NodeState::Ready);
+        assert_eq!(node, NodeId(if number == 1 { 2 } else { 1_000_001 }));
+    }
+}
+
+/// What becomes of a worker that was placed after the backup, when `between`
+/// changes the job after the backup and before the placement.
+fn check_unknown(kind: JobKind, change: &[&str], expected: Result<(), &str>) {
+    let mut world = World::new(1);
+    let spec = job(kind, "a", 2, 1);
+    let id = world.submit(&spec);
+    if change.contains(&"started before") {
+        world.place(id, 0).unwrap();
+    }
+    let backup = world.state.clone();
+    if change.contains(&"new job") {
+        let newer = world.submit(&job(kind, "b", 2, 1));
+        world.place(newer, 0).unwrap();
+    } else {
+        if change.contains(&"new version") {
+            let mut newer = spec.clone();
+            newer.priority += 1;
+            assert_eq!(world.submit(&newer), id);
+        }
+        if change.contains(&"started before") {
+            let first = world.state.allocations().iter().next().unwrap().0;
+            let allocations = vec![*first];
+            let (intent, reason) = (StopIntent::Drain, "r".to_owned());
+            world.one(Command::StopAllocations { allocations, intent, reason }).unwrap();
+            world.exit(*world.state.allocations().clone().iter().next().unwrap().0, 1);
+        }
+        world.place(id, 0).unwrap();
+    }
+    let running = *world.state.allocations().iter().next().unwrap().0;
+    let mut after = restored(&backup);
+    let mut stock = stock_of(&backup, &world.state, "node-0");
+    if change.contains(&"worker first") {
+        // As if the agent could not say what has become of the earlier one.
+        (stock.ended, stock.absent) = (Vec::new(), Vec::new());
+    }
+    take_stock(&mut after, 0, stock).unwrap();
+    after.register(0);
+    let found = orphans(&after);
+    match expected {
+        Ok(()) => {
+            assert_eq!(found, BTreeMap::new(), "{change:?}");
+            assert!(after.state.allocations().contains(&running), "{change:?}");
+            assert_eq!(after.exit(running, 0), 1);
+        }
+        Err(why) => {
+            let said = found.get(&running).cloned().unwrap_or_default();
+            assert!(said.contains(why), "{change:?}: {said}");
+            assert!(!after.state.allocations().contains(&running), "{change:?}");
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_the_backup_does_not_know_is_taken_back_or_kept_as_an_orphan() {
+    check_unknown(JobKind::Batch, &[], Ok(()));
+    check_unknown(JobKind::Service, &[], Ok(()));
+    check_unknown(JobKind::Batch, &["new job"], Err("does not know its job"));
+    check_unknown(JobKind::Service, &["new version"], Err("by another specification"));
+    check_unknown(JobKind::Service, &["started before"], Ok(()));
+    check_unknown(JobKind::Service, &["started before", "worker first"], Err("does not wait"));
+}
+
+/// A cluster with one orphan that holds a GPU of its only node of two.
+fn with_orphan() -> (World, NodeId, AllocationId) {
+    let mut world = World::new(1);
+    let backup = world.state.clone();
+    let id = world.submit(&job(JobKind::Batch, "later", 1, 1));
+    let orphan = world.place(id, 0).unwrap();
+    let mut after = restored(&backup);
+    take_stock(&mut after, 0, stock_of(&backup, &world.state, "node-0")).unwrap();
+    after.register(0);
+    let node = after.state.node_named(&name("node-0")).unwrap();
+    (after, node, orphan)
+}
+
+#[test]
+fn what_an_orphan_holds_is_given_to_nobody_until_it_ends() {
+    let (mut world, node, orphan) = with_orphan();
+    let both = world.submit(&job(JobKind::Batch, "both", 1, 2));
+    assert!(world.place(both, 0).is_err());
+    let one = world.submit(&job(JobKind::Batch, "one", 1, 1));
+    let placed = world.place(one, 0).unwrap();
+    world.exit(placed, 0);
+    assert_eq!(world.observe_from(node, orphan, Observed::Stopping), 0);
+    assert_eq!(world.observe_from(node, orphan, Observed::Ended(exited(0))), 1);
+    assert_eq!(world.observe_from(node, orphan, Observed::Ended(exited(0))), 0);
+    world.place(both, 0).unwrap();
+}
+
+#[test]
+fn an_operator_ends_an_orphan_and_an_agent_that_has_it_no_more_forgets_it() {
+    let (mut world, node, orphan) = with_orphan();
+    let other = AllocationId { instance: berth_model::InstanceIndex(9), ..orphan };
+    let reason = || "asked for by an operator".to_owned();
+    let stop = |orphans| Command::StopOrphans { node, orphans, reason: reason() };
+    let before = world.state.nodes().get(&node).unwrap().generation;
+    for _ in 0..2 {
+        world.one(stop(vec![orphan, other])).unwrap();
+        let row = world.state.nodes().get(&node).unwrap();
+        assert_eq!(row.orphans[&orphan].stop, Some(reason()));
+        assert_eq!(row.generation, before + 1);
+    }
+    let session = world.state.nodes().get(&node).unwrap().session;
+    let forget = |session| Command::ForgetOrphans { node, session, orphans: vec![orphan] };
+    let stale = world.one(forget(session + 1)).unwrap_err();
+    assert_eq!(stale, Refusal::StaleSession { node });
+    world.one(forget(session)).unwrap();
+    assert_eq!(orphans(&world), BTreeMap::new());
+}
+
+#[test]
+fn an_exclusive_orphan_is_ended_at_once() {
+    let mut world = World::new(1);
+    let mut spec = job(JobKind::Service, "a", 1, 1);
+    spec.exclusive = true;
+    let id = world.submit(&spec);
+    world.place(id, 0).unwrap();
+    let backup = world.state.clone();
+    let first = *world.state.allocations().iter().next().unwrap().0;
+    world.exit(first, 1);
+    world.now += 1_000_000;
+    world.place(id, 0).unwrap();
+    let mut after = restored(&backup);
+    let stock = stock_of(&backup, &world.state, "node-0");
+    // The backup has the first attempt live, and nobody can say how it ended.
+    take_stock(&mut after, 0, Stock { ended: Vec::new(), absent: Vec::new(), ..stock }).unwrap();
+    let node = after.state.nodes().values().next().unwrap().clone();
+    let (_, orphan) = node.orphans.iter().next().unwrap();
+    assert!(orphan.stop.as_ref().is_some_and(|why| why.contains("must not run twice")));
+}
+
+#[test]
+fn an_inventory_is_told_in_pieces_and_again() {
+    let mut world = World::new(1);
+    let id = world.submit(&job(JobKind::Batch, "a", 2, 0));
+    let backup = world.state.clone();
+    for instance in [0, 1] {
+        world.place(id, instance).unwrap();
+    }
+    let whole = stock_of(&backup, &world.state, "node-0");
+    let mut after = restored(&backup);
+    let piece = |at: usize| Stock {
+        unknown: vec![whole.unknown[at].clone()],
+        complete: at == 1,
+        ..Stock::default()
+    };
+    // A new leader begins again.
+    for at in [0, 0, 1, 1] {
+        take_stock(&mut after, 0, piece(at)).unwrap();
+    }
+    assert_eq!(after.state.allocations().len(), 2);
+    assert_eq!(after.state.awaited(), 0);
+}
