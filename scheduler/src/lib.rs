@@ -6,6 +6,7 @@
 
 mod app;
 mod boot;
+mod copies;
 mod events;
 mod history;
 mod http;
@@ -19,4 +20,5 @@ pub mod storage;
 
 pub use berth_state::Seat;
 pub use boot::{Leave, Running, run, start};
+pub use copies::CopyOptions;
 pub use options::{Formation, MemoryDisk, PlainText, SchedulerOptions};

@@ -7,6 +7,8 @@ use berth_raft::Timers;
 use berth_reconcile::LivenessRules;
 use berth_state::Seat;
 
+use crate::copies::CopyOptions;
+
 /// Everything that a scheduler needs to know to start.
 #[derive(Clone, Debug)]
 pub struct SchedulerOptions {
@@ -27,6 +29,8 @@ pub struct SchedulerOptions {
     /// Free bytes under which the node stops.
     pub disk_hard_bytes: u64,
     pub disk_ballast_bytes: u64,
+    /// Scheduled copies of the state, if any.
+    pub copies: Option<CopyOptions>,
     /// Whether strangers may read along.
     pub plain_text: PlainText,
     /// Allows a data directory in memory, for trials.

@@ -15,7 +15,6 @@ use berth_wire::backup::{Backup, read_backup};
 
 use crate::app::ClusterApp;
 use crate::identity::{Identity, Incarnation, random_id, to_hex};
-use crate::options::MemoryDisk;
 use crate::storage::raft_folder;
 
 /// What is asked of a restore.
@@ -30,7 +29,6 @@ pub struct RestoreOptions {
     pub incarnation: Option<u64>,
     /// How long the cluster waits for its nodes before it places anything.
     pub await_for: DurationMs,
-    pub memory_disk: MemoryDisk,
 }
 
 /// What a backup file holds, or what came of it.
@@ -98,9 +96,8 @@ pub fn restore(options: &RestoreOptions) -> anyhow::Result<Restored> {
     let store = raft_folder(&unfinished);
     fs::create_dir_all(&store).with_context(|| format!("make {}", store.display()))?;
     let mut disk = SledOptions::new(&store, Directory::MayCreate);
-    if options.memory_disk == MemoryDisk::Allowed {
-        disk.filesystem = Filesystem::LocalOrMemory;
-    }
+    // Whether the disk is one to live on is for the scheduler to say.
+    disk.filesystem = Filesystem::LocalOrMemory;
     disk.ballast_bytes = 0;
     let owner = StoreIdentity { cluster_id: identity.group_id()?, node_id: scheduler_id };
     let index = state.applied_index();
@@ -196,7 +193,6 @@ mod tests {
             advertise: "127.0.0.1:7070".to_owned(),
             incarnation: None,
             await_for: DurationMs::from_secs(1),
-            memory_disk: MemoryDisk::Allowed,
         }
     }
 

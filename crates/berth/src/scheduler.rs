@@ -11,7 +11,9 @@ use berth_config::{Flags, Scheduler};
 use berth_model::DurationMs;
 use berth_raft::Timers;
 use berth_reconcile::LivenessRules;
-use berth_scheduler::{Formation, Leave, MemoryDisk, PlainText, SchedulerOptions, Seat};
+use berth_scheduler::{
+    CopyOptions, Formation, Leave, MemoryDisk, PlainText, SchedulerOptions, Seat,
+};
 
 use crate::arguments::SchedulerArguments;
 use crate::{settings, stop};
@@ -104,6 +106,11 @@ fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
         disk_soft_bytes: settings.disk.soft_free.value,
         disk_hard_bytes: settings.disk.hard_free.value,
         disk_ballast_bytes: settings.disk.ballast.value,
+        copies: settings.backup.folder.as_ref().map(|folder| CopyOptions {
+            folder: folder.value.clone(),
+            every: Duration::from_millis(settings.backup.every.value),
+            keep: usize::try_from(settings.backup.keep.value).unwrap_or(usize::MAX),
+        }),
         plain_text: if settings.plain_text.value {
             PlainText::Anywhere
         } else {

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use berth_cli::{RestoreArgs, RestoreReport};
 use berth_model::DurationMs;
-use berth_scheduler::MemoryDisk;
 use berth_scheduler::restore::{self, RestoreOptions};
 use berth_scheduler::storage::{self, Verified};
 
@@ -24,14 +23,13 @@ pub fn verify(arguments: &StorageVerifyArguments) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// In words, with every cause.
 pub fn restore(args: &RestoreArgs) -> Result<RestoreReport, String> {
-    let RestoreArgs { file, data_dir, advertise, incarnation, await_ms, memory_disk } = args;
+    let RestoreArgs { file, data_dir, advertise, incarnation, await_ms } = args;
     let options = RestoreOptions {
         backup: file.clone(),
         data_dir: data_dir.clone(),
         advertise: advertise.clone(),
         incarnation: *incarnation,
         await_for: DurationMs(*await_ms),
-        memory_disk: if *memory_disk { MemoryDisk::Allowed } else { MemoryDisk::Refused },
     };
     let restored = restore::restore(&options).map_err(|error| format!("{error:#}"))?;
     Ok(RestoreReport {

@@ -224,3 +224,76 @@ async fn orphan_count(client: &Client) -> usize {
     let listed = client.list_orphans(v1::ListOrphansRequest { consistency: 0 }).await;
     listed.map_or(usize::MAX, |listed| listed.orphans.len())
 }
+
+/// A scheduler that ends with the test.
+struct Lone(std::process::Child);
+
+impl Lone {
+    fn start(data_dir: &Path, address: &str, more: &[&str], copies: Option<&Path>) -> Lone {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+        command.arg("scheduler").arg("--data-dir").arg(data_dir).args(["--listen", address]);
+        command.args(["--http", "127.0.0.1:0", "--log-level", &support::log_level()]).args(more);
+        if let Some(folder) = copies {
+            command.env("BERTH_SCHEDULER__BACKUP__FOLDER", folder);
+            command.env("BERTH_SCHEDULER__BACKUP__EVERY", "100ms");
+            command.env("BERTH_SCHEDULER__BACKUP__KEEP", "2");
+        }
+        Lone(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Lone {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn copies_are_made_by_themselves_and_are_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let copies = folder.path().join("copies");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let client = Client::new(berth_client::Options::new(vec![address.clone()]));
+    let first = folder.path().join("first");
+    let lone = Lone::start(&first, &address, &["--bootstrap"], Some(&copies));
+    let mut submitted = Vec::new();
+    let mut newest = PathBuf::new();
+    for number in 0..4 {
+        let spec = support::batch(&format!("job-{number}"), 1, support::shell("true"));
+        submitted.push(support::submit(&client, &spec).await);
+        newest = support::until("a copy with this job", || async {
+            let mut files: Vec<PathBuf> =
+                std::fs::read_dir(&copies).ok()?.map(|entry| entry.unwrap().path()).collect();
+            files.retain(|file| file.extension().is_some_and(|end| end == "backup"));
+            files.sort();
+            let newest = files.pop()?;
+            let mut show = Command::new(env!("CARGO_BIN_EXE_berth"));
+            show.args(["operator", "snapshot", "show", "-o", "json"]).arg(&newest);
+            let output = show.output().unwrap();
+            // The oldest go while one looks.
+            let shown: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+            (shown["jobs"] == number + 1).then_some(newest)
+        })
+        .await;
+    }
+    drop(lone);
+    let files = std::fs::read_dir(&copies).unwrap().count();
+    assert!(files <= 3, "{files} files: two copies, and perhaps one that was being made");
+
+    let second = folder.path().join("second");
+    let mut restore = Command::new(env!("CARGO_BIN_EXE_berth"));
+    restore.args(["operator", "snapshot", "restore", "--advertise", &address]);
+    restore.arg("--data-dir").arg(&second).arg(&newest);
+    said(&restore.output().unwrap());
+    let lone = Lone::start(&second, &address, &[], None);
+    for id in submitted {
+        support::job_when(&client, id, "is there", |job| job.state == "queued").await;
+    }
+    // Nobody was there to be awaited.
+    let status = status(&client).await.unwrap();
+    assert_eq!((status.incarnation, status.awaited_nodes.len(), status.orphans), (2, 0, 0));
+    drop(lone);
+}

@@ -44,6 +44,12 @@ pub(crate) fn check(config: &Config, reader: &Reader<'_>) -> Vec<Problem> {
         format_duration,
     );
     bootstrap_or_join(config, &mut found);
+    let keep = &config.scheduler.backup.keep;
+    if keep.value == 0 {
+        let message = "scheduler.backup.keep (0) must be at least 1: without scheduler.backup.folder \
+                       no copies are made";
+        found.add(Problem::at(&keep.source, message.to_owned()));
+    }
     found.problems
 }
 

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::app::{ClusterApp, Published};
+use crate::copies;
 use crate::http;
 use crate::identity::Identity;
 use crate::leader::Node;
@@ -135,6 +136,10 @@ pub async fn start(
         leader_sender,
         stop.clone(),
     ));
+    if let Some(copies) = options.copies.clone() {
+        let (id, published) = (identity.scheduler_id, shared.published.clone());
+        tokio::spawn(copies::keep_making(copies, id, published, stop.clone()));
+    }
     come_in(&options, &identity, &shared).await?;
     info!(scheduler_id = identity.scheduler_id, %grpc, http = %http_address, "scheduler serves");
     Ok(Running { grpc, http: http_address, shared: RunningParts(shared), stop, servers })

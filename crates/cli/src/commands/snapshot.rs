@@ -59,9 +59,6 @@ pub struct RestoreArgs {
     /// Place nothing until all nodes have come back, or for so long
     #[arg(long = "await", value_name = "DURATION", default_value = "10m", value_parser = values::duration_ms)]
     pub await_ms: u64,
-    /// Allow a data directory in memory, for trials
-    #[arg(long, hide = true)]
-    pub memory_disk: bool,
 }
 
 /// What a restore came to.

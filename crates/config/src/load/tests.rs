@@ -322,6 +322,11 @@ fn relations_are_named_with_their_values() {
              scheduler.disk.soft_free (1GiB)",
         ),
         (
+            "[scheduler.backup]\nkeep = 0",
+            "berth.toml:2:1: scheduler.backup.keep (0) must be at least 1: without \
+             scheduler.backup.folder no copies are made",
+        ),
+        (
             "[scheduler.lease]\nlost_after = \"1s\"",
             "berth.toml:2:1: scheduler.lease.suspect_after (6s) must be below \
              scheduler.lease.lost_after (1s)",

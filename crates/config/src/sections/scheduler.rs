@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Raft;
-use crate::kind::{ADDRESS, LISTEN, PATH, SIZE, SWITCH, TIMER};
+use crate::kind::{ADDRESS, COUNT, LISTEN, PATH, SIZE, SWITCH, TIMER, WAIT};
 use crate::reader::Reader;
 use crate::source::Setting;
 use crate::units::Address;
@@ -40,6 +40,20 @@ pub struct Scheduler {
     pub disk: Disk,
     /// `[scheduler.lease]`
     pub lease: Lease,
+    /// `[scheduler.backup]`
+    pub backup: BackupCopies,
+}
+
+/// `[scheduler.backup]`: copies of the cluster's state that are made by
+/// themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupCopies {
+    /// Where they go; none are made unless set.
+    pub folder: Option<Setting<PathBuf>>,
+    /// Milliseconds from one to the next.
+    pub every: Setting<u64>,
+    /// How many stay; at least 1.
+    pub keep: Setting<u64>,
 }
 
 /// `[scheduler.disk]`: what to do as the data directory's disk fills up.
@@ -88,6 +102,11 @@ impl Scheduler {
                 heartbeat: reader.setting("scheduler.lease.heartbeat", &TIMER, 2_000),
                 suspect_after: reader.setting("scheduler.lease.suspect_after", &TIMER, 6_000),
                 lost_after: reader.setting("scheduler.lease.lost_after", &TIMER, 10_000),
+            },
+            backup: BackupCopies {
+                folder: reader.optional("scheduler.backup.folder", &PATH),
+                every: reader.setting("scheduler.backup.every", &WAIT, 300_000),
+                keep: reader.setting("scheduler.backup.keep", &COUNT, 12),
             },
         }
     }
