@@ -1,11 +1,17 @@
 //! A stopped scheduler's data directory, looked at from outside. Nothing is
 //! written to it.
 
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use berth_raft::device::sled::{self, Problem};
+use berth_raft::App as _;
+use berth_raft::device::sled::{self, Problem, Salvaged};
+use berth_wire::backup::write_backup;
 
+use crate::app::{ClusterApp, Published};
 use crate::identity::Identity;
 
 /// What a data directory holds.
@@ -52,6 +58,37 @@ pub fn verify(data_dir: &Path) -> anyhow::Result<Verified> {
         address: identity.address,
         problems,
     })
+}
+
+/// Writes the newest state that a stopped scheduler's directory knows as a
+/// backup. Needs room for a copy of the log in the system's temporary
+/// directory.
+///
+/// # Errors
+/// There is no scheduler in the directory, it is running, or something in it is
+/// damaged; or the file cannot be written.
+pub fn salvage(data_dir: &Path, file: &Path) -> anyhow::Result<Salvaged> {
+    let verified = verify(data_dir)?;
+    if let Some(problem) = verified.problems.first() {
+        bail!(
+            "{}: {}; `berth storage verify` lists everything that is wrong",
+            problem.file.display(),
+            problem.what
+        );
+    }
+    let folder = raft_folder(data_dir);
+    let _held = sled::hold(&folder)?;
+    let mut app = ClusterApp::new(Arc::new(Published::new()));
+    let reached = sled::newest_state(&folder, &mut app)
+        .with_context(|| format!("read the store in {}", folder.display()))?;
+    let state = app.view();
+    let mut sink =
+        BufWriter::new(File::create(file).with_context(|| format!("write {}", file.display()))?);
+    write_backup(&state, state.cluster().wall_ms, env!("CARGO_PKG_VERSION"), &mut sink)
+        .and_then(|()| sink.flush())
+        .and_then(|()| sink.get_ref().sync_all())
+        .with_context(|| format!("write {}", file.display()))?;
+    Ok(reached)
 }
 
 /// Where log and snapshots are.

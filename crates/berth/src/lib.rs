@@ -34,7 +34,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => match arguments.task {
             Task::Daemon(daemon) => run(*daemon, arguments.globals.config.as_deref()),
             Task::Client(command) => {
-                berth_cli::run(command, &arguments.globals, Arguments::command(), storage::restore)
+                berth_cli::run(command, &arguments.globals, Arguments::command(), storage::OFFLINE)
             }
         },
         Err(error) => {

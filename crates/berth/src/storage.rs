@@ -1,9 +1,10 @@
 //! A stopped scheduler's data, offline: looked at, and made from a backup.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
-use berth_cli::{RestoreArgs, RestoreReport};
+use berth_cli::{Offline, RestoreArgs, RestoreReport};
 use berth_model::DurationMs;
 use berth_scheduler::restore::{self, RestoreOptions};
 use berth_scheduler::storage::{self, Verified};
@@ -18,11 +19,22 @@ pub fn verify(arguments: &StorageVerifyArguments) -> anyhow::Result<ExitCode> {
     Ok(if verified.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What client commands do without a cluster.
+pub const OFFLINE: Offline = Offline { restore, salvage };
+
+/// Writes the newest state that a stopped scheduler knows to a file.
+fn salvage(data_dir: &Path, file: &Path) -> Result<String, String> {
+    let reached = storage::salvage(data_dir, file).map_err(|error| format!("{error:#}"))?;
+    let known = reached.committed.map_or(0, |committed| committed.index);
+    Ok(format!(
+        "its log ends at index {} of term {}, of which it knew {known} to be committed; where several \
+         directories are left, take the one that ends at the highest term, then index",
+        reached.last.index, reached.last.term,
+    ))
+}
+
 /// Makes the data directory of a new scheduler from a backup.
-///
-/// # Errors
-/// In words, with every cause.
-pub fn restore(args: &RestoreArgs) -> Result<RestoreReport, String> {
+fn restore(args: &RestoreArgs) -> Result<RestoreReport, String> {
     let RestoreArgs { file, data_dir, advertise, incarnation, await_ms } = args;
     let options = RestoreOptions {
         backup: file.clone(),

@@ -297,3 +297,45 @@ async fn copies_are_made_by_themselves_and_are_restored() {
     assert_eq!((status.incarnation, status.awaited_nodes.len(), status.orphans), (2, 0, 0));
     drop(lone);
 }
+
+/// No backup, and two of three disks are lost.
+#[tokio::test]
+async fn the_last_disk_of_three_is_enough_to_begin_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = support::plan(&folder.path().join("cluster"), 3, 1);
+    let mut cluster = LocalCluster::start(plan).await.unwrap();
+    let client = cluster.client();
+    let seen_in = folder.path().join("seen");
+    std::fs::create_dir(&seen_in).unwrap();
+    let stays = support::submit(&client, &job("stays", 2, 1, STAYS, &seen_in)).await;
+    let before = until_alive(&seen_in, 2).await;
+    // A part of it is in a snapshot, the rest only in the log.
+    client.snapshot(v1::SnapshotRequest {}).await.unwrap();
+    let last = support::submit(&client, &job("last", 1, 0, STAYS, &seen_in)).await;
+    until_alive(&seen_in, 3).await;
+    support::hashes_agree(&cluster.servers()).await;
+    kill(&mut cluster, &[1, 2, 3]).await;
+    let kept = cluster.schedulers[1].data_dir.clone();
+    for lost in [0, 2] {
+        std::fs::remove_dir_all(&cluster.schedulers[lost].data_dir).unwrap();
+    }
+    let backup = folder.path().join("salvaged.backup");
+    let (file, dir) = (backup.display().to_string(), kept.display().to_string());
+    let saved = berth(&cluster, &["operator", "snapshot", "save", &file, "--data-dir", &dir]);
+    assert!(said(&saved).contains("its log ends at index"), "{saved:?}");
+    let whole = said(&berth(&cluster, &["storage", "verify", "--data-dir", &dir]));
+    assert!(whole.contains("whole: "), "nothing was written to it: {whole}");
+    cluster.restore(&backup, 1001).unwrap();
+    let client = cluster.client();
+    support::until("the node to say what is on it", || async {
+        status(&client).await.filter(|status| status.awaited_nodes.is_empty()).map(drop)
+    })
+    .await;
+    for (id, running) in [(stays, 2), (last, 1)] {
+        support::job_when(&client, id, "runs", |job| job.tasks[0].running == running).await;
+    }
+    let after = alive(&seen_in);
+    assert!(before.iter().all(|worker| after.get(worker.0) == Some(worker.1)));
+    assert_eq!((after.len(), orphan_count(&client).await), (3, 0));
+    cluster.stop().await;
+}

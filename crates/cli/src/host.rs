@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::commands::snapshot::Restore;
+use crate::commands::snapshot::Offline;
 
 /// The surroundings of a command, so that a test can give its own.
 #[derive(Debug, Clone)]
@@ -15,19 +15,19 @@ pub struct Host {
     pub working_directory: Option<PathBuf>,
     /// Milliseconds since 1970, to show how long ago something was.
     pub now_ms: u64,
-    /// How a data directory is made from a backup.
-    pub restore: Restore,
+    /// What is done to files of schedulers without a cluster.
+    pub offline: Offline,
 }
 
 impl Host {
     #[must_use]
-    pub fn of_process(restore: Restore) -> Host {
+    pub fn of_process(offline: Offline) -> Host {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Host {
             environment: env::vars_os().collect(),
             working_directory: env::current_dir().ok(),
             now_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
-            restore,
+            offline,
         }
     }
 

@@ -23,7 +23,7 @@ use std::future::Future;
 use std::process::ExitCode;
 
 pub use command::ClientCommand;
-pub use commands::snapshot::{Restore, RestoreArgs, RestoreReport};
+pub use commands::snapshot::{Offline, RestoreArgs, RestoreReport};
 pub use console::Console;
 pub use globals::{DEFAULT_CONFIG_FILE, GlobalArgs};
 pub use host::Host;
@@ -33,20 +33,20 @@ use interrupt::Interrupt;
 use session::Session;
 
 /// Does what `command` says and tells how it went. `root` is the whole command
-/// line, for `completions`; `restore` makes data directories from backups.
+/// line, for `completions`; `offline` works on data directories.
 #[must_use]
 pub fn run(
     command: ClientCommand,
     globals: &GlobalArgs,
     root: clap::Command,
-    restore: Restore,
+    offline: Offline,
 ) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let mut console = Console::of_process();
     let status = match runtime {
         Ok(runtime) => runtime.block_on(run_on(
             &mut console,
-            &Host::of_process(restore),
+            &Host::of_process(offline),
             command,
             globals,
             root,

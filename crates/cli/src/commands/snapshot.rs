@@ -33,6 +33,9 @@ pub struct SaveArgs {
     /// The file to write; must not exist
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Not of the running cluster, but of this directory of a stopped scheduler
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -72,11 +75,15 @@ pub struct RestoreReport {
     pub saved_at_ms: u64,
 }
 
-/// Makes the data directory; the binary knows how.
-///
-/// # Errors
-/// In words.
-pub type Restore = fn(&RestoreArgs) -> Result<RestoreReport, String>;
+/// What only the binary knows how to do; errors are in words.
+#[derive(Debug, Clone, Copy)]
+pub struct Offline {
+    /// Makes a data directory from a backup.
+    pub restore: fn(&RestoreArgs) -> Result<RestoreReport, String>,
+    /// Writes the newest state of a stopped scheduler's data directory to a
+    /// file, and says how far that was.
+    pub salvage: fn(data_dir: &Path, file: &Path) -> Result<String, String>,
+}
 
 impl SnapshotCommand {
     pub(crate) async fn run(self, session: &mut Session<'_, '_>) -> Result<Exit, CliError> {
@@ -90,24 +97,32 @@ impl SnapshotCommand {
 }
 
 async fn save(args: SaveArgs, session: &mut Session<'_, '_>) -> Result<Exit, CliError> {
-    let SaveArgs { file } = args;
+    let SaveArgs { file, data_dir } = args;
     if file.exists() {
         let message = format!("{} exists already", file.display());
         let hint = Some("choose another name, or remove it first".to_owned());
         return Err(CliError::Failed { message, hint });
     }
     let partial = partial(&file)?;
-    let saved = receive(&partial, session).await.and_then(|()| read(&partial)).and_then(|backup| {
+    let written = match &data_dir {
+        None => receive(&partial, session).await.map(|()| None),
+        Some(dir) => {
+            (session.host.offline.salvage)(dir, &partial).map(Some).map_err(CliError::failed)
+        }
+    };
+    let saved = written.and_then(|reached| {
+        let backup = read(&partial)?;
         put_in_place(&partial, &file)?;
-        Ok(backup)
+        Ok((backup, reached))
     });
-    let backup = saved.inspect_err(|_| {
+    let (backup, reached) = saved.inspect_err(|_| {
         // What is left of it is of no use.
         let _ = fs::remove_file(&partial);
     })?;
     let bytes = fs::metadata(&file).map_or(0, |metadata| metadata.len());
     let mut answer = described(&file, &backup, bytes);
-    let text = format!("{} bytes written and read back", bytes);
+    answer.pieces.extend(reached.map(Piece::Text));
+    let text = format!("{bytes} bytes written and read back");
     answer.pieces.push(Piece::Text(text));
     session.print(&answer)?;
     Ok(Exit::Done)
@@ -194,7 +209,7 @@ fn described(file: &Path, backup: &Backup, bytes: u64) -> Answer {
 }
 
 fn restore(args: &RestoreArgs, session: &mut Session<'_, '_>) -> Result<Exit, CliError> {
-    let report = (session.host.restore)(args).map_err(CliError::failed)?;
+    let report = (session.host.offline.restore)(args).map_err(CliError::failed)?;
     let RestoreReport { cluster_id, incarnation, scheduler_id, awaited, saved_at_ms } = report;
     let data_dir = args.data_dir.display();
     let text = format!(

@@ -280,6 +280,15 @@ async fn a_backup_is_read_back_before_it_gets_its_name() {
     let damaged = terminal.run(&["operator", "snapshot", "show", &path]).await;
     assert_eq!(damaged.status, 1);
     assert!(damaged.stderr.contains("damaged or cut short"), "{}", damaged.stderr);
+    let other = folder.path().join("b.backup");
+    let path = other.to_string_lossy().into_owned();
+    let salvage = ["operator", "snapshot", "save", &path, "--data-dir"];
+    let none = terminal.run(&[&salvage[..], &["/home"]].concat()).await;
+    assert_eq!((none.status, none.stderr.as_str()), (1, "error: /home holds no scheduler\n"));
+    assert!(!other.exists());
+    let offline = terminal.run(&[&salvage[..], &["/var/lib/berth"]].concat()).await;
+    assert!(offline.stdout.contains("ends at index 9 of term 2"), "{}", offline.stdout);
+    std::fs::remove_file(&other).unwrap();
     let nowhere = folder.path().join("missing/a.backup").to_string_lossy().into_owned();
     assert_eq!(terminal.run(&["operator", "snapshot", "save", &nowhere]).await.status, 1);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing unfinished is left");

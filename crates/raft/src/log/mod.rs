@@ -8,6 +8,6 @@ mod store;
 mod writer;
 
 pub(crate) use cache::Cache;
-pub(crate) use entries::{to_log_id, to_position, to_vote_record};
+pub(crate) use entries::{from_record, to_log_id, to_position, to_vote_record};
 pub(crate) use store::LogStore;
 pub(crate) use writer::{WriterEnd, WriterHandle};

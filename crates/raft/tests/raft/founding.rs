@@ -44,7 +44,9 @@ async fn a_store_made_from_a_state_is_led_by_its_only_member() {
         assert!(status.term > life, "the term that the state stands in has no leader");
         node.propose(add(3 + life)).await.unwrap();
         assert_eq!(*show(&shown).values, (1..=3 + life).collect::<Vec<_>>());
-        assert!(node.status().applied_index > Some(INDEX));
+        // The status follows what was applied.
+        let beyond = changes.wait_for(|status| status.applied_index > Some(INDEX));
+        tokio::time::timeout(Duration::from_secs(20), beyond).await.unwrap().unwrap();
         node.shutdown().await;
     }
 }

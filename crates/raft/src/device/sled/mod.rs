@@ -11,6 +11,7 @@ mod load;
 mod lock;
 mod open;
 mod pace;
+mod salvage;
 mod store;
 mod verify;
 
@@ -22,6 +23,7 @@ pub(crate) use guard::process_ms;
 pub use load::panic_is_guarded;
 pub use lock::{Lock, hold};
 pub use pace::{SyncPace, measure_syncs};
+pub use salvage::{Salvaged, newest_state};
 pub use store::SledLog;
 pub use verify::{Problem, owner, verify};
 

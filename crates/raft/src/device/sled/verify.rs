@@ -85,9 +85,22 @@ pub fn owner(data_dir: &Path) -> Result<Option<Identity>, OpenError> {
     Ok(HighWater::read(data_dir)?.map(|note| note.identity))
 }
 
-struct Copy(PathBuf);
+/// A copy of a log that may be opened; gone with this value.
+pub(super) struct LogCopy(pub PathBuf);
 
-impl Drop for Copy {
+impl LogCopy {
+    pub(super) fn of(data_dir: &Path) -> io::Result<LogCopy> {
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
+        let name = format!("berth-verify-{}-{since}", std::process::id());
+        let copy = LogCopy(std::env::temp_dir().join(name));
+        copy_folder(&log_folder(data_dir), &copy.0)?;
+        Ok(copy)
+    }
+}
+
+impl Drop for LogCopy {
     fn drop(&mut self) {
         // A copy that stays behind in the temporary directory harms nobody.
         let _left = fs::remove_dir_all(&self.0);
@@ -114,12 +127,7 @@ fn verify_log(
     problems: &mut Vec<Problem>,
 ) -> io::Result<Option<u64>> {
     let original = log_folder(data_dir);
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos());
-    let name = format!("berth-verify-{}-{since}", std::process::id());
-    let copy = Copy(std::env::temp_dir().join(name));
-    copy_folder(&original, &copy.0)?;
+    let copy = LogCopy::of(data_dir)?;
     let rename = |mut problem: Problem| {
         if let Ok(inside) = problem.file.strip_prefix(&copy.0) {
             problem.file = original.join(inside);
