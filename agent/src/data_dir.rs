@@ -136,8 +136,17 @@ impl ClusterFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(format!("read {}: {error}", self.life.display())),
         };
-        let served = known.split_whitespace().next().and_then(|number| number.parse().ok());
-        let served: u64 = served.unwrap_or(0);
+        let served = match known.split_whitespace().next().map(str::parse::<u64>) {
+            None if known.is_empty() => 0,
+            Some(Ok(served)) => served,
+            None | Some(Err(_)) => {
+                return Err(format!(
+                    "{} is damaged: restore it from a copy, or write into it the incarnation that \
+                     `berth operator status -o json` shows",
+                    self.life.display()
+                ));
+            }
+        };
         let offered = life.incarnation;
         if known == life.text() {
             return Ok(());
@@ -279,6 +288,11 @@ mod tests {
                 (Err(said), Some(part)) => assert!(said.contains(part), "{said}"),
                 (got, _) => panic!("{incarnation}: {got:?}"),
             }
+        }
+        for damaged in ["x y\n", "\n"] {
+            fs::write(dir.path().join("cluster.incarnation"), damaged).unwrap();
+            let refused = cluster.admit(&life(1, 9, b"d")).unwrap_err();
+            assert!(refused.contains("cluster.incarnation is damaged"), "{refused}");
         }
     }
 

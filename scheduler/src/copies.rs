@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +109,9 @@ fn make(
 
 fn write(partial: &Path, view: &ClusterState) -> anyhow::Result<()> {
     let write = || -> io::Result<()> {
-        let mut sink = BufWriter::with_capacity(1 << 18, File::create(partial)?);
+        let file =
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(partial)?;
+        let mut sink = BufWriter::with_capacity(1 << 18, file);
         write_backup(view, wall(), env!("CARGO_PKG_VERSION"), &mut sink)?;
         sink.flush()?;
         sink.get_ref().sync_all()

@@ -10,7 +10,7 @@ use berth_model::{DurationMs, WallMs};
 use berth_raft::device::Identity as StoreIdentity;
 use berth_raft::device::sled::{Directory, Filesystem, SledDevice, SledOptions};
 use berth_raft::found_store;
-use berth_state::Restoration;
+use berth_state::{ClusterState, Restoration};
 use berth_wire::backup::{Backup, read_backup};
 
 use crate::app::ClusterApp;
@@ -29,6 +29,8 @@ pub struct RestoreOptions {
     pub incarnation: Option<u64>,
     /// How long the cluster waits for its nodes before it places anything.
     pub await_for: DurationMs,
+    /// How long it waits at least, for nodes that the backup does not know.
+    pub await_at_least: DurationMs,
 }
 
 /// What a backup file holds, or what came of it.
@@ -55,10 +57,8 @@ pub struct Restored {
 }
 
 /// Reads a backup whole and tells what is in it.
-///
-/// # Errors
-/// It cannot be read, is damaged, or is none.
-pub fn inspect(backup: &Path) -> anyhow::Result<BackupFacts> {
+#[cfg(test)]
+pub(crate) fn inspect(backup: &Path) -> anyhow::Result<BackupFacts> {
     Ok(facts(&read(backup)?))
 }
 
@@ -69,10 +69,12 @@ pub fn inspect(backup: &Path) -> anyhow::Result<BackupFacts> {
 /// is not empty, or the disk refuses.
 pub fn restore(options: &RestoreOptions) -> anyhow::Result<Restored> {
     let RestoreOptions { data_dir, advertise, .. } = options;
+    // As the others will be told it: schedulers know each other by numbers.
     if advertise.parse::<std::net::SocketAddr>().is_err() {
-        bail!("--advertise: expected HOST:PORT, found `{advertise}`");
+        bail!("--advertise: expected IP:PORT, such as 10.0.0.9:7070, found `{advertise}`");
     }
     check_empty(data_dir)?;
+    check_same_disk(data_dir)?;
     let backup = read(&options.backup)?;
     let (instance_key, restore_id) = (random_id()?, random_id()?);
     let found = backup.state.cluster().incarnation;
@@ -83,6 +85,7 @@ pub fn restore(options: &RestoreOptions) -> anyhow::Result<Restored> {
         instance_key,
         address: advertise.clone(),
         await_for: options.await_for,
+        await_at_least: options.await_at_least,
     };
     let (state, scheduler_id) = backup.state.restored(&restoration)?;
     let cluster_id = state.cluster().id;
@@ -93,19 +96,28 @@ pub fn restore(options: &RestoreOptions) -> anyhow::Result<Restored> {
         fs::remove_dir_all(&unfinished)
             .with_context(|| format!("remove the unfinished {}", unfinished.display()))?;
     }
-    let store = raft_folder(&unfinished);
+    let made = make_store(&unfinished, &identity, &state)
+        .and_then(|()| put_in_place(&unfinished, data_dir));
+    if made.is_err() {
+        // What is left of it is of no use.
+        let _ = fs::remove_dir_all(&unfinished);
+    }
+    made?;
+    let awaited = state.awaited();
+    Ok(Restored { backup: facts(&backup), incarnation, scheduler_id, awaited })
+}
+
+fn make_store(folder: &Path, identity: &Identity, state: &ClusterState) -> anyhow::Result<()> {
+    let store = raft_folder(folder);
     fs::create_dir_all(&store).with_context(|| format!("make {}", store.display()))?;
     let mut disk = SledOptions::new(&store, Directory::MayCreate);
     // Whether the disk is one to live on is for the scheduler to say.
     disk.filesystem = Filesystem::LocalOrMemory;
     disk.ballast_bytes = 0;
-    let owner = StoreIdentity { cluster_id: identity.group_id()?, node_id: scheduler_id };
-    let index = state.applied_index();
-    found_store::<ClusterApp, _>(&SledDevice::new(disk), owner, advertise, index, &state)?;
-    identity.save(&unfinished)?;
-    put_in_place(&unfinished, data_dir)?;
-    let awaited = state.awaited();
-    Ok(Restored { backup: facts(&backup), incarnation, scheduler_id, awaited })
+    let owner = StoreIdentity { cluster_id: identity.group_id()?, node_id: identity.scheduler_id };
+    let (address, index) = (&identity.address, state.applied_index());
+    found_store::<ClusterApp, _>(&SledDevice::new(disk), owner, address, index, state)?;
+    identity.save(folder)
 }
 
 fn read(path: &Path) -> anyhow::Result<Backup> {
@@ -144,6 +156,28 @@ fn check_empty(data_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A directory that is a disk of its own cannot be put in place whole.
+fn check_same_disk(data_dir: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let disk_of = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev());
+    if let (Ok(own), Ok(parent)) = (disk_of(data_dir), disk_of(parent_of(data_dir)))
+        && own != parent
+    {
+        bail!(
+            "{} is a disk of its own; name a directory in it that does not exist yet",
+            data_dir.display()
+        );
+    }
+    Ok(())
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
+}
+
 /// Where the directory grows until it is whole: on the same disk.
 fn beside(data_dir: &Path) -> anyhow::Result<PathBuf> {
     let mut name = data_dir
@@ -155,15 +189,11 @@ fn beside(data_dir: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn put_in_place(unfinished: &Path, data_dir: &Path) -> anyhow::Result<()> {
-    let parent = match data_dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) | None => Path::new("."),
-    };
     let put = || -> std::io::Result<()> {
         File::open(unfinished)?.sync_all()?;
         // An empty directory may be replaced, another never.
         fs::rename(unfinished, data_dir)?;
-        File::open(parent)?.sync_all()
+        File::open(parent_of(data_dir))?.sync_all()
     };
     put().with_context(|| format!("make {}", data_dir.display()))
 }
@@ -193,6 +223,7 @@ mod tests {
             advertise: "127.0.0.1:7070".to_owned(),
             incarnation: None,
             await_for: DurationMs::from_secs(1),
+            await_at_least: DurationMs(0),
         }
     }
 
@@ -223,7 +254,7 @@ mod tests {
         fs::write(&good.backup, &bytes).unwrap();
         for (asked, advertise, said) in [
             (Some(1), "127.0.0.1:7070", "must be above it, not 1"),
-            (None, "here", "expected HOST:PORT, found `here`"),
+            (None, "here", "expected IP:PORT, such as 10.0.0.9:7070, found `here`"),
         ] {
             let mut options = good.clone();
             (options.incarnation, options.advertise) = (asked, advertise.to_owned());

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -82,8 +83,9 @@ pub fn salvage(data_dir: &Path, file: &Path) -> anyhow::Result<Salvaged> {
     let reached = sled::newest_state(&folder, &mut app)
         .with_context(|| format!("read the store in {}", folder.display()))?;
     let state = app.view();
-    let mut sink =
-        BufWriter::new(File::create(file).with_context(|| format!("write {}", file.display()))?);
+    let created = File::options().write(true).create(true).truncate(true).mode(0o600).open(file);
+    let created = created.with_context(|| format!("write {}", file.display()))?;
+    let mut sink = BufWriter::new(created);
     write_backup(&state, state.cluster().wall_ms, env!("CARGO_PKG_VERSION"), &mut sink)
         .and_then(|()| sink.flush())
         .and_then(|()| sink.get_ref().sync_all())

@@ -16,6 +16,9 @@ use crate::allocation_dir::AllocationDir;
 use crate::data_dir::DataDir;
 use crate::ended_log;
 
+/// Last outputs that are told, in bytes.
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
+
 impl Node {
     /// Answers with all that has not ended, and with the ends of what the
     /// cluster expects here; those are looked up beside the loop.
@@ -43,6 +46,7 @@ impl Node {
         let settings = Arc::clone(&self.settings);
         tokio::task::spawn_blocking(move || {
             told.ended.extend(remembered_ends(&settings.dir, &forgotten));
+            cut_outputs(&mut told.ended);
             // The session that asked may be gone.
             let _ = answer.send(stock_to_proto(&told));
         });
@@ -57,6 +61,17 @@ impl Node {
             row.order == Order::Run && !self.observed.allocations.contains_key(id)
         });
         begun.chain(unbegun.map(|(_, row)| row.payload.here())).collect()
+    }
+}
+
+/// A message holds 4 MiB; the last outputs of a few hundred failures go along.
+fn cut_outputs(ended: &mut [(AllocationId, EndReport)]) {
+    let mut left = OUTPUT_BYTES_MAX;
+    for (_, end) in ended {
+        match left.checked_sub(end.stderr_tail.len()) {
+            Some(rest) => left = rest,
+            None => end.stderr_tail.clear(),
+        }
     }
 }
 

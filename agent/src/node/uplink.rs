@@ -59,7 +59,10 @@ impl Node {
                 // The session that asked may be gone.
                 let _ = answer.send(self.hello());
             }
-            SessionEvent::StockAsked { expected, answer } => self.tell_stock(&expected, answer),
+            SessionEvent::StockAsked { incarnation, expected, answer } => {
+                self.observed.told_incarnation = incarnation;
+                self.tell_stock(&expected, answer);
+            }
             SessionEvent::Up { address, welcome, outbound } => {
                 self.session_up(address, &welcome, outbound);
             }

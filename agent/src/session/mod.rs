@@ -9,7 +9,7 @@ use std::time::Duration;
 use berth_proto::v1::agent_message::Message as ToScheduler;
 use berth_proto::v1::agents_client::AgentsClient;
 use berth_proto::v1::scheduler_message::Message as FromScheduler;
-use berth_proto::v1::{AgentMessage, DeviceSample, Heartbeat, Hello, Stock, Welcome};
+use berth_proto::v1::{AgentMessage, DeviceSample, Heartbeat, Hello, Stock, StockRequest, Welcome};
 use berth_supervise::AgentMs;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -44,6 +44,8 @@ pub enum SessionEvent {
     Greeting(oneshot::Sender<Hello>),
     /// The cluster was restored: what is here, and how did these end?
     StockAsked {
+        /// Of the cluster that asks.
+        incarnation: u64,
         expected: Vec<String>,
         answer: oneshot::Sender<Stock>,
     },
@@ -194,7 +196,7 @@ async fn open(
             }
             Some(FromScheduler::StockRequest(request)) => {
                 cluster.admit(&ClusterLife::of_request(&request)).map_err(End::Failed)?;
-                tell_stock(request.expected, outbound, events).await?;
+                tell_stock(request, outbound, events).await?;
                 patience = STOCK_TIMEOUT;
             }
             None => return Err(End::Failed("it closed the session".to_owned())),
@@ -204,12 +206,13 @@ async fn open(
 }
 
 async fn tell_stock(
-    expected: Vec<String>,
+    request: StockRequest,
     outbound: &mpsc::Sender<AgentMessage>,
     events: &mpsc::Sender<SessionEvent>,
 ) -> Result<(), End> {
     let (answer, stock) = oneshot::channel();
-    let asked = events.send(SessionEvent::StockAsked { expected, answer }).await;
+    let StockRequest { incarnation, expected, .. } = request;
+    let asked = events.send(SessionEvent::StockAsked { incarnation, expected, answer }).await;
     asked.map_err(|_| End::Closing)?;
     let stock = stock.await.map_err(|_| End::Closing)?;
     let told = outbound.try_send(AgentMessage { message: Some(ToScheduler::Stock(stock)) });

@@ -35,13 +35,14 @@ fn salvage(data_dir: &Path, file: &Path) -> Result<String, String> {
 
 /// Makes the data directory of a new scheduler from a backup.
 fn restore(args: &RestoreArgs) -> Result<RestoreReport, String> {
-    let RestoreArgs { file, data_dir, advertise, incarnation, await_ms } = args;
+    let RestoreArgs { file, data_dir, advertise, incarnation, await_ms, await_at_least_ms } = args;
     let options = RestoreOptions {
         backup: file.clone(),
         data_dir: data_dir.clone(),
         advertise: advertise.clone(),
         incarnation: *incarnation,
         await_for: DurationMs(*await_ms),
+        await_at_least: DurationMs(*await_at_least_ms),
     };
     let restored = restore::restore(&options).map_err(|error| format!("{error:#}"))?;
     Ok(RestoreReport {

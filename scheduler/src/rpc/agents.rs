@@ -131,6 +131,10 @@ async fn session(
     out: &Out,
 ) -> Result<(), Status> {
     stock::take(&shared, &leader, &hello, &mut messages, out).await?;
+    // It is heard now: once registered it must not look as silent as it was.
+    if let Some(known) = leader.published.view().node_named(&hello.name) {
+        leader.hear(known);
+    }
     let node = admit(&leader, &hello).await?;
     leader.hear(node);
     let (orders, mut ordered) = mpsc::channel(OUT_MAX);

@@ -174,6 +174,7 @@ impl OperatorService {
             incarnation: state.cluster().incarnation,
             awaited_nodes: awaited_nodes(state),
             awaited_for_ms: awaited_for_ms(state, self.shared.leading().as_deref()),
+            places_in_ms: places_in_ms(state, self.shared.leading().as_deref()),
             orphans: state.nodes().values().map(|row| row.orphans.len() as u64).sum(),
         })
     }
@@ -223,4 +224,10 @@ fn awaited_nodes(state: &ClusterState) -> Vec<String> {
 fn awaited_for_ms(state: &ClusterState, leader: Option<&Leader>) -> Option<u64> {
     let restore = state.cluster().restore.as_ref().filter(|one| !one.awaited.is_empty())?;
     Some(restore.await_until.since(leader?.clock.now()).0)
+}
+
+fn places_in_ms(state: &ClusterState, leader: Option<&Leader>) -> Option<u64> {
+    let restore = state.cluster().restore.as_ref().filter(|one| one.awaited.is_empty())?;
+    let left_ms = restore.place_from.since(leader?.clock.now()).0;
+    (left_ms > 0).then_some(left_ms)
 }

@@ -15,6 +15,8 @@ use crate::leader::Leader;
 
 /// Orphans in one command, so that it fits a log entry.
 const IN_COMMAND_MAX: usize = 256;
+/// Orphans named in one call.
+const NAMED_MAX: usize = 10_000;
 const REASON: &str = "an operator ended it";
 
 impl Shared {
@@ -56,16 +58,22 @@ fn chosen(
     view: &ClusterState,
     asked: &v1::StopOrphansRequest,
 ) -> Result<BTreeMap<NodeId, Vec<AllocationId>>, Status> {
+    if asked.allocation_ids.len() > NAMED_MAX {
+        let message = format!("expected at most {NAMED_MAX} ids; name their nodes instead");
+        return Err(status::invalid_field("allocation_ids", message));
+    }
+    let orphans = view.nodes().values();
+    let orphans = orphans.flat_map(|node| node.orphans.keys().map(|id| (*id, node.id)));
+    let node_of: BTreeMap<AllocationId, NodeId> = orphans.collect();
     let mut chosen: BTreeMap<NodeId, Vec<AllocationId>> = BTreeMap::new();
     for text in &asked.allocation_ids {
         let id: AllocationId = text
             .parse()
             .map_err(|error| status::invalid_field("allocation_ids", format!("{error}")))?;
-        let node = view.nodes().values().find(|node| node.orphans.contains_key(&id));
-        let Some(node) = node else {
+        let Some(node) = node_of.get(&id) else {
             return Err(Status::not_found(format!("no orphan {id}")));
         };
-        chosen.entry(node.id).or_default().push(id);
+        chosen.entry(*node).or_default().push(id);
     }
     if !asked.node.is_empty() {
         let node = lookup::node(view, &asked.node)?;

@@ -94,11 +94,11 @@ fn pieces(expected: &BTreeSet<AllocationId>, told: StockTold) -> Vec<Stock> {
     for id in expected.iter().filter(|id| !here.contains(id) && !told_ended.contains(id)) {
         pieces.add(32, |stock| stock.absent.push(*id));
     }
+    // Those that were expected too: apply knows what the cluster has given up
+    // since it was asked.
     for worker in told.here {
-        if !expected.contains(&worker.allocation) {
-            let unknown = Unknown::from(worker);
-            pieces.add(bytes_of(&unknown), |stock| stock.unknown.push(unknown));
-        }
+        let unknown = Unknown::from(worker);
+        pieces.add(bytes_of(&unknown), |stock| stock.unknown.push(unknown));
     }
     let mut pieces: Vec<Stock> = pieces.0.into_iter().map(|(_, stock)| stock).collect();
     if let Some(last) = pieces.last_mut() {

@@ -3,10 +3,10 @@
 //! process holds: however this process ends, they end too.
 
 mod child;
+mod ports;
 mod ready;
 mod restored;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use berth_proto::v1;
 use berth_scheduler::Seat;
 
 pub use child::Child;
+pub use ports::free_ports;
 pub use ready::write_ready_file;
 
 /// What to start.
@@ -312,14 +313,4 @@ struct Ports {
 fn port_of(address: &str) -> anyhow::Result<u16> {
     let (_, port) = address.rsplit_once(':').context("an address without a port")?;
     port.parse().context("read a port")
-}
-
-/// Ports that were free a moment ago. All are held until the last is found, so
-/// that none is found twice.
-fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    let held: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)))
-        .collect::<Result<_, _>>()
-        .context("find free ports")?;
-    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }

@@ -24,7 +24,7 @@ impl LocalCluster {
             .arg(backup)
             .arg("--data-dir")
             .arg(&data_dir)
-            .args(["--advertise", &grpc])
+            .args(["--advertise", &grpc, "--await-at-least", "1ms"])
             .output()
             .context("run the restore")?;
         if !output.status.success() {

@@ -10,7 +10,7 @@ use crate::session::Session;
 pub(crate) async fn run(session: &mut Session<'_, '_>) -> Result<Exit, CliError> {
     let reply = session.client.resume(ResumeRequest {}).await?;
     let text = match reply.missing {
-        0 => "the cluster waited for no node".to_owned(),
+        0 => "the cluster waits for nothing, and places work".to_owned(),
         missing => format!("the cluster waits no longer for {missing} nodes, and places work"),
     };
     let answer = Answer {

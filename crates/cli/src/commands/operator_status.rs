@@ -42,6 +42,15 @@ fn after_a_restore(status: &ClusterStatus) -> Vec<String> {
         ));
         notes.push("hint: `berth operator resume` waits no longer".to_owned());
     }
+    if let Some(left_ms) = status.places_in_ms {
+        notes.push(format!(
+            "warning: restored as incarnation {}; nothing is placed for {} s, in which nodes that \
+             the backup does not know may come",
+            status.incarnation,
+            left_ms.div_ceil(1_000),
+        ));
+        notes.push("hint: `berth operator resume` waits no longer".to_owned());
+    }
     if status.orphans > 0 {
         let run = match status.orphans {
             1 => "1 worker runs".to_owned(),

@@ -59,7 +59,10 @@ pub struct RestoreArgs {
     /// The new incarnation, where the backup was restored before [default: the next one]
     #[arg(long, value_name = "N")]
     pub incarnation: Option<u64>,
-    /// Place nothing until all nodes have come back, or for so long
+    /// Place nothing for so long at least: nodes that the backup does not know may come
+    #[arg(long = "await-at-least", value_name = "DURATION", default_value = "30s", value_parser = values::duration_ms)]
+    pub await_at_least_ms: u64,
+    /// Place nothing until all nodes of the backup have come back, or for so long
     #[arg(long = "await", value_name = "DURATION", default_value = "10m", value_parser = values::duration_ms)]
     pub await_ms: u64,
 }
@@ -140,11 +143,17 @@ fn partial(file: &Path) -> Result<PathBuf, CliError> {
 async fn receive(partial: &Path, session: &mut Session<'_, '_>) -> Result<(), CliError> {
     let refused = |error| CliError::failed(format!("write {}: {error}", partial.display()));
     let mut stream = session.client.backup().await?;
-    let mut file = File::create(partial).map_err(refused)?;
+    let mut file = private_file(partial).map_err(refused)?;
     while let Some(piece) = stream.next().await? {
         file.write_all(&piece).map_err(refused)?;
     }
     file.sync_all().map_err(refused)
+}
+
+/// Specifications hold environments: nobody else is to read them.
+fn private_file(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 fn put_in_place(partial: &Path, file: &Path) -> Result<(), CliError> {

@@ -39,6 +39,7 @@ fn status_json(status: &ClusterStatus) -> Value {
         "awaited_nodes": status.awaited_nodes,
         "awaited_for_ms": status.awaited_for_ms,
         "orphans": status.orphans,
+        "places_in_ms": status.places_in_ms,
     })
 }
 

@@ -76,13 +76,18 @@ impl<'a> Visit<'a> {
         Request { task: self.task, constraints: &self.job.spec.constraints }
     }
 
-    fn allocation(&self, instance: u32) -> AllocationId {
+    fn allocation(&self, view: &ClusterState, instance: u32) -> AllocationId {
         AllocationId {
             job: self.key.job,
             task: self.key.task,
             instance: InstanceIndex(instance),
-            attempt: self.row.attempt_of(instance),
+            attempt: view.next_attempt(self.key.job, self.row, instance),
         }
+    }
+
+    /// Whether it would run twice: an orphan of an earlier incarnation runs it.
+    fn would_be_twice(&self, view: &ClusterState, instance: u32) -> bool {
+        self.job.spec.exclusive && view.has_orphan_of(self.allocation(view, instance))
     }
 
     /// When the instance may be placed, if not before `now`.
@@ -119,7 +124,11 @@ impl<'a> Planner<'a> {
     fn run(mut self, tasks: impl Iterator<Item = QueueKey>) -> PlanOutcome {
         // What waits in a restored cluster may run on a node that has not come
         // back yet: apply would refuse every placement.
-        let awaiting = self.view.awaited() > 0;
+        let awaiting = self.view.waits_after_restore(self.now);
+        if awaiting && self.view.awaited() == 0 {
+            let restore = self.view.cluster().restore.as_ref();
+            restore.into_iter().for_each(|restore| self.wake(restore.place_from));
+        }
         for key in tasks.take_while(|_| !awaiting) {
             if !self.meter.spend() {
                 break;
@@ -174,6 +183,10 @@ impl<'a> Planner<'a> {
                 }
                 continue;
             }
+            if visit.would_be_twice(self.view, instance) {
+                tally.why = Some(Why::Orphan);
+                continue;
+            }
             if self.dead.contains(&fit) {
                 tally.why = Some(Why::NoNode);
                 break;
@@ -205,7 +218,7 @@ impl<'a> Planner<'a> {
         }
         let census = self.census.as_ref().filter(|_| policy == Policy::Spread);
         let surface = Surface { scratch: &self.scratch, census, now: self.now, first: 0 };
-        let allocation = visit.allocation(instance);
+        let allocation = visit.allocation(self.view, instance);
         let Some(search) = self.searches.get_mut(&key) else { return false };
         search.last_used = self.report.tasks_visited;
         let Some((position, score)) = search.best(allocation, surface, &mut self.meter) else {

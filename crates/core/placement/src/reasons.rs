@@ -72,11 +72,14 @@ pub(crate) fn own_hindrances(
 ) -> Vec<Reason> {
     let own = |code, detail: String| Reason { code, nodes: 0, detail };
     let mut reasons = Vec::new();
-    let awaited = view.awaited();
-    if awaited > 0 {
+    if view.waits_after_restore(now) {
+        let whom = match view.awaited() {
+            0 => "nodes that the backup does not know have a while to come".to_owned(),
+            awaited => format!("{awaited} of its nodes have not yet said what runs on them"),
+        };
         let detail = format!(
-            "wait: the cluster was restored from a backup, and {awaited} of its nodes have not yet \
-             said what runs on them; `berth operator resume` waits no longer"
+            "wait: the cluster was restored from a backup, and {whom}; `berth operator resume` \
+             waits no longer"
         );
         reasons.push(own("restored", detail));
     }

@@ -56,6 +56,8 @@ pub enum Why {
     ParallelLimit,
     /// Its next attempt has to wait for its time.
     Backoff,
+    /// It is exclusive, and an orphan still runs what it is.
+    Orphan,
     /// The plan's budget was spent.
     Budget,
 }
@@ -67,6 +69,7 @@ impl Why {
             Why::NoNode => "no-node",
             Why::ParallelLimit => "parallel-limit",
             Why::Backoff => "backoff",
+            Why::Orphan => "orphan",
             Why::Budget => "budget",
         }
     }

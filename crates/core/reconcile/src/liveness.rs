@@ -47,6 +47,9 @@ impl Default for LivenessRules {
     }
 }
 
+/// A node that has said what is on it registers at once; how long that may take.
+const REGISTERS_WITHIN: DurationMs = DurationMs::from_secs(60);
+
 /// Silence is stretched by this while the brake is on.
 const BRAKE_FACTOR: u64 = 10;
 
@@ -87,7 +90,8 @@ pub(crate) fn commands(
     let mut commands = Vec::new();
     for node in view.nodes().values() {
         // Its agent may not even know yet where the restored cluster is.
-        if view.awaits(node.id) {
+        let comes = node.session == 0 && now.since(node.since) < REGISTERS_WITHIN;
+        if view.awaits(node.id) || comes {
             continue;
         }
         let silent = now.since(soft.silent_since(node.id));

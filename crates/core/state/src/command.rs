@@ -196,7 +196,8 @@ pub struct Stock {
     pub ended: Vec<(AllocationId, EndReport)>,
     /// Allocations of the cluster of which the node knows nothing.
     pub absent: Vec<AllocationId>,
-    /// Allocations there that the cluster does not know.
+    /// Everything that runs there; what the cluster knows to be there is as it
+    /// was.
     pub unknown: Vec<Unknown>,
     /// Nothing more comes after this.
     pub complete: bool,

@@ -26,7 +26,7 @@ pub enum Broken {
     #[error("job {0} counts its live allocations wrongly")]
     LiveCount(JobId),
     #[error("task {} of job {job} has no job or no specification", .task.0)]
-    Orphan { job: JobId, task: TaskIndex },
+    StrayTask { job: JobId, task: TaskIndex },
     #[error("job {0} has ended with something alive or waiting")]
     EndedAlive(JobId),
     #[error("allocation {0} is an orphan of the node that it is known to be on")]
@@ -122,7 +122,7 @@ fn check_allocations(state: &ClusterState, broken: &mut Vec<Broken>) {
 fn check_tasks(state: &ClusterState, broken: &mut Vec<Broken>) {
     for ((job, task), row) in state.tasks.iter() {
         let Some(owner) = state.jobs.get(job) else {
-            broken.push(Broken::Orphan { job: *job, task: *task });
+            broken.push(Broken::StrayTask { job: *job, task: *task });
             continue;
         };
         let live: Vec<u32> =
@@ -179,7 +179,7 @@ fn check_jobs(state: &ClusterState, broken: &mut Vec<Broken>) {
         for position in 0..row.spec.tasks.len() {
             let task = TaskIndex(u16::try_from(position).unwrap_or(u16::MAX));
             if state.tasks.get(&(*id, task)).is_none() {
-                broken.push(Broken::Orphan { job: *id, task });
+                broken.push(Broken::StrayTask { job: *id, task });
             }
         }
         let in_use: std::collections::BTreeSet<u32> =

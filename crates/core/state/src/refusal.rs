@@ -56,7 +56,7 @@ pub enum Refusal {
     NoSuchAllocation(AllocationId),
     #[error("node `{name}` has yet to say what is on it")]
     StockNotTaken { name: Name },
-    #[error("the cluster was restored and waits for {awaited} of its nodes to say what is on them")]
+    #[error("the cluster was restored and waits for its nodes, {awaited} of them known")]
     Awaiting { awaited: usize },
     #[error("it is too early to forget this")]
     TooEarly,

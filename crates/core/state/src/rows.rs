@@ -40,15 +40,20 @@ pub struct ClusterRow {
 pub struct RestoreRow {
     /// Random: tells two restores apart that were given the same incarnation.
     pub id: [u8; 16],
-    /// The cluster clock at the restore; what was placed by then was placed by
-    /// an earlier incarnation.
-    pub at: StateMs,
-    /// Nodes of the backup that have not said yet what is on them. Until all
-    /// have, or somebody stops waiting, nothing is placed anywhere: what waits
-    /// in the backup may run on one of them.
+    /// Nodes of the backup that have not come back yet. Until all have, or
+    /// somebody stops waiting, nothing is placed anywhere: what waits in the
+    /// backup may run on one of them.
     pub awaited: BTreeSet<NodeId>,
+    /// Nor is anything placed before: nodes that the backup does not know have
+    /// so long to come.
+    pub place_from: StateMs,
     /// When waiting ends by itself.
     pub await_until: StateMs,
+    /// Jobs up to this one may have been there in the lost time; no attempt of
+    /// theirs below the floor begins any more, since nobody knows which ones
+    /// were used up.
+    pub floor_jobs: JobId,
+    pub attempt_floor: Attempt,
 }
 
 /// A scheduler that was admitted. What its seat says is a wish: the leader
@@ -136,9 +141,6 @@ pub struct TaskRow {
     /// The newest failures, at most `FAILURES_MAX`.
     pub failures: VecDeque<FailureDetail>,
     pub live: u32,
-    /// No attempt below this one begins any more: after a restore nobody knows
-    /// which ones the lost time has used up.
-    pub attempt_floor: Attempt,
 }
 
 /// What is known of an instance that was tried before.
@@ -202,7 +204,8 @@ pub struct NodeRow {
     pub spec: Arc<NodeSpec>,
     pub state: NodeState,
     pub purpose: Purpose,
-    /// Counts registrations; a command about an earlier one is stale.
+    /// Counts registrations; a command about an earlier one is stale. Zero for
+    /// a node that has only said what is on it.
     pub session: u64,
     /// Counts changes of what should be on the node.
     pub generation: u64,
@@ -214,7 +217,7 @@ pub struct NodeRow {
     pub blocked_ports: BTreeMap<u16, StateMs>,
     /// Nothing new is put on it before: it could not start a worker.
     pub rests_until: StateMs,
-    /// The incarnation in which it last said what is on it.
+    /// The incarnation in which it last said all that is on it.
     pub stock_incarnation: u64,
     /// What runs on it and the cluster does not know; part of `used`.
     pub orphans: BTreeMap<AllocationId, OrphanRow>,
@@ -224,7 +227,11 @@ pub struct NodeRow {
 /// given to nobody else, until it ends by itself or an operator ends it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct OrphanRow {
+    /// What is kept from others; less than it holds where somebody else is
+    /// known to hold the same.
     pub claim: Claim,
+    /// What it runs; absent where it cannot be taken back any more.
+    pub spec_digest: Option<SpecDigest>,
     pub namespace: String,
     pub job_name: String,
     /// When the cluster learned of it.
@@ -369,11 +376,6 @@ impl TaskRow {
             + self.lost.len()
     }
 
-    /// The attempt that a waiting instance begins next.
-    pub fn attempt_of(&self, instance: u32) -> Attempt {
-        self.attempt_counted(instance).max(self.attempt_floor)
-    }
-
     /// A live attempt that was not counted up to: the first after a restore, or
     /// one that the backup did not know.
     pub(crate) fn count_attempt(&mut self, instance: u32, attempt: Attempt) {
@@ -385,9 +387,9 @@ impl TaskRow {
         }
     }
 
-    /// The attempt that a waiting or live instance is at, by what was counted
-    /// alone: an attempt from before a restore may be live at less than the
-    /// floor.
+    /// The attempt that a waiting or live instance is at, as was counted: one
+    /// that begins after a restore may be far beyond it, see
+    /// [`ClusterState::next_attempt`](crate::ClusterState::next_attempt).
     pub fn attempt_counted(&self, instance: u32) -> Attempt {
         self.retries.get(&instance).map_or(Attempt::FIRST, |retry| retry.attempt)
     }

@@ -16,6 +16,9 @@ pub struct Observed {
     /// Wishes for a device that something here still holds; see
     /// [`occupied`](crate::occupied).
     pub occupied: BTreeSet<AllocationId>,
+    /// The incarnation that was last told what is here, and may not have
+    /// answered yet with what it wants; zero if none ever asked.
+    pub told_incarnation: u64,
     /// Orphans that an operator wants ended, as the cluster last said.
     pub orphans_to_end: BTreeSet<AllocationId>,
     pub lease: Lease,
@@ -87,6 +90,7 @@ impl Observed {
             allocations: BTreeMap::new(),
             not_durable: BTreeSet::new(),
             occupied: BTreeSet::new(),
+            told_incarnation: 0,
             orphans_to_end: BTreeSet::new(),
             lease,
             link: Link::Down,

@@ -67,6 +67,8 @@ pub enum KeepReason {
     /// The present incarnation of the cluster does not know it: an operator
     /// decides.
     Orphan,
+    /// A later incarnation of the cluster has asked what is here.
+    Superseded,
     /// The cluster has not acknowledged its end, or still holds its row.
     EndKnown,
 }
@@ -106,6 +108,11 @@ pub fn decide<T>(
 ) -> Decision {
     let row = desired.rows.get(&id);
     let Some(allocation) = observed.allocations.get(&id) else {
+        // What was not here when the cluster asked must not come to be here
+        // before it has said what it wants now.
+        if observed.told_incarnation > desired.version.incarnation {
+            return Decision::Keep(KeepReason::Superseded);
+        }
         return row.map_or(Decision::Keep(KeepReason::Orphan), |row| begin(row, observed, id, now));
     };
     match allocation.worker {

@@ -44,8 +44,18 @@ pub(crate) fn stored() -> impl Strategy<Value = Stored> {
 fn cluster() -> BoxedStrategy<ClusterRow> {
     let scheduler = (any::<[u8; 16]>(), text(), option::of(seat()))
         .prop_map(|(instance_key, address, seat)| SchedulerRow { instance_key, address, seat });
-    let restore = (any::<[u8; 16]>(), state_ms(), btree_set(node_id(), 0..3), state_ms())
-        .prop_map(|(id, at, awaited, await_until)| RestoreRow { id, at, awaited, await_until });
+    let restore = (
+        (any::<[u8; 16]>(), btree_set(node_id(), 0..3), state_ms(), state_ms()),
+        (job_id(), any::<u32>()),
+    )
+        .prop_map(|((id, awaited, place_from, await_until), (floor_jobs, floor))| RestoreRow {
+            id,
+            awaited,
+            place_from,
+            await_until,
+            floor_jobs,
+            attempt_floor: Attempt(floor),
+        });
     (
         (any::<[u8; 16]>(), number(), any::<u32>(), number(), number()),
         (state_ms(), wall_ms(), btree_map(number(), scheduler, 0..3), option::of(restore)),
@@ -142,9 +152,9 @@ pub(crate) fn task_row() -> BoxedStrategy<TaskRow> {
         });
     (
         (ranges(), ranges(), ranges(), ranges(), ranges(), ranges()),
-        (btree_map(any::<u32>(), retry, 0..4), vec(failure, 0..3), any::<u32>(), any::<u32>()),
+        (btree_map(any::<u32>(), retry, 0..4), vec(failure, 0..3), any::<u32>()),
     )
-        .prop_map(|(sets, (retries, failures, live, floor))| {
+        .prop_map(|(sets, (retries, failures, live))| {
             let (pending, succeeded, failed, cancelled, timed_out, lost) = sets;
             TaskRow {
                 pending,
@@ -156,7 +166,6 @@ pub(crate) fn task_row() -> BoxedStrategy<TaskRow> {
                 retries,
                 failures: failures.into(),
                 live,
-                attempt_floor: Attempt(floor),
             }
         })
         .boxed()
@@ -248,9 +257,10 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
 }
 
 fn orphan() -> impl Strategy<Value = OrphanRow> {
-    (claim(), text(), text(), wall_ms(), text(), option::of(text())).prop_map(
-        |(claim, namespace, job_name, found_at, why, stop)| OrphanRow {
+    (claim(), option::of(digest()), text(), text(), wall_ms(), text(), option::of(text())).prop_map(
+        |(claim, spec_digest, namespace, job_name, found_at, why, stop)| OrphanRow {
             claim,
+            spec_digest,
             namespace,
             job_name,
             found_at,

@@ -217,6 +217,7 @@ pub fn status() -> ClusterStatus {
         awaited_nodes: vec!["gpu-02".into(), "gpu-03".into()],
         awaited_for_ms: Some(431_500),
         orphans: 1,
+        places_in_ms: None,
     }
 }
 

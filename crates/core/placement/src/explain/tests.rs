@@ -139,6 +139,7 @@ fn what_waits_in_a_restored_cluster_waits_for_its_nodes() {
         instance_key: [2; 16],
         address: String::new(),
         await_for: berth_model::DurationMs(60_000),
+        await_at_least: berth_model::DurationMs(0),
     };
     cluster.state = cluster.state.restored(&restoration).unwrap().0;
     let outcome = plan(&cluster.state, &SoftView::default(), cluster.now, Budget::UNLIMITED);

@@ -55,6 +55,9 @@ impl<'a> Planner<'a> {
             self.wake(at);
             return Some(Why::Backoff);
         }
+        if visit.would_be_twice(self.view, instance) {
+            return Some(Why::Orphan);
+        }
         let slot = self.scratch.slot(position);
         if let Err(misfit) = has_room(slot.row, slot.used(), self.now, visit.task) {
             if matches!(misfit, Misfit::PortsBusy { .. }) {
@@ -69,7 +72,7 @@ impl<'a> Planner<'a> {
         }
         let view_index = self.view.applied_index();
         let parts = ScoreParts { policy: "daemon".to_owned(), parts: Vec::new(), view_index };
-        let placed = self.hand_out(visit, visit.allocation(instance), position, parts);
+        let placed = self.hand_out(visit, visit.allocation(self.view, instance), position, parts);
         if placed { None } else { Some(Why::NoNode) }
     }
 }

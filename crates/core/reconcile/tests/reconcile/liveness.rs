@@ -249,9 +249,9 @@ fn a_node_that_a_restored_cluster_awaits_may_be_silent_until_the_waiting_ends() 
         instance_key: [2; 16],
         address: "127.0.0.1:7070".to_owned(),
         await_for: DurationMs(60_000),
+        await_at_least: DurationMs(0),
     };
     world.state = world.state.restored(&restoration).unwrap().0;
-    world.now += 1;
     let begin = world.now;
     silence(&mut world, 59_999, &[]);
     assert_eq!(world.tick(), []);

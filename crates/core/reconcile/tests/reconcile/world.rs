@@ -111,7 +111,8 @@ impl World {
 
     pub fn try_place(&mut self, job: JobId, instance: u32, node: u64) -> Option<AllocationId> {
         let task = TaskIndex(0);
-        let attempt = self.state.tasks().get(&(job, task))?.attempt_of(instance);
+        let row = self.state.tasks().get(&(job, task))?;
+        let attempt = self.state.next_attempt(job, row, instance);
         let placement = Placement {
             job,
             task,

@@ -44,6 +44,7 @@ impl Step<'_> {
             return Err(Refusal::StockNotTaken { name: name.clone() });
         }
         let (now, session) = (self.now, row.session + 1);
+        self.await_no_longer(node);
         self.state.nodes.edit(&node, |row| {
             row.spec = spec.clone();
             row.session = session;
@@ -78,7 +79,7 @@ impl Step<'_> {
             spec: spec.clone(),
             state,
             purpose: Purpose::Work,
-            session: 1,
+            session: u64::from(state == NodeState::Ready),
             generation: self.first_generation(),
             used: NodeUse::default(),
             live: Default::default(),
@@ -105,7 +106,9 @@ impl Step<'_> {
     /// a generation 2^20 times, so the place of this one in the log, shifted by
     /// as much, is above them all.
     fn first_generation(&self) -> u64 {
-        (self.state.applied_index + 1) << 20
+        let cluster = &self.state.cluster;
+        // Each restore has lifted the generations that there were once.
+        (self.state.applied_index + 1 + cluster.incarnation.saturating_sub(1)) << 20
     }
 
     /// An inventory may shrink under live work: a GPU is pulled, memory is

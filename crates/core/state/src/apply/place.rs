@@ -33,7 +33,7 @@ impl Step<'_> {
             instance: placement.instance,
             attempt: placement.attempt,
         };
-        if self.state.awaited() > 0 {
+        if self.state.waits_after_restore(self.now) {
             return Err(Refusal::Awaiting { awaited: self.state.awaited() });
         }
         let job = self.state.job_row(placement.job)?.clone();
@@ -87,7 +87,9 @@ impl Step<'_> {
         };
         let due = task.retries.get(&instance).is_none_or(|retry| retry.not_before <= self.now);
         let room = task.live < spec.parallel_max();
-        if job.places() && waiting && due && room && task.attempt_of(instance) == id.attempt {
+        let next = self.state.next_attempt(id.job, task, instance) == id.attempt;
+        let twice = job.spec.exclusive && self.state.has_orphan_of(id);
+        if job.places() && waiting && due && room && next && !twice {
             Ok(())
         } else {
             Err(refuse())

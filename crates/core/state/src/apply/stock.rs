@@ -2,11 +2,12 @@
 //! knows is settled first, what it can still make sense of is taken back, and
 //! the rest becomes orphans, whose devices nobody else gets.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, AllocationState, Claim, JobKind, Name, NodeCapacity, NodeId, NodeSpec, NodeState,
-    SpecDigest, has_room, validate_node,
+    AllocationId, AllocationState, Attempt, Claim, DeviceClaim, JobId, JobKind, Name, NodeId,
+    NodeSpec, NodeState, NodeUse, ShareMilli, SpecDigest, StateMs, validate_node,
 };
 
 use super::ends::End;
@@ -14,7 +15,7 @@ use super::{Step, bounded};
 use crate::command::{Stock, Unknown};
 use crate::event::EventKind;
 use crate::refusal::Refusal;
-use crate::rows::{AllocationRow, JobPhase, JobRow, NodeRow, OrphanRow, REASON_BYTES_MAX};
+use crate::rows::{AllocationRow, JobPhase, JobRow, NodeRow, OrphanRow, REASON_BYTES_MAX, TaskRow};
 use crate::state::{ClusterState, Reply};
 
 /// Names travel as texts that nobody has checked.
@@ -30,6 +31,33 @@ impl ClusterState {
     /// Whether this node is one of them.
     pub fn awaits(&self, node: NodeId) -> bool {
         self.cluster.restore.as_ref().is_some_and(|restore| restore.awaited.contains(&node))
+    }
+
+    /// Whether nothing is placed because what waits may be running somewhere.
+    pub fn waits_after_restore(&self, now: StateMs) -> bool {
+        let restore = self.cluster.restore.as_ref();
+        restore.is_some_and(|restore| !restore.awaited.is_empty() || now < restore.place_from)
+    }
+
+    /// The attempt that an instance that waits begins next.
+    pub fn next_attempt(&self, job: JobId, task: &TaskRow, instance: u32) -> Attempt {
+        let floor = self.cluster.restore.as_ref().filter(|restore| job <= restore.floor_jobs);
+        let counted = task.attempt_counted(instance);
+        floor.map_or(counted, |restore| counted.max(restore.attempt_floor))
+    }
+
+    /// Whether an orphan runs what this instance is. Costs a pass over the
+    /// nodes of a cluster that was restored.
+    pub fn has_orphan_of(&self, id: AllocationId) -> bool {
+        let of_instance = AllocationId { attempt: Attempt(0), ..id }..=AllocationId {
+            attempt: Attempt(u32::MAX),
+            ..id
+        };
+        self.cluster.restore.is_some()
+            && self
+                .nodes
+                .values()
+                .any(|row| row.orphans.range(of_instance.clone()).next().is_some())
     }
 }
 
@@ -62,7 +90,11 @@ impl Step<'_> {
         if !row.needs_stock(incarnation) {
             return Ok(Reply::Done);
         }
-        self.state.nodes.edit(&node, |row| row.spec = spec.clone());
+        // A smaller inventory is looked at when the node registers: until all
+        // has been told it may be what has ended that fits no more.
+        if covers(spec, &row.spec) {
+            self.state.nodes.edit(&node, |row| row.spec = spec.clone());
+        }
         let is_here = |state: &ClusterState, id: &AllocationId| {
             state.allocations.get(id).is_some_and(|row| row.node == node)
         };
@@ -82,8 +114,12 @@ impl Step<'_> {
             }
         }
         if stock.complete {
-            self.state.nodes.edit(&node, |row| row.stock_incarnation = incarnation);
-            self.await_no_longer(node);
+            let now = self.now;
+            self.state.nodes.edit(&node, |row| {
+                row.stock_incarnation = incarnation;
+                row.since = now;
+            });
+            self.look_at_orphans_again();
         }
         Ok(Reply::Done)
     }
@@ -93,19 +129,25 @@ impl Step<'_> {
         if row.orphans.contains_key(&unknown.allocation) {
             return;
         }
-        match self.state.adoptable(&row, unknown) {
-            Ok((job, version)) => self.adopt(&job, version, &row, unknown),
+        let Unknown { allocation: id, spec_digest, claim, .. } = unknown;
+        match self.state.adoptable(&row, *id, *spec_digest, claim) {
+            Ok((job, version)) => self.adopt(&job, version, &row, (*id, *spec_digest, claim)),
             Err(why) => self.keep_as_orphan(&row, unknown, why),
         }
     }
 
     /// It is again what its id says, as if it had been placed before the
     /// backup.
-    fn adopt(&mut self, job: &JobRow, version: u32, node: &NodeRow, unknown: &Unknown) {
-        let Unknown { allocation: id, claim, spec_digest, .. } = unknown;
+    fn adopt(
+        &mut self,
+        job: &JobRow,
+        version: u32,
+        node: &NodeRow,
+        (id, spec_digest, claim): (AllocationId, SpecDigest, &Claim),
+    ) {
         self.state.nodes.edit(&node.id, |node| {
             node.used.add(claim);
-            node.live.insert(*id);
+            node.live.insert(id);
         });
         self.bump_generation(node.id);
         self.state.edit_task(id.job, id.task, |task| {
@@ -115,10 +157,10 @@ impl Step<'_> {
         });
         self.state.edit_job(id.job, |job| job.live += 1);
         let row = AllocationRow {
-            id: *id,
+            id,
             node: node.id,
             job_version: version,
-            spec_digest: *spec_digest,
+            spec_digest,
             claim: claim.clone(),
             state: AllocationState::Planned,
             reason: String::new(),
@@ -127,30 +169,31 @@ impl Step<'_> {
             started_at: None,
             score: Default::default(),
         };
-        self.state.allocations.insert(*id, Arc::new(row));
-        self.emit_allocation(*id, node.id, EventKind::AllocationAdopted);
+        self.state.allocations.insert(id, Arc::new(row));
+        self.emit_allocation(id, node.id, EventKind::AllocationAdopted);
         self.announce_state(id.job, job.state());
     }
 
     fn keep_as_orphan(&mut self, node: &NodeRow, unknown: &Unknown, mut why: String) {
-        let capacity = NodeCapacity { spec: &node.spec, used: &node.used };
-        let claim = match has_room(capacity, &unknown.claim) {
-            Ok(()) => unknown.claim.clone(),
+        let mut claim = not_held_by_others(&node.used, &unknown.claim);
+        // Amounts that no node has would not come out right when they are
+        // given back.
+        claim.cpu = claim.cpu.min(node.spec.cpu);
+        claim.memory = claim.memory.min(node.spec.memory);
+        let whole = claim == unknown.claim;
+        if !whole {
             // Its agent lets nothing else begin on what it holds.
-            Err(misfit) => {
-                why.push_str(&format!("; what it holds is not kept free: {misfit}"));
-                Claim::default()
-            }
-        };
+            why.push_str("; a part of what it holds is given out already");
+        }
         let id = unknown.allocation;
-        let exclusive = self.state.jobs.get(&id.job).is_some_and(|job| job.spec.exclusive);
         let orphan = OrphanRow {
             claim,
+            spec_digest: whole.then_some(unknown.spec_digest),
             namespace: bounded(&unknown.namespace, NAME_BYTES_MAX),
             job_name: bounded(&unknown.job_name, NAME_BYTES_MAX),
             found_at: self.wall,
             why: bounded(&why, REASON_BYTES_MAX),
-            stop: exclusive.then(|| "its job is exclusive: it must not run twice".to_owned()),
+            stop: None,
         };
         self.state.nodes.edit(&node.id, |node| {
             node.used.add(&orphan.claim);
@@ -158,6 +201,46 @@ impl Step<'_> {
         });
         self.bump_generation(node.id);
         self.emit_allocation(id, node.id, EventKind::OrphanFound { why });
+    }
+
+    /// What one node tells may free an instance that runs on another: the order
+    /// in which they come must not matter. An exclusive one that is still an
+    /// orphan when all have come is ended.
+    fn look_at_orphans_again(&mut self) {
+        let complete = self.state.awaited() == 0;
+        let orphans: Vec<_> = self
+            .state
+            .nodes
+            .values()
+            .flat_map(|row| row.orphans.iter().map(|(id, orphan)| (row.id, *id, orphan.clone())))
+            .collect();
+        for (node, id, orphan) in orphans {
+            if orphan.stop.is_some() || self.take_back(node, id, &orphan) {
+                continue;
+            }
+            let job = self.state.jobs.get(&id.job);
+            if complete && job.is_some_and(|job| job.spec.exclusive) {
+                self.stop_orphan(node, id, "its job is exclusive: it must not run twice");
+            }
+        }
+    }
+
+    /// Whether the orphan is none any more.
+    fn take_back(&mut self, node: NodeId, id: AllocationId, orphan: &OrphanRow) -> bool {
+        let Some(digest) = orphan.spec_digest else { return false };
+        let Ok(row) = self.state.node_row(node).cloned() else { return false };
+        let mut without = NodeRow::clone(&row);
+        without.orphans.remove(&id);
+        without.used.remove(&orphan.claim);
+        let Ok((job, version)) = self.state.adoptable(&without, id, digest, &orphan.claim) else {
+            return false;
+        };
+        self.state.nodes.edit(&node, |row| {
+            row.orphans.remove(&id);
+            row.used.remove(&orphan.claim);
+        });
+        self.adopt(&job, version, &without, (id, digest, &orphan.claim));
+        true
     }
 
     /// Whether the orphan was there.
@@ -184,16 +267,20 @@ impl Step<'_> {
         let is_kept =
             |id: &&AllocationId| row.orphans.get(id).is_some_and(|orphan| orphan.stop.is_none());
         for id in orphans.iter().filter(is_kept) {
-            let reason = bounded(reason, REASON_BYTES_MAX);
-            self.state.nodes.edit(&node, |row| {
-                if let Some(orphan) = row.orphans.get_mut(id) {
-                    orphan.stop = Some(reason.clone());
-                }
-            });
-            self.bump_generation(node);
-            self.emit_allocation(*id, node, EventKind::OrphanStopping { reason });
+            self.stop_orphan(node, *id, reason);
         }
         Ok(Reply::Done)
+    }
+
+    fn stop_orphan(&mut self, node: NodeId, id: AllocationId, reason: &str) {
+        let reason = bounded(reason, REASON_BYTES_MAX);
+        self.state.nodes.edit(&node, |row| {
+            if let Some(orphan) = row.orphans.get_mut(&id) {
+                orphan.stop = Some(reason.clone());
+            }
+        });
+        self.bump_generation(node);
+        self.emit_allocation(id, node, EventKind::OrphanStopping { reason });
     }
 
     pub(super) fn forget_orphans(
@@ -211,38 +298,47 @@ impl Step<'_> {
         Ok(Reply::Done)
     }
 
-    fn await_no_longer(&mut self, node: NodeId) {
+    /// It has registered.
+    pub(super) fn await_no_longer(&mut self, node: NodeId) {
         let Some(restore) = self.state.cluster.restore.as_mut() else { return };
         if restore.awaited.remove(&node) && restore.awaited.is_empty() {
             self.emit(None, None, None, EventKind::AwaitingEnded { missing: 0 });
+            self.look_at_orphans_again();
         }
     }
 
     /// From now on the nodes that have not come are as silent as any other.
     pub(super) fn stop_awaiting(&mut self) -> Reply {
+        let now = self.now;
         let Some(restore) = self.state.cluster.restore.as_mut() else { return Reply::Done };
+        restore.place_from = restore.place_from.min(now);
         let missing = std::mem::take(&mut restore.awaited);
         if missing.is_empty() {
             return Reply::Done;
         }
-        let now = self.now;
         for node in &missing {
             self.state.nodes.edit(node, |row| row.since = now);
         }
         self.emit(None, None, None, EventKind::AwaitingEnded { missing: missing.len() });
+        self.look_at_orphans_again();
         Reply::Done
     }
 }
 
 impl ClusterState {
-    /// The job that an unknown worker belongs to and the version it runs; else
-    /// why it cannot be taken back.
-    fn adoptable(&self, node: &NodeRow, unknown: &Unknown) -> Result<(Arc<JobRow>, u32), String> {
-        let id = unknown.allocation;
+    /// The job that a worker belongs to and the version it runs; else why it
+    /// cannot be taken back.
+    fn adoptable(
+        &self,
+        node: &NodeRow,
+        id: AllocationId,
+        spec_digest: SpecDigest,
+        claim: &Claim,
+    ) -> Result<(Arc<JobRow>, u32), String> {
         let Some(job) = self.jobs.get(&id.job) else {
             return Err("the backup does not know its job".to_owned());
         };
-        let Some(version) = version_of(job, unknown.spec_digest) else {
+        let Some(version) = version_of(job, spec_digest) else {
             return Err("the backup knows its job by another specification".to_owned());
         };
         if let Some(row) = self.allocations.get(&id) {
@@ -267,10 +363,36 @@ impl ClusterState {
         if id.attempt < task.attempt_counted(instance) {
             return Err("its instance is at a later attempt in the backup".to_owned());
         }
-        has_room(NodeCapacity { spec: &node.spec, used: &node.used }, &unknown.claim)
-            .map_err(|misfit| format!("its node has no room for it: {misfit}"))?;
+        let fits = not_held_by_others(&node.used, claim) == *claim
+            && node.used.cpu.0.saturating_add(claim.cpu.0) <= node.spec.cpu.0
+            && node.used.memory.0.saturating_add(claim.memory.0) <= node.spec.memory.0;
+        if !fits {
+            return Err("its node has no room for it beside what the backup knows".to_owned());
+        }
         Ok((job.clone(), version))
     }
+}
+
+/// Whether everything that fits `known` fits `told`.
+fn covers(told: &NodeSpec, known: &NodeSpec) -> bool {
+    told.cpu >= known.cpu
+        && told.memory >= known.memory
+        && known.devices.iter().all(|device| told.device(&device.uuid).is_some())
+}
+
+/// The part of a claim that nobody else is known to hold: whatever the inventory
+/// says of it, a worker that runs has it.
+fn not_held_by_others(used: &NodeUse, claim: &Claim) -> Claim {
+    let is_free = |device: &&DeviceClaim| {
+        let held = used.devices.get(&device.uuid).copied().unwrap_or_default();
+        held.share.0.saturating_add(device.share.0) <= ShareMilli::WHOLE.0
+            && held.memory.0.checked_add(device.memory.0).is_some()
+    };
+    let mut seen = BTreeSet::new();
+    let devices = claim.devices.iter().filter(is_free);
+    let devices = devices.filter(|device| seen.insert(device.uuid.clone())).cloned().collect();
+    let ports = claim.ports.iter().filter(|port| !used.ports.contains(&port.port));
+    Claim { cpu: claim.cpu, memory: claim.memory, devices, ports: ports.cloned().collect() }
 }
 
 fn version_of(job: &JobRow, digest: SpecDigest) -> Option<u32> {

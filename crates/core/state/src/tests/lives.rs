@@ -211,9 +211,6 @@ proptest! {
         let mut world = restored(&backup);
         for number in 0..4 {
             let text = format!("node-{number}");
-            if reality.node_named(&name(&text)).is_none() {
-                continue;
-            }
             let stock = stock_of(&backup, &reality, &text);
             take_stock(&mut world, number, stock).unwrap();
             world.register(number);
@@ -227,14 +224,19 @@ proptest! {
             let known = here.live.contains(id);
             prop_assert!(known || orphan == Some(true), "{id} on {text}: {orphan:?}");
         }
-        // What is placed from now on was never there before.
-        let jobs: Vec<JobId> = world.state.jobs().iter().map(|(id, _)| *id).collect();
-        for id in jobs {
-            for instance in 0..5 {
-                if let Ok(placed) = world.place(id, instance) {
-                    prop_assert!(used.insert(placed), "{placed} came twice");
-                }
+        // What is placed from now on, whatever else happens, was never there.
+        let mut live: BTreeSet<AllocationId> =
+            world.state.allocations().iter().map(|(id, _)| *id).collect();
+        for wish in wishes.iter().chain(&wishes) {
+            if let Some(command) = command_for(&mut world, wish) {
+                let _ = world.one(command);
             }
+            let now: BTreeSet<AllocationId> =
+                world.state.allocations().iter().map(|(id, _)| *id).collect();
+            for id in now.difference(&live) {
+                prop_assert!(used.insert(*id), "{id} came twice");
+            }
+            live = now;
         }
     }
 }

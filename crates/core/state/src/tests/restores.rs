@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use berth_model::{AllocationId, DurationMs, JobKind, NodeId, NodeState, StopIntent};
+use berth_model::{AllocationId, DurationMs, JobKind, NodeId, NodeState, StopIntent, TaskIndex};
 
 use super::world::{World, exited, job, name, node_spec};
 use crate::{
-    ClusterState, Command, Observed, Refusal, Reply, Restoration, RestorationError, Seat, Stock,
-    Unknown,
+    ClusterState, Command, JobChange, Observed, Refusal, Reply, Restoration, RestorationError,
+    Seat, Stock, Unknown,
 };
 
 fn restoration(incarnation: u64) -> Restoration {
@@ -19,6 +19,7 @@ fn restoration(incarnation: u64) -> Restoration {
         instance_key: [8; 16],
         address: "10.0.0.9:7070".to_owned(),
         await_for: DurationMs::from_secs(600),
+        await_at_least: DurationMs(0),
     }
 }
 
@@ -86,8 +87,8 @@ fn every_counter_moves_beyond_what_the_lost_time_can_have_used() {
     let seats: Vec<_> =
         state.cluster().schedulers.iter().map(|(id, row)| (*id, row.seat)).collect();
     assert_eq!(seats, [(1, None), (2, None), (1_001, Some(Seat::Voter))]);
-    let task = state.tasks().get(&(id, berth_model::TaskIndex(0))).unwrap();
-    assert_eq!(task.attempt_of(0).0, 1_000_001);
+    let task = state.tasks().get(&(id, TaskIndex(0))).unwrap();
+    assert_eq!(state.next_attempt(id, task, 0).0, 1_000_001);
     for (id, row) in state.nodes().iter() {
         assert_eq!(row.state, NodeState::Disconnected);
         let before = world.state.nodes().get(id).unwrap().generation;
@@ -101,6 +102,16 @@ fn every_counter_moves_beyond_what_the_lost_time_can_have_used() {
     assert_eq!(refused, RestorationError::Incarnation { found: 2, asked: 2 });
     let nothing = ClusterState::default().restored(&restoration(2)).unwrap_err();
     assert_eq!(nothing, RestorationError::NotFounded);
+    let far = world.state.restored(&restoration(1_002)).unwrap_err();
+    assert_eq!(far, RestorationError::TooFar { found: 1, asked: 1_002 });
+    // A counter that is about to cross its million leaves no room for what came.
+    for (counter, expected) in [(499_999, 1_000_000), (999_990, 2_000_000), (1_000_000, 2_000_000)]
+    {
+        let mut near = world.state.clone();
+        near.cluster.job_counter = counter;
+        let (near, _) = near.restored(&restoration(2)).unwrap();
+        assert_eq!(near.cluster().job_counter, expected, "{counter}");
+    }
 }
 
 #[test]
@@ -136,6 +147,127 @@ fn nothing_is_placed_until_every_node_has_said_what_is_on_it() {
         assert_eq!(world.state.nodes().get(&node).unwrap().state, NodeState::Ready);
         assert_eq!(node, NodeId(if number == 1 { 2 } else { 1_000_001 }));
     }
+}
+
+#[test]
+fn nodes_that_the_backup_does_not_know_have_a_while_to_come() {
+    let mut world = World::new(1);
+    let id = world.submit(&job(JobKind::Batch, "a", 1, 0));
+    let patient = Restoration { await_at_least: DurationMs(5_000), ..restoration(2) };
+    let mut world = World::of(world.state.restored(&patient).unwrap().0);
+    take_stock(&mut world, 0, Stock { complete: true, ..Stock::default() }).unwrap();
+    world.register(0);
+    assert_eq!(world.place(id, 0).unwrap_err()[0], Refusal::Awaiting { awaited: 0 });
+    world.now += 5_000;
+    world.place(id, 0).unwrap();
+}
+
+/// An update after a restore brings no id back, nor does a job that had ended.
+#[test]
+fn the_floor_of_attempts_outlives_updates_and_ends() {
+    for ended in [false, true] {
+        let mut world = World::new(1);
+        let spec = job(JobKind::Service, "a", 1, 0);
+        let id = world.submit(&spec);
+        let first = world.place(id, 0).unwrap();
+        if ended {
+            let change = JobChange::Stop { reason: "r".to_owned() };
+            world.one(Command::ChangeJob { job: id, if_version: None, change }).unwrap();
+            world.exit(first, 0);
+        }
+        let mut world = restored(&world.state);
+        let stock = Stock { absent: vec![first], complete: true, ..Stock::default() };
+        take_stock(&mut world, 0, stock).unwrap();
+        world.register(0);
+        let mut newer = spec.clone();
+        newer.priority += 1;
+        newer.tasks[0].count = 3;
+        newer.tasks.push(berth_model::TaskSpec { name: name("second"), ..newer.tasks[0].clone() });
+        assert_eq!(world.submit(&newer), id);
+        for instance in 0..3 {
+            let placed = world.place(id, instance).unwrap();
+            assert_eq!(placed.attempt.0, 1_000_001, "{ended} {placed}");
+        }
+        let second = world.state.tasks().get(&(id, TaskIndex(1))).unwrap();
+        assert_eq!(world.state.next_attempt(id, second, 0).0, 1_000_001);
+        // What is new is counted from the beginning.
+        let fresh = world.submit(&job(JobKind::Batch, "fresh", 1, 0));
+        assert_eq!(world.place(fresh, 0).unwrap().attempt.0, 1);
+    }
+}
+
+/// The instance was on node 0 when the backup was made, and moved to node 1.
+fn check_moved(order: [usize; 2], spec: &berth_model::JobSpec) {
+    let mut world = World::new(2);
+    let id = world.submit(spec);
+    let first = world.place(id, 0).unwrap();
+    let backup = world.state.clone();
+    let (intent, reason) = (StopIntent::Drain, "r".to_owned());
+    let stop = Command::StopAllocations { allocations: vec![first], intent, reason };
+    world.one(stop).unwrap();
+    world.exit(first, 1);
+    let other = *world.state.nodes().iter().last().unwrap().0;
+    let moved = Command::Place { placements: vec![world.placement(id, 0, other)] };
+    world.one(moved).unwrap();
+    let second = *world.state.allocations().iter().next().unwrap().0;
+    assert_ne!(first, second);
+    let mut after = restored(&backup);
+    for number in order {
+        let stock = stock_of(&backup, &world.state, &format!("node-{number}"));
+        let stock = Stock {
+            ended: Vec::new(),
+            absent: [first].into_iter().filter(|_| number == 0).collect(),
+            ..stock
+        };
+        take_stock(&mut after, number, stock).unwrap();
+        after.register(number);
+    }
+    assert_eq!(orphans(&after), BTreeMap::new(), "{order:?} {}", spec.exclusive);
+    assert!(after.state.allocations().contains(&second), "{order:?} {}", spec.exclusive);
+}
+
+#[test]
+fn the_order_in_which_nodes_come_does_not_matter() {
+    for exclusive in [false, true] {
+        let spec = berth_model::JobSpec { exclusive, ..job(JobKind::Batch, "a", 1, 1) };
+        check_moved([0, 1], &spec);
+        check_moved([1, 0], &spec);
+    }
+}
+
+/// The agent has less to give than the backup knows, and some of what runs
+/// holds what is gone.
+#[test]
+fn a_smaller_inventory_breaks_nothing_and_frees_nothing_that_is_held() {
+    let mut world = World::new(1);
+    let id = world.submit(&job(JobKind::Batch, "known", 1, 1));
+    world.place(id, 0).unwrap();
+    let backup = world.state.clone();
+    let late = world.submit(&job(JobKind::Batch, "late", 1, 1));
+    world.place(late, 0).unwrap();
+    let mut stock = stock_of(&backup, &world.state, "node-0");
+    stock.unknown[0].claim.cpu.0 = u64::MAX;
+    let mut after = restored(&backup);
+    let mut spec = node_spec(1);
+    spec.cpu.0 = 50;
+    let key = [0; 16];
+    let told = |stock| Command::TakeStock {
+        name: name("node-0"),
+        instance_key: key,
+        spec: Arc::new(spec.clone()),
+        stock,
+    };
+    after.one(told(stock)).unwrap();
+    let node = after.state.nodes().values().next().unwrap();
+    assert_eq!(node.orphans.values().next().unwrap().claim.devices.len(), 1);
+    assert_eq!(node.used.devices.len(), 2);
+    let register = Command::RegisterNode {
+        name: name("node-0"),
+        instance_key: key,
+        spec: Arc::new(spec.clone()),
+    };
+    after.one(register).unwrap();
+    assert_eq!(orphans(&after).len(), 1);
 }
 
 /// What becomes of a worker that was placed after the backup, when `between`
@@ -264,9 +396,17 @@ fn an_exclusive_orphan_is_ended_at_once() {
     let stock = stock_of(&backup, &world.state, "node-0");
     // The backup has the first attempt live, and nobody can say how it ended.
     take_stock(&mut after, 0, Stock { ended: Vec::new(), absent: Vec::new(), ..stock }).unwrap();
+    after.register(0);
     let node = after.state.nodes().values().next().unwrap().clone();
     let (_, orphan) = node.orphans.iter().next().unwrap();
     assert!(orphan.stop.as_ref().is_some_and(|why| why.contains("must not run twice")));
+    // And until it is gone nothing else is what it is.
+    after.exit(first, 1);
+    after.now += 1_000_000;
+    assert!(after.place(id, 0).is_err());
+    let ended = Observed::Ended(exited(1));
+    assert_eq!(after.observe_from(node.id, *node.orphans.iter().next().unwrap().0, ended), 1);
+    after.place(id, 0).unwrap();
 }
 
 #[test]
@@ -289,5 +429,7 @@ fn an_inventory_is_told_in_pieces_and_again() {
         take_stock(&mut after, 0, piece(at)).unwrap();
     }
     assert_eq!(after.state.allocations().len(), 2);
+    assert_eq!(after.state.awaited(), 1, "it has not come yet, it has only said what is on it");
+    after.register(0);
     assert_eq!(after.state.awaited(), 0);
 }

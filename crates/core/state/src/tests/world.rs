@@ -112,7 +112,7 @@ impl World {
             job,
             task: TaskIndex(0),
             instance: InstanceIndex(instance),
-            attempt: task.attempt_of(instance),
+            attempt: self.state.next_attempt(job, task, instance),
             node,
             devices,
             ports: Vec::new(),

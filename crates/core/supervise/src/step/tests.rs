@@ -92,6 +92,15 @@ fn what_only_an_older_incarnation_wanted_is_kept() {
         decide(&desired(&[]), &observed, id(1), AgentMs(0)),
         Decision::Stop { reason: StopReason::Desired, .. }
     ));
+    // Nothing that an earlier incarnation wanted begins once a later one asked.
+    observed.told_incarnation = 3;
+    let wished = desired(&[(3, row(Order::Run)), (4, row(Order::Stop))]);
+    for wish in [3, 4] {
+        let decision = decide(&wished, &observed, id(wish), AgentMs(0));
+        assert_eq!(decision, Decision::Keep(KeepReason::Superseded));
+    }
+    observed.told_incarnation = 2;
+    assert_eq!(decide(&wished, &observed, id(3), AgentMs(0)), Decision::Start);
     // What the cluster wants again is no orphan.
     assert_eq!(
         decide(&desired(&[(1, row(Order::Run))]), &observed, id(1), AgentMs(0)),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{JobId, Name, NodeId, SpecDigest, StateMs, WallMs};
+use berth_model::{Attempt, JobId, Name, NodeId, SpecDigest, StateMs, WallMs};
 use berth_proto::log::v1;
 use berth_state::rows::SchedulerRow;
 use berth_state::{ClusterRow, KeyRow, RestoreRow, Seat};
@@ -37,9 +37,11 @@ pub(super) fn cluster_to_proto(row: &ClusterRow) -> v1::ClusterRow {
 fn restore_to_proto(row: &RestoreRow) -> v1::RestoreRow {
     v1::RestoreRow {
         id: Bytes::copy_from_slice(&row.id),
-        at_state_ms: row.at.0,
         awaited: row.awaited.iter().map(|node| node.0).collect(),
+        place_from_state_ms: row.place_from.0,
         await_until_state_ms: row.await_until.0,
+        floor_jobs: row.floor_jobs.0,
+        attempt_floor: row.attempt_floor.0,
     }
 }
 
@@ -55,9 +57,11 @@ fn read_restore(
     }
     Some(RestoreRow {
         id: problems.bytes(at.named("id"), &proto.id)?,
-        at: StateMs(proto.at_state_ms),
         awaited,
+        place_from: StateMs(proto.place_from_state_ms),
         await_until: StateMs(proto.await_until_state_ms),
+        floor_jobs: JobId(proto.floor_jobs),
+        attempt_floor: Attempt(proto.attempt_floor),
     })
 }
 

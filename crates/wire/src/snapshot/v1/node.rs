@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use berth_model::node::DeviceUse;
 use berth_model::{
-    AllocationId, CpuMilli, MemoryBytes, NodeId, NodeUse, ShareMilli, StateMs, WallMs,
+    AllocationId, CpuMilli, MemoryBytes, NodeId, NodeUse, ShareMilli, SpecDigest, StateMs, WallMs,
 };
 use berth_proto::log::v1;
 use berth_state::{NodeRow, OrphanRow};
@@ -108,6 +108,7 @@ fn orphan_to_proto((id, row): (&AllocationId, &OrphanRow)) -> v1::Orphan {
         found_wall_ms: row.found_at.0,
         why: row.why.clone(),
         stop: row.stop.clone(),
+        spec_digest: row.spec_digest.map(|digest| Bytes::copy_from_slice(&digest.0)),
     }
 }
 
@@ -120,7 +121,12 @@ fn read_orphans(
     for (position, proto) in protos.into_iter().enumerate() {
         let at = at.item(position);
         let id = read_allocation(at.named("allocation"), proto.allocation, problems)?;
+        let spec_digest = match proto.spec_digest {
+            Some(digest) => Some(SpecDigest(problems.bytes(at.named("spec_digest"), &digest)?)),
+            None => None,
+        };
         let row = OrphanRow {
+            spec_digest,
             claim: read_claim(at.named("claim"), proto.claim, problems)?,
             namespace: proto.namespace,
             job_name: proto.job_name,

@@ -23,7 +23,6 @@ pub(super) fn to_proto(job: JobId, index: TaskIndex, row: &TaskRow) -> v1::TaskR
         retries: retries_to_proto(&row.retries),
         failures: row.failures.iter().map(failure_to_proto).collect(),
         live: row.live,
-        attempt_floor: row.attempt_floor.0,
     }
 }
 
@@ -88,7 +87,6 @@ pub(super) fn read(
         retries: read_retries(at.named("retries"), proto.retries, problems)?,
         failures,
         live: proto.live,
-        attempt_floor: Attempt(proto.attempt_floor),
     };
     Some((JobId(proto.job), index, row))
 }

@@ -244,7 +244,7 @@ fn check_nothing_left_fits(cluster: &Cluster) {
                 job: key.job,
                 task: key.task,
                 instance: InstanceIndex(instance),
-                attempt: row.attempt_of(instance),
+                attempt: view.next_attempt(key.job, row, instance),
             };
             for node in view.nodes().values() {
                 let granted = grant(node, &node.used, cluster.now, (job, task, id));

@@ -72,7 +72,7 @@ pub(super) fn reference_plan(view: &ClusterState, soft: &SoftView, now: StateMs)
                 job: key.job,
                 task: key.task,
                 instance: InstanceIndex(instance),
-                attempt: row.attempt_of(instance),
+                attempt: view.next_attempt(key.job, row, instance),
             };
             if let Some((node, granted)) = best(view, soft, now, (job, task, id), &used, &placed) {
                 used.get_mut(&node).unwrap().add(&granted);

@@ -70,15 +70,18 @@ pub(super) fn rows() -> Vec<Stored> {
 }
 
 /// What only a restored cluster has.
-fn after_a_restore() -> [Stored; 3] {
+fn after_a_restore() -> [Stored; 2] {
     let restore = RestoreRow {
         id: [6; 16],
-        at: StateMs(123),
         awaited: BTreeSet::from([NodeId(1), NodeId(3)]),
+        place_from: StateMs(123),
         await_until: StateMs(456),
+        floor_jobs: JobId(1_000_000),
+        attempt_floor: Attempt(1_000_001),
     };
-    let orphan = |stop| OrphanRow {
+    let orphan = |stop: Option<String>| OrphanRow {
         claim: claim(),
+        spec_digest: stop.is_none().then_some(SpecDigest([4; 32])),
         namespace: "research".into(),
         job_name: "render".into(),
         found_at: WallMs(9),
@@ -93,11 +96,9 @@ fn after_a_restore() -> [Stored; 3] {
         ]),
         ..node(NodeState::Ready, Purpose::Work)
     };
-    let task = TaskRow { attempt_floor: Attempt(1_000_001), ..TaskRow::default() };
     [
         Stored::Cluster(ClusterRow { incarnation: 2, restore: Some(restore), ..cluster() }),
         Stored::Node(Arc::new(node)),
-        Stored::Task(JobId(301), TaskIndex(0), Arc::new(task)),
     ]
 }
 
@@ -200,7 +201,6 @@ fn task() -> TaskRow {
         ]),
         failures: VecDeque::from([failure]),
         live: 1,
-        attempt_floor: Attempt(0),
     }
 }
 
