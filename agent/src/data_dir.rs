@@ -130,6 +130,13 @@ impl ClusterFile {
         self.admit_life(life)
     }
 
+    /// The latest incarnation that was served; zero if none, or if that cannot
+    /// be read: no session comes about then.
+    pub fn served(&self) -> u64 {
+        let known = fs::read_to_string(&self.life).unwrap_or_default();
+        known.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+
     fn admit_life(&self, life: &ClusterLife) -> Result<(), String> {
         let known = match fs::read_to_string(&self.life) {
             Ok(known) => known,

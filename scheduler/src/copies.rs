@@ -28,6 +28,14 @@ pub struct CopyOptions {
     pub keep: usize,
 }
 
+/// Whose copies: another cluster's, or another scheduler's, are left alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Maker {
+    /// The first four bytes of the cluster's id.
+    cluster: u32,
+    scheduler_id: u64,
+}
+
 /// Which copy it is. Ordered from old to new.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Copy {
@@ -44,7 +52,7 @@ pub async fn keep_making(
 ) {
     metrics::describe_gauge!(
         "berth_backup_last_success_timestamp_seconds",
-        "When the state was last found whole in the folder of copies"
+        "When this scheduler's state was last found whole in the folder of copies"
     );
     metrics::describe_counter!("berth_backup_failures_total", "Copies that were not made");
     let mut ticks = interval(options.every);
@@ -83,13 +91,17 @@ fn make(
     last: Option<Copy>,
 ) -> anyhow::Result<Copy> {
     let folder = &options.folder;
+    let [first, second, third, fourth, ..] = view.cluster().id;
+    let maker = Maker { cluster: u32::from_be_bytes([first, second, third, fourth]), scheduler_id };
     let copy = Copy { incarnation: view.cluster().incarnation, index: view.applied_index() };
-    let path = folder.join(copy.file_name(scheduler_id));
+    let path = folder.join(copy.file_name(maker));
     if last == Some(copy) && path.exists() {
         return Ok(copy);
     }
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-    let partial = path.with_extension("partial");
+    // One name for all: what a crash leaves is written over.
+    let name = format!("berth-{:08x}-by-{scheduler_id}.partial", maker.cluster);
+    let partial = folder.join(name);
     let made = write(&partial, view).and_then(|()| check(&partial, view)).and_then(|()| {
         put_in_place(&partial, &path).with_context(|| format!("write {}", path.display()))
     });
@@ -100,8 +112,8 @@ fn make(
     made?;
     let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
     info!(path = %path.display(), bytes, "copy of the state made and read back");
-    for old in surplus(&copies_in(folder, scheduler_id)?, options.keep) {
-        let path = folder.join(old.file_name(scheduler_id));
+    for old in surplus(&copies_in(folder, maker)?, options.keep) {
+        let path = folder.join(old.file_name(maker));
         fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
     }
     Ok(copy)
@@ -134,12 +146,12 @@ fn put_in_place(partial: &Path, path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
-fn copies_in(folder: &Path, scheduler_id: u64) -> anyhow::Result<Vec<Copy>> {
+fn copies_in(folder: &Path, maker: Maker) -> anyhow::Result<Vec<Copy>> {
     let list = || -> io::Result<Vec<Copy>> {
         let mut copies = Vec::new();
         for entry in fs::read_dir(folder)? {
             let name = entry?.file_name();
-            copies.extend(name.to_str().and_then(|name| Copy::parse(name, scheduler_id)));
+            copies.extend(name.to_str().and_then(|name| Copy::parse(name, maker)));
         }
         Ok(copies)
     };
@@ -156,16 +168,16 @@ fn surplus(copies: &[Copy], keep: usize) -> Vec<Copy> {
 
 impl Copy {
     /// Zero-padded, so that names sort as copies do.
-    fn file_name(self, scheduler_id: u64) -> String {
-        let Copy { incarnation, index } = self;
-        format!("berth-{incarnation:06}-{index:020}-by-{scheduler_id}.backup")
+    fn file_name(self, maker: Maker) -> String {
+        let (Copy { incarnation, index }, Maker { cluster, scheduler_id }) = (self, maker);
+        format!("berth-{cluster:08x}-{incarnation:06}-{index:020}-by-{scheduler_id}.backup")
     }
 
-    fn parse(name: &str, scheduler_id: u64) -> Option<Copy> {
-        let mut parts = name.strip_prefix("berth-")?.splitn(3, '-');
+    fn parse(name: &str, maker: Maker) -> Option<Copy> {
+        let mut parts = name.strip_prefix("berth-")?.splitn(4, '-').skip(1);
         let mut number = || parts.next()?.parse().ok();
         let copy = Copy { incarnation: number()?, index: number()? };
-        (copy.file_name(scheduler_id) == name).then_some(copy)
+        (copy.file_name(maker) == name).then_some(copy)
     }
 }
 
@@ -206,7 +218,9 @@ mod tests {
         for entries in [1, 2, 2, 3] {
             last = Some(make(&options, 7, &state(entries), last).unwrap());
         }
-        let name = |index, id| Copy { incarnation: 1, index }.file_name(id);
+        let name = |index, scheduler_id| {
+            Copy { incarnation: 1, index }.file_name(Maker { cluster: 0x0707_0707, scheduler_id })
+        };
         assert_eq!(names(&folder), [name(1, 8), name(2, 7), name(3, 7)]);
         let newest = crate::restore::inspect(&folder.join(name(3, 7))).unwrap();
         assert_eq!(newest.applied_index, 3);
@@ -230,10 +244,16 @@ mod tests {
     #[test]
     fn only_names_that_were_given_are_read() {
         let copy = Copy { incarnation: 2, index: 77 };
-        assert_eq!(Copy::parse(&copy.file_name(3), 3), Some(copy));
-        assert_eq!(Copy::parse(&copy.file_name(3), 4), None);
-        for name in ["berth-2-77-by-3.backup", "night.backup", "berth-x-1-by-3.backup"] {
-            assert_eq!(Copy::parse(name, 3), None, "{name}");
+        let maker = |cluster, scheduler_id| Maker { cluster, scheduler_id };
+        let text = copy.file_name(maker(0xab, 3));
+        assert_eq!(text, "berth-000000ab-000002-00000000000000000077-by-3.backup");
+        assert_eq!(Copy::parse(&text, maker(0xab, 3)), Some(copy));
+        for other in [maker(0xab, 4), maker(0xac, 3)] {
+            assert_eq!(Copy::parse(&text, other), None);
+        }
+        for name in ["berth-ab-2-77-by-3.backup", "night.backup", "berth-000000ab-x-1-by-3.backup"]
+        {
+            assert_eq!(Copy::parse(name, maker(0xab, 3)), None, "{name}");
         }
     }
 }

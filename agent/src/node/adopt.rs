@@ -96,6 +96,9 @@ impl Node {
             connected,
             stopping: None,
         };
+        // It may have told a later incarnation what is here, and died before it
+        // heard what that wants.
+        node.observed.told_incarnation = node.settings.dir.cluster().served();
         for (shim, dir, connected) in found.shims {
             node.adopt_shim(shim, dir, connected);
         }

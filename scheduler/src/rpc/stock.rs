@@ -66,6 +66,10 @@ pub async fn take(
     };
     let (here, ended) = (told.here.len(), told.ended.len());
     for stock in pieces(&expected, told) {
+        // It speaks: what was just taken back must not be taken for silent.
+        if let Some(node) = leader.published.view().node_named(&hello.name) {
+            leader.hear(node);
+        }
         let command = Command::TakeStock {
             name: hello.name.clone(),
             instance_key: hello.instance_key,

@@ -92,6 +92,11 @@ pub(crate) fn own_hindrances(
             reasons.push(own("ending", "the job is being stopped".to_owned()));
         }
     }
+    if job.spec.exclusive && view.has_orphan_of_task(job.id, task) {
+        let detail = "wait: the job is exclusive, and an orphan still runs a part of it; \
+                      `berth orphan list` shows where";
+        reasons.push(own("orphan", detail.to_owned()));
+    }
     let spec = job.spec.tasks.get(usize::from(task.0));
     let row = view.tasks().get(&(job.id, task));
     let (Some(spec), Some(row)) = (spec, row) else { return reasons };

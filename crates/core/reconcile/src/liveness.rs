@@ -47,6 +47,10 @@ impl Default for LivenessRules {
     }
 }
 
+/// An orphan of an exclusive job ends with its lease and its grace; so long its
+/// silent node keeps what it is from running elsewhere.
+const ORPHANS_LIVE: DurationMs = DurationMs::from_secs(300);
+
 /// A node that has said what is on it registers at once; how long that may take.
 const REGISTERS_WITHIN: DurationMs = DurationMs::from_secs(60);
 
@@ -100,7 +104,11 @@ pub(crate) fn commands(
             NodeState::Ready if passed(rules.suspect_after) => {
                 commands.push(Command::DisconnectNode { node: node.id, session: node.session });
             }
-            NodeState::Disconnected if node.live.is_empty() && passed(rules.down_after) => {
+            NodeState::Disconnected
+                if node.live.is_empty()
+                    && passed(rules.down_after)
+                    && (node.orphans.is_empty() || passed(ORPHANS_LIVE)) =>
+            {
                 commands.push(Command::DownNode { node: node.id, session: node.session });
             }
             NodeState::Disconnected => commands.extend(give_up(view, node, rules, &passed)),

@@ -116,6 +116,10 @@ impl ClusterState {
         for (id, state) in &nodes {
             self.nodes.edit(id, |row| {
                 row.generation = row.generation.saturating_add(GENERATION_STEP);
+                // Whatever is still there will be told.
+                for orphan in std::mem::take(&mut row.orphans).into_values() {
+                    row.used.remove(&orphan.claim);
+                }
                 if *state == NodeState::Ready {
                     row.state = NodeState::Disconnected;
                     row.since = now;

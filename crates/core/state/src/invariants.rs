@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::{AllocationId, JobId, JobKind, NodeId, NodeUse, ShareMilli, TaskIndex};
+use berth_model::{
+    AllocationId, JobId, JobKind, NodeId, NodeState, NodeUse, ShareMilli, TaskIndex,
+};
 use thiserror::Error;
 
 use crate::rows::{NodeRow, TaskRow};
@@ -31,6 +33,8 @@ pub enum Broken {
     EndedAlive(JobId),
     #[error("allocation {0} is an orphan of the node that it is known to be on")]
     KnownOrphan(AllocationId),
+    #[error("node {0} is down and something on it counts")]
+    AliveOnDown(NodeId),
     #[error("an index does not follow from the rows")]
     WrongIndex,
     #[error("a table's hash does not follow from its rows")]
@@ -85,6 +89,9 @@ pub fn check_node(state: &ClusterState, node: &NodeRow) -> Vec<Broken> {
         if state.allocations.get(id).is_some_and(|row| row.node == node.id) {
             broken.push(Broken::KnownOrphan(*id));
         }
+    }
+    if node.state == NodeState::Down && !(node.live.is_empty() && node.orphans.is_empty()) {
+        broken.push(Broken::AliveOnDown(node.id));
     }
     if sum != node.used {
         broken.push(Broken::WrongSum(node.id));

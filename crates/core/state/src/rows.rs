@@ -401,6 +401,11 @@ impl NodeRow {
         self.state == NodeState::Ready && self.purpose == Purpose::Work
     }
 
+    /// Whether an orphan on it is of this task, whichever instance.
+    pub fn has_orphan_of_task(&self, job: JobId, task: TaskIndex) -> bool {
+        self.orphans.keys().any(|id| (id.job, id.task) == (job, task))
+    }
+
     /// Whether it has yet to say what is on it, in a cluster of this
     /// incarnation. Where nothing was ever restored nothing can be unknown.
     pub fn needs_stock(&self, incarnation: u64) -> bool {

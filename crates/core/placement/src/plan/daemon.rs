@@ -28,9 +28,10 @@ impl<'a> Planner<'a> {
                 break;
             }
             let Some(instance) = instance_of(self.scratch.slot(position).row.id) else { continue };
-            let covered =
-                live.contains(&InstanceIndex(instance)) || visit.row.failed.contains(instance);
             let row = self.scratch.slot(position).row;
+            let covered = live.contains(&InstanceIndex(instance))
+                || visit.row.failed.contains(instance)
+                || row.has_orphan_of_task(visit.key.job, visit.key.task);
             if covered || is_eligible(row, visit.request()).is_err() {
                 continue;
             }

@@ -44,7 +44,6 @@ impl Step<'_> {
             return Err(Refusal::StockNotTaken { name: name.clone() });
         }
         let (now, session) = (self.now, row.session + 1);
-        self.await_no_longer(node);
         self.state.nodes.edit(&node, |row| {
             row.spec = spec.clone();
             row.session = session;
@@ -60,6 +59,7 @@ impl Step<'_> {
             self.emit_node(node, EventKind::NodeStateChanged { state: NodeState::Ready });
         }
         self.stop_what_no_longer_fits(node);
+        self.await_no_longer(node);
         Ok(Reply::Registered { node, session })
     }
 
@@ -148,6 +148,7 @@ impl Step<'_> {
         for id in &row.live {
             self.end_allocation(*id, &End::Lost("its node is down"));
         }
+        self.forget_stock(node);
         Ok(Reply::Done)
     }
 
@@ -191,7 +192,7 @@ impl Step<'_> {
         }
     }
 
-    fn set_node_state(&mut self, node: NodeId, state: NodeState) {
+    pub(super) fn set_node_state(&mut self, node: NodeId, state: NodeState) {
         let now = self.now;
         self.state.nodes.edit(&node, |row| {
             row.state = state;

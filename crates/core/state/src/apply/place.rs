@@ -80,9 +80,11 @@ impl Step<'_> {
         let waiting = match job.kind() {
             JobKind::Batch | JobKind::Service => task.pending.contains(instance),
             JobKind::Daemon => {
+                let row = self.state.nodes.get(&node);
                 u64::from(instance) == node.0
                     && !task.failed.contains(instance)
                     && !self.state.is_live(id)
+                    && !row.is_some_and(|row| row.has_orphan_of_task(id.job, id.task))
             }
         };
         let due = task.retries.get(&instance).is_none_or(|retry| retry.not_before <= self.now);

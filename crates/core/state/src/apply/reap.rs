@@ -93,7 +93,6 @@ impl Step<'_> {
         let Some(row) = self.state.nodes.get(&node).cloned() else { return };
         let over = row.state == NodeState::Down
             && row.live.is_empty()
-            && row.orphans.is_empty()
             && self.now.since(row.since) >= DOWN_NODES_KEPT;
         if over {
             self.state.nodes.remove(&node);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, AllocationState, Attempt, Claim, DeviceClaim, JobId, JobKind, Name, NodeId,
-    NodeSpec, NodeState, NodeUse, ShareMilli, SpecDigest, StateMs, validate_node,
+    NodeSpec, NodeState, NodeUse, ShareMilli, SpecDigest, StateMs, TaskIndex, validate_node,
 };
 
 use super::ends::End;
@@ -44,6 +44,12 @@ impl ClusterState {
         let floor = self.cluster.restore.as_ref().filter(|restore| job <= restore.floor_jobs);
         let counted = task.attempt_counted(instance);
         floor.map_or(counted, |restore| counted.max(restore.attempt_floor))
+    }
+
+    /// Whether an orphan runs any instance of this task.
+    pub fn has_orphan_of_task(&self, job: JobId, task: TaskIndex) -> bool {
+        self.cluster.restore.is_some()
+            && self.nodes.values().any(|row| row.has_orphan_of_task(job, task))
     }
 
     /// Whether an orphan runs what this instance is. Costs a pass over the
@@ -90,6 +96,11 @@ impl Step<'_> {
         if !row.needs_stock(incarnation) {
             return Ok(Reply::Done);
         }
+        if row.state == NodeState::Down {
+            // What is taken back on it must be given up like any other, should
+            // it not register after all.
+            self.set_node_state(node, NodeState::Disconnected);
+        }
         // A smaller inventory is looked at when the node registers: until all
         // has been told it may be what has ended that fits no more.
         if covers(spec, &row.spec) {
@@ -119,7 +130,6 @@ impl Step<'_> {
                 row.stock_incarnation = incarnation;
                 row.since = now;
             });
-            self.look_at_orphans_again();
         }
         Ok(Reply::Done)
     }
@@ -206,7 +216,7 @@ impl Step<'_> {
     /// What one node tells may free an instance that runs on another: the order
     /// in which they come must not matter. An exclusive one that is still an
     /// orphan when all have come is ended.
-    fn look_at_orphans_again(&mut self) {
+    pub(super) fn look_at_orphans_again(&mut self) {
         let complete = self.state.awaited() == 0;
         let orphans: Vec<_> = self
             .state
@@ -228,7 +238,13 @@ impl Step<'_> {
     /// Whether the orphan is none any more.
     fn take_back(&mut self, node: NodeId, id: AllocationId, orphan: &OrphanRow) -> bool {
         let Some(digest) = orphan.spec_digest else { return false };
+        let incarnation = self.state.cluster.incarnation;
         let Ok(row) = self.state.node_row(node).cloned() else { return false };
+        // A silent one may be gone: what is taken back there would be given up
+        // at once, and its agent could not be told.
+        if row.state != NodeState::Ready || row.needs_stock(incarnation) {
+            return false;
+        }
         let mut without = NodeRow::clone(&row);
         without.orphans.remove(&id);
         without.used.remove(&orphan.claim);
@@ -303,8 +319,22 @@ impl Step<'_> {
         let Some(restore) = self.state.cluster.restore.as_mut() else { return };
         if restore.awaited.remove(&node) && restore.awaited.is_empty() {
             self.emit(None, None, None, EventKind::AwaitingEnded { missing: 0 });
-            self.look_at_orphans_again();
         }
+        self.look_at_orphans_again();
+    }
+
+    /// Its orphans hold nothing that counts any more. Should it come back, it
+    /// says again what is on it.
+    pub(super) fn forget_stock(&mut self, node: NodeId) {
+        let orphans = self.state.nodes.get(&node).map(|row| row.orphans.clone());
+        let orphans = orphans.unwrap_or_default();
+        if orphans.is_empty() {
+            return;
+        }
+        for id in orphans.keys() {
+            self.end_orphan(node, *id);
+        }
+        self.state.nodes.edit(&node, |row| row.stock_incarnation = 0);
     }
 
     /// From now on the nodes that have not come are as silent as any other.
@@ -351,6 +381,8 @@ impl ClusterState {
         let waits = job.phase == JobPhase::Active
             && match job.kind() {
                 JobKind::Batch | JobKind::Service => task.pending.contains(instance),
+                // A node that joined after the backup has another id now: then its
+                // daemons are orphans, and keep others of their job away.
                 JobKind::Daemon => {
                     u64::from(instance) == node.id.0
                         && !task.failed.contains(instance)

@@ -433,3 +433,70 @@ fn an_inventory_is_told_in_pieces_and_again() {
     after.register(0);
     assert_eq!(after.state.awaited(), 0);
 }
+
+/// Of an orphan whose node is silent, or down, nothing is believed until the
+/// node speaks again.
+#[test]
+fn an_orphan_of_a_silent_node_is_not_taken_back() {
+    let mut world = World::new(2);
+    let id = world.submit(&job(JobKind::Batch, "a", 1, 1));
+    let first = world.place(id, 0).unwrap();
+    let backup = world.state.clone();
+    let (intent, reason) = (StopIntent::Drain, "r".to_owned());
+    let allocations = vec![first];
+    world.one(Command::StopAllocations { allocations, intent, reason }).unwrap();
+    world.exit(first, 1);
+    let other = *world.state.nodes().iter().last().unwrap().0;
+    world.one(Command::Place { placements: vec![world.placement(id, 0, other)] }).unwrap();
+    let second = *world.state.allocations().iter().next().unwrap().0;
+    let mut after = restored(&backup);
+    let moved = stock_of(&backup, &world.state, "node-1");
+    take_stock(&mut after, 1, moved.clone()).unwrap();
+    after.register(1);
+    assert_eq!(orphans(&after).len(), 1);
+    let session = after.state.nodes().get(&other).unwrap().session;
+    after.one(Command::DisconnectNode { node: other, session }).unwrap();
+    let gone = Stock { absent: vec![first], complete: true, ..Stock::default() };
+    take_stock(&mut after, 0, gone).unwrap();
+    after.register(0);
+    assert_eq!(orphans(&after).len(), 1, "it is as it was");
+    after.one(Command::DownNode { node: other, session }).unwrap();
+    assert_eq!(orphans(&after), BTreeMap::new());
+    // It says again what is on it, and now that is wanted.
+    let register = Command::RegisterNode {
+        name: name("node-1"),
+        instance_key: [1; 16],
+        spec: Arc::new(node_spec(2)),
+    };
+    assert_eq!(after.one(register), Err(Refusal::StockNotTaken { name: name("node-1") }));
+    take_stock(&mut after, 1, moved).unwrap();
+    after.register(1);
+    assert!(after.state.allocations().contains(&second));
+}
+
+#[test]
+fn no_daemon_begins_beside_an_orphan_of_its_job() {
+    let mut world = World::new(1);
+    let id = world.submit(&job(JobKind::Daemon, "d", 1, 0));
+    let backup = world.state.clone();
+    world.register(3);
+    let late = world.state.node_named(&name("node-3")).unwrap();
+    let instance = u32::try_from(late.0).unwrap();
+    world.one(Command::Place { placements: vec![world.placement(id, instance, late)] }).unwrap();
+    let running = *world.state.allocations().iter().next().unwrap().0;
+    let mut after = restored(&backup);
+    for number in [0, 3] {
+        let stock = stock_of(&backup, &world.state, &format!("node-{number}"));
+        take_stock(&mut after, number, stock).unwrap();
+        after.register(number);
+    }
+    let node = after.state.node_named(&name("node-3")).unwrap();
+    assert!(node.0 > 1_000_000 && orphans(&after).contains_key(&running));
+    let beside = after.placement(id, u32::try_from(node.0).unwrap(), node);
+    let place = Command::Place { placements: vec![beside] };
+    let Reply::Placed { granted, .. } = after.one(place.clone()).unwrap() else { unreachable!() };
+    assert_eq!(granted, []);
+    after.observe_from(node, running, Observed::Ended(exited(0)));
+    let Reply::Placed { granted, .. } = after.one(place).unwrap() else { unreachable!() };
+    assert_eq!(granted.len(), 1);
+}
