@@ -148,7 +148,8 @@ impl Step<'_> {
         for id in &row.live {
             self.end_allocation(*id, &End::Lost("its node is down"));
         }
-        self.forget_stock(node);
+        self.forget_orphans_of(node);
+        self.doubt_stock(node);
         Ok(Reply::Done)
     }
 
@@ -163,6 +164,7 @@ impl Step<'_> {
         for id in allocations.iter().filter(|id| row.live.contains(id)) {
             self.end_allocation(*id, &End::Lost(reason));
         }
+        self.doubt_stock(node);
         Ok(Reply::Done)
     }
 

@@ -323,17 +323,18 @@ impl Step<'_> {
         self.look_at_orphans_again();
     }
 
-    /// Its orphans hold nothing that counts any more. Should it come back, it
-    /// says again what is on it.
-    pub(super) fn forget_stock(&mut self, node: NodeId) {
+    /// Its orphans hold nothing that counts any more.
+    pub(super) fn forget_orphans_of(&mut self, node: NodeId) {
         let orphans = self.state.nodes.get(&node).map(|row| row.orphans.clone());
-        let orphans = orphans.unwrap_or_default();
-        if orphans.is_empty() {
-            return;
-        }
-        for id in orphans.keys() {
+        for id in orphans.unwrap_or_default().keys() {
             self.end_orphan(node, *id);
         }
+    }
+
+    /// Something on it was given up. In a cluster that was restored its agent
+    /// may not have heard before that it was wanted, and would keep it for an
+    /// orphan of which nobody knows: it says again what is there.
+    pub(super) fn doubt_stock(&mut self, node: NodeId) {
         self.state.nodes.edit(&node, |row| row.stock_incarnation = 0);
     }
 

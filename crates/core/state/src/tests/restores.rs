@@ -500,3 +500,31 @@ fn no_daemon_begins_beside_an_orphan_of_its_job() {
     let Reply::Placed { granted, .. } = after.one(place).unwrap() else { unreachable!() };
     assert_eq!(granted.len(), 1);
 }
+
+/// It was taken back, and given up before its agent had heard so much.
+#[test]
+fn a_worker_that_was_given_up_is_told_again_when_its_node_returns() {
+    let mut world = World::new(1);
+    let id = world.submit(&job(JobKind::Batch, "a", 1, 1));
+    let backup = world.state.clone();
+    let running = world.place(id, 0).unwrap();
+    let stock = stock_of(&backup, &world.state, "node-0");
+    let mut after = restored(&backup);
+    take_stock(&mut after, 0, stock.clone()).unwrap();
+    after.register(0);
+    let node = only_node(&after);
+    let session = after.state.nodes().get(&node).unwrap().session;
+    after.one(Command::DisconnectNode { node, session }).unwrap();
+    let allocations = vec![running];
+    let reason = "silent".to_owned();
+    after.one(Command::LoseAllocations { node, session, allocations, reason }).unwrap();
+    assert!(!after.state.allocations().contains(&running));
+    take_stock(&mut after, 0, stock).unwrap();
+    after.register(0);
+    // It is at a later attempt now, so this one is shown and ended by hand.
+    assert!(orphans(&after).contains_key(&running));
+}
+
+fn only_node(world: &World) -> NodeId {
+    *world.state.nodes().iter().next().unwrap().0
+}
