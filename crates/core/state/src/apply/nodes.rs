@@ -22,14 +22,8 @@ impl Step<'_> {
         instance_key: [u8; 16],
         spec: &Arc<NodeSpec>,
     ) -> Result<Reply, Refusal> {
-        if self.state.cluster.id == [0; 16] {
-            return Err(Refusal::NotFounded);
-        }
-        if let Some(first) = validate_node(spec).first() {
-            return Err(Refusal::Invalid(format!("{}: {}", first.field, first.message)));
-        }
         let incarnation = self.state.cluster.incarnation;
-        let Some(node) = self.state.node_named(name) else {
+        let Some(node) = self.known_node(name, instance_key, spec)? else {
             if incarnation > 1 {
                 return Err(Refusal::StockNotTaken { name: name.clone() });
             }
@@ -37,9 +31,6 @@ impl Step<'_> {
             return Ok(Reply::Registered { node, session: 1 });
         };
         let row = self.state.node_row(node)?.clone();
-        if row.instance_key != instance_key {
-            return Err(Refusal::NodeNameTaken { name: name.clone(), node });
-        }
         if row.needs_stock(incarnation) {
             return Err(Refusal::StockNotTaken { name: name.clone() });
         }
@@ -61,6 +52,28 @@ impl Step<'_> {
         self.stop_what_no_longer_fits(node);
         self.await_no_longer(node);
         Ok(Reply::Registered { node, session })
+    }
+
+    /// The node that an agent speaks for, if the cluster has met it. Refuses an
+    /// agent before the cluster is founded, an inventory that breaks a rule,
+    /// and a name that another data directory holds.
+    pub(super) fn known_node(
+        &self,
+        name: &Name,
+        instance_key: [u8; 16],
+        spec: &NodeSpec,
+    ) -> Result<Option<NodeId>, Refusal> {
+        if self.state.cluster.id == [0; 16] {
+            return Err(Refusal::NotFounded);
+        }
+        if let Some(first) = validate_node(spec).first() {
+            return Err(Refusal::Invalid(format!("{}: {}", first.field, first.message)));
+        }
+        let Some(node) = self.state.node_named(name) else { return Ok(None) };
+        if self.state.node_row(node)?.instance_key != instance_key {
+            return Err(Refusal::NodeNameTaken { name: name.clone(), node });
+        }
+        Ok(Some(node))
     }
 
     pub(super) fn new_node(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, AllocationState, Attempt, Claim, DeviceClaim, JobId, JobKind, Name, NodeId,
-    NodeSpec, NodeState, NodeUse, ShareMilli, SpecDigest, StateMs, TaskIndex, validate_node,
+    NodeSpec, NodeState, NodeUse, ShareMilli, SpecDigest, StateMs, TaskIndex,
 };
 
 use super::ends::End;
@@ -75,14 +75,8 @@ impl Step<'_> {
         spec: &Arc<NodeSpec>,
         stock: &Stock,
     ) -> Result<Reply, Refusal> {
-        if self.state.cluster.id == [0; 16] {
-            return Err(Refusal::NotFounded);
-        }
-        if let Some(first) = validate_node(spec).first() {
-            return Err(Refusal::Invalid(format!("{}: {}", first.field, first.message)));
-        }
         let incarnation = self.state.cluster.incarnation;
-        let node = match self.state.node_named(name) {
+        let node = match self.known_node(name, instance_key, spec)? {
             Some(node) => node,
             None if incarnation > 1 => {
                 self.new_node(name, instance_key, spec, NodeState::Disconnected)
@@ -90,9 +84,6 @@ impl Step<'_> {
             None => return Ok(Reply::Done),
         };
         let row = self.state.node_row(node)?.clone();
-        if row.instance_key != instance_key {
-            return Err(Refusal::NodeNameTaken { name: name.clone(), node });
-        }
         if !row.needs_stock(incarnation) {
             return Ok(Reply::Done);
         }
