@@ -4,5 +4,6 @@
 mod jobs;
 mod lives;
 mod nodes;
+mod orphans;
 mod restores;
 mod world;
