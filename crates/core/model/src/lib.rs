@@ -1,9 +1,10 @@
-//! The nouns of Berth: ids, quantities, job specifications, nodes, statuses and
-//! the one `fits` that planning and apply share. This crate refuses to know
-//! any transport, clock, file or other Berth crate.
+//! The nouns of Berth: ids, quantities, job specifications, nodes, statuses,
+//! access, and the one `fits` that planning and apply share. This crate refuses
+//! to know any transport, clock, file or other Berth crate.
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod fits;
 pub mod ids;
 pub mod name;
@@ -15,6 +16,9 @@ pub mod status;
 pub mod time;
 pub mod validate;
 
+pub use access::{
+    Grant, JoinGrant, Machine, NAMESPACES_MAX, ParseAccessError, Role, Scope, TokenId,
+};
 pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, free_devices, has_room};
 pub use ids::{AllocationId, Attempt, InstanceIndex, JobId, NodeId, ParseIdError, TaskIndex};
 pub use name::{Name, NameError};
@@ -30,4 +34,4 @@ pub use status::{
     StartPhase, StopIntent,
 };
 pub use time::{DurationMs, StateMs, WallMs};
-pub use validate::{Violation, validate, validate_node};
+pub use validate::{Violation, validate, validate_grant, validate_node};

@@ -29,8 +29,10 @@ const DURATION_MAX: DurationMs = DurationMs::from_secs(366 * 24 * 3600);
 const GRACE_MAX: DurationMs = DurationMs::from_secs(24 * 3600);
 const RESERVED_PREFIX: &str = "BERTH_";
 
+mod grant;
 mod node;
 
+pub use grant::validate_grant;
 pub use node::validate_node;
 
 /// One thing wrong with a specification.
