@@ -191,7 +191,7 @@ mod tests {
     fn state(entries: u64) -> ClusterState {
         let mut state = ClusterState::default();
         for index in 1..=entries {
-            let commands = vec![Command::Found { cluster_id: [7; 16] }];
+            let commands = vec![Command::Found { cluster_id: [7; 16], security: None }];
             let (state_ms, wall_ms) = (StateMs(index), WallMs(index));
             state.apply(index, &Entry { state_ms, wall_ms, proposer: "test".into(), commands });
         }

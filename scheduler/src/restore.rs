@@ -207,7 +207,7 @@ mod tests {
 
     fn backup(folder: &Path) -> PathBuf {
         let mut state = ClusterState::default();
-        let commands = vec![Command::Found { cluster_id: [7; 16] }];
+        let commands = vec![Command::Found { cluster_id: [7; 16], security: None }];
         let (state_ms, wall_ms) = (StateMs(5), WallMs(6));
         state.apply(9, &Entry { state_ms, wall_ms, proposer: "test".into(), commands });
         let path = folder.join("a.backup");

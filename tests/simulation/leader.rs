@@ -122,7 +122,7 @@ impl World {
         self.count("terms begun");
         self.note(|| format!("scheduler {id} leads term {number}"));
         if view.cluster().id == [0; 16] {
-            let commands = vec![Command::Found { cluster_id: CLUSTER }];
+            let commands = vec![Command::Found { cluster_id: CLUSTER, security: None }];
             self.wish(id, Wish { who: Who::Nobody, commands });
         }
         self.at(TICK_US, Event::Tick(id, number));
@@ -435,7 +435,11 @@ fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         | Command::Place { .. }
         | Command::StopAllocations { .. }
         | Command::ExpireJob { .. }
-        | Command::Reap { .. } => false,
+        | Command::Reap { .. }
+        | Command::CreateToken(_)
+        | Command::RevokeToken { .. }
+        | Command::UseJoinToken { .. }
+        | Command::RevokeMachine { .. } => false,
     })
 }
 

@@ -160,7 +160,7 @@ mod tests {
 
     fn state() -> ClusterState {
         let mut state = ClusterState::default();
-        let commands = vec![Command::Found { cluster_id: [7; 16] }];
+        let commands = vec![Command::Found { cluster_id: [7; 16], security: None }];
         let (state_ms, wall_ms) = (StateMs(5), WallMs(6));
         state.apply(9, &Entry { state_ms, wall_ms, proposer: "0.1.0".into(), commands });
         state

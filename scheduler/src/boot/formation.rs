@@ -184,7 +184,7 @@ async fn found(shared: &Shared, identity: &Identity) -> anyhow::Result<()> {
     loop {
         let leading = leader.borrow_and_update().clone();
         if let Some(leading) = leading
-            && leading.propose(Command::Found { cluster_id }).await.is_ok()
+            && leading.propose(Command::Found { cluster_id, security: None }).await.is_ok()
         {
             return Ok(());
         }

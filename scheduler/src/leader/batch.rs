@@ -303,7 +303,11 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             | Command::Place { .. }
             | Command::StopAllocations { .. }
             | Command::ExpireJob { .. }
-            | Command::Reap { .. } => {}
+            | Command::Reap { .. }
+            | Command::CreateToken(_)
+            | Command::RevokeToken { .. }
+            | Command::UseJoinToken { .. }
+            | Command::RevokeMachine { .. } => {}
         }
     }
     effect

@@ -34,7 +34,8 @@ pub async fn admit(
         return Err(status::invalid_field("address", message));
     }
     let seat = if request.learner { Seat::Learner } else { Seat::Voter };
-    let command = Command::AdmitScheduler { instance_key, address: request.address, seat };
+    let (address, proof) = (request.address, None);
+    let command = Command::AdmitScheduler { instance_key, address, seat, proof };
     let reply = wish(&leader, command).await?;
     let Reply::Admitted { scheduler } = reply else {
         return Err(Status::internal(format!("unexpected answer {reply:?}")));

@@ -142,7 +142,8 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         Refusal::NoSuchJob(_)
         | Refusal::NoSuchNode(_)
         | Refusal::NoSuchScheduler(_)
-        | Refusal::NoSuchAllocation(_) => Status::not_found(message),
+        | Refusal::NoSuchAllocation(_)
+        | Refusal::UnknownToken(_) => Status::not_found(message),
         Refusal::NoSuchTask { .. } | Refusal::NoSuchVersion { .. } => Status::not_found(message),
         Refusal::KeyConflict { .. } => with_hint(
             Code::AlreadyExists,
@@ -165,7 +166,14 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
             message,
             "give this agent another --name, or its old data directory",
         ),
-        Refusal::Invalid(_) => Status::invalid_argument(message),
+        Refusal::Invalid(_) | Refusal::JoinTtl { .. } => Status::invalid_argument(message),
+        Refusal::JoinTokenRefused => with_hint(
+            Code::PermissionDenied,
+            message,
+            "ask an admin of the cluster for a new one, and use it within its time",
+        ),
+        Refusal::TooManyTokens | Refusal::TooManyRevocations => Status::resource_exhausted(message),
+        Refusal::TokenExists(_) => Status::already_exists(message),
         Refusal::NotFounded => Status::unavailable(message),
         Refusal::SchedulerRemoved(_) => with_hint(
             Code::FailedPrecondition,
@@ -190,6 +198,7 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::DoesNotFit { .. }
         | Refusal::StockNotTaken { .. }
         | Refusal::Awaiting { .. }
+        | Refusal::NotSecured
         | Refusal::TooEarly => Status::failed_precondition(message),
     }
 }

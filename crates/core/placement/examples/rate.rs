@@ -94,7 +94,7 @@ fn rate(view: &ClusterState, count: u32) -> u64 {
 
 fn cluster(nodes: u64) -> ClusterState {
     let mut state = ClusterState::default();
-    let mut commands = vec![Command::Found { cluster_id: [1; 16] }];
+    let mut commands = vec![Command::Found { cluster_id: [1; 16], security: None }];
     for number in 0..nodes {
         let mut instance_key = [0; 16];
         instance_key[..8].copy_from_slice(&number.to_le_bytes());

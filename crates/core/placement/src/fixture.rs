@@ -96,7 +96,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub fn new() -> Cluster {
         let mut cluster = Cluster { state: ClusterState::default(), now: StateMs(1000) };
-        cluster.apply(Command::Found { cluster_id: [7; 16] }).unwrap();
+        cluster.apply(Command::Found { cluster_id: [7; 16], security: None }).unwrap();
         cluster
     }
 

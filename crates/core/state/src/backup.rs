@@ -106,6 +106,7 @@ impl ClusterState {
                 seat: Some(Seat::Voter),
             },
         );
+        state.drop_join_tokens();
         state.await_nodes();
         Ok((state, scheduler))
     }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, Attempt, Claim, DeviceClaim, Drain, EndReport, InstanceIndex, JobId, JobSpec,
-    NodeId, NodeSpec, PortClaim, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, WallMs,
+    Machine, Name, NodeId, NodeSpec, PortClaim, SpecDigest, StartPhase, StateMs, StopIntent,
+    TaskIndex, TokenId, WallMs,
 };
 
+use crate::access::{JoinProof, NewToken, Security};
 use crate::rows::{ScoreParts, Seat};
 
 /// One log entry: what several proposers wanted at one moment.
@@ -28,12 +30,16 @@ pub enum Command {
     /// The first command of a cluster's life.
     Found {
         cluster_id: [u8; 16],
+        /// Set: the cluster speaks TLS and asks for tokens, from the start.
+        security: Option<Arc<Security>>,
     },
     /// Gives a new scheduler its id; the same key gets the same id again.
     AdmitScheduler {
         instance_key: [u8; 16],
         address: String,
         seat: Seat,
+        /// In a cluster with an authority, and in no other.
+        proof: Option<JoinProof>,
     },
     /// A learner is to have a vote.
     PromoteScheduler {
@@ -55,14 +61,14 @@ pub enum Command {
     },
     /// An agent has come (back) with this inventory. Begins a session.
     RegisterNode {
-        name: berth_model::Name,
+        name: Name,
         instance_key: [u8; 16],
         spec: Arc<NodeSpec>,
     },
     /// What is on a node, told once in each incarnation before the node may
     /// register. Long lists come in several commands; the last says so.
     TakeStock {
-        name: berth_model::Name,
+        name: Name,
         instance_key: [u8; 16],
         spec: Arc<NodeSpec>,
         stock: Stock,
@@ -123,7 +129,23 @@ pub enum Command {
     Reap {
         jobs: Vec<JobId>,
         nodes: Vec<NodeId>,
-        keys: Vec<(berth_model::Name, String)>,
+        keys: Vec<(Name, String)>,
+    },
+    CreateToken(NewToken),
+    RevokeToken {
+        token: TokenId,
+    },
+    /// An agent or a gateway comes in with a token that works once.
+    UseJoinToken {
+        proof: JoinProof,
+        machine: Machine,
+        name: Name,
+        pool: Option<Name>,
+    },
+    /// Whatever was certified for a machine until now counts no more.
+    RevokeMachine {
+        machine: Machine,
+        name: String,
     },
 }
 
@@ -258,6 +280,10 @@ impl Command {
             Command::Observe { .. } => "observe",
             Command::ExpireJob { .. } => "expire-job",
             Command::Reap { .. } => "reap",
+            Command::CreateToken(_) => "create-token",
+            Command::RevokeToken { .. } => "revoke-token",
+            Command::UseJoinToken { .. } => "use-join-token",
+            Command::RevokeMachine { .. } => "revoke-machine",
         }
     }
 }

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, AllocationState, EndReport, JobId, JobState, Name, NodeId, NodeState, Outcome,
+    AllocationId, AllocationState, EndReport, JobId, JobState, Machine, Name, NodeId, NodeState,
+    Outcome, TokenId,
 };
 
 use crate::rows::{AllocationRow, Seat};
@@ -102,6 +103,24 @@ pub enum EventKind {
     ClusterVersionRaised {
         version: u32,
     },
+    /// Never with the secret or anything made of it.
+    TokenCreated {
+        id: TokenId,
+        label: String,
+    },
+    TokenRevoked {
+        id: TokenId,
+        label: String,
+    },
+    /// An agent or a gateway was let in.
+    MachineJoined {
+        machine: Machine,
+        name: Name,
+    },
+    MachineRevoked {
+        machine: Machine,
+        name: String,
+    },
 }
 
 impl EventKind {
@@ -136,6 +155,10 @@ impl EventKind {
             EventKind::SchedulerPromoted { .. } => "scheduler-promoted",
             EventKind::SchedulerRemoved { .. } => "scheduler-removed",
             EventKind::ClusterVersionRaised { .. } => "cluster-version",
+            EventKind::TokenCreated { .. } => "token-created",
+            EventKind::TokenRevoked { .. } => "token-revoked",
+            EventKind::MachineJoined { .. } => "machine-joined",
+            EventKind::MachineRevoked { .. } => "machine-revoked",
         }
     }
 }

@@ -5,10 +5,15 @@
 use std::collections::BTreeMap;
 
 use berth_model::{
-    AllocationId, JobId, JobKind, NodeId, NodeState, NodeUse, ShareMilli, TaskIndex,
+    AllocationId, Grant, JobId, JobKind, NodeId, NodeState, NodeUse, ShareMilli, TaskIndex,
+    TokenId, validate_grant,
 };
 use thiserror::Error;
 
+use crate::access::{
+    AUTHORITY_BYTES_MAX, CREATED_BY_BYTES_MAX, LABEL_BYTES_MAX, MACHINE_NAME_BYTES_MAX,
+    REVOCATIONS_MAX, TOKENS_MAX,
+};
 use crate::rows::{NodeRow, TaskRow};
 use crate::state::ClusterState;
 
@@ -43,6 +48,12 @@ pub enum Broken {
     Counter,
     #[error("no scheduler is to have a vote")]
     NoVoter,
+    #[error("token {0} is not what a token can be")]
+    Token(TokenId),
+    #[error("the revocation of {0} is not where its machine says")]
+    Revocation(String),
+    #[error("there is access without an authority, or an authority that cannot be one")]
+    Authority,
     #[error("retention is not bounded: {0}")]
     Unbounded(&'static str),
 }
@@ -64,6 +75,7 @@ pub fn check(state: &ClusterState) -> Vec<Broken> {
     if state.cluster.voter_count() == 0 {
         broken.push(Broken::NoVoter);
     }
+    check_access(state, &mut broken);
     check_derived(state, &mut broken);
     broken
 }
@@ -197,6 +209,42 @@ fn check_jobs(state: &ClusterState, broken: &mut Vec<Broken>) {
     }
 }
 
+fn check_access(state: &ClusterState, broken: &mut Vec<Broken>) {
+    let sound = match &state.cluster.authority {
+        None => state.tokens.is_empty() && state.revocations.is_empty(),
+        Some(authority) => {
+            authority.certificate.len() <= AUTHORITY_BYTES_MAX
+                && authority.sealed_key.len() <= AUTHORITY_BYTES_MAX
+        }
+    };
+    if !sound {
+        broken.push(Broken::Authority);
+    }
+    for (id, row) in state.tokens.iter() {
+        let of_kind = match row.grant {
+            Grant::Person { .. } => row.used_by.is_none(),
+            Grant::Join(_) => row.expires.is_some(),
+        };
+        let texts =
+            row.label.len() <= LABEL_BYTES_MAX && row.created_by.len() <= CREATED_BY_BYTES_MAX;
+        if row.id != *id || !of_kind || !texts || !validate_grant(&row.grant).is_empty() {
+            broken.push(Broken::Token(*id));
+        }
+    }
+    for ((machine, name), row) in state.revocations.iter() {
+        let at_home = (row.machine, &row.name) == (*machine, name);
+        if !at_home || name.len() > MACHINE_NAME_BYTES_MAX {
+            broken.push(Broken::Revocation(name.clone()));
+        }
+    }
+    if state.tokens.len() > TOKENS_MAX {
+        broken.push(Broken::Unbounded("tokens"));
+    }
+    if state.revocations.len() > REVOCATIONS_MAX {
+        broken.push(Broken::Unbounded("revocations"));
+    }
+}
+
 fn check_derived(state: &ClusterState, broken: &mut Vec<Broken>) {
     let mut rebuilt = ClusterState {
         index: crate::state::Indices {
@@ -217,7 +265,9 @@ fn check_derived(state: &ClusterState, broken: &mut Vec<Broken>) {
         && state.tasks.hash() == state.tasks.hash_from_rows()
         && state.allocations.hash() == state.allocations.hash_from_rows()
         && state.nodes.hash() == state.nodes.hash_from_rows()
-        && state.keys.hash() == state.keys.hash_from_rows();
+        && state.keys.hash() == state.keys.hash_from_rows()
+        && state.tokens.hash() == state.tokens.hash_from_rows()
+        && state.revocations.hash() == state.revocations.hash_from_rows();
     if !hashes {
         broken.push(Broken::WrongHash);
     }

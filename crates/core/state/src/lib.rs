@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod apply;
 mod backup;
 pub mod command;
@@ -16,6 +17,10 @@ pub mod rows;
 pub mod state;
 pub mod table;
 
+pub use access::{
+    Authority, Expiry, JOIN_TTL_MS_MAX, JoinProof, NewToken, REVOCATIONS_MAX, RevocationRow,
+    Security, TOKENS_MAX, TokenRow, TokenUser,
+};
 pub use apply::retention;
 pub use backup::{Restoration, RestorationError};
 pub use command::{

@@ -1,8 +1,10 @@
 //! Why apply did not do what a command wished. Refusals are deterministic
 //! values: every replica answers the same.
 
-use berth_model::{AllocationId, JobId, Misfit, Name, NodeId};
+use berth_model::{AllocationId, DurationMs, JobId, Misfit, Name, NodeId, TokenId};
 use thiserror::Error;
+
+use crate::access::{JOIN_TTL_MS_MAX, REVOCATIONS_MAX, TOKENS_MAX};
 
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum Refusal {
@@ -60,4 +62,24 @@ pub enum Refusal {
     Awaiting { awaited: usize },
     #[error("it is too early to forget this")]
     TooEarly,
+    #[error("this cluster was founded without TLS and has no tokens")]
+    NotSecured,
+    /// The one answer to every token that opens nothing, so that nobody learns
+    /// from it which of a guess was right.
+    #[error("the join token is not valid here")]
+    JoinTokenRefused,
+    #[error("a join token lives {} minutes at most, asked was {}", JOIN_TTL_MS_MAX / 60_000, shown(.asked))]
+    JoinTtl { asked: Option<DurationMs> },
+    #[error("no token {0}")]
+    UnknownToken(TokenId),
+    #[error("there is a token {0} with other contents already")]
+    TokenExists(TokenId),
+    #[error("the cluster has {TOKENS_MAX} tokens already; revoke some that nobody needs")]
+    TooManyTokens,
+    #[error("{REVOCATIONS_MAX} machines were revoked already")]
+    TooManyRevocations,
+}
+
+fn shown(span: &Option<DurationMs>) -> String {
+    span.map_or_else(|| "no end".to_owned(), |span| format!("{} ms", span.0))
 }

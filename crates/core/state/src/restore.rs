@@ -35,6 +35,8 @@ impl ClusterState {
                     .iter()
                     .map(|((name, key), row)| Stored::Key(name.clone(), key.clone(), row.clone())),
             )
+            .chain(self.tokens.values().map(|row| Stored::Token(row.clone())))
+            .chain(self.revocations.values().map(|row| Stored::Revocation(row.clone())))
     }
 
     /// The state that `rows` describe, at `applied_index`.
@@ -65,6 +67,15 @@ impl ClusterState {
                 Stored::Node(row) => {
                     let id = row.id;
                     state.nodes.insert(id, row).map(|_| format!("node {id}"))
+                }
+                Stored::Token(row) => {
+                    let id = row.id;
+                    state.tokens.insert(id, row).map(|_| format!("token {id}"))
+                }
+                Stored::Revocation(row) => {
+                    let key = (row.machine, row.name.clone());
+                    let doubled = format!("revocation of {} {}", key.0, key.1);
+                    state.revocations.insert(key, row).map(|_| doubled)
                 }
                 Stored::Key(namespace, key, row) => {
                     let doubled = state.keys.contains(&(namespace.clone(), key.clone()));
@@ -97,5 +108,7 @@ impl ClusterState {
         for (name, id) in names {
             self.index.node_names.insert(name, id);
         }
+        let expiries = self.tokens.values().filter_map(|row| Some((row.expires?.at, row.id)));
+        self.index.token_expiries = expiries.collect();
     }
 }

@@ -10,6 +10,7 @@ use berth_model::{
     NodeSpec, NodeState, NodeUse, Outcome, RangeSet, SpecDigest, StateMs, TaskIndex, WallMs,
 };
 
+use crate::access::{Authority, RevocationRow, TokenRow};
 use crate::command::Purpose;
 
 /// The cluster as a whole.
@@ -33,6 +34,8 @@ pub struct ClusterRow {
     pub schedulers: BTreeMap<u64, SchedulerRow>,
     /// Absent until the cluster was restored from a backup for the first time.
     pub restore: Option<RestoreRow>,
+    /// What signs its certificates; absent where it speaks no TLS.
+    pub authority: Option<Arc<Authority>>,
 }
 
 /// The last restore from a backup.
@@ -262,6 +265,8 @@ pub enum Stored {
     Allocation(Arc<AllocationRow>),
     Node(Arc<NodeRow>),
     Key(Name, String, Arc<KeyRow>),
+    Token(Arc<TokenRow>),
+    Revocation(Arc<RevocationRow>),
 }
 
 /// Versions of a job that are kept, the current one included.

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use berth_model::{AllocationId, JobId, Name, NodeId, StateMs, TaskIndex};
+use berth_model::{AllocationId, JobId, Machine, Name, NodeId, StateMs, TaskIndex, TokenId};
 use imbl::{OrdMap, OrdSet};
 
+use crate::access::{RevocationRow, TokenRow};
 use crate::event::Event;
 use crate::refusal::Refusal;
 use crate::rows::{AllocationRow, ClusterRow, JobRow, KeyRow, NodeRow, TaskRow};
@@ -21,6 +22,8 @@ pub struct ClusterState {
     pub(crate) allocations: Table<AllocationId, AllocationRow>,
     pub(crate) nodes: Table<NodeId, NodeRow>,
     pub(crate) keys: Table<(Name, String), KeyRow>,
+    pub(crate) tokens: Table<TokenId, TokenRow>,
+    pub(crate) revocations: Table<(Machine, String), RevocationRow>,
     pub(crate) index: Indices,
 }
 
@@ -44,6 +47,8 @@ pub(crate) struct Indices {
     pub daemons: OrdSet<JobId>,
     /// Batch jobs with a deadline that have not ended, by when it passes.
     pub deadlines: OrdSet<(StateMs, JobId)>,
+    /// Tokens that expire, by when.
+    pub token_expiries: OrdSet<(StateMs, TokenId)>,
 }
 
 /// A task's place in the queue. Priority and age are one number, fixed at
@@ -169,6 +174,8 @@ impl ClusterState {
             self.allocations.hash(),
             self.nodes.hash(),
             self.keys.hash(),
+            self.tokens.hash(),
+            self.revocations.hash(),
         ] {
             hasher.write_u64(sum);
         }

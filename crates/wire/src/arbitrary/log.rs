@@ -15,6 +15,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::access::{access_command, proof, security};
 use super::agent::{allocation, cause, phase, worker_here};
 use super::spec::{device_claim, digest, job, node, port_claim};
 use super::{name, number, text};
@@ -42,7 +43,14 @@ pub(crate) fn entry() -> impl Strategy<Value = Entry> {
 }
 
 pub(crate) fn command() -> BoxedStrategy<Command> {
-    prop_oneof![cluster_command(), job_command(), node_command(), allocation_command()].boxed()
+    prop_oneof![
+        cluster_command(),
+        job_command(),
+        node_command(),
+        allocation_command(),
+        access_command(),
+    ]
+    .boxed()
 }
 
 pub(crate) fn seat() -> impl Strategy<Value = Seat> {
@@ -51,10 +59,13 @@ pub(crate) fn seat() -> impl Strategy<Value = Seat> {
 
 fn cluster_command() -> BoxedStrategy<Command> {
     prop_oneof![
-        any::<[u8; 16]>().prop_map(|cluster_id| Command::Found { cluster_id }),
-        (any::<[u8; 16]>(), text(), seat()).prop_map(|(instance_key, address, seat)| {
-            Command::AdmitScheduler { instance_key, address, seat }
-        }),
+        (any::<[u8; 16]>(), option::of(security().prop_map(Arc::new)))
+            .prop_map(|(cluster_id, security)| Command::Found { cluster_id, security }),
+        (any::<[u8; 16]>(), text(), seat(), option::of(proof())).prop_map(
+            |(instance_key, address, seat, proof)| {
+                Command::AdmitScheduler { instance_key, address, seat, proof }
+            }
+        ),
         number().prop_map(|scheduler| Command::PromoteScheduler { scheduler }),
         number().prop_map(|scheduler| Command::RemoveScheduler { scheduler }),
         any::<u32>().prop_map(|version| Command::RaiseClusterVersion { version }),

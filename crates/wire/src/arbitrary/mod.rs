@@ -2,6 +2,7 @@
 //! sensible or not. Large ones are boxed: their trees would otherwise lie whole
 //! on the stack of a test.
 
+pub(crate) mod access;
 pub(crate) mod agent;
 pub(crate) mod log;
 pub(crate) mod rows;

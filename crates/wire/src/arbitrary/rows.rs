@@ -17,6 +17,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::access::{authority, revocation_row, token_row};
 use super::agent::{allocation, phase};
 use super::log::{claim, intent, job_id, node_id, purpose, score, seat, state_ms, wall_ms};
 use super::spec::{digest, job, node};
@@ -38,6 +39,8 @@ pub(crate) fn stored() -> impl Strategy<Value = Stored> {
             key,
             Arc::new(row)
         )),
+        token_row().prop_map(|row| Stored::Token(Arc::new(row))),
+        revocation_row().prop_map(|row| Stored::Revocation(Arc::new(row))),
     ]
 }
 
@@ -59,8 +62,9 @@ fn cluster() -> BoxedStrategy<ClusterRow> {
     (
         (any::<[u8; 16]>(), number(), any::<u32>(), number(), number()),
         (state_ms(), wall_ms(), btree_map(number(), scheduler, 0..3), option::of(restore)),
+        option::of(authority().prop_map(Arc::new)),
     )
-        .prop_map(|(head, rest)| {
+        .prop_map(|(head, rest, authority)| {
             let (id, incarnation, cluster_version, job_counter, node_counter) = head;
             let (state_ms, wall_ms, schedulers, restore) = rest;
             ClusterRow {
@@ -73,6 +77,7 @@ fn cluster() -> BoxedStrategy<ClusterRow> {
                 wall_ms,
                 schedulers,
                 restore,
+                authority,
             }
         })
         .boxed()

@@ -6,6 +6,7 @@
 //! single field, is an error and never passed over, since a replica that
 //! passes it over is no longer one.
 
+pub(crate) mod access;
 pub(crate) mod values;
 
 use thiserror::Error;

@@ -78,6 +78,12 @@ fn sentence(kind: &EventKind, node: &str) -> String {
         EventKind::ClusterVersionRaised { version } => {
             format!("the cluster is now at version {version}")
         }
+        EventKind::TokenCreated { id, label } => because(&format!("token {id} was created"), label),
+        EventKind::TokenRevoked { id, label } => because(&format!("token {id} was revoked"), label),
+        EventKind::MachineJoined { machine, name } => format!("{machine} {name} was let in"),
+        EventKind::MachineRevoked { machine, name } => {
+            format!("what was certified for {machine} {name} until now counts no more")
+        }
     }
 }
 

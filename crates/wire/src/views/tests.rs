@@ -77,7 +77,7 @@ fn node_spec() -> NodeSpec {
 impl World {
     fn new() -> World {
         let mut world = World { state: ClusterState::default(), index: 0 };
-        world.apply(Command::Found { cluster_id: [1; 16] });
+        world.apply(Command::Found { cluster_id: [1; 16], security: None });
         world.apply(Command::RegisterNode {
             name: name("gpu-01"),
             instance_key: [1; 16],

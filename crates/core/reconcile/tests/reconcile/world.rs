@@ -33,7 +33,7 @@ impl World {
             now,
             index: 0,
         };
-        world.one(Command::Found { cluster_id: [7; 16] }).unwrap();
+        world.one(Command::Found { cluster_id: [7; 16], security: None }).unwrap();
         for number in 1..=nodes {
             world.register(number);
         }

@@ -1,6 +1,7 @@
 //! Applying an entry: each command in turn, each all or nothing, each with an
 //! answer. Total: a command that does not fit is refused, never a panic.
 
+mod access;
 mod ends;
 mod index;
 mod jobs;
@@ -13,9 +14,11 @@ mod settle;
 mod stock;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use berth_model::{AllocationId, JobId, NodeId, StateMs, WallMs};
 
+use crate::access::Security;
 use crate::command::{Command, Entry, JobChange};
 use crate::event::{Event, EventKind};
 use crate::refusal::Refusal;
@@ -71,9 +74,9 @@ impl ClusterState {
 impl Step<'_> {
     fn command(&mut self, command: &Command) -> Result<Reply, Refusal> {
         match command {
-            Command::Found { cluster_id } => self.found(*cluster_id),
-            Command::AdmitScheduler { instance_key, address, seat } => {
-                self.admit_scheduler(*instance_key, address, *seat)
+            Command::Found { cluster_id, security } => self.found(*cluster_id, security.as_deref()),
+            Command::AdmitScheduler { instance_key, address, seat, proof } => {
+                self.admit_scheduler(*instance_key, address, *seat, proof.as_ref())
             }
             Command::PromoteScheduler { scheduler } => self.promote_scheduler(*scheduler),
             Command::RemoveScheduler { scheduler } => self.remove_scheduler(*scheduler),
@@ -111,17 +114,38 @@ impl Step<'_> {
             Command::Observe { node, observations } => Ok(self.observe(*node, observations)),
             Command::ExpireJob { job } => self.expire_job(*job),
             Command::Reap { jobs, nodes, keys } => Ok(self.reap(jobs, nodes, keys)),
+            Command::CreateToken(new) => self.create_token(new),
+            Command::RevokeToken { token } => self.revoke_token(*token),
+            Command::UseJoinToken { proof, machine, name, pool } => {
+                self.use_join_token(proof, *machine, name, pool.as_ref())
+            }
+            Command::RevokeMachine { machine, name } => self.revoke_machine(*machine, name),
         }
     }
 
-    fn found(&mut self, cluster_id: [u8; 16]) -> Result<Reply, Refusal> {
+    fn found(
+        &mut self,
+        cluster_id: [u8; 16],
+        security: Option<&Security>,
+    ) -> Result<Reply, Refusal> {
         if self.state.cluster.id != [0; 16] {
             return Err(Refusal::AlreadyFounded);
         }
+        // Together with the founding: between the two the cluster would be
+        // open to everybody.
+        let tokens = match security {
+            Some(security) => self.first_tokens(security)?,
+            None => Vec::new(),
+        };
+        self.state.cluster.authority =
+            security.map(|security| Arc::new(security.authority.clone()));
         self.state.cluster.id = cluster_id;
         self.state.cluster.incarnation = 1;
         self.state.cluster.cluster_version = 1;
         self.emit(None, None, None, EventKind::ClusterFounded);
+        for row in tokens {
+            self.put_new_token(row);
+        }
         Ok(Reply::Done)
     }
 

@@ -2,6 +2,7 @@
 //! from this and is not looked at here.
 
 use super::{Step, bounded};
+use crate::access::JoinProof;
 use crate::event::EventKind;
 use crate::refusal::Refusal;
 use crate::rows::{ClusterRow, FOUNDER, REASON_BYTES_MAX, SCHEDULERS_MAX, SchedulerRow, Seat};
@@ -33,17 +34,32 @@ impl Step<'_> {
         instance_key: [u8; 16],
         address: &str,
         seat: Seat,
+        proof: Option<&JoinProof>,
     ) -> Result<Reply, Refusal> {
         if self.state.cluster.id == [0; 16] {
             return Err(Refusal::NotFounded);
         }
+        // Before anything is told of the schedulers that there are.
+        self.check_server_proof(proof, instance_key)?;
+        let scheduler = self.admitted(instance_key, bounded(address, REASON_BYTES_MAX), seat)?;
+        if let Some(proof) = proof {
+            self.mark_used(proof, scheduler.to_string());
+        }
+        Ok(Reply::Admitted { scheduler })
+    }
+
+    /// The id of a scheduler that may come in, now or once more.
+    fn admitted(
+        &mut self,
+        instance_key: [u8; 16],
+        address: String,
+        seat: Seat,
+    ) -> Result<u64, Refusal> {
+        let known = self.state.cluster.scheduler_with(instance_key);
         let schedulers = &mut self.state.cluster.schedulers;
-        let address = bounded(address, REASON_BYTES_MAX);
-        let known = schedulers.iter().find(|(_, row)| row.instance_key == instance_key);
-        if let Some((scheduler, row)) = known {
-            let scheduler = *scheduler;
+        if let Some((scheduler, row)) = known.and_then(|id| Some((id, schedulers.get(&id)?))) {
             return match row.seat {
-                Some(_) if row.address == address => Ok(Reply::Admitted { scheduler }),
+                Some(_) if row.address == address => Ok(scheduler),
                 Some(_) => {
                     Err(Refusal::SchedulerElsewhere { scheduler, address: row.address.clone() })
                 }
@@ -58,7 +74,7 @@ impl Step<'_> {
         let scheduler = schedulers.keys().next_back().copied().unwrap_or(FOUNDER) + 1;
         schedulers.insert(scheduler, SchedulerRow { instance_key, address, seat: Some(seat) });
         self.emit(None, None, None, EventKind::SchedulerAdmitted { scheduler, seat });
-        Ok(Reply::Admitted { scheduler })
+        Ok(scheduler)
     }
 
     pub(super) fn promote_scheduler(&mut self, scheduler: u64) -> Result<Reply, Refusal> {

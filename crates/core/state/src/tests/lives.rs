@@ -4,13 +4,17 @@
 use std::collections::BTreeSet;
 
 use berth_model::{
-    AllocationId, EndCause, EndReport, JobId, JobKind, NodeId, StateMs, StopIntent, WallMs,
+    AllocationId, DurationMs, EndCause, EndReport, Grant, JobId, JobKind, Machine, NodeId, Role,
+    Scope, StateMs, StopIntent, WallMs,
 };
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
 
 use super::restores::{restored, stock_of, take_stock};
-use super::world::{World, exited, job, name, submit};
-use crate::{Command, JobChange, Observation, Observed, Purpose, Seat, Stock};
+use super::world::{World, exited, job, join_token, name, proof, submit};
+use crate::{
+    ClusterState, Command, JobChange, NewToken, Observation, Observed, Purpose, Seat, Stock,
+};
 
 #[derive(Clone, Debug)]
 enum Move {
@@ -21,6 +25,7 @@ enum Move {
     Stop { allocation: u8, intent: u8 },
     Node { node: u8, what: u8 },
     Scheduler { which: u8, what: u8 },
+    Access { which: u8, what: u8, other: u8 },
     Reap,
     Wait { ms: u64 },
 }
@@ -40,6 +45,8 @@ fn moves() -> impl Strategy<Value = Move> {
             .prop_map(|(allocation, intent)| Move::Stop { allocation, intent }),
         2 => (0..4u8, 0..8u8).prop_map(|(node, what)| Move::Node { node, what }),
         1 => (0..6u8, 0..4u8).prop_map(|(which, what)| Move::Scheduler { which, what }),
+        4 => (0..3u8, 0..12u8, 0..3u8)
+            .prop_map(|(which, what, other)| Move::Access { which, what, other }),
         1 => Just(Move::Reap),
         2 => (0..100_000u64).prop_map(|ms| Move::Wait { ms }),
     ]
@@ -109,7 +116,8 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             Some(Command::StopAllocations { allocations, intent, reason: "r".to_owned() })
         }
         Move::Node { node, what } => node_command(world, &nodes, node, what),
-        Move::Scheduler { which, what } => Some(scheduler_command(which, what)),
+        Move::Scheduler { which, what } => Some(scheduler_command(world, which, what)),
+        Move::Access { which, what, other } => Some(access_command(which, what, other)),
         Move::Reap => Some(Command::Reap {
             jobs,
             nodes,
@@ -122,11 +130,13 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
     }
 }
 
-fn scheduler_command(which: u8, what: u8) -> Command {
+fn scheduler_command(world: &World, which: u8, what: u8) -> Command {
     let scheduler = u64::from(which);
+    let secured = world.state.cluster().authority.is_some();
+    let proof = secured.then(|| proof(SERVER_TOKEN, which));
     let admit = |seat| {
         let address = "127.0.0.1:7070".to_owned();
-        Command::AdmitScheduler { instance_key: [which; 16], address, seat }
+        Command::AdmitScheduler { instance_key: [which; 16], address, seat, proof: proof.clone() }
     };
     match what {
         0 => admit(Seat::Voter),
@@ -134,6 +144,67 @@ fn scheduler_command(which: u8, what: u8) -> Command {
         2 => Command::PromoteScheduler { scheduler },
         _ => Command::RemoveScheduler { scheduler },
     }
+}
+
+/// The token of the lives that lets servers in; the next two are for agents and
+/// for gateways.
+const SERVER_TOKEN: u8 = 2;
+
+/// A few tokens that are made, used, shown by the wrong one, and revoked, in
+/// every order; most end before the life does.
+fn access_command(which: u8, what: u8, other: u8) -> Command {
+    let machines = [Machine::Server, Machine::Agent, Machine::Gateway];
+    let machine = machines[usize::from(which)];
+    let ttl = Some(DurationMs(1 + 100_000 * u64::from(other)));
+    let new = NewToken { ttl, ..join_token(SERVER_TOKEN + which, machine) };
+    match what {
+        0..=3 => Command::CreateToken(new),
+        4 => Command::CreateToken(NewToken {
+            grant: Grant::Person { role: Role::Submit, scope: Scope::All },
+            ..new
+        }),
+        5 => Command::RevokeToken { token: new.id },
+        6 => Command::RevokeMachine { machine, name: format!("node-{other}") },
+        _ => Command::UseJoinToken {
+            proof: proof(SERVER_TOKEN + which, other % 2),
+            machine: machines[usize::from(which.max(other % 2))],
+            name: name(&format!("node-{other}")),
+            pool: None,
+        },
+    }
+}
+
+fn world_of(kind: Kind) -> World {
+    match kind {
+        Kind::Open => World::new(2),
+        Kind::Secured => World::secured(2),
+    }
+}
+
+/// Whether the cluster speaks TLS.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Open,
+    Secured,
+}
+
+fn kinds() -> impl Strategy<Value = Kind> {
+    prop_oneof![Just(Kind::Open), Just(Kind::Secured)]
+}
+
+/// Access that was given or taken may not change behind anybody's back: a used
+/// token lets nobody else in, a revocation never weakens, the authority stays.
+fn check_access(before: &ClusterState, after: &ClusterState) -> Result<(), TestCaseError> {
+    prop_assert_eq!(&before.cluster().authority, &after.cluster().authority);
+    for row in before.tokens().values().filter(|row| row.used_by.is_some()) {
+        let same = after.tokens().get(&row.id).filter(|now| now.created == row.created);
+        prop_assert!(same.is_none_or(|now| now.used_by == row.used_by), "{} changed hands", row.id);
+    }
+    for (key, row) in before.revocations().iter() {
+        let now = after.revocations().get(key).map(|now| now.before);
+        prop_assert!(now >= Some(row.before), "{} is back", row.name);
+    }
+    Ok(())
 }
 
 fn node_command(world: &mut World, nodes: &[NodeId], node: u8, what: u8) -> Option<Command> {
@@ -167,16 +238,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_command_breaks_an_invariant(wishes in proptest::collection::vec(moves(), 1..120)) {
-        let mut world = World::new(2);
+    fn no_command_breaks_an_invariant(
+        kind in kinds(),
+        wishes in proptest::collection::vec(moves(), 1..120),
+    ) {
+        let mut world = world_of(kind);
         let mut generations = std::collections::BTreeMap::new();
         let mut seen = BTreeSet::new();
         for wish in &wishes {
             let before: BTreeSet<AllocationId> =
                 world.state.allocations().iter().map(|(id, _)| *id).collect();
+            let view = world.state.clone();
             if let Some(command) = command_for(&mut world, wish) {
                 let _ = world.one(command);
             }
+            check_access(&view, &world.state)?;
             for node in world.state.nodes().values() {
                 let last = generations.insert(node.id, node.generation).unwrap_or(0);
                 prop_assert!(node.generation >= last, "a generation went back");
@@ -195,10 +271,11 @@ proptest! {
 
     #[test]
     fn a_restore_loses_sight_of_nothing_and_reuses_nothing(
+        kind in kinds(),
         wishes in proptest::collection::vec(moves(), 1..120),
         saved_after in 0..120usize,
     ) {
-        let mut world = World::new(2);
+        let mut world = world_of(kind);
         let mut backup = world.state.clone();
         let mut used = BTreeSet::new();
         for (position, wish) in wishes.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! Behaviours of apply, and random lives of a cluster with every invariant
 //! checked after every entry.
 
+mod access;
 mod jobs;
 mod lives;
 mod nodes;

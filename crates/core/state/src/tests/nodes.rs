@@ -178,14 +178,15 @@ fn a_scheduler_is_admitted_once() {
     assert_eq!(world.one(admit(1)), Ok(Reply::Admitted { scheduler: 2 }));
     // The members of Raft are reached where they said first.
     let address = "127.0.0.1:9".to_owned();
-    let moved = Command::AdmitScheduler { instance_key: [1; 16], address, seat: Seat::Voter };
+    let instance_key = [1; 16];
+    let moved = Command::AdmitScheduler { instance_key, address, seat: Seat::Voter, proof: None };
     let address = "127.0.0.1:7070".to_owned();
     assert_eq!(world.one(moved), Err(Refusal::SchedulerElsewhere { scheduler: 2, address }));
 }
 
 fn admit(key: u8, seat: Seat) -> Command {
     let address = "127.0.0.1:7070".to_owned();
-    Command::AdmitScheduler { instance_key: [key; 16], address, seat }
+    Command::AdmitScheduler { instance_key: [key; 16], address, seat, proof: None }
 }
 
 #[test]

@@ -78,7 +78,8 @@ fn every_counter_moves_beyond_what_the_lost_time_can_have_used() {
     let mut world = World::new(2);
     let id = world.submit(&job(JobKind::Batch, "a", 2, 0));
     let address = "127.0.0.1:1".to_owned();
-    let admit = Command::AdmitScheduler { instance_key: [1; 16], address, seat: Seat::Voter };
+    let instance_key = [1; 16];
+    let admit = Command::AdmitScheduler { instance_key, address, seat: Seat::Voter, proof: None };
     world.one(admit).unwrap();
     let (state, scheduler) = world.state.restored(&restoration(2)).unwrap();
     assert_eq!(scheduler, 1_001);

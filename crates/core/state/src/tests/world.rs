@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth, EndCause, EndReport,
-    GpuRequest, InstanceIndex, JobId, JobKind, JobSpec, MemoryBytes, Name, NodeCapacity, NodeId,
-    NodeSpec, Policy, PortRange, ShareMilli, SpecDigest, StateMs, TaskIndex, TaskSpec, WallMs,
-    free_devices,
+    AllocationId, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth, DurationMs, EndCause,
+    EndReport, GpuRequest, Grant, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, Machine,
+    MemoryBytes, Name, NodeCapacity, NodeId, NodeSpec, Policy, PortRange, Role, Scope, ShareMilli,
+    SpecDigest, StateMs, TaskIndex, TaskSpec, TokenId, WallMs, free_devices,
 };
 
 use crate::{
-    ClusterState, Command, Entry, Event, Observation, Observed, Placement, Refusal, Reply,
-    ScoreParts, SubmitJob, invariants,
+    Authority, ClusterState, Command, Entry, Event, JoinProof, NewToken, Observation, Observed,
+    Placement, Refusal, Reply, ScoreParts, Security, SubmitJob, invariants,
 };
 
 pub fn name(text: &str) -> Name {
@@ -29,9 +29,18 @@ pub struct World {
 impl World {
     /// A founded cluster with `nodes` nodes of two GPUs each.
     pub fn new(nodes: usize) -> World {
-        let mut world =
-            World { state: ClusterState::default(), now: 1_000, index: 0, events: Vec::new() };
-        world.one(Command::Found { cluster_id: [7; 16] }).unwrap();
+        World::founded(nodes, None)
+    }
+
+    /// The same, with an authority and the token of an admin.
+    pub fn secured(nodes: usize) -> World {
+        World::founded(nodes, Some(Arc::new(security())))
+    }
+
+    fn founded(nodes: usize, security: Option<Arc<Security>>) -> World {
+        let mut world = World::of(ClusterState::default());
+        world.now = 1_000;
+        world.one(Command::Found { cluster_id: [7; 16], security }).unwrap();
         for number in 0..nodes {
             world.register(number);
         }
@@ -146,6 +155,34 @@ impl World {
     pub fn job_state(&self, job: JobId) -> &'static str {
         self.state.jobs().get(&job).unwrap().state().name()
     }
+}
+
+pub fn security() -> Security {
+    let authority = Authority { certificate: vec![1; 500], sealed_key: vec![2; 200] };
+    let admin = NewToken {
+        grant: Grant::Person { role: Role::Admin, scope: Scope::All },
+        ttl: None,
+        ..join_token(1, Machine::Agent)
+    };
+    Security { authority, tokens: vec![admin] }
+}
+
+/// A token for any machine of a kind.
+pub fn join_token(id: u8, machine: Machine) -> NewToken {
+    NewToken {
+        id: TokenId(u64::from(id)),
+        secret_hash: [id; 32],
+        label: format!("token {id}"),
+        grant: Grant::Join(JoinGrant { machine, name: None, pool: None }),
+        ttl: Some(DurationMs(60_000)),
+        created_by: "admin".to_owned(),
+    }
+}
+
+/// What whoever holds the secret of [`join_token`] shows, with a key of their
+/// own.
+pub fn proof(id: u8, key: u8) -> JoinProof {
+    JoinProof { token: TokenId(u64::from(id)), secret_hash: [id; 32], key_hash: [key; 32] }
 }
 
 pub fn submit(spec: &JobSpec, key: Option<&str>) -> Command {

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use berth_model::{AllocationId, JobId, Name, NodeId, NodeSpec, SpecDigest};
+use berth_model::{AllocationId, JobId, Name, NodeId, NodeSpec, SpecDigest, StopIntent, TokenId};
 use berth_proto::log::v1;
 use berth_proto::log::v1::change_job::{Change, Hold, Purge, Release, Restart, Rollback, Stop};
 use berth_proto::log::v1::command::Command as Kind;
 use berth_proto::v1 as public;
-use berth_state::{Command, JobChange, Placement, Seat, SubmitJob};
+use berth_state::{Command, JobChange, JoinProof, Placement, Seat, SubmitJob};
 use bytes::Bytes;
 
-use super::{observation, stock};
+use super::{access, observation, stock};
 use crate::enumeration;
 use crate::frozen::values::{
     allocation_to_proto, allocations_to_proto, purpose_to_proto, read_allocation, read_allocations,
@@ -24,13 +24,11 @@ use crate::spec::{
 
 pub(super) fn to_proto(command: &Command) -> v1::Command {
     let kind = match command {
-        Command::Found { cluster_id } => {
-            Kind::Found(v1::Found { cluster_id: Bytes::copy_from_slice(cluster_id) })
+        Command::Found { cluster_id, security } => {
+            Kind::Found(access::found_to_proto(*cluster_id, security.as_deref()))
         }
-        Command::AdmitScheduler { instance_key, address, seat } => {
-            let instance_key = Bytes::copy_from_slice(instance_key);
-            let (address, learner) = (address.clone(), *seat == Seat::Learner);
-            Kind::AdmitScheduler(v1::AdmitScheduler { instance_key, address, learner })
+        Command::AdmitScheduler { instance_key, address, seat, proof } => {
+            Kind::AdmitScheduler(admit_to_proto(*instance_key, address, *seat, proof.as_ref()))
         }
         Command::PromoteScheduler { scheduler } => {
             Kind::PromoteScheduler(v1::PromoteScheduler { scheduler: *scheduler })
@@ -77,11 +75,7 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
             placements: placements.iter().map(placement_to_proto).collect(),
         }),
         Command::StopAllocations { allocations, intent, reason } => {
-            Kind::StopAllocations(v1::StopAllocations {
-                allocations: allocations_to_proto(allocations),
-                intent: enumeration::number::<v1::StopIntent, _>(*intent),
-                reason: reason.clone(),
-            })
+            Kind::StopAllocations(stop_to_proto(allocations, *intent, reason))
         }
         Command::Observe { node, observations } => Kind::Observe(v1::Observe {
             node: node.0,
@@ -89,8 +83,30 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
         }),
         Command::ExpireJob { job } => Kind::ExpireJob(v1::ExpireJob { job: job.0 }),
         Command::Reap { jobs, nodes, keys } => Kind::Reap(reap_to_proto(jobs, nodes, keys)),
+        Command::CreateToken(new) => Kind::CreateToken(access::create_to_proto(new)),
+        Command::RevokeToken { token } => Kind::RevokeToken(v1::RevokeToken { token: token.0 }),
+        Command::UseJoinToken { proof, machine, name, pool } => {
+            Kind::UseJoinToken(access::use_to_proto(proof, *machine, name, pool.as_ref()))
+        }
+        Command::RevokeMachine { machine, name } => {
+            Kind::RevokeMachine(access::revoke_to_proto(*machine, name))
+        }
     };
     v1::Command { command: Some(kind) }
+}
+
+fn admit_to_proto(
+    instance_key: [u8; 16],
+    address: &str,
+    seat: Seat,
+    proof: Option<&JoinProof>,
+) -> v1::AdmitScheduler {
+    v1::AdmitScheduler {
+        instance_key: Bytes::copy_from_slice(&instance_key),
+        address: address.to_owned(),
+        learner: seat == Seat::Learner,
+        proof: proof.map(access::proof_to_proto),
+    }
 }
 
 fn register_to_proto(name: &Name, instance_key: [u8; 16], spec: &NodeSpec) -> v1::RegisterNode {
@@ -111,6 +127,18 @@ fn lose_to_proto(
         node: node.0,
         session,
         allocations: allocations_to_proto(allocations),
+        reason: reason.to_owned(),
+    }
+}
+
+fn stop_to_proto(
+    allocations: &[AllocationId],
+    intent: StopIntent,
+    reason: &str,
+) -> v1::StopAllocations {
+    v1::StopAllocations {
+        allocations: allocations_to_proto(allocations),
+        intent: enumeration::number::<v1::StopIntent, _>(intent),
         reason: reason.to_owned(),
     }
 }
@@ -163,16 +191,8 @@ fn placement_to_proto(placement: &Placement) -> v1::Placement {
 
 pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -> Option<Command> {
     Some(match problems.present(at, proto.command)? {
-        Kind::Found(found) => {
-            let at = at.named("cluster_id");
-            Command::Found { cluster_id: problems.bytes(at, &found.cluster_id)? }
-        }
-        Kind::AdmitScheduler(admit) => {
-            let at = at.named("instance_key");
-            let instance_key = problems.bytes(at, &admit.instance_key)?;
-            let seat = if admit.learner { Seat::Learner } else { Seat::Voter };
-            Command::AdmitScheduler { instance_key, address: admit.address, seat }
-        }
+        Kind::Found(found) => access::read_found(at, found, problems)?,
+        Kind::AdmitScheduler(admit) => read_admit(at, admit, problems)?,
         Kind::PromoteScheduler(v1::PromoteScheduler { scheduler }) => {
             Command::PromoteScheduler { scheduler }
         }
@@ -221,6 +241,31 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
         },
         Kind::ExpireJob(v1::ExpireJob { job }) => Command::ExpireJob { job: JobId(job) },
         Kind::Reap(reap) => read_reap(at, reap, problems)?,
+        Kind::CreateToken(v1::CreateToken { token }) => {
+            Command::CreateToken(access::read_token(at.named("token"), token, problems)?)
+        }
+        Kind::RevokeToken(v1::RevokeToken { token }) => {
+            Command::RevokeToken { token: TokenId(token) }
+        }
+        Kind::UseJoinToken(proto) => access::read_use(at, proto, problems)?,
+        Kind::RevokeMachine(proto) => access::read_revoke_machine(at, proto, problems)?,
+    })
+}
+
+fn read_admit(
+    at: Field<'_>,
+    proto: v1::AdmitScheduler,
+    problems: &mut Problems,
+) -> Option<Command> {
+    let proof = match proto.proof {
+        Some(proof) => Some(access::read_proof(at.named("proof"), &proof, problems)?),
+        None => None,
+    };
+    Some(Command::AdmitScheduler {
+        instance_key: problems.bytes(at.named("instance_key"), &proto.instance_key)?,
+        address: proto.address,
+        seat: if proto.learner { Seat::Learner } else { Seat::Voter },
+        proof,
     })
 }
 

@@ -5,6 +5,7 @@
 //! every voter knows it (the cluster version tells). A change of what is there
 //! needs another schema.
 
+mod access;
 mod command;
 mod encoder;
 mod observation;

@@ -166,6 +166,46 @@ fn an_unknown_value_stops_the_reader() {
     assert!(error.needs_newer());
 }
 
+/// What a token gives is never guessed: not from a number that a later version
+/// has given a meaning, nor from one that was left out.
+#[test]
+fn a_role_a_machine_or_a_scope_that_is_not_known_stops_the_reader() {
+    use v1::grant::{Grant, Join, Person};
+    let check = |grant: Option<Grant>, expected: &str| {
+        let bytes = changed(|proto| {
+            let grant = Some(v1::Grant { grant });
+            let secret_hash = vec![0; 32].into();
+            let token = Some(v1::NewToken { grant, secret_hash, ..v1::NewToken::default() });
+            let kind = v1::command::Command::CreateToken(v1::CreateToken { token });
+            proto.commands[0].command = Some(kind);
+        });
+        assert_eq!(decode_entry(&bytes).unwrap_err().to_string(), expected);
+    };
+    let all = v1::Scope { scope: Some(v1::scope::Scope::All(v1::scope::All {})) };
+    let person = |role, scope| Some(Grant::Person(Person { role, scope }));
+    let join = |machine| Some(Grant::Join(Join { machine, name: None, pool: None }));
+    let newer = |field: &str| {
+        format!(
+            "commands[0].token.grant.{field} has the value 5, which this version does not know; \
+             version 0.1.0 or later of berth is needed"
+        )
+    };
+    check(person(5, Some(all.clone())), &newer("role"));
+    check(join(5), &newer("machine"));
+    let garbled = |what: &str| format!("is garbled: commands[0].token.grant{what}");
+    check(person(0, Some(all)), &garbled(".role: is not specified"));
+    check(join(0), &garbled(".machine: is not specified"));
+    check(person(1, None), &garbled(".scope: is missing"));
+    check(person(1, Some(v1::Scope::default())), &garbled(".scope: is missing"));
+    check(None, &garbled(": is missing"));
+    let names = vec!["ads".to_owned(), "ads".to_owned()];
+    let twice = v1::scope::Scope::Namespaces(v1::scope::Namespaces { names });
+    check(
+        person(1, Some(v1::Scope { scope: Some(twice) })),
+        &garbled(".scope.names: a namespace is there twice"),
+    );
+}
+
 #[test]
 fn what_is_missing_or_malformed_is_named() {
     let check = |bytes: &[u8], expected: &str| {

@@ -1,6 +1,7 @@
 //! The row of the cluster itself, and those of idempotency keys.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use berth_model::{Attempt, JobId, Name, NodeId, SpecDigest, StateMs, WallMs};
 use berth_proto::log::v1;
@@ -8,6 +9,7 @@ use berth_state::rows::SchedulerRow;
 use berth_state::{ClusterRow, KeyRow, RestoreRow, Seat};
 use bytes::Bytes;
 
+use crate::frozen::access::{authority_to_proto, read_authority};
 use crate::problem::{Cause, Field, Problems};
 
 pub(super) fn cluster_to_proto(row: &ClusterRow) -> v1::ClusterRow {
@@ -31,6 +33,7 @@ pub(super) fn cluster_to_proto(row: &ClusterRow) -> v1::ClusterRow {
             })
             .collect(),
         restore: row.restore.as_ref().map(restore_to_proto),
+        authority: row.authority.as_deref().map(authority_to_proto),
     }
 }
 
@@ -103,6 +106,7 @@ pub(super) fn read_cluster(
         wall_ms: WallMs(proto.wall_ms),
         schedulers,
         restore,
+        authority: proto.authority.as_ref().map(read_authority).map(Arc::new),
     })
 }
 

@@ -3,6 +3,7 @@
 //! length. Writer and reader hold one record at a time, so memory does not
 //! grow with the state. Checksums are those of the file around it.
 
+mod access;
 mod allocation;
 mod cluster;
 mod job;

@@ -85,7 +85,9 @@ impl<R: Read> SnapshotReader<R> {
             | Record::Task(_)
             | Record::Allocation(_)
             | Record::Node(_)
-            | Record::Key(_) => Err(ReadError::NoHeader),
+            | Record::Key(_)
+            | Record::Token(_)
+            | Record::Revocation(_) => Err(ReadError::NoHeader),
         }
     }
 

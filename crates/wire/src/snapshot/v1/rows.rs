@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth_proto::log::v1::snapshot_record::Record;
 use berth_state::Stored;
 
-use super::{allocation, cluster, job, node, task};
+use super::{access, allocation, cluster, job, node, task};
 use crate::problem::{Cause, Field, Problems};
 
 pub(super) fn to_proto(stored: &Stored) -> Record {
@@ -16,6 +16,8 @@ pub(super) fn to_proto(stored: &Stored) -> Record {
         Stored::Allocation(row) => Record::Allocation(allocation::to_proto(row)),
         Stored::Node(row) => Record::Node(node::to_proto(row)),
         Stored::Key(namespace, key, row) => Record::Key(cluster::key_to_proto(namespace, key, row)),
+        Stored::Token(row) => Record::Token(access::token_to_proto(row)),
+        Stored::Revocation(row) => Record::Revocation(access::revocation_to_proto(row)),
     }
 }
 
@@ -47,6 +49,14 @@ pub(super) fn read(at: Field<'_>, record: Record, problems: &mut Problems) -> Op
         Record::Key(row) => {
             let (namespace, key, row) = cluster::read_key(at.named("key"), row, problems)?;
             Some(Stored::Key(namespace, key, Arc::new(row)))
+        }
+        Record::Token(row) => {
+            let row = access::read_token(at.named("token"), row, problems)?;
+            Some(Stored::Token(Arc::new(row)))
+        }
+        Record::Revocation(row) => {
+            let row = access::read_revocation(at.named("revocation"), row, problems)?;
+            Some(Stored::Revocation(Arc::new(row)))
         }
     }
 }

@@ -1,19 +1,19 @@
 //! An entry with every kind of command and every optional field, as version 1
 //! was first written. Neither the value nor the bytes may change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_model::{
     AllocationId, ArraySpec, Attempt, Claim, Constraints, CpuMilli, Device, DeviceClaim,
-    DeviceHealth, Drain, DurationMs, EndCause, EndReport, GpuRequest, HealthCheck, HealthProbe,
-    InstanceIndex, JobId, JobKind, JobSpec, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortClaim,
-    PortRange, RestartPolicy, ShareMilli, Signal, SpecDigest, StartPhase, StateMs, StopIntent,
-    StopPolicy, TaskIndex, TaskSpec, WallMs,
+    DeviceHealth, Drain, DurationMs, EndCause, EndReport, GpuRequest, Grant, HealthCheck,
+    HealthProbe, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, Machine, MemoryBytes, Name,
+    NodeId, NodeSpec, Policy, PortClaim, PortRange, RestartPolicy, Role, Scope, ShareMilli, Signal,
+    SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
-    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, ScoreParts, Seat, Stock,
-    SubmitJob, Unknown,
+    Authority, Command, Entry, JobChange, JoinProof, NewToken, Observation, Observed, Placement,
+    Purpose, ScoreParts, Seat, Security, Stock, SubmitJob, Unknown,
 };
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/log-v1-every-command.hex");
@@ -147,7 +147,12 @@ pub(super) fn padded(bytes: usize) -> Command {
 fn schedulers() -> [Command; 3] {
     let address = "10.0.0.3:7071".into();
     [
-        Command::AdmitScheduler { instance_key: [8; 16], address, seat: Seat::Learner },
+        Command::AdmitScheduler {
+            instance_key: [8; 16],
+            address,
+            seat: Seat::Learner,
+            proof: None,
+        },
         Command::PromoteScheduler { scheduler: 3 },
         Command::RemoveScheduler { scheduler: 2 },
     ]
@@ -155,11 +160,12 @@ fn schedulers() -> [Command; 3] {
 
 pub(super) fn entry() -> Entry {
     let mut commands = vec![
-        Command::Found { cluster_id: *b"sixteen bytes id" },
+        Command::Found { cluster_id: *b"sixteen bytes id", security: None },
         Command::AdmitScheduler {
             instance_key: [9; 16],
             address: "10.0.0.2:7071".into(),
             seat: Seat::Voter,
+            proof: None,
         },
         Command::RaiseClusterVersion { version: 2 },
         submit(),
@@ -190,6 +196,7 @@ pub(super) fn entry() -> Entry {
     commands.extend(stops());
     commands.extend(schedulers());
     commands.extend(after_a_restore());
+    commands.extend(access());
     Entry {
         state_ms: StateMs(123_456_789),
         wall_ms: WallMs(1_790_000_000_000),
@@ -314,6 +321,58 @@ fn after_a_restore() -> [Command; 4] {
         Command::StopOrphans { node: NodeId(1), orphans: vec![id(3)], reason: "by hand".into() },
         Command::ForgetOrphans { node: NodeId(1), session: 2, orphans: vec![id(3)] },
         Command::StopAwaiting,
+    ]
+}
+
+fn access() -> Vec<Command> {
+    let new = |id, grant, ttl| NewToken {
+        id: TokenId(id),
+        secret_hash: [0x5e; 32],
+        label: "laptop".into(),
+        grant,
+        ttl,
+        created_by: "token 1".into(),
+    };
+    let person = |role, scope| Grant::Person { role, scope };
+    let join = |machine, name, pool| Grant::Join(JoinGrant { machine, name, pool });
+    let some = Scope::Namespaces(BTreeSet::from([name("research"), name("ads")]));
+    let authority = Authority { certificate: vec![0x30; 5], sealed_key: vec![0x5e; 6] };
+    let tokens = vec![
+        new(1, person(Role::Admin, Scope::All), None),
+        new(2, person(Role::Operate, Scope::All), Some(DurationMs(0))),
+    ];
+    let proof = JoinProof { token: TokenId(5), secret_hash: [0x5e; 32], key_hash: [0x6b; 32] };
+    let minute = Some(DurationMs(60_000));
+    vec![
+        Command::Found {
+            cluster_id: *b"sixteen bytes id",
+            security: Some(Arc::new(Security { authority, tokens })),
+        },
+        Command::AdmitScheduler {
+            instance_key: [9; 16],
+            address: "10.0.0.2:7071".into(),
+            seat: Seat::Voter,
+            proof: Some(proof.clone()),
+        },
+        Command::CreateToken(new(3, person(Role::Read, some.clone()), minute)),
+        Command::CreateToken(new(4, person(Role::Submit, some), None)),
+        Command::CreateToken(new(5, join(Machine::Server, None, None), minute)),
+        Command::CreateToken(new(
+            u64::MAX,
+            join(Machine::Agent, Some(name("gpu-01")), Some(name("h100"))),
+            minute,
+        )),
+        Command::CreateToken(new(7, join(Machine::Gateway, Some(name("front")), None), minute)),
+        Command::RevokeToken { token: TokenId(u64::MAX) },
+        Command::UseJoinToken {
+            proof: proof.clone(),
+            machine: Machine::Agent,
+            name: name("gpu-01"),
+            pool: Some(name("h100")),
+        },
+        Command::UseJoinToken { proof, machine: Machine::Gateway, name: name("front"), pool: None },
+        Command::RevokeMachine { machine: Machine::Client, name: "alice".into() },
+        Command::RevokeMachine { machine: Machine::Server, name: "3".into() },
     ]
 }
 

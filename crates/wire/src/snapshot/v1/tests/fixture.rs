@@ -7,14 +7,16 @@ use std::sync::Arc;
 use berth_model::node::DeviceUse;
 use berth_model::{
     AllocationId, AllocationState, Attempt, Claim, Constraints, CpuMilli, Device, DeviceClaim,
-    DeviceHealth, Drain, DurationMs, InstanceIndex, JobId, JobKind, JobSpec, JobState, MemoryBytes,
-    Name, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortClaim, PortRange, RangeSet, ShareMilli,
-    SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, WallMs,
+    DeviceHealth, Drain, DurationMs, Grant, InstanceIndex, JobId, JobKind, JobSpec, JobState,
+    JoinGrant, Machine, MemoryBytes, Name, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortClaim,
+    PortRange, RangeSet, Role, Scope, ShareMilli, SpecDigest, StartPhase, StateMs, StopIntent,
+    TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
-    AllocationRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow, NodeRow,
-    OrphanRow, Purpose, RestoreRow, Retry, ScoreParts, Stored, TaskRow,
+    AllocationRow, Authority, ClusterRow, Expiry, FailureDetail, JobPhase, JobRow, JobVersionRow,
+    KeyRow, NodeRow, OrphanRow, Purpose, RestoreRow, Retry, RevocationRow, ScoreParts, Stored,
+    TaskRow, TokenRow, TokenUser,
 };
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/snapshot-v1-every-row.hex");
@@ -66,7 +68,47 @@ pub(super) fn rows() -> Vec<Stored> {
         rows.push(Stored::Key(name("research"), "key-1".into(), Arc::new(row)));
     }
     rows.extend(after_a_restore());
+    rows.extend(access());
     rows
+}
+
+/// What only a cluster that speaks TLS has.
+fn access() -> Vec<Stored> {
+    let authority = Authority { certificate: vec![0x30; 5], sealed_key: vec![0x5e; 6] };
+    let token = |id, grant, expires, used_by| {
+        Stored::Token(Arc::new(TokenRow {
+            id: TokenId(id),
+            secret_hash: [0x5e; 32],
+            label: "laptop".into(),
+            grant,
+            created_by: "token 1".into(),
+            created: WallMs(9),
+            expires,
+            used_by,
+        }))
+    };
+    let person = |role, scope| Grant::Person { role, scope };
+    let join = |machine, name, pool| Grant::Join(JoinGrant { machine, name, pool });
+    let some = Scope::Namespaces(BTreeSet::from([name("research"), name("ads")]));
+    let soon = Some(Expiry { at: StateMs(10), wall: WallMs(11) });
+    let user = TokenUser { key_hash: [0x6b; 32], name: "gpu-01".into() };
+    let both = (Some(name("gpu-01")), Some(name("h100")));
+    let revoked = |machine, text: &str| {
+        let name = text.to_owned();
+        Stored::Revocation(Arc::new(RevocationRow { machine, name, before: WallMs(12) }))
+    };
+    vec![
+        Stored::Cluster(ClusterRow { authority: Some(Arc::new(authority)), ..cluster() }),
+        token(1, person(Role::Admin, Scope::All), None, None),
+        token(2, person(Role::Operate, Scope::All), soon, None),
+        token(3, person(Role::Submit, some.clone()), None, None),
+        token(4, person(Role::Read, some), None, None),
+        token(5, join(Machine::Server, None, None), soon, None),
+        token(6, join(Machine::Gateway, None, None), soon, None),
+        token(u64::MAX, join(Machine::Agent, both.0, both.1), soon, Some(user)),
+        revoked(Machine::Agent, "gpu-02"),
+        revoked(Machine::Client, "alice"),
+    ]
 }
 
 /// What only a restored cluster has.
@@ -121,6 +163,7 @@ fn cluster() -> ClusterRow {
             (302, scheduler(5, None)),
         ]),
         restore: None,
+        authority: None,
     }
 }
 
