@@ -11,6 +11,8 @@
 /// The descriptor set of every service, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+include!(concat!(env!("OUT_DIR"), "/calls.rs"));
+
 /// Peer traffic between schedulers.
 pub mod raft {
     pub mod v1 {

@@ -1,0 +1,257 @@
+//! Taking connections in, encrypted or not, with what is known of who is at the
+//! other end. A slow handshake holds up nobody else.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+use tracing::debug;
+
+use crate::certificate::{self, Certified};
+
+/// A handshake that takes longer is given up.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Handshakes at one time: each costs a signature, some 100 microseconds of one
+/// core, and a few kilobytes. Beyond it callers wait to be accepted.
+const HANDSHAKES_MAX: usize = 256;
+/// After an error of accept itself, mostly too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection that was taken in.
+pub struct Link {
+    stream: Stream,
+    peer: PeerInfo,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Local(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Who is at the other end, as far as the connection proves it.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    /// None through a socket file.
+    pub remote: Option<SocketAddr>,
+    pub standing: Standing,
+}
+
+/// What the connection proves of its other end.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// Nothing is asked on a listener in plain text.
+    PlainText,
+    /// Through a socket file, which the file system says who may open.
+    LocalSocket,
+    /// Encrypted, and no certificate shown.
+    Stranger,
+    /// Encrypted, with a certificate that was good when the connection was made.
+    Member(Arc<Certified>),
+    /// As before, but it had expired a while ago.
+    Lapsed(Arc<Certified>),
+}
+
+/// Takes connections in until it is dropped.
+pub struct Listener {
+    links: mpsc::Receiver<Link>,
+    accepting: JoinHandle<()>,
+}
+
+impl Listener {
+    /// On a bound socket; in plain text where there is no configuration of TLS.
+    #[must_use]
+    pub fn new(listener: TcpListener, tls: Option<Arc<ServerConfig>>) -> Listener {
+        let (sender, links) = mpsc::channel(1);
+        let accepting = tokio::spawn(accept(listener, tls.map(TlsAcceptor::from), sender));
+        Listener { links, accepting }
+    }
+
+    /// On a bound socket file.
+    #[must_use]
+    pub fn local(listener: UnixListener) -> Listener {
+        let (sender, links) = mpsc::channel(1);
+        let accepting = tokio::spawn(accept_local(listener, sender));
+        Listener { links, accepting }
+    }
+
+    /// The next connection; `None` never comes while the listener is alive.
+    pub async fn accept(&mut self) -> Option<Link> {
+        self.links.recv().await
+    }
+
+    /// For a server that polls.
+    pub fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<Option<Link>> {
+        self.links.poll_recv(context)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, links: mpsc::Sender<Link>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let (stream, remote) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                debug!(%error, "connection not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Without it answers wait for the peer's delayed acknowledgement, about
+        // 40 ms on Linux.
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
+        let Some(tls) = &tls else {
+            let peer = PeerInfo { remote: Some(remote), standing: Standing::PlainText };
+            if links.send(Link { stream: Stream::Plain(stream), peer }).await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let (tls, links) = (tls.clone(), links.clone());
+        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
+        tokio::spawn(async move {
+            match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    drop(permit);
+                    let standing = standing(&stream);
+                    let peer = PeerInfo { remote: Some(remote), standing };
+                    let _ = links.send(Link { stream: Stream::Tls(Box::new(stream)), peer }).await;
+                }
+                Ok(Err(error)) => debug!(%remote, %error, "handshake failed"),
+                Err(_) => debug!(%remote, "handshake took too long"),
+            }
+        });
+    }
+}
+
+async fn accept_local(listener: UnixListener, links: mpsc::Sender<Link>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let peer = PeerInfo { remote: None, standing: Standing::LocalSocket };
+                if links.send(Link { stream: Stream::Local(stream), peer }).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                debug!(%error, "local connection not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn standing(stream: &TlsStream<TcpStream>) -> Standing {
+    let (_, session) = stream.get_ref();
+    let shown = session.peer_certificates().and_then(|chain| chain.first());
+    // The chain was proved, but only our own authority's names count.
+    let certified = shown.and_then(|shown| certificate::read(shown).ok()).map(Arc::new);
+    match certified {
+        None => Standing::Stranger,
+        Some(certified) if certified.expires.0 < wall_ms() => Standing::Lapsed(certified),
+        Some(certified) => Standing::Member(certified),
+    }
+}
+
+fn wall_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Link {
+    #[must_use]
+    pub fn peer(&self) -> &PeerInfo {
+        &self.peer
+    }
+}
+
+impl Connected for Link {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Link {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Local(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Link {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Local(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Stream::Local(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Local(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Local(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Local(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
