@@ -136,13 +136,27 @@ impl Node {
 
 fn disk_is_full(path: &Path) -> bool {
     let Ok(disk) = rustix::fs::statvfs(path) else { return false };
-    let used = disk.f_blocks.saturating_sub(disk.f_bavail);
-    used.saturating_mul(100) / disk.f_blocks.max(1) > DISK_USED_PERCENT_MAX
+    let used = disk.f_blocks.saturating_sub(disk.f_bfree);
+    used_percent(used, disk.f_bavail) > DISK_USED_PERCENT_MAX
+}
+
+/// As `df` counts: of what is used and what may still be, without the blocks
+/// that are held back for others.
+fn used_percent(used: u64, available: u64) -> u64 {
+    used.saturating_mul(100) / used.saturating_add(available).max(1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_that_are_held_back_are_not_used() {
+        // 252 blocks, 160 of them held back.
+        assert_eq!(used_percent(60, 32), 65);
+        assert_eq!(used_percent(0, 0), 0);
+        assert_eq!(used_percent(10, 0), 100);
+    }
 
     #[test]
     fn a_record_tells_why() {
