@@ -36,15 +36,17 @@ async fn an_agent_that_comes_back_adopts_its_workers_and_their_ends() {
     support::job_when(&client, job, "runs", |job| job.tasks[0].running == u64::from(INSTANCES))
         .await;
     let before: Vec<u32> = (0..INSTANCES).map(|index| gates.pids(index)[0]).collect();
-    let shims: Vec<_> = processes::naming(folder.path())
-        .into_iter()
-        .filter(|process| process.command_line.contains(" shim --dir "))
-        .collect();
-    assert!(shims.len() >= INSTANCES as usize, "{shims:?}");
-    for shim in shims {
-        let memory = processes::own_memory_kib(shim.pid);
-        assert!(memory <= SHIM_KIB_MAX, "{memory} KiB in {shim:?}");
-    }
+    // A shim is begun by a process that has its command line, needs more for
+    // some milliseconds, and is gone as soon as the shim is ready.
+    support::until("every shim to need no more than it may", || async {
+        let processes = processes::naming(folder.path()).into_iter();
+        let shims = processes.filter(|process| process.command_line.contains(" shim --dir "));
+        let memory: Vec<u32> =
+            shims.filter_map(|shim| processes::own_memory_kib(shim.pid)).collect();
+        let small = memory.iter().all(|memory| *memory <= SHIM_KIB_MAX);
+        (memory.len() >= INSTANCES as usize && small).then_some(())
+    })
+    .await;
 
     cluster.agents[0].child.kill().await.unwrap();
     for index in 0..5 {

@@ -51,18 +51,18 @@ pub fn send(pid: u32, signal: Signal) {
 
 /// The user that a process runs as.
 pub fn user_of(pid: u32) -> u32 {
-    status_number(pid, "Uid:")
+    status_number(pid, "Uid:").unwrap()
 }
 
 /// Memory of a process in KiB that it shares with none: pages of its executable
-/// are not counted.
-pub fn own_memory_kib(pid: u32) -> u32 {
+/// are not counted. None once it has ended.
+pub fn own_memory_kib(pid: u32) -> Option<u32> {
     status_number(pid, "RssAnon:")
 }
 
 /// The first number after `key` in the status of a process.
-fn status_number(pid: u32, key: &str) -> u32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
+fn status_number(pid: u32, key: &str) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    line.split_whitespace().next()?.parse().ok()
 }
