@@ -7,17 +7,20 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::routing::get;
+use berth_identity::tls::{Credentials, Listener, Protocol, server_config};
+use berth_identity::{Authenticate, Caller, Page, serve_pages};
 use berth_telemetry::Metrics;
 use tokio::net::TcpListener;
 use tracing::info;
 
 /// Serves `/livez`, `/readyz` (a session is up) and `/metrics` on `address`
-/// until the process ends.
+/// until the process ends; with TLS where there are credentials.
 ///
 /// # Errors
 /// The address cannot be listened on.
 pub async fn serve(
     address: &str,
+    credentials: Option<Arc<Credentials>>,
     connected: Arc<AtomicBool>,
     metrics: Option<Metrics>,
 ) -> anyhow::Result<()> {
@@ -36,10 +39,24 @@ pub async fn serve(
         let text = metrics.map(|metrics| metrics.render()).unwrap_or_default();
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
     };
-    let routes = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(text));
-    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let mut router = Router::new();
+    for page in Page::ALL {
+        let shown = match page {
+            Page::Live => get(|| async { "ok\n" }),
+            Page::Ready => get(ready.clone()),
+            Page::Metrics => get(text.clone()),
+        };
+        router = router.route(page.path(), shown);
+    }
+    let tls = match credentials {
+        Some(credentials) => {
+            let config = server_config(credentials, Protocol::Http).context("set up TLS")?;
+            Some(Arc::new(config))
+        }
+        None => None,
+    };
+    let authenticate: Authenticate = Arc::new(Caller::of_connection);
+    let listener = Listener::new(listener, tls);
+    tokio::spawn(serve_pages(listener, router, authenticate, std::future::pending()));
     Ok(())
 }

@@ -30,6 +30,7 @@
 
 mod allocation_dir;
 mod clock;
+mod credentials;
 mod data_dir;
 mod devices;
 mod ended_log;
@@ -51,5 +52,6 @@ mod shim_link;
 mod wanted;
 mod worker_user;
 
+pub use credentials::Transport;
 pub use options::{AgentOptions, ShimProgram};
 pub use run::run;

@@ -9,11 +9,15 @@ use berth_config::units::SimulatedGpus;
 use berth_model::{CpuMilli, MemoryBytes, Name, PortRange};
 use berth_telemetry::Metrics;
 
+use crate::credentials::Transport;
+
 /// Everything that an agent is told from outside.
 #[derive(Clone)]
 pub struct AgentOptions {
     /// Schedulers to dial, `HOST:PORT`; at least one.
     pub servers: Vec<String>,
+    /// How they are reached.
+    pub transport: Transport,
     /// Kept over restarts; one agent at a time.
     pub data_dir: PathBuf,
     /// The node's name.
@@ -72,6 +76,7 @@ impl AgentOptions {
         let default = Name::new("default").expect("a word of letters is a name");
         AgentOptions {
             servers,
+            transport: Transport::PlainText,
             data_dir,
             name,
             address: String::new(),

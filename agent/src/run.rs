@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, bail};
+use berth_identity::Dialer;
+use berth_identity::tls::Credentials;
 use berth_model::{DurationMs, NodeSpec, validate_node};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
@@ -11,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
+use crate::credentials::{Transport, come_in};
 use crate::data_dir::DataDir;
 use crate::devices::DeviceSource;
 use crate::node::{Ended, Event, Node, Settings};
@@ -40,8 +43,10 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     let user = options.worker_user.as_deref().map(worker_user::find).transpose()?;
     let boot_id = berth_shim::process::boot_id().context("read the host's boot id")?;
     let connected = Arc::new(AtomicBool::new(false));
+    let (dialer, credentials) = reach(&options).await?;
     if let Some(address) = &options.http {
-        http::serve(address, Arc::clone(&connected), options.metrics.clone()).await?;
+        let metrics = options.metrics.clone();
+        http::serve(address, credentials, Arc::clone(&connected), metrics).await?;
     }
     let mut signals = Signals::listen(options.stop_on_fd_close)?;
     let (events, received) = mpsc::unbounded_channel();
@@ -53,6 +58,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         boot_id,
         dir,
         user,
+        dialer: dialer.clone(),
         shim: options.shim.clone(),
     };
     let stop_after = options
@@ -63,6 +69,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     let (sessions, session_events) = mpsc::channel(SESSION_EVENTS_MAX);
     let dialling = SessionSettings {
         servers: options.servers,
+        dialer,
         retry_min: options.retry_min,
         retry_max: options.retry_max,
         cluster,
@@ -82,6 +89,20 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         Some(Ended::SomethingLeft) => bail!("processes of workers are left that do not end"),
     }
     Ok(())
+}
+
+/// How the schedulers are reached, and who this agent is to them: with TLS it
+/// has joined when this returns, and its certificate is kept fresh from then on.
+async fn reach(options: &AgentOptions) -> anyhow::Result<(Dialer, Option<Arc<Credentials>>)> {
+    let Transport::Tls { folder, join_token_file } = &options.transport else {
+        return Ok((Dialer::PlainText, None));
+    };
+    let (folder, token_file) = (folder.clone(), join_token_file.clone());
+    let member =
+        come_in(folder, token_file, &options.servers, &options.name, &options.pool).await?;
+    let reached = (member.dialer.clone(), Some(member.credentials.clone()));
+    tokio::spawn(member.keep_fresh(options.servers.clone()));
+    Ok(reached)
 }
 
 fn node_spec(options: &AgentOptions, source: &DeviceSource) -> anyhow::Result<NodeSpec> {

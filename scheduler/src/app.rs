@@ -2,8 +2,10 @@
 //! replica shows of it: the view, the recent events, what has ended.
 
 use std::io::{Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
+use berth_model::StateMs;
 use berth_raft::{App, EntryError, SnapshotError};
 use berth_state::{Applied, ClusterState, Entry, Event, EventKind, invariants};
 use berth_wire::DecodeError;
@@ -21,6 +23,11 @@ pub struct Published {
     pub events: EventRing,
     pub history: History,
     pub sessions: Sessions,
+    /// When the newest state came, by this machine's monotonic clock; the lock
+    /// guards the value.
+    seen: Mutex<Instant>,
+    /// Counts revocations of machines.
+    revocations: watch::Sender<u64>,
 }
 
 impl Published {
@@ -30,7 +37,23 @@ impl Published {
             events: EventRing::new(),
             history: History::new(),
             sessions: Sessions::new(),
+            seen: Mutex::new(Instant::now()),
+            revocations: watch::Sender::new(0),
         }
+    }
+
+    /// The cluster's time as far as this replica can tell: from the newest
+    /// entry on it goes by this machine's own clock.
+    pub fn now(&self) -> StateMs {
+        let last = self.view.borrow().cluster().state_ms;
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let elapsed = u64::try_from(seen.elapsed().as_millis()).unwrap_or(u64::MAX);
+        StateMs(last.0.saturating_add(elapsed))
+    }
+
+    /// Changes whenever a machine was revoked.
+    pub fn revocations(&self) -> watch::Receiver<u64> {
+        self.revocations.subscribe()
     }
 
     /// The newest applied state; O(1).
@@ -90,11 +113,15 @@ impl App for ClusterApp {
 
     fn publish(&mut self, _applied_index: u64) {
         self.published.view.send_replace(self.state.clone());
+        *self.published.seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let wall = self.state.cluster().wall_ms;
         for (index, events) in self.fresh.drain(..) {
             for event in &events {
                 if let (EventKind::DesiredChanged { .. }, Some(node)) = (&event.kind, event.node) {
                     self.published.sessions.wake(node);
+                }
+                if let EventKind::MachineRevoked { .. } = &event.kind {
+                    self.published.revocations.send_modify(|count| *count += 1);
                 }
             }
             self.published.history.record(&events);

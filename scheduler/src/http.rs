@@ -5,11 +5,13 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
-use tokio::net::TcpListener;
+use berth_identity::tls::Listener;
+use berth_identity::{Authenticate, Page, serve_pages};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Authenticator;
 use crate::rpc::Shared;
 
 /// What a page needs.
@@ -21,20 +23,25 @@ struct Pages {
 
 /// Serves until `stop`.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Listener,
+    authenticator: Authenticator,
     shared: Shared,
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let router = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(show_metrics))
-        .with_state(Pages { shared, metrics });
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move { stop.cancelled().await })
-        .await
-        .context("serve http")
+    let mut router = Router::new();
+    for page in Page::ALL {
+        let shown = match page {
+            Page::Live => get(|| async { "ok\n" }),
+            Page::Ready => get(ready),
+            Page::Metrics => get(show_metrics),
+        };
+        router = router.route(page.path(), shown);
+    }
+    let router = router.with_state(Pages { shared, metrics });
+    let authenticate: Authenticate =
+        Arc::new(move |peer| authenticator.authenticate(Some(peer), &HeaderMap::new()).caller);
+    serve_pages(listener, router, authenticate, stop.cancelled_owned()).await.context("serve http")
 }
 
 /// Ready: a leader is known and this node can read from it.

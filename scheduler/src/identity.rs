@@ -24,6 +24,9 @@ pub struct Identity {
     /// 16 bytes in hex: which restore that incarnation began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore_id: Option<String>,
+    /// The cluster speaks TLS, and this scheduler nothing else.
+    #[serde(default)]
+    pub tls: bool,
 }
 
 /// Which life of its cluster a scheduler belongs to.
@@ -55,7 +58,13 @@ impl Identity {
             address,
             incarnation: incarnation.number,
             restore_id: incarnation.restore_id.map(|id| to_hex(&id)),
+            tls: false,
         }
+    }
+
+    /// Of a cluster that speaks TLS.
+    pub fn with_tls(self) -> Identity {
+        Identity { tls: true, ..self }
     }
 
     /// By what schedulers know each other on the wire and on disk. A scheduler

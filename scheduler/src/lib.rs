@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod app;
 mod boot;
 mod copies;
@@ -21,4 +22,4 @@ pub mod storage;
 pub use berth_state::Seat;
 pub use boot::{Leave, Running, run, start};
 pub use copies::CopyOptions;
-pub use options::{Formation, MemoryDisk, PlainText, SchedulerOptions};
+pub use options::{Formation, MemoryDisk, SchedulerOptions, Transport};

@@ -31,8 +31,8 @@ pub struct SchedulerOptions {
     pub disk_ballast_bytes: u64,
     /// Scheduled copies of the state, if any.
     pub copies: Option<CopyOptions>,
-    /// Whether strangers may read along.
-    pub plain_text: PlainText,
+    /// How this scheduler is reached.
+    pub transport: Transport,
     /// Allows a data directory in memory, for trials.
     pub memory_disk: MemoryDisk,
 }
@@ -43,19 +43,22 @@ pub struct SchedulerOptions {
 pub enum Formation {
     /// Found a new cluster.
     Bootstrap,
-    /// Join through any of these schedulers.
-    Join { servers: Vec<String>, seat: Seat },
+    /// Join through any of these schedulers; with a token, if they speak TLS.
+    Join { servers: Vec<String>, seat: Seat, token_file: Option<PathBuf> },
     /// Only come back.
     Existing,
 }
 
-/// Where calls may go without encryption, which this version has none of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PlainText {
-    /// Within this machine.
-    OnLoopback,
-    /// Between machines: whoever can reach the scheduler can do anything.
-    Anywhere,
+/// How a scheduler is reached, and reaches others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// Plain text within this machine, and nobody is asked who they are.
+    PlainTextOnLoopback,
+    /// The same between machines: whoever can reach the scheduler can do
+    /// anything.
+    PlainTextAnywhere,
+    /// Mutual TLS, with the credentials in this folder.
+    Tls(PathBuf),
 }
 
 /// Whether a file system without a disk under it will do.

@@ -6,6 +6,7 @@ mod tail;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use berth_identity::Dialer;
 use berth_proto::v1::LogPush;
 use berth_proto::v1::agents_client::AgentsClient;
 use tokio::sync::{mpsc, watch};
@@ -38,29 +39,34 @@ pub enum Follow {
 }
 
 /// The requests that are being served.
-#[derive(Default)]
 pub struct LogRequests {
+    dialer: Dialer,
     running: BTreeMap<String, AbortHandle>,
 }
 
 impl LogRequests {
+    /// None yet; answers go out through `dialer`.
+    pub fn through(dialer: Dialer) -> LogRequests {
+        LogRequests { dialer, running: BTreeMap::new() }
+    }
+
     /// Serves a request over a connection of its own to `scheduler`.
     pub fn serve(&mut self, scheduler: String, wanted: Wanted) {
         self.running.retain(|_, task| !task.is_finished());
         let id = wanted.request_id.clone();
         let refused = (self.running.len() >= REQUESTS_MAX)
             .then(|| "too many log requests on this node at once".to_owned());
-        let task = tokio::spawn(push(scheduler, wanted, refused));
+        let task = tokio::spawn(push(self.dialer.clone(), scheduler, wanted, refused));
         if let Some(older) = self.running.insert(id, task.abort_handle()) {
             older.abort();
         }
     }
 
     /// Answers a request that cannot be served.
-    pub fn refuse(&mut self, scheduler: String, request_id: String, reason: String) {
+    pub fn refuse(&self, scheduler: String, request_id: String, reason: String) {
         let (_, ended) = watch::channel(true);
         let nothing = Wanted { request_id, path: PathBuf::new(), follow: Follow::NotAtAll, ended };
-        tokio::spawn(push(scheduler, nothing, Some(reason)));
+        tokio::spawn(push(self.dialer.clone(), scheduler, nothing, Some(reason)));
     }
 
     /// Nobody reads it any more.
@@ -71,8 +77,8 @@ impl LogRequests {
     }
 }
 
-async fn push(scheduler: String, wanted: Wanted, refused: Option<String>) {
-    let channel = match dial::connect(&scheduler).await {
+async fn push(dialer: Dialer, scheduler: String, wanted: Wanted, refused: Option<String>) {
+    let channel = match dial::connect(&dialer, &scheduler).await {
         Ok(channel) => channel,
         Err(problem) => {
             debug!(problem, "log request cannot be answered");

@@ -73,6 +73,7 @@ impl Node {
         let ended_log = settings.dir.ended_log();
         let lease = kept_lease(&found.lease, &settings.boot_id, stop_after);
         let mut node = Node {
+            logs: LogRequests::through(settings.dialer.clone()),
             settings,
             wishes: found.wishes,
             specs: found.specs,
@@ -88,7 +89,6 @@ impl Node {
             journal_failing_since: None,
             uplink: Uplink::default(),
             full_requested: false,
-            logs: LogRequests::default(),
             durable_sequence: 0,
             retired: VecDeque::new(),
             events,

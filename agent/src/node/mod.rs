@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use berth_identity::Dialer;
 use berth_model::{AllocationId, EndReport, Name, NodeSpec};
 use berth_shim::protocol::UserIds;
 use berth_supervise::{Held, Observed, ProbeOutcome, occupied, step};
@@ -51,6 +52,8 @@ pub struct Settings {
     pub boot_id: String,
     pub dir: DataDir,
     pub user: Option<UserIds>,
+    /// How schedulers are reached.
+    pub dialer: Dialer,
     pub shim: ShimProgram,
 }
 

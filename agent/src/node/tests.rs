@@ -72,6 +72,7 @@ fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
         boot_id: boot_id.to_owned(),
         dir: DataDir::open(dir).unwrap(),
         user: None,
+        dialer: berth_identity::Dialer::PlainText,
         shim: ShimProgram::of_this_executable(),
     })
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use berth_identity::Dialer;
+use tonic::transport::Channel;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Redirects followed at once; more means that schedulers disagree about who
@@ -13,17 +14,14 @@ const REDIRECTS_MAX: u32 = 3;
 ///
 /// # Errors
 /// Why not, in one sentence.
-pub async fn connect(address: &str) -> Result<Channel, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| format!("`{address}` is no address: {error}"))?;
-    let connected = endpoint
+pub async fn connect(dialer: &Dialer, address: &str) -> Result<Channel, String> {
+    let endpoint = Dialer::endpoint(address)
+        .map_err(|error| format!("`{address}` is no address: {error}"))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .connect()
-        .await;
-    connected.map_err(|error| {
+        .keep_alive_timeout(Duration::from_secs(5));
+    dialer.connect(&endpoint).await.map_err(|error| {
         // The innermost source says what the system said.
         let mut source: &dyn std::error::Error = &error;
         while let Some(inner) = source.source() {
@@ -41,7 +39,7 @@ pub enum Next {
 }
 
 /// The addresses in turn, with growing waits between failures.
-pub struct Dialer {
+pub struct Turns {
     servers: Vec<String>,
     position: usize,
     /// Where a redirect points, until it fails.
@@ -52,11 +50,11 @@ pub struct Dialer {
     retry_max: Duration,
 }
 
-impl Dialer {
-    pub fn new(servers: Vec<String>, retry_min: Duration, retry_max: Duration) -> Dialer {
+impl Turns {
+    pub fn new(servers: Vec<String>, retry_min: Duration, retry_max: Duration) -> Turns {
         // Agents that start together should not all ask the same scheduler.
         let position = usize::try_from(random()).unwrap_or(0) % servers.len().max(1);
-        Dialer { servers, position, leader: None, redirects: 0, failures: 0, retry_min, retry_max }
+        Turns { servers, position, leader: None, redirects: 0, failures: 0, retry_min, retry_max }
     }
 
     /// Whom to dial now.
@@ -115,12 +113,12 @@ mod tests {
     #[test]
     fn all_are_tried_in_turn_with_growing_waits() {
         let servers = ["a:1", "b:1", "c:1"].map(str::to_owned).to_vec();
-        let mut dialer = Dialer::new(servers, Duration::from_millis(20), Duration::from_secs(1));
+        let mut turns = Turns::new(servers, Duration::from_millis(20), Duration::from_secs(1));
         let mut tried = Vec::new();
         let mut waits = Vec::new();
         for _ in 0..9 {
-            tried.push(dialer.address());
-            let Next::After(wait) = dialer.failed() else { panic!("no wait") };
+            tried.push(turns.address());
+            let Next::After(wait) = turns.failed() else { panic!("no wait") };
             waits.push(wait.as_millis());
         }
         for chunk in tried.chunks(3) {
@@ -135,14 +133,14 @@ mod tests {
 
     #[test]
     fn a_redirect_is_followed_at_once_but_not_for_ever() {
-        let mut dialer =
-            Dialer::new(vec!["a:1".to_owned()], Duration::from_millis(20), Duration::from_secs(1));
+        let mut turns =
+            Turns::new(vec!["a:1".to_owned()], Duration::from_millis(20), Duration::from_secs(1));
         for _ in 0..REDIRECTS_MAX {
-            assert_eq!(dialer.redirected("b:1".to_owned()), Next::Now);
-            assert_eq!(dialer.address(), "b:1");
+            assert_eq!(turns.redirected("b:1".to_owned()), Next::Now);
+            assert_eq!(turns.address(), "b:1");
         }
-        assert!(matches!(dialer.redirected("b:1".to_owned()), Next::After(_)));
-        assert_eq!(dialer.address(), "a:1");
-        assert!(matches!(dialer.redirected(String::new()), Next::After(_)));
+        assert!(matches!(turns.redirected("b:1".to_owned()), Next::After(_)));
+        assert_eq!(turns.address(), "a:1");
+        assert!(matches!(turns.redirected(String::new()), Next::After(_)));
     }
 }

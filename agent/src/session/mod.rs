@@ -6,6 +6,7 @@ pub mod dial;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use berth_identity::Dialer;
 use berth_proto::v1::agent_message::Message as ToScheduler;
 use berth_proto::v1::agents_client::AgentsClient;
 use berth_proto::v1::scheduler_message::Message as FromScheduler;
@@ -21,7 +22,7 @@ use tracing::{debug, info, warn};
 use crate::clock;
 use crate::data_dir::{ClusterFile, ClusterLife};
 use crate::host::{self, CpuMeter};
-use dial::{Dialer, Next};
+use dial::{Next, Turns};
 
 /// Messages on their way to the scheduler: a complete report of a quarter of a
 /// million allocations; more means that nobody reads.
@@ -72,6 +73,8 @@ pub struct Facts {
 /// What a session needs.
 pub struct SessionSettings {
     pub servers: Vec<String>,
+    /// How they are reached.
+    pub dialer: Dialer,
     pub retry_min: Duration,
     pub retry_max: Duration,
     pub cluster: ClusterFile,
@@ -97,21 +100,21 @@ pub async fn keep(
     facts: watch::Receiver<Facts>,
 ) {
     let cluster = settings.cluster;
-    let mut dialer = Dialer::new(settings.servers, settings.retry_min, settings.retry_max);
+    let mut turns = Turns::new(settings.servers, settings.retry_min, settings.retry_max);
     let mut last_problem = String::new();
     loop {
-        let address = dialer.address();
-        let end = one(&address, &cluster, &events, &facts).await;
+        let address = turns.address();
+        let end = one(&settings.dialer, &address, &cluster, &events, &facts).await;
         let next = match end {
             End::Closing => return,
             End::Redirect(leader) => {
                 debug!(%address, %leader, "scheduler names the leader");
-                dialer.redirected(leader)
+                turns.redirected(leader)
             }
             End::Broken(problem) => {
                 warn!(%address, problem, "session with scheduler ended");
                 last_problem.clear();
-                dialer.broken()
+                turns.broken()
             }
             End::Failed(problem) => {
                 // One line for each new problem, not for each try.
@@ -119,7 +122,7 @@ pub async fn keep(
                     info!(%address, problem, "scheduler cannot be reached");
                     last_problem = problem;
                 }
-                dialer.failed()
+                turns.failed()
             }
         };
         if let Next::After(wait) = next {
@@ -133,12 +136,13 @@ pub async fn keep(
 
 /// One session from dial to end.
 async fn one(
+    dialer: &Dialer,
     address: &str,
     cluster: &ClusterFile,
     events: &mpsc::Sender<SessionEvent>,
     facts: &watch::Receiver<Facts>,
 ) -> End {
-    let channel = match dial::connect(address).await {
+    let channel = match dial::connect(dialer, address).await {
         Ok(channel) => channel,
         Err(error) => return End::Failed(error),
     };

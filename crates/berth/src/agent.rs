@@ -1,13 +1,16 @@
 //! `berth agent`: from settings to a running agent.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use berth_agent::AgentOptions;
+use berth_agent::{AgentOptions, Transport};
+use berth_config::units::Address;
 use berth_config::{Agent, Flags};
+use berth_identity::folder::Folder;
 use berth_model::{CpuMilli, MemoryBytes, Name, PortRange};
 
 use crate::arguments::AgentArguments;
@@ -39,6 +42,8 @@ fn flags(arguments: &AgentArguments) -> Flags {
         ("agent.name", "--name", &arguments.name),
         ("agent.advertise", "--advertise", &arguments.advertise),
         ("agent.http", "--http", &arguments.http),
+        ("agent.tls_dir", "--tls-dir", &arguments.tls_dir),
+        ("agent.join_token_file", "--join-token-file", &arguments.join_token_file),
         ("agent.cpus", "--cpus", &arguments.cpus),
         ("agent.memory", "--memory", &arguments.memory),
         ("agent.ports", "--ports", &arguments.ports),
@@ -50,6 +55,9 @@ fn flags(arguments: &AgentArguments) -> Flags {
     for (key, flag, value) in given {
         flags.set_if_given(key, flag, value.clone());
     }
+    if arguments.plain_text {
+        flags.set("agent.plain_text", "--plain-text", "true");
+    }
     for label in &arguments.labels {
         flags.set("agent.labels", "--label", label.clone());
     }
@@ -57,10 +65,6 @@ fn flags(arguments: &AgentArguments) -> Flags {
 }
 
 fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
-    if settings.tls_dir.is_some() || settings.join_token_file.is_some() {
-        let what = "`agent.tls_dir` and `agent.join_token_file` are not supported by this version";
-        return Err(settings::BadSettings(what.to_owned()).into());
-    }
     let data_dir = settings.data_dir.as_ref().context("the data directory is missing")?;
     let servers = settings.servers.value.iter().map(ToString::to_string).collect();
     let name = match &settings.name {
@@ -69,6 +73,7 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
     };
     let mut options =
         AgentOptions::new(servers, data_dir.value.clone(), checked(&name, "agent.name")?);
+    options.transport = transport(settings, &data_dir.value)?;
     options.address =
         settings.advertise.as_ref().map_or_else(String::new, |at| at.value.to_string());
     options.http = Some(settings.http.value.to_string());
@@ -92,6 +97,50 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
     options.stop_after =
         settings.disconnect.stop_after.as_ref().map(|after| Duration::from_millis(after.value));
     Ok(options)
+}
+
+/// With TLS where there is a certificate or a token to get one with. Without,
+/// an agent takes orders from its own machine only, unless it is told
+/// otherwise: an order is a command line to run.
+fn transport(settings: &Agent, data_dir: &Path) -> Result<Transport, settings::BadSettings> {
+    let usual = Folder::new(data_dir.join("tls"));
+    let join_token_file = settings.join_token_file.as_ref().map(|file| file.value.clone());
+    let folder = match &settings.tls_dir {
+        Some(folder) => Some(folder.value.clone()),
+        None if join_token_file.is_some() || usual.has_certificate() => {
+            Some(usual.path().to_owned())
+        }
+        None => None,
+    };
+    let plain_text = settings.plain_text.value;
+    match folder {
+        Some(_) if plain_text => Err(settings::BadSettings(
+            "`agent.plain_text` excludes `agent.tls_dir`, `agent.join_token_file` and a \
+             certificate in the data directory"
+                .to_owned(),
+        )),
+        Some(folder) => Ok(Transport::Tls { folder, join_token_file }),
+        None if plain_text => Ok(Transport::PlainText),
+        None => {
+            let servers = settings.servers.value.iter().map(|address| ("agent.servers", address));
+            let all = servers.chain([("agent.http", &settings.http.value)]);
+            for (key, address) in all {
+                if !is_loopback(address) {
+                    return Err(settings::BadSettings(format!(
+                        "`{key}` {address} is not on loopback, and there is neither a certificate \
+                         nor a token to get one with; give --join-token-file, or --plain-text on a \
+                         network that you trust as this host"
+                    )));
+                }
+            }
+            Ok(Transport::PlainText)
+        }
+    }
+}
+
+fn is_loopback(address: &Address) -> bool {
+    let host = address.host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn checked(text: &str, key: &str) -> Result<Name, settings::BadSettings> {

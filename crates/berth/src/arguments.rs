@@ -69,14 +69,20 @@ pub struct SchedulerArguments {
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
     /// Listen beyond this machine without encryption
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tls_dir")]
     pub plain_text: bool,
+    /// Certificate, key and authority; beyond loopback there is TLS [default: DATA-DIR/tls]
+    #[arg(long, value_name = "DIR")]
+    pub tls_dir: Option<String>,
     /// Form a new cluster
     #[arg(long, conflicts_with = "join")]
     pub bootstrap: bool,
     /// Schedulers of the cluster to join
     #[arg(long, value_name = "ADDR,…")]
     pub join: Option<String>,
+    /// With --join: the file with the token that lets this scheduler in
+    #[arg(long, value_name = "FILE", requires = "join")]
+    pub join_token_file: Option<String>,
     /// With --join: receive the log without a vote, until promoted
     #[arg(long, requires = "join")]
     pub learner: bool,
@@ -101,6 +107,15 @@ pub struct AgentArguments {
     /// Health and metrics [default: 127.0.0.1:7073]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
+    /// Certificate, key and authority [default: DATA-DIR/tls]
+    #[arg(long, value_name = "DIR")]
+    pub tls_dir: Option<String>,
+    /// The file with the token that lets this agent in, once
+    #[arg(long, value_name = "FILE")]
+    pub join_token_file: Option<String>,
+    /// Take orders from other machines without encryption
+    #[arg(long, conflicts_with_all = ["tls_dir", "join_token_file"])]
+    pub plain_text: bool,
     /// Cores offered to workers, such as 16 or 500m [default: measured]
     #[arg(long, value_name = "N")]
     pub cpus: Option<String>,

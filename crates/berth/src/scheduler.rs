@@ -12,7 +12,7 @@ use berth_model::DurationMs;
 use berth_raft::Timers;
 use berth_reconcile::LivenessRules;
 use berth_scheduler::{
-    CopyOptions, Formation, Leave, MemoryDisk, PlainText, SchedulerOptions, Seat,
+    CopyOptions, Formation, Leave, MemoryDisk, SchedulerOptions, Seat, Transport,
 };
 
 use crate::arguments::SchedulerArguments;
@@ -28,6 +28,12 @@ pub fn run(arguments: &SchedulerArguments, config: Option<&Path>) -> anyhow::Res
     flags.set_if_given("scheduler.advertise", "--advertise", arguments.advertise.clone());
     flags.set_if_given("scheduler.http", "--http", arguments.http.clone());
     flags.set_if_given("scheduler.join", "--join", arguments.join.clone());
+    flags.set_if_given("scheduler.tls_dir", "--tls-dir", arguments.tls_dir.clone());
+    flags.set_if_given(
+        "scheduler.join_token_file",
+        "--join-token-file",
+        arguments.join_token_file.clone(),
+    );
     if arguments.plain_text {
         flags.set("scheduler.plain_text", "--plain-text", "true");
     }
@@ -79,7 +85,10 @@ fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
     let seat = if settings.learner.value { Seat::Learner } else { Seat::Voter };
     let formation = match (settings.bootstrap.value, join.is_empty()) {
         (true, _) => Formation::Bootstrap,
-        (false, false) => Formation::Join { servers: join, seat },
+        (false, false) => {
+            let token_file = settings.join_token_file.as_ref().map(|file| file.value.clone());
+            Formation::Join { servers: join, seat, token_file }
+        }
         (false, true) => Formation::Existing,
     };
     let timers = settings.raft.timers(settings.raft.profile.value);
@@ -90,11 +99,12 @@ fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
         lease: DurationMs(settings.lease.lost_after.value),
         ..LivenessRules::default()
     };
+    let (listen, http) = (socket(&settings.listen.value)?, socket(&settings.http.value)?);
     Ok(SchedulerOptions {
         data_dir: data_dir.value.clone(),
-        listen: socket(&settings.listen.value)?,
+        listen,
         advertise: settings.advertise.as_ref().map_or_else(String::new, |at| at.value.to_string()),
-        http: socket(&settings.http.value)?,
+        http,
         formation,
         timers: Timers {
             heartbeat_ms: timers.heartbeat_ms,
@@ -111,21 +121,36 @@ fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
             every: Duration::from_millis(settings.backup.every.value),
             keep: usize::try_from(settings.backup.keep.value).unwrap_or(usize::MAX),
         }),
-        plain_text: if settings.plain_text.value {
-            PlainText::Anywhere
-        } else {
-            PlainText::OnLoopback
-        },
+        transport: transport(settings, &data_dir.value, [listen, http])?,
         memory_disk: MemoryDisk::Allowed,
     })
 }
 
+/// Beyond loopback there is TLS, unless plain text was asked for by name; on
+/// loopback there is if somebody says so, or said so when the cluster was
+/// founded.
+fn transport(
+    settings: &Scheduler,
+    data_dir: &Path,
+    listeners: [SocketAddr; 2],
+) -> Result<Transport, settings::BadSettings> {
+    let usual = data_dir.join("tls");
+    let beyond = listeners.iter().any(|address| !address.ip().is_loopback());
+    match (&settings.tls_dir, settings.plain_text.value) {
+        (Some(_), true) => Err(settings::BadSettings(
+            "`scheduler.tls_dir` and `scheduler.plain_text` exclude each other".to_owned(),
+        )),
+        (Some(folder), false) => Ok(Transport::Tls(folder.value.clone())),
+        (None, true) => Ok(Transport::PlainTextAnywhere),
+        (None, false) if beyond || settings.join_token_file.is_some() || usual.exists() => {
+            Ok(Transport::Tls(usual))
+        }
+        (None, false) => Ok(Transport::PlainTextOnLoopback),
+    }
+}
+
 fn refuse_unbuilt(settings: &Scheduler) -> Result<(), settings::BadSettings> {
-    let unbuilt = [
-        ("scheduler.gateway", settings.gateway.is_some()),
-        ("scheduler.tls_dir", settings.tls_dir.is_some()),
-        ("scheduler.join_token_file", settings.join_token_file.is_some()),
-    ];
+    let unbuilt = [("scheduler.gateway", settings.gateway.is_some())];
     match unbuilt.iter().find(|(_, given)| *given) {
         Some((key, _)) => {
             Err(settings::BadSettings(format!("`{key}` is not supported by this version")))

@@ -239,7 +239,7 @@ impl Cluster {
             let name = format!("node-{number}");
             let data_dir = folder.join(&name).display().to_string();
             let own = ["agent", "--servers", &servers, "--name", &name, "--data-dir", &data_dir];
-            let own = [&own[..], &["--simulate", "2xH100-80GB"]].concat();
+            let own = [&own[..], &["--plain-text", "--simulate", "2xH100-80GB"]].concat();
             cluster.agents.push(spawn(network, number, &own));
         }
         support::until("the agents to come in", || async {

@@ -3,10 +3,10 @@
 use clap::Subcommand;
 
 use crate::commands::{
-    cluster_events, completions, config, gpu_list, job_change, job_events, job_explain,
+    cert, cluster_events, completions, config, gpu_list, job_change, job_events, job_explain,
     job_history, job_list, job_rollback, job_scale, job_show, job_wait, logs, node_change,
-    node_drain, node_list, node_show, operator_members, operator_resume, operator_status,
-    operator_transfer, orphan, plan, run, snapshot, submit, version,
+    node_drain, node_list, node_show, operator_members, operator_recover_admin, operator_resume,
+    operator_status, operator_transfer, orphan, plan, run, snapshot, submit, token, version,
 };
 use crate::error::{CliError, Exit};
 use crate::session::Session;
@@ -41,6 +41,12 @@ pub enum ClientCommand {
     /// The cluster itself
     #[command(subcommand)]
     Operator(OperatorCommand),
+    /// Tokens: who may do what, and who may join
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Certificates of machines
+    #[command(subcommand)]
+    Cert(cert::CertCommand),
     /// Print events of the cluster
     Events(cluster_events::EventsArgs),
     /// Configuration
@@ -119,6 +125,8 @@ pub enum OperatorCommand {
     /// Backups, and restoring from them
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    /// Make a new administrator's token, on a scheduler's own machine
+    RecoverAdmin(operator_recover_admin::RecoverArgs),
     /// Place work again although nodes of a restored cluster are missing
     Resume,
 }
@@ -150,6 +158,8 @@ impl ClientCommand {
             ClientCommand::Gpu(GpuCommand::List(args)) => gpu_list::run(args, session).await,
             ClientCommand::Orphan(command) => command.run(session).await,
             ClientCommand::Operator(command) => command.run(session).await,
+            ClientCommand::Token(command) => command.run(session).await,
+            ClientCommand::Cert(command) => command.run(session).await,
             ClientCommand::Events(args) => cluster_events::run(args, session).await,
             ClientCommand::Config(ConfigCommand::Check) => config::check(session),
             ClientCommand::Config(ConfigCommand::Show) => config::show(session),
@@ -199,6 +209,7 @@ impl OperatorCommand {
             OperatorCommand::Remove(args) => operator_members::remove(args, session).await,
             OperatorCommand::Transfer(args) => operator_transfer::run(args, session).await,
             OperatorCommand::Snapshot(command) => command.run(session).await,
+            OperatorCommand::RecoverAdmin(args) => operator_recover_admin::run(args, session).await,
             OperatorCommand::Resume => operator_resume::run(session).await,
         }
     }

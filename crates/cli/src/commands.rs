@@ -1,5 +1,6 @@
 //! One file for each command; those that differ in one call alone share a file.
 
+pub(crate) mod cert;
 pub(crate) mod cluster_events;
 pub(crate) mod completions;
 pub(crate) mod config;
@@ -19,6 +20,7 @@ pub(crate) mod node_drain;
 pub(crate) mod node_list;
 pub(crate) mod node_show;
 pub(crate) mod operator_members;
+pub(crate) mod operator_recover_admin;
 pub(crate) mod operator_resume;
 pub(crate) mod operator_status;
 pub(crate) mod operator_transfer;
@@ -27,4 +29,5 @@ pub(crate) mod plan;
 pub(crate) mod run;
 pub mod snapshot;
 pub(crate) mod submit;
+pub(crate) mod token;
 pub(crate) mod version;

@@ -133,8 +133,10 @@ impl CliError {
             CliError::Client(ClientError::Refused(refusal)) => return Some(of_refusal(refusal)),
             CliError::Client(ClientError::Unreachable { tried }) => (
                 "unreachable",
-                Fault::listing("the cluster cannot be reached", tried)
-                    .hint("name its schedulers with --server or BERTH_SERVER"),
+                Fault::listing("the cluster cannot be reached", tried).hint(
+                    "name its schedulers with --server or BERTH_SERVER; \
+                         if they speak TLS, give --tls-dir or BERTH_TLS_DIR",
+                ),
             ),
             CliError::Client(ClientError::NoLeader { tried }) => (
                 "no-leader",

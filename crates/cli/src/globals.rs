@@ -41,7 +41,11 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "ADDR[,ADDR]", help_heading = "Global options")]
     pub server: Option<String>,
 
-    /// Token to authenticate with [environment: BERTH_TOKEN]
+    /// Certificate, key and authority of a cluster with TLS [environment: BERTH_TLS_DIR]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub tls_dir: Option<String>,
+
+    /// Token to authenticate with; else the file `token` in --tls-dir [environment: BERTH_TOKEN]
     #[arg(long, global = true, value_name = "TOKEN", help_heading = "Global options")]
     pub token: Option<String>,
 

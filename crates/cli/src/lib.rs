@@ -6,6 +6,7 @@
 //! [`GlobalArgs`] its options, [`run`] does what they say.
 #![forbid(unsafe_code)]
 
+mod access;
 mod command;
 mod commands;
 mod console;

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use berth_client::{Client, Options};
 use berth_config::{FileChoice, Flags, Inputs, OutputFormat, Problem};
+use berth_identity::folder::Folder;
 use berth_model::Name;
 use berth_proto::v1::{Consistency, JobRef};
 
+use crate::access;
 use crate::console::Console;
 use crate::error::{CliError, Fault};
 use crate::globals::{DEFAULT_CONFIG_FILE, Format, GlobalArgs};
@@ -17,6 +19,8 @@ use crate::output::{Answer, print};
 /// A command's surroundings.
 pub(crate) struct Session<'a, 'c> {
     pub(crate) client: Client,
+    /// The folder of credentials, where there is TLS.
+    pub(crate) tls: Option<Folder>,
     pub(crate) namespace: Name,
     /// Somebody chose the namespace for this command.
     pub(crate) namespace_flag: bool,
@@ -46,15 +50,27 @@ impl<'a, 'c> Session<'a, 'c> {
         let config = loaded.config.client;
         let servers = config.server.value.iter().map(ToString::to_string).collect();
         let timeout = config.timeout.map(|timeout| Duration::from_millis(timeout.value));
-        let token = globals.token.clone();
+        let token = globals.token.as_deref().or_else(|| host.variable("BERTH_TOKEN"));
+        let tls = config.tls_dir.map(|folder| Folder::new(folder.value));
         let mut options = Options::new(servers);
-        options.token = token.or_else(|| host.variable("BERTH_TOKEN").map(str::to_owned));
+        match &tls {
+            Some(folder) => {
+                options.dialer = access::dialer(folder)?;
+                options.token = access::token(token, folder)?;
+            }
+            None if token.is_some() => console.error_line(
+                "warning: the token is not sent: there is no --tls-dir, and it would travel in \
+                 plain text",
+            ),
+            None => {}
+        }
         if let Some(timeout) = timeout {
             options.deadline = timeout;
         }
         let namespace = config.namespace.value;
         Ok(Session {
             client: Client::new(options),
+            tls,
             namespace: Name::new(&namespace)
                 .map_err(|error| CliError::bad_input(format!("namespace: {error}")))?,
             namespace_flag: globals.namespace.is_some(),
@@ -123,6 +139,7 @@ fn inputs(host: &Host, globals: &GlobalArgs) -> Inputs {
     let mut flags = Flags::new();
     flags
         .set_if_given("client.server", "--server", globals.server.clone())
+        .set_if_given("client.tls_dir", "--tls-dir", globals.tls_dir.clone())
         .set_if_given("client.namespace", "--namespace", globals.namespace.clone())
         .set_if_given(
             "client.output",

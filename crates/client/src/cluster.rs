@@ -48,8 +48,8 @@ impl Client {
     /// A client that will connect when it is first used.
     #[must_use]
     pub fn new(options: Options) -> Client {
-        let shared =
-            Shared { options, connections: Connections::default(), preferred: Mutex::new(None) };
+        let connections = Connections::through(options.dialer.clone());
+        let shared = Shared { options, connections, preferred: Mutex::new(None) };
         Client { shared: Arc::new(shared) }
     }
 

@@ -4,6 +4,7 @@
 //! nothing.
 #![forbid(unsafe_code)]
 
+mod access;
 mod attempt;
 mod backoff;
 mod cluster;

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use berth_identity::Dialer;
+
 /// Settings of a [`Client`](crate::Client).
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The schedulers, `HOST:PORT`, asked in this order. At least one.
     pub servers: Vec<String>,
+    /// How they are reached.
+    pub dialer: Dialer,
     /// Sent as a bearer token with every call.
     pub token: Option<String>,
     /// One call, with all its attempts.
@@ -26,6 +30,12 @@ impl Options {
     /// The usual patience with `servers`.
     #[must_use]
     pub fn new(servers: Vec<String>) -> Options {
-        Options { servers, token: None, deadline: Options::DEADLINE, attempt: Options::ATTEMPT }
+        Options {
+            servers,
+            dialer: Dialer::PlainText,
+            token: None,
+            deadline: Options::DEADLINE,
+            attempt: Options::ATTEMPT,
+        }
     }
 }

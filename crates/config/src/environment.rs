@@ -11,8 +11,9 @@ const PREFIX: &str = "BERTH_";
 
 /// Variables that are no configuration keys but have a meaning: for clients, for
 /// tests, and those that an agent sets for the workers it starts.
-pub const KNOWN_VARIABLES: [&str; 17] = [
+pub const KNOWN_VARIABLES: [&str; 18] = [
     "BERTH_SERVER",
+    "BERTH_TLS_DIR",
     "BERTH_TOKEN",
     "BERTH_NAMESPACE",
     "BERTH_ENV",
@@ -35,8 +36,11 @@ pub const KNOWN_VARIABLES: [&str; 17] = [
 const WORKER_PORT_PREFIX: &str = "BERTH_PORT_";
 
 /// Short names of daily use, for the keys they set.
-const SHORT_NAMES: [(&str, &str); 2] =
-    [("BERTH_SERVER", "client.server"), ("BERTH_NAMESPACE", "client.namespace")];
+const SHORT_NAMES: [(&str, &str); 3] = [
+    ("BERTH_SERVER", "client.server"),
+    ("BERTH_NAMESPACE", "client.namespace"),
+    ("BERTH_TLS_DIR", "client.tls_dir"),
+];
 
 /// What the variables said.
 pub(crate) struct Environment {

@@ -1,6 +1,6 @@
 //! The authority of a cluster: it signs who is which machine.
 
-use berth_model::WallMs;
+use berth_model::{Machine, WallMs};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
@@ -11,7 +11,7 @@ use thiserror::Error;
 use time::OffsetDateTime;
 
 use crate::certificate::SERIAL_BYTES;
-use crate::machine::{MachineId, hex};
+use crate::machine::{MachineId, from_hex, hex};
 use crate::request::{KeyMaterial, RequestError};
 use crate::seal::{SealError, SealKey};
 use crate::token::{Fingerprint, digest};
@@ -21,6 +21,9 @@ const AUTHORITY_DAYS: u32 = 3650;
 
 /// Certificates begin this much before they are signed: clocks differ.
 const SKEW: time::Duration = time::Duration::minutes(5);
+
+/// A trust domain in SPIFFE's terms: what the names of its machines begin with.
+const CLUSTER_URI: &str = "spiffe://";
 
 /// Signs for one cluster.
 pub struct Authority {
@@ -72,6 +75,9 @@ impl Authority {
         params.serial_number = Some(serial(now)?);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let cluster = format!("{CLUSTER_URI}{}", hex(&cluster_id));
+        let cluster = cluster.try_into().map_err(AuthorityError::Make)?;
+        params.subject_alt_names = vec![SanType::URI(cluster)];
         params.distinguished_name = name("Berth authority", &hex(&cluster_id));
         let certificate = params.self_signed(key.pair()).map_err(AuthorityError::Make)?;
         Authority::new(certificate.der().clone(), key)
@@ -132,6 +138,13 @@ impl Authority {
         self.key.to_pem()
     }
 
+    /// The cluster that it signs for; none for an authority that is not ours.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<[u8; 16]> {
+        let uri = crate::certificate::only_uri(&self.certificate).ok()?;
+        from_hex(uri.strip_prefix(CLUSTER_URI)?)
+    }
+
     /// What a token pins it by.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
@@ -161,14 +174,28 @@ impl Authority {
         params.serial_number = Some(serial(validity.now)?);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        if id.scheduler_id().is_some() {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        // Agents and gateways serve pages; clients serve nothing.
+        match id.machine {
+            Machine::Server | Machine::Agent | Machine::Gateway => {
+                params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+            }
+            Machine::Client => {}
         }
         params.use_authority_key_identifier_extension = true;
         request.params = params;
         let signed = request.signed_by(&self.issuer).map_err(unsigned)?;
         Ok(signed.der().clone())
     }
+}
+
+/// The id of a new cluster.
+///
+/// # Errors
+/// When the system has no randomness to give.
+pub fn random_cluster_id() -> Result<[u8; 16], getrandom::Error> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id)?;
+    Ok(id)
 }
 
 /// SHA-256 of the public key that a request wants certified, as a certificate
@@ -209,8 +236,6 @@ fn serial(now: WallMs) -> Result<SerialNumber, AuthorityError> {
 
 #[cfg(test)]
 mod tests {
-    use berth_model::Machine;
-
     use super::*;
 
     const NOW: WallMs = WallMs(1_800_000_000_000);
@@ -218,6 +243,12 @@ mod tests {
 
     fn authority() -> Authority {
         Authority::create([1; 16], NOW).unwrap()
+    }
+
+    #[test]
+    fn an_authority_knows_its_cluster_and_is_no_machine() {
+        assert_eq!(authority().cluster_id(), Some([1; 16]));
+        assert!(crate::read(authority().certificate()).is_err());
     }
 
     #[test]

@@ -42,6 +42,17 @@ pub enum ReadError {
 /// When it is not one that an authority of a cluster signs.
 pub fn read(der: &[u8]) -> Result<Certified, ReadError> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| ReadError::Garbled)?;
+    Ok(Certified {
+        id: only_uri(der)?.parse()?,
+        issued: issued(certificate.raw_serial())?,
+        expires: WallMs(seconds_to_ms(certificate.validity().not_after.timestamp())),
+        key_hash: digest(certificate.public_key().raw),
+    })
+}
+
+/// The one name of a certificate that is a URI.
+pub(crate) fn only_uri(der: &[u8]) -> Result<String, ReadError> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| ReadError::Garbled)?;
     let names = certificate.subject_alternative_name().map_err(|_| ReadError::Garbled)?;
     let names = names.map(|extension| extension.value.general_names.as_slice());
     let mut uris = names.unwrap_or_default().iter().filter_map(|name| {
@@ -49,15 +60,10 @@ pub fn read(der: &[u8]) -> Result<Certified, ReadError> {
         Some(*uri)
     });
     let uri = uris.next().ok_or(ReadError::NoMachine)?;
-    if uris.next().is_some() {
-        return Err(ReadError::ManyMachines);
+    match uris.next() {
+        Some(_) => Err(ReadError::ManyMachines),
+        None => Ok(uri.to_owned()),
     }
-    Ok(Certified {
-        id: uri.parse()?,
-        issued: issued(certificate.raw_serial())?,
-        expires: WallMs(seconds_to_ms(certificate.validity().not_after.timestamp())),
-        key_hash: digest(certificate.public_key().raw),
-    })
 }
 
 /// DER drops leading zeroes and adds one where the first bit is set.

@@ -1,12 +1,13 @@
 //! How this machine reaches schedulers: in plain text, or with TLS.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -20,6 +21,8 @@ pub enum Dialer {
     #[default]
     PlainText,
     Tls(Arc<ClientConfig>),
+    /// A scheduler's socket file, whatever the address.
+    Local(Arc<Path>),
 }
 
 impl Dialer {
@@ -51,6 +54,10 @@ impl Dialer {
                     connect(uri, config.clone())
                 }))
             }
+            Dialer::Local(path) => {
+                let path = path.clone();
+                endpoint.connect_with_connector_lazy(service_fn(move |_| open(path.clone())))
+            }
         }
     }
 
@@ -66,8 +73,16 @@ impl Dialer {
                 let connector = service_fn(move |uri| connect(uri, config.clone()));
                 endpoint.connect_with_connector(connector).await
             }
+            Dialer::Local(path) => {
+                let path = path.clone();
+                endpoint.connect_with_connector(service_fn(move |_| open(path.clone()))).await
+            }
         }
     }
+}
+
+async fn open(path: Arc<Path>) -> io::Result<TokioIo<UnixStream>> {
+    UnixStream::connect(&path).await.map(TokioIo::new)
 }
 
 async fn connect(uri: Uri, config: Arc<ClientConfig>) -> io::Result<TokioIo<TlsStream<TcpStream>>> {

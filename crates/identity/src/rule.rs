@@ -105,6 +105,21 @@ impl Denied {
             Denied::OtherMachine { .. } | Denied::RoleTooLow { .. } | Denied::LocalOnly => false,
         }
     }
+
+    /// One word for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Denied::NoCertificate => "no-certificate",
+            Denied::Lapsed(_) => "lapsed",
+            Denied::Revoked(_) => "revoked",
+            Denied::OtherMachine { .. } => "other-machine",
+            Denied::NoToken => "no-token",
+            Denied::BadToken => "bad-token",
+            Denied::RoleTooLow { .. } => "role",
+            Denied::LocalOnly => "local-only",
+        }
+    }
 }
 
 /// The rule of a call.
@@ -161,25 +176,19 @@ pub fn rule_of(call: Call) -> Rule {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum StandardCall {
     HealthCheck,
-    HealthList,
     HealthWatch,
     Reflection,
 }
 
 impl StandardCall {
-    pub const ALL: [StandardCall; 4] = [
-        StandardCall::HealthCheck,
-        StandardCall::HealthList,
-        StandardCall::HealthWatch,
-        StandardCall::Reflection,
-    ];
+    pub const ALL: [StandardCall; 3] =
+        [StandardCall::HealthCheck, StandardCall::HealthWatch, StandardCall::Reflection];
 
     /// As in the request line.
     #[must_use]
     pub fn path(self) -> &'static str {
         match self {
             StandardCall::HealthCheck => "/grpc.health.v1.Health/Check",
-            StandardCall::HealthList => "/grpc.health.v1.Health/List",
             StandardCall::HealthWatch => "/grpc.health.v1.Health/Watch",
             StandardCall::Reflection => "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         }
@@ -190,9 +199,7 @@ impl StandardCall {
 #[must_use]
 pub fn rule_of_standard(call: StandardCall) -> Rule {
     match call {
-        StandardCall::HealthCheck | StandardCall::HealthList | StandardCall::HealthWatch => {
-            Rule::Anyone
-        }
+        StandardCall::HealthCheck | StandardCall::HealthWatch => Rule::Anyone,
         StandardCall::Reflection => Rule::Person(Role::Read),
     }
 }

@@ -35,6 +35,14 @@ pub struct Token {
 )]
 pub struct TokenError;
 
+/// An id that no other token has, but by a chance of one in 2^64.
+///
+/// # Errors
+/// When the system has no randomness to give.
+pub fn random_token_id() -> Result<TokenId, getrandom::Error> {
+    getrandom::u64().map(TokenId)
+}
+
 /// SHA-256.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> [u8; 32] {
@@ -46,6 +54,12 @@ impl Fingerprint {
     #[must_use]
     pub fn of(certificate: &[u8]) -> Fingerprint {
         Fingerprint(digest(certificate))
+    }
+
+    /// None if they are not 32.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Fingerprint> {
+        <[u8; 32]>::try_from(bytes).ok().map(Fingerprint)
     }
 }
 
@@ -77,8 +91,7 @@ impl Token {
     /// # Errors
     /// When the system has no randomness to give.
     pub fn generate(authority: Fingerprint) -> Result<Token, getrandom::Error> {
-        let id = TokenId(getrandom::u64()?);
-        Ok(Token { id, secret: Secret::generate()?, authority })
+        Ok(Token { id: random_token_id()?, secret: Secret::generate()?, authority })
     }
 
     /// The whole text, secret included.

@@ -66,18 +66,24 @@ pub fn new_token_from_proto(
     if violations.is_empty() { Ok(token) } else { Err(violations) }
 }
 
-/// The request for a token.
-pub fn new_token_to_proto(token: &NewToken) -> v1::CreateTokenRequest {
+/// The request for a token, less its grant's sense: the cluster judges that.
+pub fn token_request(
+    id: TokenId,
+    secret_hash: [u8; 32],
+    label: String,
+    grant: &Grant,
+    ttl: Option<DurationMs>,
+) -> v1::CreateTokenRequest {
     use v1::create_token_request::Grant as Asked;
     v1::CreateTokenRequest {
-        id: token.id.0,
-        secret_hash: Bytes::copy_from_slice(&token.secret_hash),
-        label: token.label.clone(),
-        grant: Some(match &token.grant {
+        id: id.0,
+        secret_hash: Bytes::copy_from_slice(&secret_hash),
+        label,
+        grant: Some(match grant {
             Grant::Person { role, scope } => Asked::Person(person(*role, scope)),
             Grant::Join(grant) => Asked::Join(join(grant)),
         }),
-        ttl_ms: token.ttl.map(|ttl| ttl.0),
+        ttl_ms: ttl.map(|ttl| ttl.0),
     }
 }
 
@@ -221,7 +227,8 @@ mod tests {
     #[test]
     fn a_token_is_asked_for_as_it_is_meant() {
         let token = new_token_from_proto(asked(), "alice".to_owned()).unwrap();
-        assert_eq!(new_token_to_proto(&token), asked());
+        let NewToken { id, secret_hash, label, grant, ttl, .. } = token.clone();
+        assert_eq!(token_request(id, secret_hash, label, &grant, ttl), asked());
         assert_eq!(token.created_by, "alice");
         let research = Name::new("research").unwrap();
         let scope = Scope::Namespaces(BTreeSet::from([research]));

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use berth_identity::Dialer;
 use berth_proto::v1;
 use berth_proto::v1::operator_client::OperatorClient;
 use berth_raft::device::sled::Directory;
@@ -12,10 +13,13 @@ use berth_state::{Command, FOUNDER, Seat};
 use bytes::Bytes;
 use prost::Message as _;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tracing::info;
 
+use super::joining::{Given, Joining, tls_folder};
+use crate::access::{prepare_authority, prepare_founding, read_founding};
 use crate::identity::{self, Identity, Incarnation};
+use crate::leader::clock::wall;
 use crate::options::{Formation, SchedulerOptions};
 use crate::rpc::Shared;
 
@@ -52,21 +56,39 @@ pub(super) async fn settle_identity(
         ),
         Formation::Bootstrap => {
             make_folder(folder)?;
-            let cluster_id = identity::random_id()?;
             let address = advertise.to_owned();
-            let identity = Identity::new(cluster_id, Incarnation::FIRST, FOUNDER, address);
+            let first =
+                |cluster_id| Identity::new(cluster_id, Incarnation::FIRST, FOUNDER, address);
+            let identity = match tls_folder(options) {
+                None => first(identity::random_id()?),
+                Some(tls) => {
+                    let now = wall();
+                    let cluster_id =
+                        prepare_authority(folder, now).context("prepare the authority")?;
+                    prepare_founding(folder, &tls, cluster_id, now)
+                        .context("prepare the cluster's first certificates and tokens")?;
+                    first(cluster_id).with_tls()
+                }
+            };
             Ok((identity, Directory::MayCreate))
         }
-        Formation::Join { servers, seat } => {
+        Formation::Join { servers, seat, token_file } => {
             make_folder(folder)?;
+            let credentials = Joining::new(options, token_file.as_deref())?;
             let request = v1::JoinRequest {
                 address: advertise.to_owned(),
-                token: String::new(),
+                token: credentials.token_text(),
                 instance_key: Bytes::copy_from_slice(&identity::joining_key(folder)?),
                 learner: *seat == Seat::Learner,
+                request: credentials.request()?.into(),
             };
-            let reply = ask_to_join(servers, &request).await?;
-            Ok((joined(&reply, advertise)?, Directory::MayCreate))
+            let reply = ask_to_join(servers, &credentials.dialer()?, &request).await?;
+            let identity = joined(&reply, advertise)?;
+            let identity = match credentials.take(&reply)? {
+                Given::Nothing => identity,
+                Given::Credentials => identity.with_tls(),
+            };
+            Ok((identity, Directory::MayCreate))
         }
     }
 }
@@ -102,13 +124,14 @@ fn make_folder(folder: &Path) -> anyhow::Result<()> {
 /// on the leader sees to it that this scheduler becomes a member.
 async fn ask_to_join(
     servers: &[String],
+    dialer: &Dialer,
     request: &v1::JoinRequest,
 ) -> anyhow::Result<v1::JoinReply> {
     const TRIES_MAX: usize = 100;
     let mut last = anyhow::anyhow!("no address to join");
     for attempt in 0..TRIES_MAX {
         let Some(server) = servers.get(attempt % servers.len().max(1)) else { break };
-        match join_once(server, request.clone()).await {
+        match join_once(server, dialer, request.clone()).await {
             Ok(reply) => return Ok(reply),
             Err(JoinError::Refused(reason)) => bail!("join through {server}: {reason}"),
             Err(JoinError::Unanswered(error)) => {
@@ -126,8 +149,12 @@ enum JoinError {
     Unanswered(anyhow::Error),
 }
 
-async fn join_once(server: &str, request: v1::JoinRequest) -> Result<v1::JoinReply, JoinError> {
-    let channel = connect(server).await.map_err(JoinError::Unanswered)?;
+async fn join_once(
+    server: &str,
+    dialer: &Dialer,
+    request: v1::JoinRequest,
+) -> Result<v1::JoinReply, JoinError> {
+    let channel = connect(server, dialer).await.map_err(JoinError::Unanswered)?;
     let reply = OperatorClient::new(channel).join(request).await;
     reply.map(tonic::Response::into_inner).map_err(|status| {
         let hint = v1::ErrorDetail::decode(status.details()).unwrap_or_default().hint;
@@ -135,7 +162,11 @@ async fn join_once(server: &str, request: v1::JoinRequest) -> Result<v1::JoinRep
             true => status.message().to_owned(),
             false => format!("{}; {hint}", status.message()),
         };
-        if matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument) {
+        let final_word = matches!(
+            status.code(),
+            Code::FailedPrecondition | Code::InvalidArgument | Code::Unauthenticated
+        );
+        if final_word {
             JoinError::Refused(message)
         } else {
             JoinError::Unanswered(anyhow::anyhow!(message))
@@ -144,12 +175,12 @@ async fn join_once(server: &str, request: v1::JoinRequest) -> Result<v1::JoinRep
 }
 
 /// A connection for a few calls to another scheduler.
-pub(super) async fn connect(server: &str) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{server}"))
+pub(super) async fn connect(server: &str, dialer: &Dialer) -> anyhow::Result<Channel> {
+    let endpoint = Dialer::endpoint(server)
         .with_context(|| format!("`{server}` is no address"))?
         .connect_timeout(Duration::from_millis(500))
         .timeout(Duration::from_secs(5));
-    endpoint.connect().await.context("connect")
+    dialer.connect(&endpoint).await.context("connect")
 }
 
 /// Forms or joins the cluster, where that has not happened yet.
@@ -163,14 +194,14 @@ pub(super) async fn come_in(
         Formation::Bootstrap if identity.scheduler_id == FOUNDER && fresh => {
             let members = BTreeMap::from([(FOUNDER, identity.address.clone())]);
             shared.node.bootstrap(members).await.context("form the cluster")?;
-            found(shared, identity).await
+            found(shared, identity, &options.data_dir).await
         }
         Formation::Bootstrap if identity.scheduler_id == FOUNDER => {
             // A crash between forming and founding leaves a cluster that has
             // no id yet: founding again is refused where it was done.
-            let shared = shared.clone();
-            let identity = identity.clone();
-            tokio::spawn(async move { found(&shared, &identity).await });
+            let (shared, identity) = (shared.clone(), identity.clone());
+            let data_dir = options.data_dir.clone();
+            tokio::spawn(async move { found(&shared, &identity, &data_dir).await });
             Ok(())
         }
         // The leader brings in whoever it has given an id.
@@ -178,15 +209,22 @@ pub(super) async fn come_in(
     }
 }
 
-async fn found(shared: &Shared, identity: &Identity) -> anyhow::Result<()> {
+async fn found(shared: &Shared, identity: &Identity, data_dir: &Path) -> anyhow::Result<()> {
     let cluster_id = identity.cluster_id()?;
     let mut leader = shared.leader.clone();
     loop {
         let leading = leader.borrow_and_update().clone();
-        if let Some(leading) = leading
-            && leading.propose(Command::Found { cluster_id, security: None }).await.is_ok()
-        {
-            return Ok(());
+        if let Some(leading) = leading {
+            if shared.published.view().cluster().id != [0; 16] {
+                return Ok(());
+            }
+            let security = match &shared.security {
+                Some(security) => Some(read_founding(data_dir, security.folder())?),
+                None => None,
+            };
+            if leading.propose(Command::Found { cluster_id, security }).await.is_ok() {
+                return Ok(());
+            }
         }
         leader.changed().await.context("wait for leadership")?;
     }

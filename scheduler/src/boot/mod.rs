@@ -2,35 +2,41 @@
 //! the cluster, serve everybody, and end in an order that loses nothing.
 
 mod formation;
+mod joining;
 mod removed;
 mod serve;
 mod terms;
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use berth_identity::tls::{Listener, Protocol};
+use berth_identity::{CERTIFICATE_DAYS, Dialer};
 use berth_raft::device::sled::{self, Directory, Filesystem, SledDevice, SledOptions};
 use berth_raft::transport::grpc::GrpcTransport;
 use berth_raft::{ProductionNode, RaftOptions, RaftStatus, Role, Timers};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::access::{Audit, AuditOptions, Authenticator, GateLayer, Security};
 use crate::app::{ClusterApp, Published};
 use crate::copies;
 use crate::http;
 use crate::identity::Identity;
 use crate::leader::Node;
-use crate::options::{Formation, MemoryDisk, PlainText, SchedulerOptions};
+use crate::options::{Formation, MemoryDisk, SchedulerOptions, Transport};
 use crate::rpc::Shared;
 use crate::storage::raft_folder;
 
 use formation::{come_in, settle_identity};
+use joining::tls_folder;
 use serve::serve_grpc;
 use terms::follow_leadership;
 
@@ -104,8 +110,8 @@ pub async fn start(
     options: SchedulerOptions,
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
 ) -> anyhow::Result<Running> {
-    check_plain_text(options.listen, "listen", options.plain_text)?;
-    check_plain_text(options.http, "http", options.plain_text)?;
+    check_transport(options.listen, "listen", &options.transport)?;
+    check_transport(options.http, "http", &options.transport)?;
     let listener = bind(options.listen, "listen").await?;
     let http_listener = bind(options.http, "http").await?;
     let grpc = listener.local_addr().context("read the gRPC address")?;
@@ -114,8 +120,13 @@ pub async fn start(
         if options.advertise.is_empty() { grpc.to_string() } else { options.advertise.clone() };
 
     let (identity, directory) = settle_identity(&options, &advertise).await?;
+    let security = open_security(&options, &identity)?;
+    let dialer = match &security {
+        Some(security) => security.dialer()?,
+        None => Dialer::PlainText,
+    };
     let published = Arc::new(Published::new());
-    let node = start_raft(&options, &identity, directory, &published).await?;
+    let node = start_raft(&options, &identity, directory, &published, dialer.clone()).await?;
     let stop = CancellationToken::new();
     let (leader_sender, leader) = watch::channel(None);
     let shared = Shared {
@@ -124,11 +135,10 @@ pub async fn start(
         leader,
         cluster_id: identity.cluster_id()?,
         to_leader: Arc::default(),
+        security,
+        dialer,
     };
-    let servers = vec![
-        tokio::spawn(serve_grpc(listener, shared.clone(), stop.clone())),
-        tokio::spawn(http::serve(http_listener, shared.clone(), metrics, stop.clone())),
-    ];
+    let servers = serve(&options, listener, http_listener, &shared, metrics, &stop)?;
     tokio::spawn(follow_leadership(
         node.clone(),
         published,
@@ -176,22 +186,112 @@ impl Running {
     }
 }
 
-/// Identity and encryption between machines are not built yet: until then a
-/// scheduler serves its own machine only, unless it is told otherwise.
-fn check_plain_text(
+/// Without TLS a scheduler serves its own machine only, unless it is told
+/// otherwise.
+fn check_transport(
     address: SocketAddr,
     key: &'static str,
-    plain_text: PlainText,
+    transport: &Transport,
 ) -> anyhow::Result<()> {
-    match plain_text {
+    match transport {
+        Transport::Tls(_) => Ok(()),
         _ if address.ip().is_loopback() => Ok(()),
-        PlainText::OnLoopback => bail!(
-            "{key} address {address} is not on loopback, and this version has no TLS yet; \
-             use 127.0.0.1 or [::1], or --plain-text on a network that you trust as this host"
+        Transport::PlainTextOnLoopback => bail!(
+            "{key} address {address} is not on loopback and there is no TLS; \
+             give --tls-dir, or --plain-text on a network that you trust as this host"
         ),
-        PlainText::Anywhere => {
+        Transport::PlainTextAnywhere => {
             warn!(key, %address, "plain text between machines: whoever reaches this address may do anything");
             Ok(())
+        }
+    }
+}
+
+/// This scheduler's credentials. A cluster is founded with TLS or without, and
+/// stays so: half of it would be neither safe nor reachable.
+fn open_security(
+    options: &SchedulerOptions,
+    identity: &Identity,
+) -> anyhow::Result<Option<Arc<Security>>> {
+    match (tls_folder(options), identity.tls) {
+        (Some(folder), true) => Ok(Some(Arc::new(Security::open(folder)?))),
+        (None, false) => Ok(None),
+        (None, true) => bail!(
+            "the cluster of {} speaks TLS, and this scheduler is to speak plain text; \
+             give --tls-dir, {} unless it was another",
+            options.data_dir.display(),
+            options.data_dir.join("tls").display(),
+        ),
+        (Some(_), false) => bail!(
+            "the cluster of {} was founded without TLS; start its scheduler without --tls-dir, \
+             on loopback or with --plain-text",
+            options.data_dir.display(),
+        ),
+    }
+}
+
+/// Starts everything that answers.
+fn serve(
+    options: &SchedulerOptions,
+    grpc: TcpListener,
+    http: TcpListener,
+    shared: &Shared,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<JoinHandle<anyhow::Result<()>>>> {
+    let audit = Audit::open(AuditOptions::below(&options.data_dir))?;
+    let authenticator = Authenticator::new(shared.clone());
+    let gate = GateLayer::new(authenticator.clone(), audit);
+    let (mut grpc_tls, mut http_tls) = (None, None);
+    let mut servers = Vec::new();
+    if let Some(security) = &shared.security {
+        grpc_tls = Some(security.server(Protocol::Grpc)?);
+        http_tls = Some(security.server(Protocol::Http)?);
+        if let Some(socket) = local_socket(&options.data_dir) {
+            let local = Listener::local(socket);
+            servers.push(tokio::spawn(serve_grpc(
+                local,
+                gate.clone(),
+                shared.clone(),
+                stop.clone(),
+            )));
+        }
+        tokio::spawn(keep_fresh(security.clone(), shared.published.clone(), stop.clone()));
+    }
+    let grpc = Listener::new(grpc, grpc_tls);
+    servers.push(tokio::spawn(serve_grpc(grpc, gate, shared.clone(), stop.clone())));
+    let http = Listener::new(http, http_tls);
+    let pages = http::serve(http, authenticator, shared.clone(), metrics, stop.clone());
+    servers.push(tokio::spawn(pages));
+    Ok(servers)
+}
+
+async fn keep_fresh(security: Arc<Security>, published: Arc<Published>, stop: CancellationToken) {
+    let (folder, credentials) = (security.folder().clone(), security.credentials().clone());
+    let renew = || {
+        let renewed = security.renew(&published.view(), CERTIFICATE_DAYS);
+        std::future::ready(renewed.map_err(|error| format!("{error:#}")))
+    };
+    tokio::select! {
+        () = berth_identity::keep_fresh(folder, credentials, renew) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// The socket file by which whoever owns the data directory gets in without a
+/// token. Everything else works without it.
+fn local_socket(data_dir: &Path) -> Option<UnixListener> {
+    let path = data_dir.join("admin.sock");
+    let _ = std::fs::remove_file(&path);
+    let bound = UnixListener::bind(&path).and_then(|listener| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    });
+    match bound {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            warn!(path = %path.display(), %error, "no socket file; recover-admin will not work here");
+            None
         }
     }
 }
@@ -207,6 +307,7 @@ async fn start_raft(
     identity: &Identity,
     directory: Directory,
     published: &Arc<Published>,
+    dialer: Dialer,
 ) -> anyhow::Result<Node> {
     let mut raft =
         RaftOptions::new(identity.scheduler_id, identity.group_id()?, identity.address.clone());
@@ -221,7 +322,7 @@ async fn start_raft(
     device.hard_limit_bytes = options.disk_hard_bytes;
     device.ballast_bytes = options.disk_ballast_bytes;
     let app = ClusterApp::new(published.clone());
-    let transport = GrpcTransport::plain();
+    let transport = GrpcTransport::with_channels(Arc::new(move |to| dialer.channel(to)));
     warn_of_slow_disk(&options.data_dir, options.timers).await;
     let node = ProductionNode::start(raft, app, SledDevice::new(device), transport)
         .await

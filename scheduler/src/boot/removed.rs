@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::formation::connect;
 use crate::identity::to_hex;
-use crate::rpc::Shared;
+use crate::rpc::{Shared, status};
 
 /// How long no leader speaks at least before it asks, and how often it asks
 /// again; longer than an election where those are slow.
@@ -42,8 +42,13 @@ pub(super) async fn removed(shared: Shared, others: Vec<String>, timers: Timers)
 
 /// What the cluster says through a member: a majority stands behind it.
 async fn says_removed(shared: &Shared, address: &str) -> anyhow::Result<bool> {
-    let mut client = OperatorClient::new(connect(address).await?);
-    let status = client.status(v1::StatusRequest { consistency: 0 }).await?.into_inner();
+    let mut client = OperatorClient::new(connect(address, &shared.dialer).await?);
+    let status = match client.status(v1::StatusRequest { consistency: 0 }).await {
+        Ok(status) => status.into_inner(),
+        // With TLS only a person may ask for the status; but a scheduler that
+        // has left is told that its certificate counts no more.
+        Err(refused) => return Ok(status::says_revoked(&refused)),
+    };
     let same_cluster = status.cluster_id == to_hex(&shared.cluster_id);
     let own = shared.node.node_id();
     // Until it has left Raft the others may need its vote.

@@ -4,26 +4,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use berth_identity::tls::Listener;
 use berth_proto::{DESCRIPTORS, v1};
 use berth_raft::transport::PeerHandler;
-use berth_raft::transport::service::{PeerService, incoming};
-use tokio::net::TcpListener;
+use berth_raft::transport::service::PeerService;
+use futures::stream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::access::{GateLayer, may_speak};
 use crate::rpc::{
-    AgentsService, JobsService, NodesService, OperatorService, REQUEST_BYTES_MAX, Shared,
+    AccessService, AgentsService, JobsService, NodesService, OperatorService, REQUEST_BYTES_MAX,
+    Shared,
 };
 
 /// Streams of one connection: an agent needs a few, a client a handful.
 const STREAMS_MAX: u32 = 1024;
 
 pub(super) async fn serve_grpc(
-    listener: TcpListener,
+    mut listener: Listener,
+    gate: GateLayer,
     shared: Shared,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    use v1::access_server::AccessServer;
     use v1::agents_server::AgentsServer;
     use v1::jobs_server::JobsServer;
     use v1::nodes_server::NodesServer;
@@ -40,19 +45,26 @@ pub(super) async fn serve_grpc(
         JobsServer::new(JobsService(shared.clone())).max_decoding_message_size(REQUEST_BYTES_MAX);
     let agents = AgentsServer::new(AgentsService(shared.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let access = AccessServer::new(AccessService(shared.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let incoming = stream::poll_fn(move |context| {
+        listener.poll_accept(context).map(|link| link.map(Ok::<_, std::io::Error>))
+    });
     let routes = Routes::new(jobs)
         .add_service(NodesServer::new(NodesService(shared.clone())))
-        .add_service(OperatorServer::new(OperatorService { shared }))
+        .add_service(OperatorServer::new(OperatorService { shared: shared.clone() }))
+        .add_service(access)
         .add_service(agents)
-        .add_service(PeerService::server(handler))
+        .add_service(PeerService::checked_server(handler, Arc::new(may_speak)))
         .add_service(health_service)
         .add_service(reflection);
     Server::builder()
         .tcp_nodelay(true)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .layer(gate)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming(listener), stop.cancelled())
+        .serve_with_incoming_shutdown(incoming, stop.cancelled())
         .await
         .context("serve gRPC")
 }

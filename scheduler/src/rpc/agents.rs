@@ -18,11 +18,12 @@ use futures::{Stream, StreamExt as _};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use super::members::restore_id;
 use super::{Shared, status, stock};
+use crate::access::Granted;
 use crate::leader::Leader;
 use crate::sessions::Session;
 use crate::sessions::desired::Told;
@@ -56,9 +57,13 @@ impl v1::agents_server::Agents for AgentsService {
     ) -> Result<Response<OutStream>, Status> {
         let (out, stream) = mpsc::channel(OUT_MAX);
         let shared = self.0.clone();
+        let granted = Granted::of(&request)?;
         let messages = request.into_inner();
         tokio::spawn(async move {
-            if let Err(refused) = serve(shared, messages, &out).await {
+            if let Err(refused) = serve(shared, &granted, messages, &out).await {
+                if refused.code() == Code::PermissionDenied {
+                    granted.refused(&refused);
+                }
                 let _ = out.send(Err(refused)).await;
             }
         });
@@ -69,14 +74,19 @@ impl v1::agents_server::Agents for AgentsService {
         &self,
         request: Request<Streaming<v1::LogPush>>,
     ) -> Result<Response<v1::LogPushReply>, Status> {
+        let granted = Granted::of(&request)?;
         let mut pushes = request.into_inner();
         let mut request_id = None;
         while let Some(push) = pushes.next().await {
             let push = push?;
             request_id.get_or_insert_with(|| push.request_id.clone());
-            let Some(reader) = self.0.published.sessions.logs.reader(&push.request_id) else {
+            let Some((node, reader)) = self.0.published.sessions.logs.reader(&push.request_id)
+            else {
                 return Err(Status::cancelled("nobody reads this any more"));
             };
+            let view = self.0.published.view();
+            let name = view.nodes().get(&node).map_or("", |row| row.name.as_str());
+            granted.check_node(name)?;
             if reader.send(push).await.is_err() {
                 return Err(Status::cancelled("the reader has gone"));
             }
@@ -95,6 +105,7 @@ pub fn message(message: ToAgent) -> v1::SchedulerMessage {
 
 async fn serve(
     shared: Shared,
+    granted: &Granted,
     mut messages: Streaming<v1::AgentMessage>,
     out: &Out,
 ) -> Result<(), Status> {
@@ -113,6 +124,7 @@ async fn serve(
             return Err(Status::failed_precondition("a session begins with a hello"));
         }
     };
+    granted.check_node(hello.name.as_str())?;
     let Some(leader) = shared.leading().filter(|leader| leader.has_quorum()) else {
         let leader_address = shared.leader_address().unwrap_or_default();
         let redirect = v1::Redirect { leader_address };
@@ -120,11 +132,12 @@ async fn serve(
         return Ok(());
     };
     let span = info_span!("session", node = %hello.name);
-    session(shared, leader, hello, messages, out).instrument(span).await
+    session(shared, granted, leader, hello, messages, out).instrument(span).await
 }
 
 async fn session(
     shared: Shared,
+    granted: &Granted,
     leader: Arc<Leader>,
     hello: Hello,
     mut messages: Streaming<v1::AgentMessage>,
@@ -152,6 +165,7 @@ async fn session(
         told_orphans: BTreeSet::new(),
     };
     info!(node_id = %node, "agent connected");
+    let mut revocations = shared.published.revocations();
     let mut result = open.greet(&shared, &hello).await;
     while result.is_ok() {
         tokio::select! {
@@ -164,6 +178,9 @@ async fn session(
                 None => break,
             },
             () = session.wake.notified() => result = open.update().await,
+            Ok(()) = revocations.changed() => {
+                result = granted.still_certified(&shared.published.view());
+            }
             Some(order) = ordered.recv() => result = open.send(order).await,
             () = session.over.cancelled() => break,
             () = leader.ended.cancelled() => {

@@ -15,6 +15,7 @@ use tonic::Status;
 use tracing::debug;
 
 use super::Shared;
+use crate::access::Granted;
 use crate::leader::clock::wall;
 
 /// Bytes of a piece: far below what a client decodes.
@@ -31,13 +32,13 @@ pub type BackupStream = Pin<Box<dyn Stream<Item = Result<v1::BackupPiece, Status
 
 impl Shared {
     /// The state that every write acknowledged before this call is in.
-    pub async fn backup(&self) -> Result<BackupStream, Status> {
+    pub async fn backup(&self, granted: &Granted) -> Result<BackupStream, Status> {
         static READERS: Semaphore = Semaphore::const_new(READERS_MAX);
         let Ok(place) = READERS.try_acquire() else {
             let message = format!("{READERS_MAX} backups are being read from this scheduler");
             return Err(Status::resource_exhausted(message));
         };
-        let view = self.read(0).await?.state;
+        let view = self.read(granted, 0).await?.state;
         let (sender, pieces) = mpsc::channel(PIECES_MAX);
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {

@@ -5,12 +5,14 @@ use std::pin::Pin;
 
 use berth_model::JobId;
 use berth_proto::v1;
+use berth_state::{ClusterState, Event};
 use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::{Shared, lookup, status};
+use crate::access::Granted;
 use crate::events::Token;
 
 /// Events read from the ring at once, and waiting for a watcher.
@@ -19,10 +21,14 @@ const BATCH: usize = 256;
 pub type EventStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
 
 impl Shared {
-    pub async fn watch(&self, request: v1::EventsRequest) -> Result<EventStream, Status> {
-        let view = self.read(0).await?.state;
+    pub async fn watch(
+        &self,
+        granted: Granted,
+        request: v1::EventsRequest,
+    ) -> Result<EventStream, Status> {
+        let view = self.read(&granted, 0).await?.state;
         let job = match &request.job {
-            Some(reference) => Some(lookup::job(&view, Some(reference))?.id),
+            Some(reference) => Some(lookup::job(&granted, &view, Some(reference))?.id),
             None => None,
         };
         let after = match request.after.as_str() {
@@ -35,7 +41,7 @@ impl Shared {
         self.published.events.after(after, 1).map_err(gone)?;
         let (out, stream) = mpsc::channel(BATCH);
         let shared = self.clone();
-        let watch = Watch { job, after, follow: request.follow };
+        let watch = Watch { granted, job, after, follow: request.follow };
         tokio::spawn(async move {
             if let Err(error) = shared.feed(watch, &out).await {
                 let _ = out.send(Err(error)).await;
@@ -49,7 +55,7 @@ impl Shared {
         watch: Watch,
         out: &mpsc::Sender<Result<v1::Event, Status>>,
     ) -> Result<(), Status> {
-        let Watch { job, mut after, follow } = watch;
+        let Watch { granted, job, mut after, follow } = watch;
         let mut newest = self.published.events.newest();
         loop {
             newest.borrow_and_update();
@@ -58,8 +64,13 @@ impl Shared {
                 let Some(last) = recorded.last() else { break };
                 after = Some(last.token);
                 let view = self.published.view();
+                // A token that was revoked ends what was begun with it.
+                granted.still(&view, self.published.now())?;
                 for one in recorded {
                     if job.is_some_and(|job| one.event.job != Some(job)) {
+                        continue;
+                    }
+                    if !visible(&granted, &view, &one.event) {
                         continue;
                     }
                     let token = one.token.to_string();
@@ -84,8 +95,20 @@ impl Shared {
     }
 }
 
+/// Whether a caller may see an event: those of jobs where it may see the
+/// namespace, those of nodes and the cluster always. A job that is gone has no
+/// namespace any more, and is shown to those who see all.
+fn visible(granted: &Granted, view: &ClusterState, event: &Event) -> bool {
+    match event.job.map(|job| view.jobs().get(&job)) {
+        None => true,
+        Some(Some(row)) => granted.sees(row.namespace()),
+        Some(None) => granted.sees_all(),
+    }
+}
+
 /// What a watcher wants.
 struct Watch {
+    granted: Granted,
     job: Option<JobId>,
     after: Option<Token>,
     follow: bool,

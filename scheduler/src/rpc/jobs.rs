@@ -13,7 +13,8 @@ use tonic::{Request, Response, Status};
 use super::events::EventStream;
 use super::logs::LogStream;
 use super::route::at_leader;
-use super::{Shared, lookup, status};
+use super::{Shared, lookup, settle, status};
+use crate::access::Granted;
 use crate::leader::Leader;
 
 pub struct JobsService(pub Shared);
@@ -27,8 +28,8 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitReply>, Status> {
-        at_leader!(self.0, request, JobsClient::submit, |leader, asked| {
-            self.0.submit_one(&leader, asked)
+        at_leader!(self.0, request, JobsClient::submit, |leader, granted, asked| {
+            self.0.submit_one(granted, &leader, asked)
         })
     }
 
@@ -36,8 +37,8 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::SubmitManyRequest>,
     ) -> Result<Response<v1::SubmitManyReply>, Status> {
-        at_leader!(self.0, request, JobsClient::submit_many, |leader, asked| {
-            self.0.submit_many(&leader, asked)
+        at_leader!(self.0, request, JobsClient::submit_many, |leader, granted, asked| {
+            self.0.submit_many(granted, &leader, asked)
         })
     }
 
@@ -45,35 +46,38 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::PlanRequest>,
     ) -> Result<Response<v1::PlanReply>, Status> {
-        at_leader!(self.0, request, JobsClient::plan, |leader, asked| {
-            self.preview(leader, asked)
+        at_leader!(self.0, request, JobsClient::plan, |leader, granted, asked| {
+            self.preview(granted, leader, asked)
         })
     }
 
     async fn get(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::Job>, Status> {
-        self.0.get_job(request.into_inner()).await.map(Response::new)
+        self.0.get_job(&Granted::of(&request)?, request.into_inner()).await.map(Response::new)
     }
 
     async fn list(
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsReply>, Status> {
-        self.0.list_jobs(request.into_inner()).await.map(Response::new)
+        self.0.list_jobs(&Granted::of(&request)?, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_allocations(
         &self,
         request: Request<v1::ListAllocationsRequest>,
     ) -> Result<Response<v1::ListAllocationsReply>, Status> {
-        self.0.list_allocations(request.into_inner()).await.map(Response::new)
+        self.0
+            .list_allocations(&Granted::of(&request)?, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn explain(
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainReply>, Status> {
-        at_leader!(self.0, request, JobsClient::explain, |leader, asked| {
-            self.0.explain_job(leader, asked)
+        at_leader!(self.0, request, JobsClient::explain, |leader, granted, asked| {
+            self.0.explain_job(granted, leader, asked)
         })
     }
 
@@ -81,7 +85,7 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<v1::HistoryReply>, Status> {
-        self.0.job_history(request.into_inner()).await.map(Response::new)
+        self.0.job_history(&Granted::of(&request)?, request.into_inner()).await.map(Response::new)
     }
 
     async fn stop(
@@ -89,8 +93,8 @@ impl v1::jobs_server::Jobs for JobsService {
         request: Request<v1::ChangeJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
         let change = JobChange::Stop { reason: "stopped by a user".to_owned() };
-        at_leader!(self.0, request, JobsClient::stop, |leader, asked| {
-            self.change(leader, asked.job, asked.if_version, change)
+        at_leader!(self.0, request, JobsClient::stop, |leader, granted, asked| {
+            self.change(granted, leader, asked.job, asked.if_version, change)
         })
     }
 
@@ -98,8 +102,8 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::ChangeJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
-        at_leader!(self.0, request, JobsClient::restart, |leader, asked| {
-            self.change(leader, asked.job, asked.if_version, JobChange::Restart)
+        at_leader!(self.0, request, JobsClient::restart, |leader, granted, asked| {
+            self.change(granted, leader, asked.job, asked.if_version, JobChange::Restart)
         })
     }
 
@@ -107,8 +111,8 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::ChangeJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
-        at_leader!(self.0, request, JobsClient::hold, |leader, asked| {
-            self.change(leader, asked.job, asked.if_version, JobChange::Hold)
+        at_leader!(self.0, request, JobsClient::hold, |leader, granted, asked| {
+            self.change(granted, leader, asked.job, asked.if_version, JobChange::Hold)
         })
     }
 
@@ -116,8 +120,8 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::ChangeJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
-        at_leader!(self.0, request, JobsClient::release, |leader, asked| {
-            self.change(leader, asked.job, asked.if_version, JobChange::Release)
+        at_leader!(self.0, request, JobsClient::release, |leader, granted, asked| {
+            self.change(granted, leader, asked.job, asked.if_version, JobChange::Release)
         })
     }
 
@@ -125,8 +129,8 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::ChangeJobRequest>,
     ) -> Result<Response<v1::PurgeReply>, Status> {
-        at_leader!(self.0, request, JobsClient::purge, |leader, asked| {
-            self.purge_job(leader, asked)
+        at_leader!(self.0, request, JobsClient::purge, |leader, granted, asked| {
+            self.purge_job(granted, leader, asked)
         })
     }
 
@@ -134,8 +138,8 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::ScaleJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
-        at_leader!(self.0, request, JobsClient::scale, |leader, asked| {
-            self.scale_job(leader, asked)
+        at_leader!(self.0, request, JobsClient::scale, |leader, granted, asked| {
+            self.scale_job(granted, leader, asked)
         })
     }
 
@@ -143,9 +147,9 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::RollbackJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
-        at_leader!(self.0, request, JobsClient::rollback, |leader, asked| {
+        at_leader!(self.0, request, JobsClient::rollback, |leader, granted, asked| {
             let change = JobChange::Rollback { to_version: asked.to_version };
-            self.change(leader, asked.job, asked.if_version, change)
+            self.change(granted, leader, asked.job, asked.if_version, change)
         })
     }
 
@@ -153,11 +157,11 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::EventsRequest>,
     ) -> Result<Response<EventStream>, Status> {
-        self.0.watch(request.into_inner()).await.map(Response::new)
+        self.0.watch(Granted::of(&request)?, request.into_inner()).await.map(Response::new)
     }
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<LogStream>, Status> {
-        self.0.logs(request.into_inner()).await.map(Response::new)
+        self.0.logs(&Granted::of(&request)?, request.into_inner()).await.map(Response::new)
     }
 }
 
@@ -166,36 +170,39 @@ impl JobsService {
     /// the job as it is then.
     async fn change(
         &self,
+        granted: &Granted,
         leader: Arc<Leader>,
         job: Option<v1::JobRef>,
         if_version: Option<u32>,
         change: JobChange,
     ) -> Result<v1::Job, Status> {
-        let row = self.find(job.as_ref()).await?;
+        let row = self.find(granted, job.as_ref()).await?;
         let command = Command::ChangeJob { job: row.id, if_version, change };
-        self.propose(&leader, command).await?;
+        settle(&leader, command).await?;
         self.0.job_now(row.id)
     }
 
     async fn purge_job(
         &self,
+        granted: &Granted,
         leader: Arc<Leader>,
         asked: v1::ChangeJobRequest,
     ) -> Result<v1::PurgeReply, Status> {
-        let row = self.find(asked.job.as_ref()).await?;
+        let row = self.find(granted, asked.job.as_ref()).await?;
         let change = JobChange::Purge;
         let command = Command::ChangeJob { job: row.id, if_version: asked.if_version, change };
-        self.propose(&leader, command).await?;
+        settle(&leader, command).await?;
         Ok(v1::PurgeReply { job_id: row.id.0 })
     }
 
     /// A scale is a new version whose only difference is the number.
     async fn scale_job(
         &self,
+        granted: &Granted,
         leader: Arc<Leader>,
         asked: v1::ScaleJobRequest,
     ) -> Result<v1::Job, Status> {
-        let row = self.find(asked.job.as_ref()).await?;
+        let row = self.find(granted, asked.job.as_ref()).await?;
         if row.kind() != JobKind::Service {
             let kind = row.kind().name();
             return Err(Status::failed_precondition(format!(
@@ -212,12 +219,13 @@ impl JobsService {
         let digest = spec_digest(&spec);
         let if_version = Some(asked.if_version.unwrap_or(row.version));
         let submit = SubmitJob { key: None, spec: Arc::new(spec), digest, if_version };
-        self.propose(&leader, Command::Submit(submit)).await?;
+        settle(&leader, Command::Submit(submit)).await?;
         self.0.job_now(row.id)
     }
 
     async fn preview(
         &self,
+        granted: &Granted,
         leader: Arc<Leader>,
         asked: v1::PlanRequest,
     ) -> Result<v1::PlanReply, Status> {
@@ -225,7 +233,8 @@ impl JobsService {
             return Err(status::invalid_field("spec", "the job's specification is missing"));
         };
         let spec = Arc::new(job_spec_from_proto(spec).map_err(status::invalid)?);
-        let view = self.0.read(0).await?.state;
+        granted.check(&spec.namespace)?;
+        let view = self.0.read(granted, 0).await?.state;
         let (soft, now) = (leader.loads(), leader.clock.now());
         let preview = tokio::task::spawn_blocking(move || {
             super::reads::plan_reply(&view, &what_would_happen(&view, &soft, now, &spec), &spec)
@@ -233,14 +242,13 @@ impl JobsService {
         preview.await.map_err(|_| Status::internal("the plan did not finish"))?
     }
 
-    async fn find(&self, job: Option<&v1::JobRef>) -> Result<Arc<JobRow>, Status> {
-        let view = self.0.read(0).await?.state;
-        lookup::job(&view, job)
-    }
-
-    async fn propose(&self, leader: &Leader, command: Command) -> Result<(), Status> {
-        let answer = leader.propose(command).await.map_err(|error| status::from_propose(&error))?;
-        answer.map(|_| ()).map_err(|refusal| status::from_refusal(&refusal))
+    async fn find(
+        &self,
+        granted: &Granted,
+        job: Option<&v1::JobRef>,
+    ) -> Result<Arc<JobRow>, Status> {
+        let view = self.0.read(granted, 0).await?.state;
+        lookup::job(granted, &view, job)
     }
 }
 

@@ -15,6 +15,7 @@ use tonic::Status;
 
 use super::jobs::task_named;
 use super::{Shared, lookup};
+use crate::access::Granted;
 use crate::sessions::Session;
 
 /// Chunks that wait for a reader.
@@ -27,10 +28,14 @@ pub type LogStream = Pin<Box<dyn Stream<Item = Result<v1::LogChunk, Status>> + S
 
 impl Shared {
     /// Only the leader has the agents' sessions; a follower says where it is.
-    pub async fn logs(&self, request: v1::LogsRequest) -> Result<LogStream, Status> {
+    pub async fn logs(
+        &self,
+        granted: &Granted,
+        request: v1::LogsRequest,
+    ) -> Result<LogStream, Status> {
         let leader = self.leading_or_redirect()?;
-        let view = self.read(0).await?.state;
-        let job = lookup::job(&view, request.job.as_ref())?;
+        let view = self.read(granted, 0).await?.state;
+        let job = lookup::job(granted, &view, request.job.as_ref())?;
         let task = task_named(&job, &request.task)?;
         // Not the one that would begin next: after a restore that one is far
         // beyond those that were.
@@ -89,7 +94,7 @@ impl Shared {
         };
         tokio::spawn(async move {
             let logs = &published.sessions.logs;
-            let (request_id, mut pushes) = logs.open();
+            let (request_id, mut pushes) = logs.open(session.node);
             let order =
                 ToAgent::LogRequest(v1::LogRequest { request_id: request_id.clone(), ..order });
             let sent = session.orders.send(v1::SchedulerMessage { message: Some(order) }).await;

@@ -9,6 +9,7 @@ use berth_state::{ClusterState, JobRow, NodeRow};
 use tonic::{Code, Status};
 
 use super::{Shared, status};
+use crate::access::Granted;
 
 /// A view with what is known of its age.
 pub struct FreshView {
@@ -19,22 +20,24 @@ pub struct FreshView {
 }
 
 impl Shared {
-    /// The state at the freshness that the caller asked for.
-    pub async fn read(&self, consistency: i32) -> Result<FreshView, Status> {
-        match v1::Consistency::try_from(consistency) {
+    /// The state at the freshness that the caller asked for. It may know of a
+    /// revocation that the gate did not know of yet, so the caller is asked for
+    /// once more.
+    pub async fn read(&self, granted: &Granted, consistency: i32) -> Result<FreshView, Status> {
+        let stale_ms = match v1::Consistency::try_from(consistency) {
             Ok(v1::Consistency::Unspecified) => {
                 self.node.read_index().await.map_err(|error| status::from_read(&error))?;
-                Ok(FreshView { state: self.published.view(), stale_ms: None })
+                None
             }
-            Ok(v1::Consistency::Stale) => {
-                let stale_ms = self.node.leader_heard_ms().unwrap_or(u64::MAX);
-                Ok(FreshView { state: self.published.view(), stale_ms: Some(stale_ms) })
+            Ok(v1::Consistency::Stale) => Some(self.node.leader_heard_ms().unwrap_or(u64::MAX)),
+            Err(_) => {
+                let message = format!("unknown value {consistency}; 0 is linearizable, 1 is stale");
+                return Err(status::invalid_field("consistency", message));
             }
-            Err(_) => Err(status::invalid_field(
-                "consistency",
-                format!("unknown value {consistency}; 0 is linearizable, 1 is stale"),
-            )),
-        }
+        };
+        let state = self.published.view();
+        granted.still(&state, self.published.now())?;
+        Ok(FreshView { state, stale_ms })
     }
 }
 
@@ -44,15 +47,30 @@ pub fn namespace(text: &str) -> Result<Name, Status> {
     Name::new(text).map_err(|error| status::invalid_field("namespace", error.to_string()))
 }
 
-/// The job that a caller means.
-pub fn job(state: &ClusterState, reference: Option<&v1::JobRef>) -> Result<Arc<JobRow>, Status> {
+/// The job that a caller means, where it may see the namespace.
+pub fn job(
+    granted: &Granted,
+    state: &ClusterState,
+    reference: Option<&v1::JobRef>,
+) -> Result<Arc<JobRow>, Status> {
     let Some(reference) = reference else {
         return Err(status::invalid_field("job", "a job is missing; give its id or name"));
     };
     let namespace = namespace(&reference.namespace)?;
-    match state.find_job(&namespace, &reference.job) {
+    granted.check(&namespace)?;
+    let found = found(state, &namespace, reference)?;
+    granted.about(format!("job {} {}/{}", found.id, found.namespace(), found.name()));
+    Ok(found)
+}
+
+fn found(
+    state: &ClusterState,
+    namespace: &Name,
+    reference: &v1::JobRef,
+) -> Result<Arc<JobRow>, Status> {
+    match state.find_job(namespace, &reference.job) {
         Found::One(row) => Ok(row),
-        Found::None => Err(no_such_job(state, &namespace, &reference.job)),
+        Found::None => Err(no_such_job(state, namespace, &reference.job)),
         Found::Several(rows) => {
             let listed: Vec<String> =
                 rows.iter().map(|row| format!("{} ({})", row.id, row.name())).collect();

@@ -5,13 +5,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_identity::{CERTIFICATE_DAYS, MachineId, requested_key};
 use berth_proto::v1;
 use berth_raft::{ProposeError, RaftStatus};
-use berth_state::{ClusterState, Command, Refusal, Reply, Seat};
+use berth_state::{ClusterState, Command, JoinProof, Refusal, Reply, Seat};
 use bytes::Bytes;
 use tonic::Status;
 
-use super::{Shared, status};
+use super::access::proof;
+use super::{Shared, settle, status};
+use crate::access::Granted;
 use crate::leader::Leader;
 use crate::leader::members::majority_without;
 
@@ -23,6 +26,7 @@ const FOLLOW_LIMIT: Duration = Duration::from_secs(1);
 /// reachable only once it knows its id.
 pub async fn admit(
     shared: &Shared,
+    granted: &Granted,
     leader: Arc<Leader>,
     request: v1::JoinRequest,
 ) -> Result<v1::JoinReply, Status> {
@@ -33,20 +37,60 @@ pub async fn admit(
         let message = format!("expected HOST:PORT, found `{}`", request.address);
         return Err(status::invalid_field("address", message));
     }
+    granted.about(format!("scheduler at {}", request.address));
+    let proof = server_proof(shared, &leader, instance_key, &request)?;
     let seat = if request.learner { Seat::Learner } else { Seat::Voter };
-    let (address, proof) = (request.address, None);
-    let command = Command::AdmitScheduler { instance_key, address, seat, proof };
+    let command =
+        Command::AdmitScheduler { instance_key, address: request.address.clone(), seat, proof };
     let reply = wish(&leader, command).await?;
     let Reply::Admitted { scheduler } = reply else {
         return Err(Status::internal(format!("unexpected answer {reply:?}")));
     };
     let view = shared.published.view();
+    let given = match &shared.security {
+        Some(security) => {
+            let id = MachineId::scheduler(shared.cluster_id, scheduler);
+            let signed = security.sign(&view, &request.request, &id, CERTIFICATE_DAYS);
+            let signed = signed.map_err(|error| status::not_signed(&error))?;
+            Some((signed, security.seal_key().as_bytes().to_vec()))
+        }
+        None => None,
+    };
+    let (certificate, authority, seal_key) = match given {
+        Some((signed, seal_key)) => (signed.certificate, signed.authority, seal_key),
+        None => (Vec::new(), Vec::new(), Vec::new()),
+    };
     Ok(v1::JoinReply {
+        certificate: certificate.into(),
+        authority: authority.into(),
+        seal_key: seal_key.into(),
         cluster_id: Bytes::copy_from_slice(&shared.cluster_id),
         node_id: scheduler,
         incarnation: view.cluster().incarnation,
         restore_id: restore_id(&view),
     })
+}
+
+/// What a scheduler that joins shows for itself, where the cluster asks for it.
+/// The state is asked before anything is proposed: a guess never reaches the
+/// log.
+fn server_proof(
+    shared: &Shared,
+    leader: &Leader,
+    instance_key: [u8; 16],
+    request: &v1::JoinRequest,
+) -> Result<Option<JoinProof>, Status> {
+    if shared.security.is_none() {
+        return Ok(None);
+    }
+    let key_hash = requested_key(&request.request)
+        .map_err(|error| status::invalid_field("request", error.to_string()))?;
+    let proof = proof(&request.token, key_hash).ok_or_else(status::join_refused)?;
+    let view = shared.published.view();
+    match view.server_token_opens(&proof, instance_key, leader.clock.now()) {
+        true => Ok(Some(proof)),
+        false => Err(status::join_refused()),
+    }
 }
 
 /// Which restore the cluster's incarnation began with, for messages; empty in
@@ -58,9 +102,11 @@ pub fn restore_id(view: &ClusterState) -> Bytes {
 
 pub async fn promote(
     shared: &Shared,
+    granted: &Granted,
     leader: Arc<Leader>,
     id: u64,
 ) -> Result<v1::PromoteReply, Status> {
+    granted.about(format!("scheduler {id}"));
     wish(&leader, Command::PromoteScheduler { scheduler: id }).await?;
     let votes = |raft: &RaftStatus| {
         let mut members = raft.members.iter();
@@ -72,9 +118,11 @@ pub async fn promote(
 
 pub async fn remove(
     shared: &Shared,
+    granted: &Granted,
     leader: Arc<Leader>,
     id: u64,
 ) -> Result<v1::RemoveReply, Status> {
+    granted.about(format!("scheduler {id}"));
     check_majority(shared, id)?;
     wish(&leader, Command::RemoveScheduler { scheduler: id }).await?;
     let gone = |raft: &RaftStatus| {
@@ -104,8 +152,7 @@ fn check_majority(shared: &Shared, id: u64) -> Result<(), Status> {
 }
 
 async fn wish(leader: &Leader, command: Command) -> Result<Reply, Status> {
-    let answer = leader.propose(command).await.map_err(|error| status::from_propose(&error))?;
-    let reply = answer.map_err(|refusal| status::from_refusal(&refusal))?;
+    let reply = settle(leader, command).await?;
     leader.look_at_members();
     Ok(reply)
 }

@@ -1,6 +1,7 @@
 //! The gRPC services. Each call is decoded through `wire`, answered from the
 //! published view or by the leader, and refused in one vocabulary.
 
+mod access;
 mod agents;
 mod backup;
 mod events;
@@ -19,12 +20,17 @@ mod submit;
 
 use std::sync::{Arc, Mutex};
 
+use berth_identity::Dialer;
+use berth_state::{Command, Reply};
 use tokio::sync::watch;
+use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::access::Security;
 use crate::app::Published;
 use crate::leader::{Leader, Node};
 
+pub use access::AccessService;
 pub use agents::AgentsService;
 pub use jobs::JobsService;
 pub use nodes::NodesService;
@@ -37,9 +43,22 @@ pub struct Shared {
     pub published: Arc<Published>,
     pub leader: watch::Receiver<Option<Arc<Leader>>>,
     pub cluster_id: [u8; 16],
+    /// In a cluster that speaks TLS.
+    pub security: Option<Arc<Security>>,
+    /// How other schedulers are reached.
+    pub dialer: Dialer,
     /// The connection over which calls are forwarded, and to whom it goes. The
     /// lock guards looks and replacements.
     pub to_leader: Arc<Mutex<Option<(String, Channel)>>>,
+}
+
+/// Proposes a command and waits until it is applied.
+///
+/// # Errors
+/// What the log said, or what apply refused.
+async fn settle(leader: &Leader, command: Command) -> Result<Reply, Status> {
+    let answer = leader.propose(command).await.map_err(|error| status::from_propose(&error))?;
+    answer.map_err(|refusal| status::from_refusal(&refusal))
 }
 
 /// The largest request that is decoded. A submit of many jobs is the largest

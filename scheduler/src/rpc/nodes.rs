@@ -9,7 +9,8 @@ use berth_state::{Command, NodeRow, Purpose};
 use tonic::{Request, Response, Status};
 
 use super::route::at_leader;
-use super::{Shared, lookup, status};
+use super::{Shared, lookup, settle, status};
+use crate::access::Granted;
 use crate::leader::Leader;
 
 /// The longest drain: as long as a job is kept.
@@ -25,10 +26,13 @@ impl v1::nodes_server::Nodes for NodesService {
     ) -> Result<Response<v1::ListNodesReply>, Status> {
         let consistency = request.get_ref().consistency;
         if consistency != 0 {
-            return self.list_here(None, consistency).await.map(Response::new);
+            return self
+                .list_here(&Granted::of(&request)?, None, consistency)
+                .await
+                .map(Response::new);
         }
-        at_leader!(self.0, request, NodesClient::list, |leader, asked| {
-            self.list_here(Some(leader), asked.consistency)
+        at_leader!(self.0, request, NodesClient::list, |leader, granted, asked| {
+            self.list_here(granted, Some(leader), asked.consistency)
         })
     }
 
@@ -38,22 +42,25 @@ impl v1::nodes_server::Nodes for NodesService {
     ) -> Result<Response<v1::Node>, Status> {
         let consistency = request.get_ref().consistency;
         if consistency != 0 {
-            return self.get_here(None, request.into_inner()).await.map(Response::new);
+            return self
+                .get_here(&Granted::of(&request)?, None, request.into_inner())
+                .await
+                .map(Response::new);
         }
-        at_leader!(self.0, request, NodesClient::get, |leader, asked| {
-            self.get_here(Some(leader), asked)
+        at_leader!(self.0, request, NodesClient::get, |leader, granted, asked| {
+            self.get_here(granted, Some(leader), asked)
         })
     }
 
     async fn cordon(&self, request: Request<v1::NodeRef>) -> Result<Response<v1::Node>, Status> {
-        at_leader!(self.0, request, NodesClient::cordon, |leader, asked| {
-            self.set(leader, asked.node, Purpose::Cordoned)
+        at_leader!(self.0, request, NodesClient::cordon, |leader, granted, asked| {
+            self.set(granted, leader, asked.node, Purpose::Cordoned)
         })
     }
 
     async fn uncordon(&self, request: Request<v1::NodeRef>) -> Result<Response<v1::Node>, Status> {
-        at_leader!(self.0, request, NodesClient::uncordon, |leader, asked| {
-            self.set(leader, asked.node, Purpose::Work)
+        at_leader!(self.0, request, NodesClient::uncordon, |leader, granted, asked| {
+            self.set(granted, leader, asked.node, Purpose::Work)
         })
     }
 
@@ -61,8 +68,8 @@ impl v1::nodes_server::Nodes for NodesService {
         &self,
         request: Request<v1::DrainRequest>,
     ) -> Result<Response<v1::Node>, Status> {
-        at_leader!(self.0, request, NodesClient::drain, |leader, asked| {
-            self.start_drain(leader, asked)
+        at_leader!(self.0, request, NodesClient::drain, |leader, granted, asked| {
+            self.start_drain(granted, leader, asked)
         })
     }
 
@@ -70,15 +77,15 @@ impl v1::nodes_server::Nodes for NodesService {
         &self,
         request: Request<v1::ListOrphansRequest>,
     ) -> Result<Response<v1::ListOrphansReply>, Status> {
-        self.0.list_orphans(request.into_inner()).await.map(Response::new)
+        self.0.list_orphans(&Granted::of(&request)?, request.into_inner()).await.map(Response::new)
     }
 
     async fn stop_orphans(
         &self,
         request: Request<v1::StopOrphansRequest>,
     ) -> Result<Response<v1::StopOrphansReply>, Status> {
-        at_leader!(self.0, request, NodesClient::stop_orphans, |leader, asked| {
-            self.0.stop_orphans(leader, asked)
+        at_leader!(self.0, request, NodesClient::stop_orphans, |leader, granted, asked| {
+            self.0.stop_orphans(granted, leader, asked)
         })
     }
 }
@@ -86,26 +93,29 @@ impl v1::nodes_server::Nodes for NodesService {
 impl NodesService {
     async fn list_here(
         &self,
+        granted: &Granted,
         leader: Option<Arc<Leader>>,
         consistency: i32,
     ) -> Result<v1::ListNodesReply, Status> {
-        let view = self.0.read(consistency).await?;
+        let view = self.0.read(granted, consistency).await?;
         let nodes = view.state.nodes().values().map(|row| shown(row, leader.as_deref())).collect();
         Ok(v1::ListNodesReply { nodes, stale_ms: view.stale_ms })
     }
 
     async fn get_here(
         &self,
+        granted: &Granted,
         leader: Option<Arc<Leader>>,
         asked: v1::GetNodeRequest,
     ) -> Result<v1::Node, Status> {
-        let view = self.0.read(asked.consistency).await?;
+        let view = self.0.read(granted, asked.consistency).await?;
         let row = lookup::node(&view.state, &asked.node)?;
         Ok(shown(&row, leader.as_deref()))
     }
 
     async fn start_drain(
         &self,
+        granted: &Granted,
         leader: Arc<Leader>,
         asked: v1::DrainRequest,
     ) -> Result<v1::Node, Status> {
@@ -114,19 +124,20 @@ impl NodesService {
         }
         let now = leader.clock.now();
         let deadline = asked.deadline_ms.map(|span| now.after(berth_model::DurationMs(span)));
-        self.set(leader, asked.node, Purpose::Draining(Drain { deadline })).await
+        self.set(granted, leader, asked.node, Purpose::Draining(Drain { deadline })).await
     }
 
     async fn set(
         &self,
+        granted: &Granted,
         leader: Arc<Leader>,
         node: String,
         purpose: Purpose,
     ) -> Result<v1::Node, Status> {
-        let row = lookup::node(&self.0.read(0).await?.state, &node)?;
+        let row = lookup::node(&self.0.read(granted, 0).await?.state, &node)?;
         let command = Command::SetSchedulable { node: row.id, purpose };
-        let answer = leader.propose(command).await.map_err(|error| status::from_propose(&error))?;
-        answer.map_err(|refusal| status::from_refusal(&refusal))?;
+        granted.about(format!("node {}", row.name));
+        settle(&leader, command).await?;
         let row = lookup::node(&self.0.published.view(), &node)?;
         Ok(shown(&row, Some(&leader)))
     }

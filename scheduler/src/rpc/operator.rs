@@ -12,7 +12,8 @@ use tonic::{Request, Response, Status};
 
 use super::backup::BackupStream;
 use super::route::at_leader;
-use super::{Shared, members, status};
+use super::{Shared, members, settle};
+use crate::access::Granted;
 use crate::identity::to_hex;
 use crate::leader::Leader;
 use crate::leader::members::{is_healthy, warnings};
@@ -29,10 +30,13 @@ impl v1::operator_server::Operator for OperatorService {
     ) -> Result<Response<v1::ClusterStatus>, Status> {
         let stale = request.get_ref().consistency != 0;
         if stale {
-            return self.here(request.get_ref().consistency).await.map(Response::new);
+            return self
+                .here(&Granted::of(&request)?, request.get_ref().consistency)
+                .await
+                .map(Response::new);
         }
-        at_leader!(self.shared, request, OperatorClient::status, |_leader, asked| {
-            self.here(asked.consistency)
+        at_leader!(self.shared, request, OperatorClient::status, |_leader, granted, asked| {
+            self.here(granted, asked.consistency)
         })
     }
 
@@ -40,8 +44,8 @@ impl v1::operator_server::Operator for OperatorService {
         &self,
         request: Request<v1::JoinRequest>,
     ) -> Result<Response<v1::JoinReply>, Status> {
-        at_leader!(self.shared, request, OperatorClient::join, |leader, asked| {
-            members::admit(&self.shared, leader, asked)
+        at_leader!(self.shared, request, OperatorClient::join, |leader, granted, asked| {
+            members::admit(&self.shared, granted, leader, asked)
         })
     }
 
@@ -49,8 +53,8 @@ impl v1::operator_server::Operator for OperatorService {
         &self,
         request: Request<v1::PromoteRequest>,
     ) -> Result<Response<v1::PromoteReply>, Status> {
-        at_leader!(self.shared, request, OperatorClient::promote, |leader, asked| {
-            members::promote(&self.shared, leader, asked.id)
+        at_leader!(self.shared, request, OperatorClient::promote, |leader, granted, asked| {
+            members::promote(&self.shared, granted, leader, asked.id)
         })
     }
 
@@ -58,8 +62,8 @@ impl v1::operator_server::Operator for OperatorService {
         &self,
         request: Request<v1::RemoveRequest>,
     ) -> Result<Response<v1::RemoveReply>, Status> {
-        at_leader!(self.shared, request, OperatorClient::remove, |leader, asked| {
-            members::remove(&self.shared, leader, asked.id)
+        at_leader!(self.shared, request, OperatorClient::remove, |leader, granted, asked| {
+            members::remove(&self.shared, granted, leader, asked.id)
         })
     }
 
@@ -67,8 +71,8 @@ impl v1::operator_server::Operator for OperatorService {
         &self,
         request: Request<v1::TransferRequest>,
     ) -> Result<Response<v1::TransferReply>, Status> {
-        at_leader!(self.shared, request, OperatorClient::transfer, |_leader, asked| {
-            self.hand_over(asked.to)
+        at_leader!(self.shared, request, OperatorClient::transfer, |_leader, granted, asked| {
+            self.hand_over(granted, asked.to)
         })
     }
 
@@ -94,17 +98,17 @@ impl v1::operator_server::Operator for OperatorService {
 
     async fn backup(
         &self,
-        _request: Request<v1::BackupRequest>,
+        request: Request<v1::BackupRequest>,
     ) -> Result<Response<BackupStream>, Status> {
-        self.shared.backup().await.map(Response::new)
+        self.shared.backup(&Granted::of(&request)?).await.map(Response::new)
     }
 
     async fn resume(
         &self,
         request: Request<v1::ResumeRequest>,
     ) -> Result<Response<v1::ResumeReply>, Status> {
-        at_leader!(self.shared, request, OperatorClient::resume, |leader, _asked| {
-            self.resume_here(leader)
+        at_leader!(self.shared, request, OperatorClient::resume, |leader, granted, _asked| {
+            self.resume_here(granted, leader)
         })
     }
 
@@ -119,8 +123,8 @@ impl v1::operator_server::Operator for OperatorService {
 }
 
 impl OperatorService {
-    async fn here(&self, consistency: i32) -> Result<v1::ClusterStatus, Status> {
-        let view = self.shared.read(consistency).await?;
+    async fn here(&self, granted: &Granted, consistency: i32) -> Result<v1::ClusterStatus, Status> {
+        let view = self.shared.read(granted, consistency).await?;
         let raft = self.shared.node.status();
         let leader_id = raft.leader.as_ref().map(|(id, _)| *id);
         let leads = leader_id == Some(raft.node_id);
@@ -179,15 +183,22 @@ impl OperatorService {
         })
     }
 
-    async fn resume_here(&self, leader: Arc<Leader>) -> Result<v1::ResumeReply, Status> {
-        let missing = self.shared.read(0).await?.state.awaited();
-        let answer = leader.propose(Command::StopAwaiting).await;
-        let answer = answer.map_err(|error| status::from_propose(&error))?;
-        answer.map_err(|refusal| status::from_refusal(&refusal))?;
+    async fn resume_here(
+        &self,
+        granted: &Granted,
+        leader: Arc<Leader>,
+    ) -> Result<v1::ResumeReply, Status> {
+        let missing = self.shared.read(granted, 0).await?.state.awaited();
+        settle(&leader, Command::StopAwaiting).await?;
         Ok(v1::ResumeReply { missing: u32::try_from(missing).unwrap_or(u32::MAX) })
     }
 
-    async fn hand_over(&self, to: Option<u64>) -> Result<v1::TransferReply, Status> {
+    async fn hand_over(
+        &self,
+        granted: &Granted,
+        to: Option<u64>,
+    ) -> Result<v1::TransferReply, Status> {
+        granted.about("leadership");
         let raft = self.shared.node.status();
         let votes = |id: &u64| raft.members.iter().any(|member| member.voter && member.id == *id);
         let target = match to {

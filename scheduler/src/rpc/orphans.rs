@@ -10,7 +10,8 @@ use berth_state::{ClusterState, Command, NodeRow, OrphanRow};
 use berth_wire::spec::{device_claim_to_proto, port_claim_to_proto};
 use tonic::Status;
 
-use super::{Shared, lookup, status};
+use super::{Shared, lookup, settle, status};
+use crate::access::Granted;
 use crate::leader::Leader;
 
 /// Orphans in one command, so that it fits a log entry.
@@ -22,9 +23,10 @@ const REASON: &str = "an operator ended it";
 impl Shared {
     pub async fn list_orphans(
         &self,
+        granted: &Granted,
         asked: v1::ListOrphansRequest,
     ) -> Result<v1::ListOrphansReply, Status> {
-        let view = self.read(asked.consistency).await?;
+        let view = self.read(granted, asked.consistency).await?;
         let nodes = view.state.nodes().values();
         let orphans = nodes
             .flat_map(|node| node.orphans.iter().map(|(id, row)| shown(node, *id, row)))
@@ -34,10 +36,11 @@ impl Shared {
 
     pub async fn stop_orphans(
         &self,
+        granted: &Granted,
         leader: Arc<Leader>,
         asked: v1::StopOrphansRequest,
     ) -> Result<v1::StopOrphansReply, Status> {
-        let view = self.read(0).await?.state;
+        let view = self.read(granted, 0).await?.state;
         let chosen = chosen(&view, &asked)?;
         let mut stopping = 0;
         for (node, orphans) in chosen {
@@ -45,9 +48,7 @@ impl Shared {
             for some in orphans.chunks(IN_COMMAND_MAX) {
                 let (orphans, reason) = (some.to_vec(), REASON.to_owned());
                 let command = Command::StopOrphans { node, orphans, reason };
-                let answer = leader.propose(command).await;
-                let answer = answer.map_err(|error| status::from_propose(&error))?;
-                answer.map_err(|refusal| status::from_refusal(&refusal))?;
+                settle(&leader, command).await?;
             }
         }
         Ok(v1::StopOrphansReply { stopping: u32::try_from(stopping).unwrap_or(u32::MAX) })

@@ -10,6 +10,7 @@ use berth_wire::views;
 use tonic::Status;
 
 use super::{Shared, lookup, status};
+use crate::access::Granted;
 use crate::history::EndedAllocation;
 use crate::leader::Leader;
 
@@ -17,9 +18,13 @@ const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
 
 impl Shared {
-    pub async fn get_job(&self, request: v1::GetJobRequest) -> Result<v1::Job, Status> {
-        let view = self.read(request.consistency).await?;
-        let row = lookup::job(&view.state, request.job.as_ref())?;
+    pub async fn get_job(
+        &self,
+        granted: &Granted,
+        request: v1::GetJobRequest,
+    ) -> Result<v1::Job, Status> {
+        let view = self.read(granted, request.consistency).await?;
+        let row = lookup::job(granted, &view.state, request.job.as_ref())?;
         let mut job = views::job(&view.state, &row);
         if request.with_spec {
             job.spec = Some(berth_wire::spec::job_spec_to_proto(&row.spec));
@@ -38,6 +43,7 @@ impl Shared {
 
     pub async fn list_jobs(
         &self,
+        granted: &Granted,
         request: v1::ListJobsRequest,
     ) -> Result<v1::ListJobsReply, Status> {
         let page = page_size(request.page_size);
@@ -45,11 +51,13 @@ impl Shared {
             "" => None,
             text => Some(lookup::namespace(text)?),
         };
+        namespace.as_ref().map_or(Ok(()), |namespace| granted.check(namespace))?;
         check_states(&request.states)?;
-        let view = self.read(request.consistency).await?;
+        let view = self.read(granted, request.consistency).await?;
         let before = if request.before_id == 0 { u64::MAX } else { request.before_id };
         let wanted = |row: &JobRow| {
-            namespace.as_ref().is_none_or(|namespace| row.namespace() == namespace)
+            granted.sees(row.namespace())
+                && namespace.as_ref().is_none_or(|namespace| row.namespace() == namespace)
                 && (request.states.is_empty()
                     || request.states.iter().any(|state| state == row.state().name()))
         };
@@ -72,11 +80,12 @@ impl Shared {
     /// Live allocations, and those that this scheduler saw end, by id.
     pub async fn list_allocations(
         &self,
+        granted: &Granted,
         request: v1::ListAllocationsRequest,
     ) -> Result<v1::ListAllocationsReply, Status> {
         let page = page_size(request.page_size);
-        let view = self.read(request.consistency).await?.state;
-        let row = lookup::job(&view, request.job.as_ref())?;
+        let view = self.read(granted, request.consistency).await?.state;
+        let row = lookup::job(granted, &view, request.job.as_ref())?;
         let after = match request.page_token.as_str() {
             "" => None,
             text => {
@@ -109,11 +118,12 @@ impl Shared {
 
     pub async fn explain_job(
         &self,
+        granted: &Granted,
         leader: Arc<Leader>,
         request: v1::ExplainRequest,
     ) -> Result<v1::ExplainReply, Status> {
-        let view = self.read(request.consistency).await?.state;
-        let row = lookup::job(&view, request.job.as_ref())?;
+        let view = self.read(granted, request.consistency).await?.state;
+        let row = lookup::job(granted, &view, request.job.as_ref())?;
         let explained = explain(&view, &leader.loads(), leader.clock.now(), row.id);
         let explained =
             explained.ok_or_else(|| Status::not_found(format!("job {} is gone", row.id)))?;
@@ -122,10 +132,11 @@ impl Shared {
 
     pub async fn job_history(
         &self,
+        granted: &Granted,
         request: v1::HistoryRequest,
     ) -> Result<v1::HistoryReply, Status> {
-        let view = self.read(0).await?.state;
-        let row = lookup::job(&view, request.job.as_ref())?;
+        let view = self.read(granted, 0).await?.state;
+        let row = lookup::job(granted, &view, request.job.as_ref())?;
         Ok(v1::HistoryReply { versions: views::versions(&row) })
     }
 }

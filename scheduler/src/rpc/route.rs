@@ -4,12 +4,14 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use berth_identity::Dialer;
 use berth_raft::{ProposeError, RaftStatus};
-use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Extensions, Request, Status};
 
 use super::{Shared, status};
+use crate::access::mark;
 use crate::leader::Leader;
 
 /// Marks a call that has been forwarded, so that two schedulers that each take
@@ -90,15 +92,15 @@ impl Shared {
         if let Some((_, channel)) = kept.as_ref().filter(|(known, _)| *known == address) {
             return Ok(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|_| status::not_leader(Some(&address)))?;
-        let channel = endpoint
+        let endpoint =
+            Dialer::endpoint(&address).map_err(|_| status::not_leader(Some(&address)))?;
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(FORWARD_TIMEOUT)
             .http2_keep_alive_interval(SILENCE_BEFORE_PING)
             .keep_alive_timeout(PING_LIMIT)
-            .tcp_nodelay(true)
-            .connect_lazy();
+            .tcp_nodelay(true);
+        let channel = self.dialer.channel(&endpoint);
         *kept = Some((address, channel.clone()));
         Ok(channel)
     }
@@ -110,20 +112,22 @@ impl Shared {
     }
 }
 
-/// The request as it goes on to the leader.
+/// The request as it goes on to the leader, with whom it comes from.
 pub fn marked<T>(request: Request<T>) -> Request<T> {
-    let mut marked = Request::new(request.into_inner());
-    marked.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
-    marked
+    let mut metadata = MetadataMap::new();
+    metadata.insert(FORWARDED, MetadataValue::from_static("1"));
+    mark(&request, &mut metadata);
+    Request::from_parts(metadata, Extensions::default(), request.into_inner())
 }
 
-/// Answers here with `$here(leader, message)`, or forwards to the leader's
-/// service of the same name.
+/// Answers here with `$here(leader, granted, message)`, or forwards to the
+/// leader's service of the same name.
 macro_rules! at_leader {
-    ($shared:expr, $request:expr, $client:ident :: $method:ident, |$leader:ident, $message:ident| $here:expr) => {{
+    ($shared:expr, $request:expr, $client:ident :: $method:ident, |$leader:ident, $granted:ident, $message:ident| $here:expr) => {{
         let request = $request;
         match $shared.route(&request)? {
             $crate::rpc::route::Route::Here($leader) => {
+                let $granted = &$crate::access::Granted::of(&request)?;
                 let $message = request.into_inner();
                 $here.await.map(tonic::Response::new)
             }

@@ -3,7 +3,8 @@
 
 use std::error::Error as _;
 
-use berth_model::Violation;
+use berth_identity::Denied;
+use berth_model::{Name, Violation};
 use berth_proto::v1;
 use berth_raft::{ProposeError, ReadError};
 use berth_state::Refusal;
@@ -142,8 +143,7 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         Refusal::NoSuchJob(_)
         | Refusal::NoSuchNode(_)
         | Refusal::NoSuchScheduler(_)
-        | Refusal::NoSuchAllocation(_)
-        | Refusal::UnknownToken(_) => Status::not_found(message),
+        | Refusal::NoSuchAllocation(_) => Status::not_found(message),
         Refusal::NoSuchTask { .. } | Refusal::NoSuchVersion { .. } => Status::not_found(message),
         Refusal::KeyConflict { .. } => with_hint(
             Code::AlreadyExists,
@@ -166,14 +166,15 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
             message,
             "give this agent another --name, or its old data directory",
         ),
-        Refusal::Invalid(_) | Refusal::JoinTtl { .. } => Status::invalid_argument(message),
-        Refusal::JoinTokenRefused => with_hint(
-            Code::PermissionDenied,
-            message,
-            "ask an admin of the cluster for a new one, and use it within its time",
-        ),
-        Refusal::TooManyTokens | Refusal::TooManyRevocations => Status::resource_exhausted(message),
+        Refusal::Invalid(_) => Status::invalid_argument(message),
+        Refusal::NotSecured => not_secured(),
+        Refusal::JoinTokenRefused => join_refused(),
+        Refusal::JoinTtl { .. } => Status::invalid_argument(message),
+        Refusal::UnknownToken(_) => {
+            with_hint(Code::NotFound, message, "list them with `berth token list`")
+        }
         Refusal::TokenExists(_) => Status::already_exists(message),
+        Refusal::TooManyTokens | Refusal::TooManyRevocations => Status::resource_exhausted(message),
         Refusal::NotFounded => Status::unavailable(message),
         Refusal::SchedulerRemoved(_) => with_hint(
             Code::FailedPrecondition,
@@ -198,9 +199,85 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::DoesNotFit { .. }
         | Refusal::StockNotTaken { .. }
         | Refusal::Awaiting { .. }
-        | Refusal::NotSecured
         | Refusal::TooEarly => Status::failed_precondition(message),
     }
+}
+
+/// The caller may not do this.
+pub fn denied(denied: &Denied) -> Status {
+    let code =
+        if denied.is_unauthenticated() { Code::Unauthenticated } else { Code::PermissionDenied };
+    let hint = match denied {
+        Denied::NoCertificate => {
+            "give the folder of a client's certificate with --tls-dir or BERTH_TLS_DIR"
+        }
+        Denied::NoToken => "give a token with --token or BERTH_TOKEN",
+        Denied::BadToken => "ask an administrator for another (`berth token create`)",
+        Denied::RoleTooLow { .. } => "ask an administrator for a token with that role",
+        Denied::Lapsed(_) => "an agent renews it by itself; other machines get a new one",
+        Denied::Revoked(_) => "it joins again with a new join token, if it may",
+        Denied::OtherMachine { .. } => "",
+        Denied::LocalOnly => "run `berth operator recover-admin` on the scheduler's own machine",
+    };
+    refused(code, denied.to_string(), hint, denied.code())
+}
+
+fn refused(code: Code, message: String, hint: &str, refused: &str) -> Status {
+    let detail = v1::ErrorDetail {
+        hint: hint.to_owned(),
+        refused: refused.to_owned(),
+        ..v1::ErrorDetail::default()
+    };
+    status(code, message, &detail)
+}
+
+/// Whether another scheduler refused a call because this one's certificate
+/// counts no more.
+pub fn says_revoked(status: &Status) -> bool {
+    let detail = v1::ErrorDetail::decode(status.details()).unwrap_or_default();
+    detail.refused == Denied::Revoked(String::new()).code()
+}
+
+/// The token is for other namespaces. Whether anything is there is not said.
+pub fn other_namespace(namespace: &Name) -> Status {
+    refused(
+        Code::PermissionDenied,
+        format!("the token is not for namespace `{namespace}`"),
+        "choose another --namespace, or ask an administrator for a token of this one",
+        "namespace",
+    )
+}
+
+/// An agent speaks for a node that its certificate is not of.
+pub fn other_node(node: &str, certified: &str) -> Status {
+    let message = format!("node `{node}` is not the one of this certificate, {certified}");
+    refused(Code::PermissionDenied, message, "", "node")
+}
+
+/// One wording for every token that does not let its holder in.
+pub fn join_refused() -> Status {
+    refused(
+        Code::Unauthenticated,
+        Refusal::JoinTokenRefused.to_string(),
+        "a join token works once, for 15 minutes at most; \
+         make a new one with `berth token create --join`",
+        "join",
+    )
+}
+
+/// The cluster speaks plain text.
+pub fn not_secured() -> Status {
+    with_hint(
+        Code::FailedPrecondition,
+        Refusal::NotSecured.to_string(),
+        "tokens and certificates belong to a cluster that was founded with TLS",
+    )
+}
+
+/// The authority did not sign; the reason is for operators alone.
+pub fn not_signed(error: &anyhow::Error) -> Status {
+    tracing::warn!(error = format!("{error:#}"), "certificate not signed");
+    Status::unavailable("this scheduler cannot sign certificates now")
 }
 
 /// The others would be no majority.

@@ -18,7 +18,7 @@ use tracing::info;
 
 use super::agents::{Out, message};
 use super::members::restore_id;
-use super::{Shared, status};
+use super::{Shared, settle, status};
 use crate::leader::Leader;
 
 /// An agent looks into the directory of each allocation that is asked for.
@@ -76,8 +76,7 @@ pub async fn take(
             spec: Arc::new(hello.spec.clone()),
             stock,
         };
-        let answer = leader.propose(command).await.map_err(|error| status::from_propose(&error))?;
-        answer.map_err(|refusal| status::from_refusal(&refusal))?;
+        settle(leader, command).await?;
     }
     info!(expected = expected.len(), here, ended, "a node said what is on it");
     Ok(())

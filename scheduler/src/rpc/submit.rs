@@ -10,6 +10,7 @@ use berth_wire::spec::{job_spec_from_proto, spec_digest};
 use tonic::Status;
 
 use super::{Shared, status};
+use crate::access::Granted;
 use crate::leader::{ENTRY_BYTES_MAX, Leader};
 
 /// Submits in one call; a thousand of ordinary size stay far below the
@@ -21,12 +22,13 @@ const SUBMITS_IN_ENTRY_MAX: usize = 250;
 impl Shared {
     pub async fn submit_one(
         &self,
+        granted: &Granted,
         leader: &Arc<Leader>,
         mut request: v1::SubmitRequest,
     ) -> Result<v1::SubmitReply, Status> {
         self.room_on_disk()?;
         let bytes = encoded_len(&request);
-        let submit = checked(&mut request)?;
+        let submit = checked(granted, &mut request)?;
         let warnings = warnings(leader, &request, &submit.spec)?;
         let commands = vec![Command::Submit(submit)];
         let answers = leader.propose_all(commands, bytes).await;
@@ -39,6 +41,7 @@ impl Shared {
     /// once, in as few entries as hold them.
     pub async fn submit_many(
         &self,
+        granted: &Granted,
         leader: &Arc<Leader>,
         request: v1::SubmitManyRequest,
     ) -> Result<v1::SubmitManyReply, Status> {
@@ -52,7 +55,7 @@ impl Shared {
         let mut parts: Vec<Part> = Vec::new();
         for (position, mut request) in request.submits.into_iter().enumerate() {
             let bytes = encoded_len(&request);
-            let submit = checked(&mut request)
+            let submit = checked(granted, &mut request)
                 .and_then(|submit| warnings(leader, &request, &submit.spec).map(|_| submit));
             let command = match submit {
                 Ok(submit) => Command::Submit(submit),
@@ -148,11 +151,13 @@ fn encoded_len(request: &v1::SubmitRequest) -> usize {
 }
 
 /// The wish that a request stands for; takes specification and key out of it.
-fn checked(request: &mut v1::SubmitRequest) -> Result<SubmitJob, Status> {
+fn checked(granted: &Granted, request: &mut v1::SubmitRequest) -> Result<SubmitJob, Status> {
     let Some(spec) = request.spec.take() else {
         return Err(status::invalid_field("spec", "the job's specification is missing"));
     };
     let spec = job_spec_from_proto(spec).map_err(status::invalid)?;
+    granted.check(&spec.namespace)?;
+    granted.about(format!("job {}/{}", spec.namespace, spec.name));
     let digest = spec_digest(&spec);
     let key = Some(std::mem::take(&mut request.key)).filter(|key| !key.is_empty());
     Ok(SubmitJob { key, spec: Arc::new(spec), digest, if_version: request.if_version })

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use berth_model::NodeId;
 use berth_proto::v1;
 use tokio::sync::mpsc;
 
@@ -17,7 +18,7 @@ pub struct LogRequests(Mutex<Waiting>);
 #[derive(Default)]
 struct Waiting {
     last: u64,
-    readers: BTreeMap<String, mpsc::Sender<v1::LogPush>>,
+    readers: BTreeMap<String, (NodeId, mpsc::Sender<v1::LogPush>)>,
 }
 
 impl LogRequests {
@@ -25,19 +26,19 @@ impl LogRequests {
         LogRequests(Mutex::new(Waiting::default()))
     }
 
-    /// Opens a request: its id, and where its chunks will come out.
-    pub fn open(&self) -> (String, mpsc::Receiver<v1::LogPush>) {
+    /// Opens a request to a node: its id, and where its chunks will come out.
+    pub fn open(&self, node: NodeId) -> (String, mpsc::Receiver<v1::LogPush>) {
         let (chunks, reader) = mpsc::channel(CHUNKS_MAX);
         let mut waiting = self.lock();
         waiting.last += 1;
         let id = format!("log-{}", waiting.last);
-        waiting.readers.insert(id.clone(), chunks);
+        waiting.readers.insert(id.clone(), (node, chunks));
         (id, reader)
     }
 
-    /// Where the chunks of a request go, while somebody reads it.
-    pub fn reader(&self, id: &str) -> Option<mpsc::Sender<v1::LogPush>> {
-        self.lock().readers.get(id).filter(|reader| !reader.is_closed()).cloned()
+    /// Whom a request went to, and where its chunks go, while somebody reads it.
+    pub fn reader(&self, id: &str) -> Option<(NodeId, mpsc::Sender<v1::LogPush>)> {
+        self.lock().readers.get(id).filter(|(_, reader)| !reader.is_closed()).cloned()
     }
 
     pub fn close(&self, id: &str) {

@@ -3,12 +3,14 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod bytes;
 pub mod dev;
 pub mod gates;
 pub mod network;
 pub mod processes;
 pub mod raw;
 pub mod schedulers;
+pub mod secure;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

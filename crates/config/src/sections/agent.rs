@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::scheduler::loopback;
-use crate::kind::{ADDRESS, CPU, GPUS, LISTEN, NAME, PATH, PORTS, SIZE, TIMER, WAIT};
+use crate::kind::{ADDRESS, CPU, GPUS, LISTEN, NAME, PATH, PORTS, SIZE, SWITCH, TIMER, WAIT};
 use crate::reader::Reader;
 use crate::source::Setting;
 use crate::units::{Address, PortRange, SimulatedGpus};
@@ -24,6 +24,9 @@ pub struct Agent {
     pub http: Setting<Address>,
     /// Certificate, key and authority.
     pub tls_dir: Option<Setting<PathBuf>>,
+    /// Whether to take orders from other machines without encryption, which
+    /// dialling them without certificates needs.
+    pub plain_text: Setting<bool>,
     /// The file that holds the join token.
     pub join_token_file: Option<Setting<PathBuf>>,
     /// Thousandths of a core offered to workers; measured where absent.
@@ -68,6 +71,7 @@ impl Agent {
             advertise: reader.optional("agent.advertise", &ADDRESS),
             http: reader.setting("agent.http", &LISTEN, loopback(7073)),
             tls_dir: reader.optional("agent.tls_dir", &PATH),
+            plain_text: reader.setting("agent.plain_text", &SWITCH, false),
             join_token_file: reader.optional("agent.join_token_file", &PATH),
             cpus: reader.optional("agent.cpus", &CPU),
             memory: reader.optional("agent.memory", &SIZE),

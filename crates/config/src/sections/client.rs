@@ -1,7 +1,9 @@
 //! `[client]`
 
+use std::path::PathBuf;
+
 use super::scheduler::loopback;
-use crate::kind::{ADDRESS, NAME, OUTPUT, WAIT};
+use crate::kind::{ADDRESS, NAME, OUTPUT, PATH, WAIT};
 use crate::reader::Reader;
 use crate::source::Setting;
 use crate::units::Address;
@@ -39,6 +41,8 @@ impl OutputFormat {
 pub struct Client {
     /// The schedulers to ask, in this order.
     pub server: Setting<Vec<Address>>,
+    /// Certificate, key and authority; plain text where absent.
+    pub tls_dir: Option<Setting<PathBuf>>,
     /// The namespace that names are looked up in.
     pub namespace: Setting<String>,
     /// How results are printed.
@@ -51,6 +55,7 @@ impl Client {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             server: reader.list("client.server", &ADDRESS, vec![loopback(7070)]),
+            tls_dir: reader.optional("client.tls_dir", &PATH),
             namespace: reader.setting("client.namespace", &NAME, "default".to_owned()),
             output: reader.setting("client.output", &OUTPUT, OutputFormat::Table),
             timeout: reader.optional("client.timeout", &WAIT),

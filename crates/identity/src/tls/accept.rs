@@ -19,6 +19,7 @@ use tonic::transport::server::Connected;
 use tracing::debug;
 
 use crate::certificate::{self, Certified};
+use crate::renewal::wall_ms;
 
 /// A handshake that takes longer is given up.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -46,6 +47,17 @@ pub struct PeerInfo {
     /// None through a socket file.
     pub remote: Option<SocketAddr>,
     pub standing: Standing,
+}
+
+impl PeerInfo {
+    /// What the certificate says, if there is one.
+    #[must_use]
+    pub fn certified(&self) -> Option<Arc<Certified>> {
+        match &self.standing {
+            Standing::Member(certified) | Standing::Lapsed(certified) => Some(certified.clone()),
+            Standing::PlainText | Standing::LocalSocket | Standing::Stranger => None,
+        }
+    }
 }
 
 /// What the connection proves of its other end.
@@ -170,11 +182,6 @@ fn standing(stream: &TlsStream<TcpStream>) -> Standing {
         Some(certified) if certified.expires.0 < wall_ms() => Standing::Lapsed(certified),
         Some(certified) => Standing::Member(certified),
     }
-}
-
-fn wall_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Link {

@@ -167,7 +167,7 @@ fn credentials_that_do_not_belong_together_are_refused() {
         (Credentials::new(certificate.clone(), "nonsense", &own), "cannot be read"),
         (Credentials::new(certificate.clone(), &key.to_pem(), &foreign), "not signed by"),
         (Credentials::new(certificate.clone(), &key.to_pem(), &[]), "no certificate"),
-        (Credentials::new(own[0].clone(), &key.to_pem(), &own), "names no machine"),
+        (Credentials::new(own[0].clone(), &key.to_pem(), &own), "not ours"),
     ];
     for (answer, complaint) in cases {
         let error = answer.err().unwrap().to_string();

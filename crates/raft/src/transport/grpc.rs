@@ -24,28 +24,27 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 /// Pieces read ahead of the network: bounds the memory of a transfer.
 const PIECES_AHEAD: usize = 2;
 
-/// Turns the address of a member into an endpoint; encryption is put in here.
-pub type EndpointFactory = Arc<dyn Fn(&str) -> Result<Endpoint, String> + Send + Sync>;
+/// Turns an endpoint into a channel that connects at its first call; encryption
+/// is put in here.
+pub type ChannelFactory = Arc<dyn Fn(&Endpoint) -> Channel + Send + Sync>;
 
 /// Peers over gRPC.
 #[derive(Clone)]
 pub struct GrpcTransport {
-    endpoints: EndpointFactory,
+    channels: ChannelFactory,
 }
 
 impl GrpcTransport {
     /// Plain text: for loopback, or where an operator asked for it.
     #[must_use]
     pub fn plain() -> Self {
-        Self::with_endpoints(Arc::new(|address| {
-            Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())
-        }))
+        Self::with_channels(Arc::new(Endpoint::connect_lazy))
     }
 
-    /// With endpoints of the caller's making.
+    /// With channels of the caller's making.
     #[must_use]
-    pub fn with_endpoints(endpoints: EndpointFactory) -> Self {
-        Self { endpoints }
+    pub fn with_channels(channels: ChannelFactory) -> Self {
+        Self { channels }
     }
 }
 
@@ -57,14 +56,15 @@ impl PeerTransport for GrpcTransport {
     type Connection = GrpcConnection;
 
     fn connect(&self, _: u64, address: &str, _: Lane) -> GrpcConnection {
-        let channel = (self.endpoints)(address).map(|endpoint| {
-            endpoint
+        let endpoint = Endpoint::from_shared(format!("http://{address}"));
+        let channel = endpoint.map_err(|error| error.to_string()).map(|endpoint| {
+            let endpoint = endpoint
                 .connect_timeout(CONNECT_WAIT)
                 .tcp_nodelay(true)
                 .tcp_keepalive(Some(KEEPALIVE))
                 .http2_keep_alive_interval(KEEPALIVE)
-                .keep_alive_timeout(KEEPALIVE)
-                .connect_lazy()
+                .keep_alive_timeout(KEEPALIVE);
+            (self.channels)(&endpoint)
         });
         GrpcConnection(channel.map(|channel| {
             PeerClient::new(channel)

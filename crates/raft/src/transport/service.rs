@@ -11,18 +11,34 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::{MESSAGE_BYTES_MAX, PeerHandler, PeerHeader, PeerRefusal, Piece};
 
+/// Whether whoever made a call may speak for this node of the cluster. What it
+/// looks at was left in the call's extensions by the server around the service.
+pub type SpeakerCheck = Arc<dyn Fn(&Extensions, u64) -> bool + Send + Sync>;
+
 /// Answers peers for one node.
-pub struct PeerService(Arc<dyn PeerHandler>);
+pub struct PeerService {
+    handler: Arc<dyn PeerHandler>,
+    may_speak: SpeakerCheck,
+}
 
 impl PeerService {
-    /// The service, with its message limits set.
+    /// The service, with its message limits set; anybody may speak for any node.
     #[must_use]
     pub fn server(handler: Arc<dyn PeerHandler>) -> PeerServer<Self> {
-        PeerServer::new(Self(handler))
+        Self::checked_server(handler, Arc::new(|_, _| true))
+    }
+
+    /// The service, with its message limits set.
+    #[must_use]
+    pub fn checked_server(
+        handler: Arc<dyn PeerHandler>,
+        may_speak: SpeakerCheck,
+    ) -> PeerServer<Self> {
+        PeerServer::new(Self { handler, may_speak })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -76,16 +92,26 @@ fn reply(answer: Result<Bytes, PeerRefusal>) -> Response<proto::PeerReply> {
     })
 }
 
+impl PeerService {
+    fn check_speaker(&self, extensions: &Extensions, from_node: u64) -> Result<(), Status> {
+        if (self.may_speak)(extensions, from_node) {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!("the caller is not scheduler {from_node}")))
+    }
+}
+
 #[tonic::async_trait]
 impl Peer for PeerService {
     async fn call(
         &self,
         request: Request<proto::PeerRequest>,
     ) -> Result<Response<proto::PeerReply>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let answer = match read_header(request.header) {
             Ok(header) => {
-                let handler = &self.0;
+                self.check_speaker(&extensions, header.from_node)?;
+                let handler = &self.handler;
                 handler.handle_peer(request.kind, header, request.payload).await
             }
             Err(refused) => Err(refused),
@@ -97,7 +123,7 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<proto::SnapshotPiece>>,
     ) -> Result<Response<proto::PeerReply>, Status> {
-        let mut stream = request.into_inner();
+        let (_, extensions, mut stream) = request.into_parts();
         let Some(mut first) = stream.message().await? else {
             return Err(Status::invalid_argument("a snapshot has at least one piece"));
         };
@@ -115,7 +141,8 @@ impl Peer for PeerService {
         });
         let answer = match read_header(header) {
             Ok(header) => {
-                let handler = &self.0;
+                self.check_speaker(&extensions, header.from_node)?;
+                let handler = &self.handler;
                 handler.handle_snapshot(header, meta, Box::pin(pieces)).await
             }
             Err(refused) => Err(refused),

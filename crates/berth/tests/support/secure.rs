@@ -1,0 +1,121 @@
+//! A scheduler that speaks TLS, and callers of every kind to it. Certificates
+//! that a cluster would not sign any more, such as old ones, come from the
+//! authority's own files.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use berth::local::{Child, free_ports};
+use berth_client::{Client, Options};
+use berth_identity::folder::Folder;
+use berth_identity::tls::{Credentials, Trust};
+use berth_identity::{Authority, Dialer, KeyMaterial, MachineId, Token, Validity, random_token_id};
+use berth_model::{DurationMs, Grant, Machine, WallMs};
+use berth_proto::v1;
+use berth_wire::access::token_request;
+
+pub const DAY_MS: u64 = 86_400_000;
+
+/// A scheduler with TLS on loopback, as a process.
+pub struct SecureScheduler {
+    pub grpc: String,
+    pub http: String,
+    pub data_dir: PathBuf,
+    pub child: Child,
+}
+
+impl SecureScheduler {
+    /// Founds a cluster, and waits until it answers its administrator.
+    pub async fn found(data_dir: PathBuf) -> SecureScheduler {
+        let scheduler = SecureScheduler::start(data_dir, &["--bootstrap"]);
+        scheduler.answers().await;
+        scheduler
+    }
+
+    /// Joins with the token in a file.
+    pub fn join(data_dir: PathBuf, others: &[&SecureScheduler], token: &Path) -> SecureScheduler {
+        let servers: Vec<&str> = others.iter().map(|other| other.grpc.as_str()).collect();
+        let token = token.display().to_string();
+        let arguments = ["--join", &servers.join(","), "--join-token-file", &token];
+        SecureScheduler::start(data_dir, &arguments)
+    }
+
+    fn start(data_dir: PathBuf, more: &[&str]) -> SecureScheduler {
+        let ports = free_ports(2).unwrap();
+        let (grpc, http) = (format!("127.0.0.1:{}", ports[0]), format!("127.0.0.1:{}", ports[1]));
+        let folder = data_dir.display().to_string();
+        let tls = data_dir.join("tls").display().to_string();
+        let level = super::log_level();
+        let mut arguments = vec!["scheduler", "--data-dir", &folder, "--tls-dir", &tls];
+        arguments.extend(["--listen", &grpc, "--http", &http, "--log-level", &level]);
+        arguments.extend(["--stop-on-fd-close", "0"]);
+        arguments.extend(more);
+        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_berth"));
+        let child = Child::spawn(&program, "scheduler", &arguments).unwrap();
+        SecureScheduler { grpc, http, data_dir, child }
+    }
+
+    async fn answers(&self) {
+        super::until("the cluster to be founded", || async {
+            let admin = self.admin()?;
+            admin.status(v1::StatusRequest { consistency: 0 }).await.ok()
+        })
+        .await;
+    }
+
+    /// What its administrator would give on the command line; none until the
+    /// files are there.
+    pub fn admin(&self) -> Option<Client> {
+        let credentials = Folder::new(self.data_dir.join("admin")).credentials().ok()?;
+        let token = std::fs::read_to_string(self.data_dir.join("admin.token")).ok()?;
+        Some(self.client(Arc::new(credentials), Some(token.trim())))
+    }
+
+    /// A client of this scheduler alone.
+    pub fn client(&self, credentials: Arc<Credentials>, token: Option<&str>) -> Client {
+        let mut options = Options::new(vec![self.grpc.clone()]);
+        options.dialer = Dialer::tls(Trust::Member(credentials)).unwrap();
+        options.token = token.map(str::to_owned);
+        Client::new(options)
+    }
+
+    pub fn authority(&self) -> Authority {
+        Folder::new(self.data_dir.join("authority")).authority().unwrap()
+    }
+
+    /// The certificate of a machine of the cluster, signed so many days ago for
+    /// thirty.
+    pub fn credentials(&self, machine: Machine, name: &str, age_days: u64) -> Arc<Credentials> {
+        let authority = self.authority();
+        let cluster_id = authority.cluster_id().unwrap();
+        let id = MachineId { cluster_id, machine, name: name.to_owned() };
+        let key = KeyMaterial::generate().unwrap();
+        let certificate = sign(&authority, &id, &key, age_days);
+        let authorities = [authority.certificate().clone()];
+        let certificate = certificate.into();
+        Arc::new(Credentials::new(certificate, &key.to_pem(), &authorities).unwrap())
+    }
+
+    /// Makes a token as an administrator would; its text.
+    pub async fn token(&self, grant: Grant, ttl: Option<DurationMs>) -> Token {
+        let mut token = Token::generate(self.authority().fingerprint()).unwrap();
+        token.id = random_token_id().unwrap();
+        let request = token_request(token.id, token.secret.hash(), "test".into(), &grant, ttl);
+        self.admin().unwrap().create_token(request).await.unwrap();
+        token
+    }
+}
+
+/// Signs for a machine, so many days ago, for thirty days.
+pub fn sign(authority: &Authority, id: &MachineId, key: &KeyMaterial, age_days: u64) -> Vec<u8> {
+    let now = WallMs(wall_ms() - age_days * DAY_MS);
+    let request = key.request().unwrap();
+    authority.sign(&request, id, Validity { now, days: 30 }).unwrap().to_vec()
+}
+
+pub fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}
