@@ -1,11 +1,14 @@
 //! Restoring a cluster: a backup becomes the data directory of the first
 //! scheduler of a new incarnation. Offline; nothing that exists is changed.
 
+mod trust;
+
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use berth_identity::MachineId;
 use berth_model::{DurationMs, WallMs};
 use berth_raft::device::Identity as StoreIdentity;
 use berth_raft::device::sled::{Directory, Filesystem, SledDevice, SledOptions};
@@ -16,6 +19,8 @@ use berth_wire::backup::{Backup, read_backup};
 use crate::app::ClusterApp;
 use crate::identity::{Identity, Incarnation, random_id, to_hex};
 use crate::storage::raft_folder;
+
+pub use trust::Trust;
 
 /// What is asked of a restore.
 #[derive(Clone, Debug)]
@@ -31,6 +36,8 @@ pub struct RestoreOptions {
     pub await_for: DurationMs,
     /// How long it waits at least, for nodes that the backup does not know.
     pub await_at_least: DurationMs,
+    /// How the authority's signing key is come by.
+    pub trust: Trust,
 }
 
 /// What a backup file holds, or what came of it.
@@ -88,15 +95,24 @@ pub fn restore(options: &RestoreOptions) -> anyhow::Result<Restored> {
         await_at_least: options.await_at_least,
     };
     let (state, scheduler_id) = backup.state.restored(&restoration)?;
+    let (state, credentials) = trust::settle(state, &options.trust)?;
     let cluster_id = state.cluster().id;
     let life = Incarnation { number: incarnation, restore_id: Some(restore_id) };
     let identity = Identity::new(cluster_id, life, scheduler_id, advertise.clone());
+    let identity = if credentials.is_some() { identity.with_tls() } else { identity };
     let unfinished = beside(data_dir)?;
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished)
             .with_context(|| format!("remove the unfinished {}", unfinished.display()))?;
     }
     let made = make_store(&unfinished, &identity, &state)
+        .and_then(|()| match &credentials {
+            Some(credentials) => {
+                let id = MachineId::scheduler(cluster_id, scheduler_id);
+                credentials.write(&unfinished, &id)
+            }
+            None => Ok(()),
+        })
         .and_then(|()| put_in_place(&unfinished, data_dir));
     if made.is_err() {
         // What is left of it is of no use.
@@ -224,6 +240,7 @@ mod tests {
             incarnation: None,
             await_for: DurationMs::from_secs(1),
             await_at_least: DurationMs(0),
+            trust: Trust::PlainText,
         }
     }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use berth_cli::{Offline, RestoreArgs, RestoreReport};
 use berth_model::DurationMs;
-use berth_scheduler::restore::{self, RestoreOptions};
+use berth_scheduler::restore::{self, RestoreOptions, Trust};
 use berth_scheduler::storage::{self, Verified};
 
 use crate::arguments::StorageVerifyArguments;
@@ -35,7 +35,14 @@ fn salvage(data_dir: &Path, file: &Path) -> Result<String, String> {
 
 /// Makes the data directory of a new scheduler from a backup.
 fn restore(args: &RestoreArgs) -> Result<RestoreReport, String> {
-    let RestoreArgs { file, data_dir, advertise, incarnation, await_ms, await_at_least_ms } = args;
+    let RestoreArgs { file, data_dir, advertise, incarnation, await_ms, await_at_least_ms, .. } =
+        args;
+    let trust = match (&args.seal_key, &args.authority, args.new_authority) {
+        (Some(file), _, _) => Trust::SealKey(file.clone()),
+        (None, Some(folder), _) => Trust::Authority(folder.clone()),
+        (None, None, true) => Trust::New,
+        (None, None, false) => Trust::PlainText,
+    };
     let options = RestoreOptions {
         backup: file.clone(),
         data_dir: data_dir.clone(),
@@ -43,6 +50,7 @@ fn restore(args: &RestoreArgs) -> Result<RestoreReport, String> {
         incarnation: *incarnation,
         await_for: DurationMs(*await_ms),
         await_at_least: DurationMs(*await_at_least_ms),
+        trust,
     };
     let restored = restore::restore(&options).map_err(|error| format!("{error:#}"))?;
     Ok(RestoreReport {

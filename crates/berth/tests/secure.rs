@@ -383,3 +383,120 @@ async fn whoever_owns_the_data_directory_gets_in_again() {
         assert!(!audit.contains(&secret));
     }
 }
+
+/// The whole cluster was off for longer than its certificates last: each
+/// scheduler holds what it takes to sign its own renewal.
+#[tokio::test]
+async fn schedulers_that_all_lapsed_come_back_by_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = SecureScheduler::found(folder.path().join("s1")).await;
+    let token = first.data_dir.join("join-scheduler.token");
+    let mut second = SecureScheduler::join(folder.path().join("s2"), &[&first], &token);
+    let admin = first.admin().unwrap();
+    support::until("two voters", || async {
+        let status = admin.status(v1::StatusRequest { consistency: 0 }).await.ok()?;
+        (status.members.iter().filter(|one| one.role != "learner").count() == 2).then_some(())
+    })
+    .await;
+    let authority = first.authority();
+    let cluster_id = authority.cluster_id().unwrap();
+    for (id, scheduler) in [(1, &mut first), (2, &mut second)] {
+        scheduler.child.kill().await.unwrap();
+        let tls = Folder::new(scheduler.data_dir.join("tls"));
+        let id = MachineId::scheduler(cluster_id, id);
+        let certificate = sign(&authority, &id, &tls.key().unwrap(), 40);
+        tls.save_certificate(&certificate, authority.certificate()).unwrap();
+    }
+    let (first, second) = (first.restart(), second.restart());
+    first.answers().await;
+    for scheduler in [&first, &second] {
+        let tls = Folder::new(scheduler.data_dir.join("tls"));
+        let certified = tls.credentials().unwrap().certified();
+        assert!(certified.expires.0 > support::secure::wall_ms(), "{certified:?}");
+    }
+}
+
+/// A file that an operator replaced is in use at the next handshake, and the
+/// process is the same.
+#[tokio::test]
+async fn a_certificate_that_was_replaced_is_used_without_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut scheduler = SecureScheduler::found(folder.path().join("s1")).await;
+    let tls = Folder::new(scheduler.data_dir.join("tls"));
+    let authority = scheduler.authority();
+    let id = MachineId::scheduler(authority.cluster_id().unwrap(), 1);
+    let certificate = sign(&authority, &id, &tls.key().unwrap(), 3);
+    tls.save_certificate(&certificate, authority.certificate()).unwrap();
+    let wanted = tls.credentials().unwrap().certified();
+    let credentials = scheduler.credentials(Machine::Client, "alice", 0);
+    support::until("the new certificate to be shown", || async {
+        let shown = support::secure::shown_certificate(&scheduler.grpc, credentials.clone()).await;
+        (shown == certificate).then_some(())
+    })
+    .await;
+    assert_eq!(wanted.id.scheduler_id(), Some(1));
+    assert!(scheduler.child.has_ended().is_none());
+}
+
+#[tokio::test]
+async fn a_restored_cluster_is_believed_by_whoever_believed_the_old_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut old = SecureScheduler::found(folder.path().join("s1")).await;
+    let agents = token_file(&old, joins(Machine::Agent), folder.path().join("a.token")).await;
+    let _agent = SecureAgent::start(folder.path(), "gpu-1", &[&old.grpc], Some(&agents));
+    is_ready(&old.admin().unwrap(), "gpu-1").await;
+    let alice = old.token(submits(&[]), None).await.to_text();
+    let credentials = old.credentials(Machine::Client, "alice", 0);
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (backup, seal) = (path("b"), path("s1/tls/seal.key"));
+    let tls = path("s1/admin");
+    let token = admin_token(&old);
+    let variables =
+        [("BERTH_SERVER", old.grpc.as_str()), ("BERTH_TLS_DIR", &tls), ("BERTH_TOKEN", &token)];
+    let saved = berth(&["operator", "snapshot", "save", &backup], &variables);
+    assert!(saved.status.success(), "{saved:?}");
+    old.child.kill().await.unwrap();
+
+    // What the file alone is worth.
+    let bytes = std::fs::read(&backup).unwrap();
+    let key = std::fs::read_to_string(folder.path().join("s1/authority/ca-key.pem")).unwrap();
+    let secret = key.lines().nth(1).unwrap().as_bytes();
+    assert!(!bytes.windows(secret.len()).any(|window| window == secret));
+    let restore = |data_dir: &str, more: &[&str]| {
+        let grpc = old.grpc.as_str();
+        let fixed = ["operator", "snapshot", "restore", &backup, "--data-dir", data_dir];
+        let fixed = [&fixed[..], &["--advertise", grpc, "--await-at-least", "1ms"], more].concat();
+        berth(&fixed, &[])
+    };
+    let without = restore(&path("s2"), &[]);
+    assert!(String::from_utf8_lossy(&without.stderr).contains("--seal-key"), "{without:?}");
+    let wrong = path("wrong.key");
+    write_private(Path::new(&wrong), &"0".repeat(64)).unwrap();
+    let wrong = restore(&path("s2"), &["--seal-key", &wrong]);
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("does not fit"), "{wrong:?}");
+    assert!(!folder.path().join("s2").exists());
+
+    for (data_dir, more) in [
+        ("s2", vec!["--seal-key".to_owned(), seal]),
+        (
+            "s3",
+            vec![
+                "--authority".to_owned(),
+                path("s1/authority"),
+                "--incarnation".to_owned(),
+                "3".to_owned(),
+            ],
+        ),
+    ] {
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        let restored = restore(&path(data_dir), &more);
+        assert!(restored.status.success(), "{restored:?}");
+        let (grpc, http) = (old.grpc.clone(), old.http.clone());
+        let data_dir = folder.path().join(data_dir);
+        let scheduler = SecureScheduler::on(data_dir, grpc, http);
+        let client = scheduler.client(credentials.clone(), Some(&alice));
+        is_ready(&client, "gpu-1").await;
+        let mut child = scheduler.child;
+        child.kill().await.unwrap();
+    }
+}

@@ -246,7 +246,10 @@ fn read(path: &Path) -> Result<String, FolderError> {
 /// When it cannot be written.
 pub fn write_private(path: &Path, text: &str) -> Result<(), FolderError> {
     let write = || {
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            Some(_) | None => Path::new("."),
+        };
         if !folder.exists() {
             fs::create_dir_all(folder)?;
             fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
@@ -263,4 +266,109 @@ pub fn write_private(path: &Path, text: &str) -> Result<(), FolderError> {
         fs::File::open(folder)?.sync_all()
     };
     write().map_err(|source| FolderError::Write { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_model::{Machine, WallMs};
+
+    use super::*;
+    use crate::{MachineId, Validity};
+
+    const NOW: WallMs = WallMs(1_800_000_000_000);
+
+    fn filled(path: &Path) -> Folder {
+        let folder = Folder::new(path.join("tls"));
+        let authority = Authority::create([1; 16], NOW).unwrap();
+        let request = folder.key().unwrap().request().unwrap();
+        let id = MachineId { cluster_id: [1; 16], machine: Machine::Agent, name: "a".to_owned() };
+        let validity = Validity { now: NOW, days: 30 };
+        let certificate = authority.sign(&request, &id, validity).unwrap();
+        folder.save_certificate(&certificate, authority.certificate()).unwrap();
+        folder
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn a_folder_is_read_as_it_was_written_and_is_its_owners_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = filled(root.path());
+        assert_eq!(folder.credentials().unwrap().certified().id.name, "a");
+        assert_eq!(mode(folder.path()), 0o700);
+        for file in [CERTIFICATE, KEY, AUTHORITY] {
+            assert_eq!(mode(&folder.path().join(file)), 0o600, "{file}");
+        }
+        // The key that is there stays.
+        let before = fs::read_to_string(folder.path().join(KEY)).unwrap();
+        assert_eq!(folder.key().unwrap().to_pem(), before);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_folder_is_told_by_file() {
+        let root = tempfile::tempdir().unwrap();
+        let other = filled(&root.path().join("other"));
+        let check = |what: &str, spoil: &dyn Fn(&Folder), complaint: &str| {
+            let folder = filled(&root.path().join(what));
+            spoil(&folder);
+            let error = folder.credentials().unwrap_err();
+            let mut text = error.to_string();
+            if let Some(source) = std::error::Error::source(&error) {
+                text = format!("{text}: {source}");
+            }
+            assert!(text.contains(complaint), "{what}: {text}");
+        };
+        let write = |folder: &Folder, file: &str, text: &str| {
+            write_private(&folder.path().join(file), text).unwrap();
+        };
+        check("gone", &|it| fs::remove_file(it.path().join(KEY)).unwrap(), "key.pem");
+        check(
+            "exposed",
+            &|it| {
+                let mode = fs::Permissions::from_mode(0o640);
+                fs::set_permissions(it.path().join(KEY), mode).unwrap();
+            },
+            "may be read by others (mode 640)",
+        );
+        check("no-certificate", &|it| write(it, CERTIFICATE, "nonsense"), "no certificate in PEM");
+        check(
+            "another-key",
+            &|it| {
+                let key = fs::read_to_string(other.path().join(KEY)).unwrap();
+                write(it, KEY, &key);
+            },
+            "does not belong to the certificate",
+        );
+        check(
+            "another-authority",
+            &|it| {
+                let authority = fs::read_to_string(other.path().join(AUTHORITY)).unwrap();
+                write(it, AUTHORITY, &authority);
+            },
+            "not signed by the authority",
+        );
+        check("large", &|it| write(it, AUTHORITY, &"x".repeat(2 << 20)), "larger than any");
+        check(
+            "two",
+            &|it| {
+                let one = fs::read_to_string(it.path().join(CERTIFICATE)).unwrap();
+                write(it, CERTIFICATE, &format!("{one}{one}"));
+            },
+            "holds 2 certificates",
+        );
+    }
+
+    #[test]
+    fn a_private_file_takes_the_place_of_what_was_there() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/token");
+        for text in ["first", "second"] {
+            write_private(&path, text).unwrap();
+            assert_eq!(read_private(&path).unwrap(), text);
+        }
+        let left = fs::read_dir(root.path().join("a")).unwrap().count();
+        assert_eq!(left, 1);
+    }
 }

@@ -12,6 +12,8 @@ use crate::tls::Credentials;
 
 /// Looks this often at the clock and at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// After a renewal that did not work: whoever has lapsed can do nothing else.
+const RETRY: Duration = Duration::from_secs(1);
 /// Speaks up this long before the end, if renewal has not worked by then.
 const WARN_BEFORE_MS: u64 = 3 * 24 * 60 * 60 * 1000;
 
@@ -40,16 +42,20 @@ where
         metrics::gauge!("berth_certificate_expires_timestamp_seconds")
             .set((certified.expires.0 / 1000) as f64);
         let now_ms = wall_ms();
+        let mut wait = LOOK_EVERY;
         if now_ms >= certified.renew_from_ms()
             && let Err(problem) = renew().await
-            && problem != told
         {
-            if now_ms.saturating_add(WARN_BEFORE_MS) >= certified.expires.0 {
-                warn!(problem, "certificate not renewed, and it has expired or soon will");
-            } else {
-                info!(problem, "certificate not renewed yet");
+            wait = RETRY;
+            // One line for each new problem, not for each try.
+            if problem != told {
+                if now_ms.saturating_add(WARN_BEFORE_MS) >= certified.expires.0 {
+                    warn!(problem, "certificate not renewed, and it has expired or soon will");
+                } else {
+                    info!(problem, "certificate not renewed yet");
+                }
+                told = problem;
             }
-            told = problem;
         }
         let changed = folder.changed();
         if changed != seen {
@@ -65,7 +71,7 @@ where
                 }
             }
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use berth::local::{Child, free_ports};
 use berth_client::{Client, Options};
 use berth_identity::folder::Folder;
-use berth_identity::tls::{Credentials, Trust};
+use berth_identity::tls::{Credentials, Trust, client_config};
 use berth_identity::{Authority, Dialer, KeyMaterial, MachineId, Token, Validity, random_token_id};
 use berth_model::{DurationMs, Grant, Machine, WallMs};
 use berth_proto::v1;
@@ -46,18 +46,24 @@ impl SecureScheduler {
         let (grpc, http) = (format!("127.0.0.1:{}", ports[0]), format!("127.0.0.1:{}", ports[1]));
         let folder = data_dir.display().to_string();
         let tls = data_dir.join("tls").display().to_string();
-        let level = super::log_level();
-        let mut arguments = vec!["scheduler", "--data-dir", &folder, "--tls-dir", &tls];
-        arguments.extend(["--listen", &grpc, "--http", &http, "--log-level", &level]);
-        arguments.extend(["--stop-on-fd-close", "0"]);
-        arguments.extend(more);
-        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_berth"));
-        let child = Child::spawn(&program, "scheduler", &arguments).unwrap();
+        let own = ["--data-dir", &folder, "--tls-dir", &tls];
+        let child = spawn(&[&own[..], more].concat(), &grpc, &http);
         SecureScheduler { grpc, http, data_dir, child }
     }
 
-    async fn answers(&self) {
+    /// Starts it again on its own data, as a service would.
+    pub fn restart(self) -> SecureScheduler {
+        SecureScheduler::on(self.data_dir, self.grpc, self.http)
+    }
+
+    /// Starts what a data directory holds, at these addresses.
+    pub fn on(data_dir: PathBuf, grpc: String, http: String) -> SecureScheduler {
+        let child = spawn(&["--data-dir", &data_dir.display().to_string()], &grpc, &http);
+        SecureScheduler { grpc, http, data_dir, child }
+    }
+
+    /// Waits until its administrator is answered.
+    pub async fn answers(&self) {
         super::until("the cluster to be founded", || async {
             let admin = self.admin()?;
             admin.status(v1::StatusRequest { consistency: 0 }).await.ok()
@@ -106,6 +112,25 @@ impl SecureScheduler {
         self.admin().unwrap().create_token(request).await.unwrap();
         token
     }
+}
+
+fn spawn(own: &[&str], grpc: &str, http: &str) -> Child {
+    let level = super::log_level();
+    let common = ["--listen", grpc, "--http", http, "--log-level", &level];
+    let arguments = [&["scheduler"], own, &common[..], &["--stop-on-fd-close", "0"]].concat();
+    let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_berth"));
+    Child::spawn(&program, "scheduler", &arguments).unwrap()
+}
+
+/// The certificate that a scheduler shows now.
+pub async fn shown_certificate(grpc: &str, credentials: Arc<Credentials>) -> Vec<u8> {
+    let config = client_config(Trust::Member(credentials)).unwrap();
+    let stream = tokio::net::TcpStream::connect(grpc).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = connector.connect("scheduler".try_into().unwrap(), stream).await.unwrap();
+    let (_, session) = stream.get_ref();
+    session.peer_certificates().unwrap()[0].to_vec()
 }
 
 /// Signs for a machine, so many days ago, for thirty days.

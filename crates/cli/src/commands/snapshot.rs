@@ -65,6 +65,15 @@ pub struct RestoreArgs {
     /// Place nothing until all nodes of the backup have come back, or for so long
     #[arg(long = "await", value_name = "DURATION", default_value = "10m", value_parser = values::duration_ms)]
     pub await_ms: u64,
+    /// Of a cluster with TLS: the file tls/seal.key of any of its schedulers
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["authority", "new_authority"])]
+    pub seal_key: Option<PathBuf>,
+    /// Of a cluster with TLS: the folder of its authority
+    #[arg(long, value_name = "DIR", conflicts_with = "new_authority")]
+    pub authority: Option<PathBuf>,
+    /// Of a cluster with TLS whose keys are lost: every machine joins anew
+    #[arg(long)]
+    pub new_authority: bool,
 }
 
 /// What a restore came to.

@@ -185,6 +185,14 @@ impl ClusterState {
         grant.machine == Machine::Server && row.is_free_for(proof, known.as_deref())
     }
 
+    /// The same cluster under this authority: for a restore, which may have had
+    /// to seal the key anew or to make another one.
+    #[must_use]
+    pub fn under_authority(mut self, authority: Authority) -> ClusterState {
+        self.cluster.authority = Some(Arc::new(authority));
+        self
+    }
+
     /// Whether a certificate counts no more.
     pub fn is_revoked(&self, machine: Machine, name: &str, issued: WallMs) -> bool {
         let row = self.revocations.get(&(machine, name.to_owned()));
