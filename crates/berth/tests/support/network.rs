@@ -3,6 +3,7 @@
 //! ends with the pipe from this one, so that nothing of it outlives the test,
 //! however that ends. Takes root, `ip` and `nft`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
 
@@ -11,10 +12,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// Inside the namespaces only; the machine's own network does not see it.
 const NETWORK: &str = "10.213.77";
 
-/// Nodes are numbered from 1.
+/// Nodes have the number that their address ends with.
 pub struct Network {
     hub: Namespace,
-    nodes: Vec<Namespace>,
+    nodes: BTreeMap<u32, Namespace>,
 }
 
 struct Namespace {
@@ -22,19 +23,29 @@ struct Namespace {
 }
 
 impl Network {
-    /// Makes the namespaces and moves the calling thread to the hub.
+    /// Makes namespaces for nodes that are numbered from 1, and moves the calling
+    /// thread to the hub.
     ///
     /// # Errors
     /// What this machine lacks.
     pub fn make(nodes: u32) -> Result<Network, String> {
+        let numbers: Vec<u32> = (1..=nodes).collect();
+        Network::with(NETWORK, &numbers)
+    }
+
+    /// The same for these nodes, whose addresses begin with `prefix`.
+    ///
+    /// # Errors
+    /// What this machine lacks.
+    pub fn with(prefix: &str, numbers: &[u32]) -> Result<Network, String> {
         let hub = Namespace::new()?;
         hub.run("ip", "link set lo up")?;
         hub.run("ip", "link add bridge type bridge")?;
-        hub.run("ip", &format!("address add {NETWORK}.254/24 dev bridge"))?;
+        hub.run("ip", &format!("address add {prefix}.254/24 dev bridge"))?;
         hub.run("ip", "link set bridge up")?;
-        let mut network = Network { hub, nodes: Vec::new() };
-        for number in 1..=nodes {
-            network.add_node(number)?;
+        let mut network = Network { hub, nodes: BTreeMap::new() };
+        for number in numbers {
+            network.add_node(*number, &format!("{prefix}.{number}"))?;
         }
         let path = network.hub.path();
         let namespace = File::open(&path).map_err(|error| format!("open {path}: {error}"))?;
@@ -46,7 +57,7 @@ impl Network {
         Ok(network)
     }
 
-    fn add_node(&mut self, number: u32) -> Result<(), String> {
+    fn add_node(&mut self, number: u32, address: &str) -> Result<(), String> {
         let node = Namespace::new()?;
         let pid = node.holder.id();
         let port = format!("port{number}");
@@ -54,12 +65,12 @@ impl Network {
         self.hub.run("ip", &pair)?;
         self.hub.run("ip", &format!("link set {port} master bridge up"))?;
         node.run("ip", "link set lo up")?;
-        node.run("ip", &format!("address add {} dev uplink", Network::address(number) + "/24"))?;
+        node.run("ip", &format!("address add {address}/24 dev uplink"))?;
         node.run("ip", "link set uplink up")?;
         node.run("nft", "add table inet cut")?;
         let chain = "add chain inet cut heard { type filter hook input priority 0; }";
         node.run("nft", chain)?;
-        self.nodes.push(node);
+        self.nodes.insert(number, node);
         Ok(())
     }
 
@@ -70,19 +81,19 @@ impl Network {
 
     /// Program and arguments that run `program` where the node is.
     pub fn wrap(&self, number: u32, program: &str) -> Vec<String> {
-        let namespace = &self.nodes[number as usize - 1];
+        let namespace = &self.nodes[&number];
         vec![format!("--net={}", namespace.path()), program.to_owned()]
     }
 
     /// From now on nothing that `from` sends reaches `to`.
     pub fn drop_packets(&self, from: u32, to: u32) {
         let rule = format!("add rule inet cut heard ip saddr {} drop", Network::address(from));
-        self.nodes[to as usize - 1].run("nft", &rule).unwrap();
+        self.nodes[&to].run("nft", &rule).unwrap();
     }
 
     /// Everybody reaches everybody again.
     pub fn heal(&self) {
-        for node in &self.nodes {
+        for node in self.nodes.values() {
             node.run("nft", "flush chain inet cut heard").unwrap();
         }
     }

@@ -58,7 +58,7 @@ async fn addresses_are_told_with_their_causes() {
     let stderr = format!(
         "error: the cluster cannot be reached\n  {closed}: connection refused\n  \
          {web}: answered, but is not a Berth server\n\
-         hint: name its schedulers with --server or BERTH_SERVER\n"
+         hint: name its schedulers with --server or BERTH_SERVER; if they speak TLS, give --tls-dir or BERTH_TLS_DIR\n"
     );
     // Whichever was asked last stands last.
     let mut lines: Vec<&str> = outcome.stderr.lines().collect();
@@ -69,10 +69,10 @@ async fn addresses_are_told_with_their_causes() {
     let outcome = hasty(&closed, &["ps", "-o", "json"]).await;
     let stderr = format!(
         "{{\"error\":{{\"code\":\"unreachable\",\"field\":null,\
-         \"hint\":\"name its schedulers with --server or BERTH_SERVER\",\
+         \"hint\":\"name its schedulers with --server or BERTH_SERVER; if they speak TLS, give --tls-dir or BERTH_TLS_DIR\",\
          \"message\":\"the cluster cannot be reached ({closed}: connection refused)\",\
          \"problems\":[{{\"field\":null,\
-         \"hint\":\"name its schedulers with --server or BERTH_SERVER\",\
+         \"hint\":\"name its schedulers with --server or BERTH_SERVER; if they speak TLS, give --tls-dir or BERTH_TLS_DIR\",\
          \"message\":\"the cluster cannot be reached ({closed}: connection refused)\"}}],\
          \"request_id\":null}}}}\n"
     );
