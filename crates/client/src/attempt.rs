@@ -19,6 +19,8 @@ pub(crate) enum Missed {
     Redirected { leader: String, message: String },
     /// Nothing has happened, and another attempt may do better.
     Untouched { failure: Failure, after: Option<Duration> },
+    /// The cluster has no room for it now. Nothing has happened.
+    Crowded { refusal: Refusal, after: Duration },
     /// The call may have taken effect.
     Unknown { failure: Failure },
 }
@@ -46,6 +48,11 @@ pub(crate) fn read(status: &Status) -> Missed {
             failure: failure(),
             after: detail.retry_after_ms.map(Duration::from_millis),
         },
+        Code::ResourceExhausted if detail.retry_after_ms.is_some() => {
+            let after = Duration::from_millis(detail.retry_after_ms.unwrap_or_default());
+            let refusal = Refusal::new(status.code(), status.message(), detail);
+            Missed::Crowded { refusal, after }
+        }
         Code::DeadlineExceeded | Code::Cancelled => Missed::Unknown { failure: Failure::TimedOut },
         // Not a scheduler's own word: what lies between it and the leader broke.
         Code::Unknown if is_plain => Missed::Unknown { failure: failure() },

@@ -22,6 +22,12 @@ pub(crate) fn wait(round: u32, chance: u64) -> Duration {
     Duration::from_millis(half + chance % (full - half + 1))
 }
 
+/// Anything from half of `after` to half as much again. `chance` is any number.
+pub(crate) fn spread(after: Duration, chance: u64) -> Duration {
+    let full = u64::try_from(after.as_millis()).unwrap_or(u64::MAX / 2).max(1);
+    Duration::from_millis(full / 2 + chance % full)
+}
+
 /// A number by chance; the same one where the system gives none, since a wait
 /// needs no secrecy.
 pub(crate) fn chance() -> u64 {
@@ -49,6 +55,15 @@ mod tests {
                 assert!((least..=most).contains(&wait), "round {round}: {wait} ms");
             }
         }
+    }
+
+    #[test]
+    fn a_wait_that_was_asked_for_is_spread_around_it() {
+        for chance in [0, 1, 249, 250, u64::MAX] {
+            let wait = spread(Duration::from_millis(250), chance).as_millis();
+            assert!((125..375).contains(&wait), "{chance}: {wait} ms");
+        }
+        assert_eq!(spread(Duration::ZERO, 7), Duration::ZERO);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tracing::debug;
 use crate::attempt::{self, Missed};
 use crate::backoff;
 use crate::connect::Connections;
-use crate::error::{ClientError, Failure, Tried};
+use crate::error::{ClientError, Failure, Refusal, Tried};
 use crate::options::Options;
 
 /// A client of one cluster; cheap to clone, and its clones share connections.
@@ -180,6 +180,8 @@ struct Search<'a> {
     /// Before the next attempt.
     wait: Duration,
     may_have_happened: bool,
+    /// What the last attempt heard, if that was that there is no room now.
+    crowded: Option<Refusal>,
     tried: Vec<Tried>,
 }
 
@@ -194,15 +196,22 @@ impl<'a> Search<'a> {
             redirects: 0,
             wait: Duration::ZERO,
             may_have_happened: false,
+            crowded: None,
             tried: Vec::new(),
         }
     }
 
     fn learn(&mut self, missed: Missed) {
         self.wait = Duration::ZERO;
+        self.crowded = None;
         match missed {
             // The caller has returned it.
             Missed::Refused(_) => {}
+            // Whoever was crowded out together must not come back together.
+            Missed::Crowded { refusal, after } => {
+                self.wait = backoff::spread(after, backoff::chance());
+                self.crowded = Some(refusal);
+            }
             Missed::Redirected { leader, message } => {
                 self.record(Failure::Unavailable(message));
                 if self.redirects < REDIRECTS_MAX && leader != self.address {
@@ -256,6 +265,8 @@ impl<'a> Search<'a> {
         let tried = self.tried;
         if self.may_have_happened {
             ClientError::OutcomeUnknown { key: None, tried }
+        } else if let Some(refusal) = self.crowded {
+            ClientError::Refused(Box::new(refusal))
         } else if tried.iter().any(|tried| tried.failure.is_answer()) {
             ClientError::NoLeader { tried }
         } else {

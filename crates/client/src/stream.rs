@@ -134,7 +134,9 @@ impl LogStream {
 /// of no use.
 fn broken(breaks: &mut u32, missed: Option<Missed>) -> Result<(), ClientError> {
     let failure = match missed {
-        Some(Missed::Refused(refusal)) => return Err(ClientError::Refused(Box::new(refusal))),
+        Some(Missed::Refused(refusal) | Missed::Crowded { refusal, .. }) => {
+            return Err(ClientError::Refused(Box::new(refusal)));
+        }
         Some(Missed::Untouched { failure, .. } | Missed::Unknown { failure }) => failure,
         Some(Missed::Redirected { message, .. }) => Failure::Unavailable(message),
         None => Failure::ConnectionLost,

@@ -2,6 +2,7 @@
 //! begins when the node has applied all that its predecessors committed, and
 //! all of it is dropped when another node leads.
 
+mod admission;
 mod backlog;
 mod batch;
 pub mod clock;
@@ -22,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::app::{ClusterApp, Published};
+use admission::Admission;
+pub use admission::Crowded;
 use backlog::Backlog;
 pub use batch::ENTRY_BYTES_MAX;
 use batch::Wish;
@@ -54,6 +57,7 @@ pub struct Leader {
     planner_wake: Notify,
     members_wake: Notify,
     backlog: Backlog,
+    pub admission: Arc<Admission>,
     pub ended: CancellationToken,
 }
 
@@ -86,6 +90,7 @@ impl Leader {
             planner_wake: Notify::new(),
             members_wake: Notify::new(),
             backlog: Backlog::default(),
+            admission: Arc::default(),
             ended: CancellationToken::new(),
         });
         info!(term, "leading");

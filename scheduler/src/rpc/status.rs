@@ -11,6 +11,8 @@ use berth_state::Refusal;
 use prost::Message as _;
 use tonic::{Code, ConnectError, Status};
 
+use crate::leader::Crowded;
+
 /// When a client may try again after a passing trouble.
 const RETRY_AFTER_MS: u64 = 40;
 
@@ -295,6 +297,17 @@ pub fn not_heard_yet() -> Status {
     let detail =
         v1::ErrorDetail { retry_after_ms: Some(RETRY_AFTER_MS), ..v1::ErrorDetail::default() };
     status(Code::Unavailable, "a leader was just elected and has not heard everybody yet", &detail)
+}
+
+/// More submits are on their way than the log can take.
+pub fn crowded(crowded: Crowded) -> Status {
+    metrics::counter!("berth_submits_refused_total").increment(1);
+    let detail = v1::ErrorDetail {
+        hint: "try again in a moment; `berth` does so by itself".to_owned(),
+        retry_after_ms: Some(crowded.retry_after_ms),
+        ..v1::ErrorDetail::default()
+    };
+    status(Code::ResourceExhausted, "the cluster has more submits to take than it can", &detail)
 }
 
 /// The disk of this scheduler is nearly full.

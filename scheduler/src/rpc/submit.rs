@@ -1,8 +1,9 @@
 //! Submits: one, or many in a call.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use berth_model::JobSpec;
+use berth_model::{JobSpec, Name};
 use berth_placement::never_fits;
 use berth_proto::v1;
 use berth_state::{Command, Refusal, Reply, SubmitJob};
@@ -30,6 +31,8 @@ impl Shared {
         let bytes = encoded_len(&request);
         let submit = checked(granted, &mut request)?;
         let warnings = warnings(leader, &request, &submit.spec)?;
+        let wanted = BTreeMap::from([(submit.spec.namespace.clone(), 1)]);
+        let _place = leader.admission.enter(&wanted).map_err(status::crowded)?;
         let commands = vec![Command::Submit(submit)];
         let answers = leader.propose_all(commands, bytes).await;
         let mut answers = answers.map_err(|error| status::from_propose(&error))?;
@@ -52,13 +55,17 @@ impl Shared {
             return Err(status::invalid_field("submits", message));
         }
         let mut results: Vec<Option<v1::SubmitResult>> = vec![None; count];
+        let mut wanted: BTreeMap<Name, usize> = BTreeMap::new();
         let mut parts: Vec<Part> = Vec::new();
         for (position, mut request) in request.submits.into_iter().enumerate() {
             let bytes = encoded_len(&request);
             let submit = checked(granted, &mut request)
                 .and_then(|submit| warnings(leader, &request, &submit.spec).map(|_| submit));
             let command = match submit {
-                Ok(submit) => Command::Submit(submit),
+                Ok(submit) => {
+                    *wanted.entry(submit.spec.namespace.clone()).or_default() += 1;
+                    Command::Submit(submit)
+                }
                 Err(refused) => {
                     results[position] = Some(refusal_result(&refused));
                     continue;
@@ -73,6 +80,7 @@ impl Shared {
                 }
             }
         }
+        let _place = leader.admission.enter(&wanted).map_err(status::crowded)?;
         let proposals = parts.into_iter().map(|part| async move {
             (part.positions, leader.propose_all(part.commands, part.bytes).await)
         });
