@@ -19,6 +19,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use berth_identity::folder::FolderError;
 use clap::{CommandFactory as _, Parser as _};
 
 use arguments::{Arguments, Daemon, StorageCommand, Task};
@@ -68,10 +69,11 @@ fn run(daemon: Daemon, config: Option<&Path>) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            match error.downcast_ref::<settings::BadSettings>() {
-                Some(_) => ExitCode::from(2),
-                None => ExitCode::FAILURE,
-            }
+            // Settings, and the files that they name.
+            let bad_input = error
+                .chain()
+                .any(|cause| cause.is::<settings::BadSettings>() || cause.is::<FolderError>());
+            if bad_input { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

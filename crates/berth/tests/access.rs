@@ -63,8 +63,8 @@ const OPERATE: &str = "uu - - - u --++ uu -- uuu u";
 const ADMIN: &str = "uu - - - u ---+ uu -- uuu u";
 /// Whoever has a join token, which the call itself carries.
 const JOINING: &str = "++ + + + + ++++ ++ ++ +++ u";
-/// Any machine, for itself, also one that has lapsed.
-const RENEWAL: &str = "uu + + + + ++++ ++ ++ ++u u";
+/// An agent or a gateway, for itself, also one that has lapsed.
+const RENEWAL: &str = "uu - + + - ---- -- +- +-u u";
 const SOCKET: &str = "-- - - - - ---- -- -- --- +";
 const ANYONE: &str = "++ + + + + ++++ ++ ++ +++ +";
 /// Any machine whose certificate is good.

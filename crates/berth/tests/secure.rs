@@ -298,7 +298,8 @@ async fn an_agent_that_lapsed_comes_back_and_one_that_is_revoked_does_not() {
     let prepare = |name: &str, age_days: u64| {
         let tls = Folder::new(folder.path().join(name).join("tls"));
         let cluster_id = authority.cluster_id().unwrap();
-        let id = MachineId { cluster_id, machine: Machine::Agent, name: name.to_owned() };
+        let id =
+            MachineId { cluster_id, machine: Machine::Agent, name: name.to_owned(), pool: None };
         let certificate = sign(&authority, &id, &tls.key().unwrap(), age_days);
         tls.save_certificate(&certificate, authority.certificate()).unwrap();
         tls
@@ -335,7 +336,12 @@ async fn an_agent_that_lapsed_comes_back_and_one_that_is_revoked_does_not() {
 
     // With a new token it joins again, under its old name.
     std::fs::remove_dir_all(tls.path()).unwrap();
-    let token = token_file(&scheduler, joins(Machine::Agent), folder.path().join("token")).await;
+    let named = Grant::Join(JoinGrant {
+        machine: Machine::Agent,
+        name: Some(support::text("gpu-1")),
+        pool: None,
+    });
+    let token = token_file(&scheduler, named, folder.path().join("token")).await;
     let _agent = SecureAgent::start(folder.path(), "gpu-1", &servers, Some(&token));
     is_ready(&admin, "gpu-1").await;
 }

@@ -31,7 +31,7 @@ pub(crate) fn token(given: Option<&str>, folder: &Folder) -> Result<Option<Strin
     };
     let token: Token = text.parse().map_err(|error| {
         let fault = Fault::new(format!("{error}"));
-        CliError::BadInput(vec![fault.hint("of a file, give \"$(cat FILE)\"")])
+        CliError::BadInput(vec![fault.hint("of a file: BERTH_TOKEN=\"$(cat FILE)\"")])
     })?;
     Ok(Some(token.to_text()))
 }

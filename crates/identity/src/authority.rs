@@ -37,6 +37,9 @@ pub struct Authority {
 pub struct Validity {
     pub now: WallMs,
     pub days: u32,
+    /// How often the machine had been revoked when it was let in; a renewal says
+    /// what the certificate before it said.
+    pub times_revoked: u32,
 }
 
 /// Why the authority signed nothing, or is none.
@@ -70,9 +73,10 @@ impl Authority {
     pub fn create(cluster_id: [u8; 16], now: WallMs) -> Result<Authority, AuthorityError> {
         let key = KeyMaterial::generate()?;
         let mut params = CertificateParams::default();
-        let (not_before, not_after) = span(Validity { now, days: AUTHORITY_DAYS })?;
+        let (not_before, not_after) =
+            span(Validity { now, days: AUTHORITY_DAYS, times_revoked: 0 })?;
         (params.not_before, params.not_after) = (not_before, not_after);
-        params.serial_number = Some(serial(now)?);
+        params.serial_number = Some(serial(now, 0)?);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let cluster = format!("{CLUSTER_URI}{}", hex(&cluster_id));
@@ -171,7 +175,7 @@ impl Authority {
         params.subject_alt_names = vec![SanType::URI(uri)];
         params.distinguished_name = name(&id.name, id.machine.as_str());
         (params.not_before, params.not_after) = span(validity)?;
-        params.serial_number = Some(serial(validity.now)?);
+        params.serial_number = Some(serial(validity.now, validity.times_revoked)?);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         // Agents and gateways serve pages; clients serve nothing.
@@ -225,12 +229,13 @@ fn span(validity: Validity) -> Result<(OffsetDateTime, OffsetDateTime), Authorit
     Ok((begin, end.ok_or(AuthorityError::Clock)?))
 }
 
-/// Tells when the certificate was signed, so that all that were signed before a
-/// moment can be revoked by one row.
-fn serial(now: WallMs) -> Result<SerialNumber, AuthorityError> {
+/// Tells when the certificate was signed, and how often its machine had been
+/// revoked: so one row revokes all that a machine has.
+fn serial(now: WallMs, times_revoked: u32) -> Result<SerialNumber, AuthorityError> {
     let mut bytes = [0; SERIAL_BYTES];
     bytes[..8].copy_from_slice(&now.0.to_be_bytes());
-    getrandom::fill(&mut bytes[8..])?;
+    bytes[8..12].copy_from_slice(&times_revoked.to_be_bytes());
+    getrandom::fill(&mut bytes[12..])?;
     Ok(SerialNumber::from_slice(&bytes))
 }
 
@@ -239,7 +244,7 @@ mod tests {
     use super::*;
 
     const NOW: WallMs = WallMs(1_800_000_000_000);
-    const VALIDITY: Validity = Validity { now: NOW, days: 30 };
+    const VALIDITY: Validity = Validity { now: NOW, days: 30, times_revoked: 7 };
 
     fn authority() -> Authority {
         Authority::create([1; 16], NOW).unwrap()
@@ -255,11 +260,16 @@ mod tests {
     fn a_certificate_says_what_it_was_signed_for() {
         let key = KeyMaterial::generate().unwrap();
         let request = key.request().unwrap();
-        let id = MachineId { cluster_id: [1; 16], machine: Machine::Agent, name: "a".to_owned() };
+        let id = MachineId {
+            cluster_id: [1; 16],
+            machine: Machine::Agent,
+            name: "a".to_owned(),
+            pool: None,
+        };
         let signed = authority().sign(&request, &id, VALIDITY).unwrap();
         let certified = crate::read(&signed).unwrap();
         assert_eq!(certified.id, id);
-        assert_eq!(certified.issued, NOW);
+        assert_eq!((certified.issued, certified.times_revoked), (NOW, 7));
         assert_eq!(certified.expires, WallMs(NOW.0 + 30 * 86_400_000));
         assert_eq!(certified.key_hash, requested_key(&request).unwrap());
     }
@@ -271,7 +281,8 @@ mod tests {
         let id = MachineId::scheduler([1; 16], 1);
         for ms in [1, 127, 128, 255, 256, 1_700_000_000_000, 0x7fff_ffff_ffff] {
             let now = WallMs(ms);
-            let signed = authority().sign(&request, &id, Validity { now, days: 1 });
+            let signed =
+                authority().sign(&request, &id, Validity { now, days: 1, times_revoked: 0 });
             if let Ok(signed) = signed {
                 assert_eq!(crate::read(&signed).unwrap().issued, now, "{ms}");
             }
@@ -315,7 +326,7 @@ mod tests {
     fn an_absurd_clock_signs_nothing() {
         let request = KeyMaterial::generate().unwrap().request().unwrap();
         let id = MachineId::scheduler([1; 16], 1);
-        let validity = Validity { now: WallMs(u64::MAX), days: 30 };
+        let validity = Validity { now: WallMs(u64::MAX), days: 30, times_revoked: 0 };
         let error = authority().sign(&request, &id, validity).unwrap_err();
         assert!(matches!(error, AuthorityError::Clock), "{error:?}");
     }

@@ -7,7 +7,8 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use crate::machine::{MachineId, ParseMachineError};
 use crate::token::digest;
 
-/// Serial numbers are the time of issue, then as many random bytes.
+/// Serial numbers are the time of issue in 8 bytes, how often the machine had been
+/// revoked in 4, and 4 random ones.
 pub(crate) const SERIAL_BYTES: usize = 16;
 
 /// The holder of a certificate.
@@ -16,6 +17,8 @@ pub struct Certified {
     pub id: MachineId,
     /// When it was signed, by the clock of the scheduler that did.
     pub issued: WallMs,
+    /// How often the machine had been revoked when it was let in.
+    pub times_revoked: u32,
     pub expires: WallMs,
     /// SHA-256 of the public key with its algorithm, as in the certificate.
     pub key_hash: [u8; 32],
@@ -42,9 +45,11 @@ pub enum ReadError {
 /// When it is not one that an authority of a cluster signs.
 pub fn read(der: &[u8]) -> Result<Certified, ReadError> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| ReadError::Garbled)?;
+    let (issued, times_revoked) = read_serial(certificate.raw_serial())?;
     Ok(Certified {
         id: only_uri(der)?.parse()?,
-        issued: issued(certificate.raw_serial())?,
+        issued,
+        times_revoked,
         expires: WallMs(seconds_to_ms(certificate.validity().not_after.timestamp())),
         key_hash: digest(certificate.public_key().raw),
     })
@@ -67,15 +72,17 @@ pub(crate) fn only_uri(der: &[u8]) -> Result<String, ReadError> {
 }
 
 /// DER drops leading zeroes and adds one where the first bit is set.
-fn issued(serial: &[u8]) -> Result<WallMs, ReadError> {
+fn read_serial(serial: &[u8]) -> Result<(WallMs, u32), ReadError> {
     let first = serial.iter().position(|byte| *byte != 0).ok_or(ReadError::Serial)?;
     let digits = &serial[first..];
     let mut whole = [0; SERIAL_BYTES];
     let start = SERIAL_BYTES.checked_sub(digits.len()).ok_or(ReadError::Serial)?;
     whole[start..].copy_from_slice(digits);
-    let (time, _) = whole.split_at(8);
+    let (time, rest) = whole.split_at(8);
+    let (times, _) = rest.split_at(4);
     let time = <[u8; 8]>::try_from(time).map_err(|_| ReadError::Serial)?;
-    Ok(WallMs(u64::from_be_bytes(time)))
+    let times = <[u8; 4]>::try_from(times).map_err(|_| ReadError::Serial)?;
+    Ok((WallMs(u64::from_be_bytes(time)), u32::from_be_bytes(times)))
 }
 
 fn seconds_to_ms(seconds: i64) -> u64 {

@@ -181,8 +181,9 @@ impl Folder {
     /// # Errors
     /// When it cannot be written.
     pub fn save_authority(&self, authority: &Authority) -> Result<(), FolderError> {
-        write_private(&self.0.join(AUTHORITY_KEY), &authority.key_pem())?;
-        write_private(&self.0.join(AUTHORITY), &pem(authority.certificate()))
+        // The key last: with it the authority counts as there.
+        write_private(&self.0.join(AUTHORITY), &pem(authority.certificate()))?;
+        write_private(&self.0.join(AUTHORITY_KEY), &authority.key_pem())
     }
 
     /// The key that seals the authority's signing key.
@@ -193,6 +194,12 @@ impl Folder {
         let path = self.0.join(SEAL);
         let text = read_private(&path)?;
         SealKey::from_text(&text).map_err(|source| FolderError::Seal { path, source })
+    }
+
+    /// Whether it holds a key that seals an authority's.
+    #[must_use]
+    pub fn has_seal_key(&self) -> bool {
+        self.0.join(SEAL).exists()
     }
 
     /// # Errors
@@ -281,8 +288,13 @@ mod tests {
         let folder = Folder::new(path.join("tls"));
         let authority = Authority::create([1; 16], NOW).unwrap();
         let request = folder.key().unwrap().request().unwrap();
-        let id = MachineId { cluster_id: [1; 16], machine: Machine::Agent, name: "a".to_owned() };
-        let validity = Validity { now: NOW, days: 30 };
+        let id = MachineId {
+            cluster_id: [1; 16],
+            machine: Machine::Agent,
+            name: "a".to_owned(),
+            pool: None,
+        };
+        let validity = Validity { now: NOW, days: 30, times_revoked: 0 };
         let certificate = authority.sign(&request, &id, validity).unwrap();
         folder.save_certificate(&certificate, authority.certificate()).unwrap();
         folder

@@ -8,12 +8,15 @@ use thiserror::Error;
 
 /// Which machine of which cluster. Written as a SPIFFE id,
 /// `spiffe://<cluster id>/<machine>/<name>`, so that other systems can read
-/// it; a scheduler's name is its number.
+/// it; a scheduler's name is its number, and `/pool/<pool>` follows where an
+/// agent was let into one pool alone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct MachineId {
     pub cluster_id: [u8; 16],
     pub machine: Machine,
     pub name: String,
+    /// The only pool that an agent may be in.
+    pub pool: Option<Name>,
 }
 
 /// Why a text names no machine.
@@ -33,13 +36,13 @@ impl MachineId {
     /// The scheduler with this number.
     #[must_use]
     pub fn scheduler(cluster_id: [u8; 16], id: u64) -> MachineId {
-        MachineId { cluster_id, machine: Machine::Server, name: id.to_string() }
+        MachineId { cluster_id, machine: Machine::Server, name: id.to_string(), pool: None }
     }
 
     /// A machine that a person named.
     #[must_use]
     pub fn named(cluster_id: [u8; 16], machine: Machine, name: &Name) -> MachineId {
-        MachineId { cluster_id, machine, name: name.as_str().to_owned() }
+        MachineId { cluster_id, machine, name: name.as_str().to_owned(), pool: None }
     }
 
     /// The number of the scheduler that this is; none of another machine.
@@ -55,7 +58,11 @@ impl MachineId {
 impl fmt::Display for MachineId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cluster = hex(&self.cluster_id);
-        write!(f, "spiffe://{cluster}/{}/{}", self.machine.as_str(), self.name)
+        write!(f, "spiffe://{cluster}/{}/{}", self.machine.as_str(), self.name)?;
+        match &self.pool {
+            Some(pool) => write!(f, "/pool/{pool}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -66,10 +73,14 @@ impl FromStr for MachineId {
         let shape = || ParseMachineError::Shape(text.to_owned());
         let rest = text.strip_prefix("spiffe://").ok_or_else(shape)?;
         let mut parts = rest.split('/');
-        let (Some(cluster), Some(machine), Some(name), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(cluster), Some(machine), Some(name)) = (parts.next(), parts.next(), parts.next())
         else {
             return Err(shape());
+        };
+        let pool = match (parts.next(), parts.next(), parts.next()) {
+            (None, _, _) => None,
+            (Some("pool"), Some(pool), None) => Some(Name::new(pool).map_err(|_| shape())?),
+            (Some(_), _, _) => return Err(shape()),
         };
         let cluster_id =
             from_hex(cluster).ok_or_else(|| ParseMachineError::Cluster(cluster.to_owned()))?;
@@ -85,7 +96,10 @@ impl FromStr for MachineId {
             let name = name.to_owned();
             return Err(ParseMachineError::Name { machine: machine.as_str(), name });
         }
-        Ok(MachineId { cluster_id, machine, name: name.to_owned() })
+        if pool.is_some() && machine != Machine::Agent {
+            return Err(shape());
+        }
+        Ok(MachineId { cluster_id, machine, name: name.to_owned(), pool })
     }
 }
 
@@ -121,6 +135,7 @@ mod tests {
         for text in [
             "spiffe://000102030405060708090a0b0c0d0e0f/server/3",
             "spiffe://000102030405060708090a0b0c0d0e0f/agent/gpu-7.rack2",
+            "spiffe://000102030405060708090a0b0c0d0e0f/agent/gpu-7/pool/training",
             "spiffe://ffffffffffffffffffffffffffffffff/client/alice",
             "spiffe://ffffffffffffffffffffffffffffffff/gateway/edge",
         ] {
@@ -139,6 +154,9 @@ mod tests {
             ("spiffe://000102030405060708090a0b0c0d0e0f/server/gpu", "such a machine (server)"),
             ("spiffe://000102030405060708090a0b0c0d0e0f/agent/..", "such a machine (agent)"),
             ("spiffe://000102030405060708090a0b0c0d0e0f/agent/a/b", "expected spiffe://"),
+            ("spiffe://000102030405060708090a0b0c0d0e0f/agent/a/pool", "expected spiffe://"),
+            ("spiffe://000102030405060708090a0b0c0d0e0f/agent/a/pool/b/c", "expected spiffe://"),
+            ("spiffe://000102030405060708090a0b0c0d0e0f/client/a/pool/b", "expected spiffe://"),
             ("spiffe://000102030405060708090a0b0c0d0e0f/agent/", "such a machine (agent)"),
         ];
         for (text, complaint) in cases {

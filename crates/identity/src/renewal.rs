@@ -35,7 +35,7 @@ where
     F: Future<Output = Result<(), String>>,
 {
     let mut seen = folder.changed();
-    let mut told = String::new();
+    let mut told = None;
     loop {
         let certified = credentials.certified();
         #[expect(clippy::cast_precision_loss, reason = "a metric may round beyond 2^53")]
@@ -47,14 +47,13 @@ where
             && let Err(problem) = renew().await
         {
             wait = RETRY;
-            // One line for each new problem, not for each try.
-            if problem != told {
-                if now_ms.saturating_add(WARN_BEFORE_MS) >= certified.expires.0 {
-                    warn!(problem, "certificate not renewed, and it has expired or soon will");
-                } else {
-                    info!(problem, "certificate not renewed yet");
-                }
-                told = problem;
+            // One line for each new problem and when it becomes pressing, not for
+            // each try.
+            let pressing = now_ms.saturating_add(WARN_BEFORE_MS) >= certified.expires.0;
+            let now = Some((pressing, problem));
+            if now != told {
+                tell(&now);
+                told = now;
             }
         }
         let changed = folder.changed();
@@ -62,7 +61,7 @@ where
             seen = changed;
             match folder.reload(&credentials) {
                 Ok(()) => {
-                    told.clear();
+                    told = None;
                     let expires_ms = credentials.certified().expires.0;
                     info!(expires_ms, "certificate taken into use");
                 }
@@ -72,6 +71,17 @@ where
             }
         }
         tokio::time::sleep(wait).await;
+    }
+}
+
+/// Whether it presses, and what it is.
+fn tell(problem: &Option<(bool, String)>) {
+    match problem {
+        Some((true, problem)) => {
+            warn!(problem, "certificate not renewed, and it has expired or soon will");
+        }
+        Some((false, problem)) => info!(problem, "certificate not renewed yet"),
+        None => {}
     }
 }
 

@@ -23,7 +23,7 @@ pub enum Rule {
     Person(Role),
     /// Whoever has a join token; the call itself carries it.
     Joining,
-    /// A machine whose certificate may have lapsed.
+    /// An agent or a gateway, whose certificate may have lapsed.
     Renewal,
     /// Whoever may open the scheduler's socket file.
     LocalSocket,
@@ -265,9 +265,9 @@ pub fn decide(rule: Rule, caller: &Caller) -> Result<(), Denied> {
         Rule::Agent => certified(machine, Machine::Agent),
         Rule::Member => good(machine).map(|_| ()),
         Rule::Renewal => match machine {
-            MachineProof::Lapsed(_) => Ok(()),
+            MachineProof::Lapsed(id) => renews(id),
             MachineProof::None | MachineProof::Good(_) | MachineProof::Revoked(_) => {
-                good(machine).map(|_| ())
+                renews(good(machine)?)
             }
         },
         Rule::Person(needed) => {
@@ -275,6 +275,16 @@ pub fn decide(rule: Rule, caller: &Caller) -> Result<(), Denied> {
             allowed(needed, person)
         }
         Rule::LocalSocket => Err(Denied::LocalOnly),
+    }
+}
+
+/// A scheduler signs its own, and a client's ends when it was told to.
+fn renews(id: &MachineId) -> Result<(), Denied> {
+    match id.machine {
+        Machine::Agent | Machine::Gateway => Ok(()),
+        Machine::Server | Machine::Client => {
+            Err(Denied::OtherMachine { needed: "an agent or a gateway", found: id.to_string() })
+        }
     }
 }
 

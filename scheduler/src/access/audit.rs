@@ -4,18 +4,20 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use serde::Serialize;
 use tracing::warn;
 
+use super::refusals::{Counted, Refusals};
 use crate::leader::clock::wall;
 
 /// Lines that wait for the disk. When they are full a line is counted instead
@@ -45,6 +47,7 @@ impl AuditOptions {
 pub struct Audit {
     lines: SyncSender<Vec<u8>>,
     dropped: Arc<AtomicU64>,
+    refusals: Arc<Refusals>,
 }
 
 /// What happened. Times are added here.
@@ -88,7 +91,30 @@ impl Audit {
             .name("audit".to_owned())
             .spawn(move || keep_writing(writer, &queue, &counted))
             .context("start the audit's thread")?;
-        Ok(Audit { lines, dropped })
+        Ok(Audit { lines, dropped, refusals: Arc::default() })
+    }
+
+    /// Hands over that somebody was refused. Of one address only so many a
+    /// minute: strangers must not be able to wash away what is on record.
+    pub fn refuse(&self, record: &Record<'_>) {
+        let address = record.remote.map(|remote| remote.ip());
+        match self.refusals.count(address, Instant::now()) {
+            Counted::Told => self.write(record),
+            Counted::First => {
+                self.write(record);
+                warn!(
+                    ?address,
+                    "many calls of one address are refused; the audit only counts them"
+                );
+            }
+            Counted::Silent => {}
+        }
+    }
+
+    /// Whether an address has been refused so often that it is heard no more for
+    /// the rest of the minute.
+    pub fn is_tiresome(&self, address: Option<IpAddr>) -> bool {
+        self.refusals.is_over(address, Instant::now())
     }
 
     /// Hands a record over; it is written soon.

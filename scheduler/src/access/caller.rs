@@ -1,16 +1,18 @@
 //! From a connection and the headers of a call to who calls.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use berth_identity::tls::{PeerInfo, Standing};
 use berth_identity::{Caller, Certified, MachineId, MachineProof, Person, PersonProof, Token};
-use berth_model::{Grant, StateMs, TokenId, WallMs};
+use berth_model::{Grant, StateMs, TokenId};
 use berth_state::ClusterState;
 use tonic::Status;
 use tonic::codegen::http::HeaderMap;
 use tonic::metadata::{Ascii, MetadataValue};
 
-use super::granted::ON_BEHALF;
+use super::granted::{ON_BEHALF, REMOTE};
+use crate::leader::clock::wall;
 use crate::rpc::{Shared, status};
 
 /// Proves callers against the state as this scheduler knows it.
@@ -27,6 +29,8 @@ pub struct Authenticated {
     /// The machine at the other end, unless it speaks for somebody else.
     pub proved: Option<Arc<Certified>>,
     pub on_behalf: Option<MetadataValue<Ascii>>,
+    /// Where the call comes from, before any scheduler that forwarded it.
+    pub remote: Option<SocketAddr>,
 }
 
 /// A machine as a connection shows it, before the state is asked.
@@ -34,7 +38,7 @@ pub struct Authenticated {
 enum Shown {
     Nothing,
     Socket,
-    Certificate { id: MachineId, issued: WallMs, lapsed: Lapsed },
+    Certificate { id: MachineId, times_revoked: u32, lapsed: Lapsed },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,19 +54,21 @@ impl Authenticator {
 
     /// Who calls.
     pub fn authenticate(&self, peer: Option<&PeerInfo>, headers: &HeaderMap) -> Authenticated {
-        let plain = |caller| Authenticated { caller, token: None, proved: None, on_behalf: None };
+        let plain = |caller| Authenticated {
+            caller,
+            token: None,
+            proved: None,
+            on_behalf: None,
+            remote: peer.and_then(|peer| peer.remote),
+        };
         let shown = match peer.map(|peer| &peer.standing) {
             Some(Standing::PlainText) => return plain(Caller::PlainText),
             Some(Standing::LocalSocket) => Shown::Socket,
-            Some(Standing::Member(certified)) => Shown::Certificate {
+            Some(Standing::Member(certified) | Standing::Lapsed(certified)) => Shown::Certificate {
                 id: certified.id.clone(),
-                issued: certified.issued,
-                lapsed: Lapsed::No,
-            },
-            Some(Standing::Lapsed(certified)) => Shown::Certificate {
-                id: certified.id.clone(),
-                issued: certified.issued,
-                lapsed: Lapsed::Yes,
+                times_revoked: certified.times_revoked,
+                // By now: a connection may be older than the certificate's end.
+                lapsed: if certified.expires < wall() { Lapsed::Yes } else { Lapsed::No },
             },
             Some(Standing::Stranger) | None => Shown::Nothing,
         };
@@ -70,6 +76,11 @@ impl Authenticator {
         let direct = self.machine(&view, &shown);
         let behalf = headers.get(ON_BEHALF).and_then(|text| text.to_str().ok());
         let forwards = matches!(&direct, MachineProof::Good(id) if id.scheduler_id().is_some());
+        let mut remote = peer.and_then(|peer| peer.remote);
+        if behalf.is_some() && forwards {
+            let told = headers.get(REMOTE).and_then(|text| text.to_str().ok());
+            remote = told.and_then(|text| text.parse().ok());
+        }
         let (shown, machine, proved) = match behalf.filter(|_| forwards).map(Shown::parse) {
             Some(meant) => {
                 let machine = self.machine(&view, &meant);
@@ -80,10 +91,16 @@ impl Authenticator {
         let on_behalf = shown.to_text().parse().ok();
         if matches!(shown, Shown::Socket) {
             let caller = Caller::LocalSocket;
-            return Authenticated { caller, token: None, proved: None, on_behalf };
+            return Authenticated { caller, token: None, proved: None, on_behalf, remote };
         }
         let (person, token) = person(&view, headers, self.shared.published.now());
-        Authenticated { caller: Caller::Known { machine, person }, token, proved, on_behalf }
+        Authenticated {
+            caller: Caller::Known { machine, person },
+            token,
+            proved,
+            on_behalf,
+            remote,
+        }
     }
 
     /// Waits until this replica knows what was committed before now.
@@ -96,12 +113,14 @@ impl Authenticator {
     }
 
     fn machine(&self, view: &ClusterState, shown: &Shown) -> MachineProof {
-        let Shown::Certificate { id, issued, lapsed } = shown else { return MachineProof::None };
+        let Shown::Certificate { id, times_revoked, lapsed } = shown else {
+            return MachineProof::None;
+        };
         if id.cluster_id != self.shared.cluster_id {
             return MachineProof::None;
         }
         let gone = id.scheduler_id().is_some_and(|id| self.has_left(view, id));
-        if gone || view.is_revoked(id.machine, &id.name, *issued) {
+        if gone || view.is_revoked(id.machine, &id.name, *times_revoked) {
             return MachineProof::Revoked(id.clone());
         }
         match lapsed {
@@ -145,11 +164,11 @@ impl Shown {
         match self {
             Shown::Nothing => "stranger".to_owned(),
             Shown::Socket => "socket".to_owned(),
-            Shown::Certificate { id, issued, lapsed: Lapsed::No } => {
-                format!("good {} {id}", issued.0)
+            Shown::Certificate { id, times_revoked, lapsed: Lapsed::No } => {
+                format!("good {times_revoked} {id}")
             }
-            Shown::Certificate { id, issued, lapsed: Lapsed::Yes } => {
-                format!("lapsed {} {id}", issued.0)
+            Shown::Certificate { id, times_revoked, lapsed: Lapsed::Yes } => {
+                format!("lapsed {times_revoked} {id}")
             }
         }
     }
@@ -163,11 +182,11 @@ impl Shown {
             Some("lapsed") => Lapsed::Yes,
             Some(_) | None => return Shown::Nothing,
         };
-        let issued = words.next().and_then(|word| word.parse().ok());
+        let times_revoked = words.next().and_then(|word| word.parse().ok());
         let id = words.next().and_then(|word| word.parse().ok());
-        match (issued, id, words.next()) {
-            (Some(issued), Some(id), None) => {
-                Shown::Certificate { id, issued: WallMs(issued), lapsed }
+        match (times_revoked, id, words.next()) {
+            (Some(times_revoked), Some(id), None) => {
+                Shown::Certificate { id, times_revoked, lapsed }
             }
             (_, _, _) => Shown::Nothing,
         }
@@ -184,8 +203,8 @@ mod tests {
         for shown in [
             Shown::Nothing,
             Shown::Socket,
-            Shown::Certificate { id: id.clone(), issued: WallMs(77), lapsed: Lapsed::No },
-            Shown::Certificate { id, issued: WallMs(0), lapsed: Lapsed::Yes },
+            Shown::Certificate { id: id.clone(), times_revoked: 77, lapsed: Lapsed::No },
+            Shown::Certificate { id, times_revoked: 0, lapsed: Lapsed::Yes },
         ] {
             assert_eq!(format!("{:?}", Shown::parse(&shown.to_text())), format!("{shown:?}"));
         }

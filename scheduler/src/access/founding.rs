@@ -4,9 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use berth_identity::folder::{Folder, read_private, write_private};
-use berth_identity::{Authority, CERTIFICATE_DAYS, MachineId, SealKey, Token, Validity};
+use berth_identity::{
+    Authority, CERTIFICATE_DAYS, Fingerprint, MachineId, SealKey, Token, Validity,
+};
 use berth_model::{DurationMs, Grant, JoinGrant, Machine, Name, Role, Scope, WallMs};
 use berth_state::{self as state, FOUNDER, JOIN_TTL_MS_MAX, NewToken};
 use tracing::info;
@@ -63,14 +65,19 @@ pub fn prepare_founding(
     now: WallMs,
 ) -> anyhow::Result<()> {
     let authority = authority_folder(data_dir).authority()?;
-    tls.save_seal_key(&SealKey::generate().context("make the seal key")?)?;
-    let validity = Validity { now, days: CERTIFICATE_DAYS };
+    check_not_of_another(tls, &authority)?;
+    // One that is there was made by founding that was cut off, and may be the
+    // only one of its kind.
+    if !tls.has_seal_key() {
+        tls.save_seal_key(&SealKey::generate().context("make the seal key")?)?;
+    }
+    let validity = Validity { now, days: CERTIFICATE_DAYS, times_revoked: 0 };
     certify(tls, &authority, &MachineId::scheduler(cluster_id, FOUNDER), validity)?;
 
     let admin = Folder::new(data_dir.join("admin"));
     let name = Name::new("admin").expect("a word of letters is a name");
     let id = MachineId::named(cluster_id, Machine::Client, &name);
-    certify(&admin, &authority, &id, Validity { now, days: ADMIN_DAYS })?;
+    certify(&admin, &authority, &id, Validity { now, days: ADMIN_DAYS, times_revoked: 0 })?;
     for first in FIRST_TOKENS {
         let token = Token::generate(authority.fingerprint()).context("make a token")?;
         write_private(&data_dir.join(first.file), &format!("{}\n", token.to_text()))?;
@@ -80,6 +87,24 @@ pub fn prepare_founding(
     tell("administrator's token, for BERTH_TOKEN", &data_dir.join("admin.token"));
     tell("lets one scheduler join, within 15 minutes", &data_dir.join("join-scheduler.token"));
     tell("lets one agent join, within 15 minutes", &data_dir.join("join-agent.token"));
+    Ok(())
+}
+
+/// The folder may lie elsewhere than the data, and hold what another cluster
+/// cannot do without.
+fn check_not_of_another(tls: &Folder, authority: &Authority) -> anyhow::Result<()> {
+    let others = match tls.authorities() {
+        Ok(found) => found.iter().any(|one| Fingerprint::of(one) != authority.fingerprint()),
+        // Nothing there, or nothing that says whose it is.
+        Err(_) => tls.has_certificate(),
+    };
+    if others {
+        bail!(
+            "{} holds the credentials of another cluster; was its data directory unmounted? \
+             To found a new one, give another --tls-dir",
+            tls.path().display(),
+        );
+    }
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 
 use super::audit::Audit;
 use super::caller::Authenticator;
-use super::granted::{Circumstances, Granted, REQUEST_ID};
+use super::granted::{Circumstances, Granted, Pending, REQUEST_ID};
 use crate::rpc::status;
 
 const REQUEST_ID_BYTES_MAX: usize = 64;
@@ -67,9 +67,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Answer<S::Error> {
-        // A path that is no call is answered by the services as that.
         let Some((path, rule)) = rule_of_path(request.uri().path()) else {
-            return Box::pin(self.inner.call(request));
+            let path = request.uri().path();
+            let unknown = Status::unimplemented(format!("this scheduler knows no call {path:?}"));
+            return Box::pin(std::future::ready(Ok(unknown.into_http())));
         };
         let checks = self.checks.clone();
         // The one that is ready answers; its clone becomes so for the next call.
@@ -82,14 +83,20 @@ where
                 Err(refused) => return Ok(refused.into_http()),
             };
             request.extensions_mut().insert(granted.clone());
+            let pending = is_recorded(rule, path).then(|| granted.pending());
             let answer = inner.call(request).await?;
             // Only a refusal is told in the headers; what is told later is no
             // refusal of a right.
-            match Status::from_header_map(answer.headers()) {
-                Some(refused) if is_refusal_of_right(&refused) => granted.refused(&refused),
-                Some(failed) if changes(rule) => granted.done(failed.code().description()),
-                None if changes(rule) => granted.done("ok"),
-                Some(_) | None => {}
+            match (Status::from_header_map(answer.headers()), pending) {
+                (Some(refused), pending) if is_refusal_of_right(&refused) => {
+                    if let Some(pending) = pending {
+                        pending.forget();
+                    }
+                    granted.refused(&refused);
+                }
+                (Some(failed), Some(pending)) => pending.done(failed.code().description()),
+                (None, Some(pending)) => pending.done("ok"),
+                (Some(_) | None, None) => {}
             }
             Ok(answer)
         })
@@ -104,28 +111,39 @@ impl Checks {
         peer: Option<&PeerInfo>,
         headers: &HeaderMap,
     ) -> Result<Granted, Status> {
+        let granted = |who| {
+            let (request_id, audit) = (given_id(headers), self.audit.clone());
+            Granted::new(who, Circumstances { call, request_id, audit })
+        };
         let mut who = self.authenticator.authenticate(peer, headers);
         let mut decided = decide(rule, &who.caller);
         if decided == Err(Denied::BadToken) {
             // It may have been made a moment ago, which this replica had yet to
             // hear of. Only a member of the cluster gets as far as here.
-            self.authenticator.catch_up().await?;
+            if let Err(unsure) = self.authenticator.catch_up().await {
+                granted(who).refused(&unsure);
+                return Err(unsure);
+            }
             who = self.authenticator.authenticate(peer, headers);
             decided = decide(rule, &who.caller);
         }
-        let remote = peer.and_then(|peer| peer.remote);
-        let circumstances = Circumstances {
-            call,
-            remote,
-            request_id: given_id(headers),
-            audit: self.audit.clone(),
-        };
-        let granted = Granted::new(who, circumstances);
-        decided.map(|()| granted.clone()).map_err(|denied| {
-            let refused = status::denied(&denied);
+        let tiresome =
+            rule == Rule::Joining && self.audit.is_tiresome(who.remote.map(|at| at.ip()));
+        let granted = granted(who);
+        if tiresome {
+            // Whoever guesses at tokens is not even told that it was wrong.
+            let refused = status::join_refused();
             granted.refused(&refused);
-            refused
-        })
+            return Err(refused);
+        }
+        match decided {
+            Ok(()) => Ok(granted),
+            Err(denied) => {
+                let refused = status::denied(&denied);
+                granted.refused(&refused);
+                Err(refused)
+            }
+        }
     }
 }
 
@@ -141,12 +159,12 @@ fn is_refusal_of_right(status: &Status) -> bool {
     matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated)
 }
 
-/// Whether what has this rule changes something that an auditor asks about.
-fn changes(rule: Rule) -> bool {
+/// Whether an auditor asks about it: what changes something, and who read the
+/// output of workers.
+fn is_recorded(rule: Rule, path: &str) -> bool {
     match rule {
-        Rule::Person(Role::Read) | Rule::Anyone | Rule::Server | Rule::Agent | Rule::Member => {
-            false
-        }
+        Rule::Person(Role::Read) => path == Call::JobsLogs.path(),
+        Rule::Anyone | Rule::Server | Rule::Agent | Rule::Member => false,
         Rule::Person(Role::Submit | Role::Operate | Role::Admin)
         | Rule::Joining
         | Rule::Renewal

@@ -1,22 +1,24 @@
 //! What a call behind the gate may know of its caller.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use berth_identity::{Caller, Denied, MachineId, MachineProof, PersonProof};
-use berth_model::{Machine, Name, Scope, StateMs};
+use berth_identity::{Caller, Certified, Denied, MachineProof, PersonProof};
+use berth_model::{Machine, Name, Role, Scope, StateMs};
 use berth_state::ClusterState;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Status};
 
 use super::audit::{Audit, Record};
 use super::caller::Authenticated;
+use crate::leader::clock::wall;
 use crate::rpc::status;
 
 /// The machine on whose behalf a scheduler forwards a call. Believed only of a
 /// scheduler of this cluster.
 pub const ON_BEHALF: &str = "berth-on-behalf";
+/// Where such a call comes from.
+pub const REMOTE: &str = "berth-remote";
 pub const REQUEST_ID: &str = "x-request-id";
 
 /// Proof that a call went through the gate. Cheap to clone.
@@ -87,6 +89,27 @@ impl Granted {
         &self.0.who.caller
     }
 
+    /// Whether the caller may act for a node in this pool.
+    ///
+    /// # Errors
+    /// If its certificate is for another pool.
+    pub fn check_pool(&self, pool: &Name) -> Result<(), Status> {
+        let only = self.0.who.proved.as_ref().and_then(|proved| proved.id.pool.as_ref());
+        match only {
+            Some(only) if only != pool => Err(status::other_pool(pool, only)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether the caller may know who else has access.
+    pub fn is_admin(&self) -> bool {
+        match &self.0.who.caller {
+            Caller::Known { person: PersonProof::Good(person), .. } => person.role == Role::Admin,
+            Caller::PlainText => true,
+            Caller::Known { .. } | Caller::LocalSocket => false,
+        }
+    }
+
     /// Whoever asks, for rows and audit: the token's label, else the machine.
     pub fn who(&self) -> String {
         match &self.0.who.caller {
@@ -109,21 +132,23 @@ impl Granted {
         self.scope().is_none_or(|scope| *scope == Scope::All)
     }
 
-    /// The machine at the other end of the connection, and its public key's
-    /// hash; none where another scheduler vouches for it.
-    pub fn certified(&self) -> Option<(MachineId, [u8; 32])> {
-        let proved = self.0.who.proved.as_ref()?;
-        Some((proved.id.clone(), proved.key_hash))
+    /// The machine at the other end of the connection; none where another
+    /// scheduler vouches for it.
+    pub fn certified(&self) -> Option<&Certified> {
+        self.0.who.proved.as_deref()
     }
 
-    /// The caller's certificate must still count at `view`.
+    /// The caller's certificate must still count at `view`, and now.
     ///
     /// # Errors
-    /// If it was revoked.
+    /// If it was revoked, or has expired.
     pub fn still_certified(&self, view: &ClusterState) -> Result<(), Status> {
         let Some(proved) = &self.0.who.proved else { return Ok(()) };
-        if view.is_revoked(proved.id.machine, &proved.id.name, proved.issued) {
+        if view.is_revoked(proved.id.machine, &proved.id.name, proved.times_revoked) {
             return Err(status::denied(&Denied::Revoked(proved.id.to_string())));
+        }
+        if proved.expires < wall() {
+            return Err(status::denied(&Denied::Lapsed(proved.id.to_string())));
         }
         Ok(())
     }
@@ -134,7 +159,9 @@ impl Granted {
     /// # Errors
     /// If one of them counts no more.
     pub fn still(&self, view: &ClusterState, now: StateMs) -> Result<(), Status> {
-        self.still_certified(view)?;
+        if !matches!(&self.0.who.caller, Caller::Known { machine: MachineProof::Lapsed(_), .. }) {
+            self.still_certified(view)?;
+        }
         let Some((id, secret_hash)) = &self.0.who.token else { return Ok(()) };
         match view.token(*id, secret_hash, now) {
             Some(_) => Ok(()),
@@ -150,28 +177,35 @@ impl Granted {
     /// Records that a right was refused.
     pub fn refused(&self, refused: &Status) {
         metrics::counter!("berth_access_refused_total").increment(1);
-        self.record(refused.message());
+        self.record(refused.message(), Audit::refuse);
+    }
+
+    /// A record that is written even if the caller goes away before the answer:
+    /// what it asked for may be done all the same.
+    pub(super) fn pending(&self) -> Pending {
+        Pending { granted: Some(self.clone()) }
     }
 
     /// Records what came of the call; not if another scheduler answered it,
     /// which has its own record.
     pub(super) fn done(&self, result: &str) {
         if !self.0.forwarded.load(Ordering::Relaxed) {
-            self.record(result);
+            self.record(result, Audit::write);
         }
     }
 
-    fn record(&self, result: &str) {
-        let Circumstances { call, remote, audit, .. } = &self.0.circumstances;
+    fn record(&self, result: &str, write: fn(&Audit, &Record<'_>)) {
+        let Circumstances { call, audit, .. } = &self.0.circumstances;
         let about = self.0.about.lock().unwrap_or_else(PoisonError::into_inner);
-        audit.write(&Record {
+        let record = Record {
             who: &self.who(),
             call,
             about: &about,
             result,
-            remote: *remote,
+            remote: self.0.who.remote,
             request_id: self.request_id(),
-        });
+        };
+        write(audit, &record);
     }
 
     fn request_id(&self) -> &str {
@@ -205,10 +239,36 @@ pub fn may_speak(extensions: &Extensions, scheduler: u64) -> bool {
 pub struct Circumstances {
     /// As in the request line.
     pub call: &'static str,
-    pub remote: Option<SocketAddr>,
     /// What the caller calls the call.
     pub request_id: Option<String>,
     pub audit: Audit,
+}
+
+/// A call that is on its way, whose result is to be recorded.
+pub struct Pending {
+    granted: Option<Granted>,
+}
+
+impl Pending {
+    /// What came of it.
+    pub(super) fn done(mut self, result: &str) {
+        if let Some(granted) = self.granted.take() {
+            granted.done(result);
+        }
+    }
+
+    /// It needs no record of its own.
+    pub(super) fn forget(mut self) {
+        self.granted = None;
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(granted) = self.granted.take() {
+            granted.done("the caller went away before the answer");
+        }
+    }
 }
 
 /// Marks a request that is forwarded with whom it comes from.
@@ -217,6 +277,8 @@ pub fn mark<T>(from: &Request<T>, to: &mut MetadataMap) {
     granted.0.forwarded.store(true, Ordering::Relaxed);
     if let Some(on_behalf) = &granted.0.who.on_behalf {
         to.insert(ON_BEHALF, on_behalf.clone());
+        let remote = granted.0.who.remote.and_then(|remote| remote.to_string().parse().ok());
+        remote.and_then(|remote| to.insert(REMOTE, remote));
     }
     if let Some(authorization) = from.metadata().get("authorization") {
         to.insert("authorization", authorization.clone());

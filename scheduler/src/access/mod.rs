@@ -7,6 +7,7 @@ mod caller;
 mod founding;
 mod gate;
 mod granted;
+mod refusals;
 mod security;
 
 pub use audit::{Audit, AuditOptions};
@@ -14,4 +15,4 @@ pub use caller::Authenticator;
 pub use founding::{prepare_authority, prepare_founding, read_founding};
 pub use gate::GateLayer;
 pub use granted::{Granted, mark, may_speak};
-pub use security::{Security, Signed};
+pub use security::{Security, Signed, Term};

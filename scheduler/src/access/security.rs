@@ -3,10 +3,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use berth_identity::folder::Folder;
 use berth_identity::tls::{Credentials, Protocol, Trust, server_config};
-use berth_identity::{Authority, Dialer, MachineId, SealKey, Validity};
+use berth_identity::{Authority, Certified, Dialer, MachineId, SealKey, Validity};
 use berth_state::ClusterState;
 use rustls::ServerConfig;
 
@@ -21,6 +21,14 @@ pub struct Security {
     authority: Mutex<Option<Arc<Authority>>>,
 }
 
+/// What a certificate says beside its machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Term {
+    pub days: u32,
+    /// How often the machine had been revoked when it was let in.
+    pub times_revoked: u32,
+}
+
 /// A certificate just signed, with its authority's, both in DER.
 pub struct Signed {
     pub certificate: Vec<u8>,
@@ -31,9 +39,18 @@ impl Security {
     /// Reads a scheduler's folder of credentials.
     ///
     /// # Errors
-    /// If a file is missing, exposed or does not fit the others.
-    pub fn open(folder: Folder) -> anyhow::Result<Security> {
+    /// If a file is missing, exposed or does not fit the others, or the
+    /// certificate is another machine's.
+    pub fn open(folder: Folder, own: &MachineId) -> anyhow::Result<Security> {
         let credentials = folder.credentials().context("read this scheduler's credentials")?;
+        let found = credentials.certified().id;
+        if found != *own {
+            bail!(
+                "the certificate in {} is that of {found}, and this scheduler is {own}; \
+                 give --tls-dir the folder that belongs to the data directory",
+                folder.path().display(),
+            );
+        }
         let credentials = Arc::new(credentials);
         let seal = folder.seal_key().context("read the seal key")?;
         Ok(Security { folder, credentials, seal, authority: Mutex::new(None) })
@@ -70,10 +87,11 @@ impl Security {
         view: &ClusterState,
         request: &[u8],
         id: &MachineId,
-        days: u32,
+        term: Term,
     ) -> anyhow::Result<Signed> {
         let authority = self.authority(view)?;
-        let validity = Validity { now: wall(), days };
+        let Term { days, times_revoked } = term;
+        let validity = Validity { now: wall(), days, times_revoked };
         let certificate = authority.sign(request, id, validity)?;
         Ok(Signed {
             certificate: certificate.to_vec(),
@@ -87,8 +105,11 @@ impl Security {
     /// As `sign`, or if it cannot be written.
     pub fn renew(&self, view: &ClusterState, days: u32) -> anyhow::Result<()> {
         let request = self.folder.key()?.request()?;
-        let id = self.credentials.certified().id;
-        let signed = self.sign(view, &request, &id, days)?;
+        let Certified { id, times_revoked, .. } = self.credentials.certified();
+        if view.is_revoked(id.machine, &id.name, times_revoked) {
+            bail!("the certificate of {id} was revoked");
+        }
+        let signed = self.sign(view, &request, &id, Term { days, times_revoked })?;
         self.folder.save_certificate(&signed.certificate, &signed.authority)?;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Coming into a cluster: who this node is, founding, joining.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -117,7 +118,10 @@ fn present(folder: &Path) -> anyhow::Result<Option<Identity>> {
 }
 
 fn make_folder(folder: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))
+    // Jobs' environments and keys will lie in it.
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(folder).with_context(|| format!("make {}", folder.display()))
 }
 
 /// Asks until somebody answers; each answer for one key is the same. From then

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use berth_identity::tls::{Listener, Protocol};
-use berth_identity::{CERTIFICATE_DAYS, Dialer};
+use berth_identity::{CERTIFICATE_DAYS, Dialer, MachineId};
 use berth_raft::device::sled::{self, Directory, Filesystem, SledDevice, SledOptions};
 use berth_raft::transport::grpc::GrpcTransport;
 use berth_raft::{ProductionNode, RaftOptions, RaftStatus, Role, Timers};
@@ -214,7 +214,10 @@ fn open_security(
     identity: &Identity,
 ) -> anyhow::Result<Option<Arc<Security>>> {
     match (tls_folder(options), identity.tls) {
-        (Some(folder), true) => Ok(Some(Arc::new(Security::open(folder)?))),
+        (Some(folder), true) => {
+            let own = MachineId::scheduler(identity.cluster_id()?, identity.scheduler_id);
+            Ok(Some(Arc::new(Security::open(folder, &own)?)))
+        }
         (None, false) => Ok(None),
         (None, true) => bail!(
             "the cluster of {} speaks TLS, and this scheduler is to speak plain text; \
@@ -282,9 +285,15 @@ async fn keep_fresh(security: Arc<Security>, published: Arc<Published>, stop: Ca
 /// token. Everything else works without it.
 fn local_socket(data_dir: &Path) -> Option<UnixListener> {
     let path = data_dir.join("admin.sock");
-    let _ = std::fs::remove_file(&path);
-    let bound = UnixListener::bind(&path).and_then(|listener| {
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    // Bound where nobody else may enter, and moved when its mode is set.
+    let private = data_dir.join("tls");
+    let bound = std::fs::create_dir_all(&private).and_then(|()| {
+        std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o700))?;
+        let beside = private.join("admin.sock");
+        let _ = std::fs::remove_file(&beside);
+        let listener = UnixListener::bind(&beside)?;
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&beside, &path)?;
         Ok(listener)
     });
     match bound {

@@ -19,6 +19,9 @@ use crate::rpc::{
     Shared,
 };
 
+/// After this a connection takes no new calls and another is made: the callers'
+/// certificates are looked at anew, well before they end. Streams go on.
+const CONNECTION_AGE: Duration = Duration::from_secs(6 * 60 * 60);
 /// Streams of one connection: an agent needs a few, a client a handful.
 const STREAMS_MAX: u32 = 1024;
 
@@ -62,6 +65,7 @@ pub(super) async fn serve_grpc(
         .tcp_nodelay(true)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .max_connection_age(CONNECTION_AGE)
         .layer(gate)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop.cancelled())

@@ -122,7 +122,8 @@ mod tests {
         let flood = fill(&admission, "flood");
         assert_eq!(flood.len(), SUBMITS_MAX - ALONE_MAX);
         drop((other, other_more, flood));
-        assert_eq!((admission.held().total, admission.held().of.len()), (0, 0));
+        let held = admission.held();
+        assert_eq!((held.total, held.of.len()), (0, 0));
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Credentials {
     pub fn write(&self, data_dir: &Path, id: &MachineId) -> anyhow::Result<()> {
         let folder = Folder::new(data_dir.join("tls"));
         let key: KeyMaterial = folder.key()?;
-        let validity = Validity { now: wall(), days: CERTIFICATE_DAYS };
+        let validity = Validity { now: wall(), days: CERTIFICATE_DAYS, times_revoked: 0 };
         let certificate = self.authority.sign(&key.request()?, id, validity)?;
         folder.save_certificate(&certificate, self.authority.certificate())?;
         folder.save_seal_key(&self.seal)?;

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use berth_identity::{CERTIFICATE_DAYS, MachineId, Token, requested_key};
+use berth_identity::{CERTIFICATE_DAYS, Denied, MachineId, Token, requested_key};
 use berth_model::{Grant, Machine, Role, Scope, TokenId};
 use berth_proto::v1;
 use berth_proto::v1::access_client::AccessClient;
-use berth_state::{Command, JoinProof, NewToken};
+use berth_state::{Command, JoinProof, NewToken, Reply};
 use berth_wire::access as wire;
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
 use super::route::at_leader;
 use super::{Shared, settle, status};
-use crate::access::{Granted, Security};
+use crate::access::{Granted, Security, Term};
 use crate::leader::Leader;
 
 /// The longest life of a certificate that an administrator may ask for: what
@@ -77,16 +77,21 @@ impl v1::access_server::Access for AccessService {
         // The key must be the one that the caller proved, which only the
         // scheduler that it is connected to has seen: so it answers itself.
         let view = self.0.read(&granted, 0).await?.state;
-        let (id, key_hash) = granted.certified().ok_or_else(status::not_secured)?;
-        granted.about(id.to_string());
+        let shown = granted.certified().ok_or_else(status::not_secured)?;
+        granted.about(shown.id.to_string());
         let request = request.into_inner().request;
-        if requested_key(&request).ok() != Some(key_hash) {
+        if requested_key(&request).ok() != Some(shown.key_hash) {
             return Err(status::invalid_field(
                 "request",
                 "expected a request for the key of the certificate that is shown",
             ));
         }
-        let signed = self.security()?.sign(&view, &request, &id, CERTIFICATE_DAYS);
+        // By the view that is signed on: the gate's may have been older.
+        if view.is_revoked(shown.id.machine, &shown.id.name, shown.times_revoked) {
+            return Err(status::denied(&Denied::Revoked(shown.id.to_string())));
+        }
+        let term = Term { days: CERTIFICATE_DAYS, times_revoked: shown.times_revoked };
+        let signed = self.security()?.sign(&view, &request, &shown.id, term);
         signed.map(reply).map_err(|error| status::not_signed(&error))
     }
 
@@ -113,7 +118,9 @@ impl v1::access_server::Access for AccessService {
         granted.about(id.to_string());
         requested_key(&applicant.request)
             .map_err(|error| status::invalid_field("request", error.to_string()))?;
-        let signed = self.security()?.sign(&view, &applicant.request, &id, days);
+        let times_revoked = view.times_revoked(id.machine, &id.name);
+        let term = Term { days, times_revoked };
+        let signed = self.security()?.sign(&view, &applicant.request, &id, term);
         signed.map(reply).map_err(|error| status::not_signed(&error))
     }
 
@@ -129,6 +136,7 @@ impl v1::access_server::Access for AccessService {
                 let (machine, name) =
                     wire::revoked_machine_from_proto(&asked).map_err(status::invalid)?;
                 granted.about(format!("{} {name}", machine.as_str()));
+                self.check_left(machine, &name)?;
                 settle(&leader, Command::RevokeMachine { machine, name }).await?;
                 Ok(v1::RevokeCertificatesReply {})
             }
@@ -175,6 +183,17 @@ impl AccessService {
         Ok(v1::CreateTokenReply { expires_at_ms: expires.map(|expires| expires.wall.0) })
     }
 
+    /// A scheduler is shut out by its removal, which sees to the majority and
+    /// takes its signing key into account; what is left to revoke is its name.
+    fn check_left(&self, machine: Machine, name: &str) -> Result<(), Status> {
+        let Some(id) = name.parse::<u64>().ok().filter(|_| machine == Machine::Server) else {
+            return Ok(());
+        };
+        let view = self.0.published.view();
+        let seated = view.cluster().schedulers.get(&id).is_some_and(|row| row.seat.is_some());
+        if seated { Err(status::still_seated(id)) } else { Ok(()) }
+    }
+
     /// Lets an agent or a gateway in. The state is asked before anything is
     /// proposed: a guess never reaches the log.
     async fn admit(
@@ -196,9 +215,19 @@ impl AccessService {
         if !opens {
             return Err(status::join_refused());
         }
-        let id = MachineId::named(self.0.cluster_id, machine, &name);
-        settle(&leader, Command::UseJoinToken { proof, machine, name, pool }).await?;
-        let signed = security.sign(&view, &request, &id, CERTIFICATE_DAYS);
+        // A token for one pool makes a certificate for that pool alone.
+        let bound = view.tokens().get(&proof.token).and_then(|row| match &row.grant {
+            Grant::Join(grant) => grant.pool.clone(),
+            Grant::Person { .. } => None,
+        });
+        let id = MachineId { pool: bound, ..MachineId::named(self.0.cluster_id, machine, &name) };
+        let reply_in_log =
+            settle(&leader, Command::UseJoinToken { proof, machine, name, pool }).await?;
+        let Reply::LetIn { times_revoked } = reply_in_log else {
+            return Err(Status::internal(format!("unexpected answer {reply_in_log:?}")));
+        };
+        let term = Term { days: CERTIFICATE_DAYS, times_revoked };
+        let signed = security.sign(&view, &request, &id, term);
         signed.map(|signed| reply(signed).into_inner()).map_err(|error| status::not_signed(&error))
     }
 

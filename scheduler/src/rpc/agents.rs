@@ -32,6 +32,9 @@ use crate::sessions::desired::Told;
 const OUT_MAX: usize = 64;
 /// Reports of one agent that wait to be recorded.
 const REPORTS_MAX: usize = 64;
+/// A session may outlive the certificate that it began with; the agent has a
+/// newer one by then, and begins another.
+const EXPIRY_LOOK: Duration = Duration::from_secs(60);
 /// The first message must come within this.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Observations in one command, so that it fits an entry: a failed one carries
@@ -61,7 +64,7 @@ impl v1::agents_server::Agents for AgentsService {
         let messages = request.into_inner();
         tokio::spawn(async move {
             if let Err(refused) = serve(shared, &granted, messages, &out).await {
-                if refused.code() == Code::PermissionDenied {
+                if matches!(refused.code(), Code::PermissionDenied | Code::Unauthenticated) {
                     granted.refused(&refused);
                 }
                 let _ = out.send(Err(refused)).await;
@@ -87,6 +90,7 @@ impl v1::agents_server::Agents for AgentsService {
             let view = self.0.published.view();
             let name = view.nodes().get(&node).map_or("", |row| row.name.as_str());
             granted.check_node(name)?;
+            granted.still_certified(&view)?;
             if reader.send(push).await.is_err() {
                 return Err(Status::cancelled("the reader has gone"));
             }
@@ -125,6 +129,9 @@ async fn serve(
         }
     };
     granted.check_node(hello.name.as_str())?;
+    granted.check_pool(&hello.spec.pool)?;
+    // The stream may have been opened long before this first message.
+    granted.still_certified(&shared.published.view())?;
     let Some(leader) = shared.leading().filter(|leader| leader.has_quorum()) else {
         let leader_address = shared.leader_address().unwrap_or_default();
         let redirect = v1::Redirect { leader_address };
@@ -166,7 +173,12 @@ async fn session(
     };
     info!(node_id = %node, "agent connected");
     let mut revocations = shared.published.revocations();
-    let mut result = open.greet(&shared, &hello).await;
+    // From here on no revocation is missed; one before it is seen now.
+    let mut result = granted.still_certified(&shared.published.view());
+    if result.is_ok() {
+        result = open.greet(&shared, &hello).await;
+    }
+    let mut expiry = tokio::time::interval(EXPIRY_LOOK);
     while result.is_ok() {
         tokio::select! {
             incoming = messages.next() => match incoming {
@@ -181,6 +193,7 @@ async fn session(
             Ok(()) = revocations.changed() => {
                 result = granted.still_certified(&shared.published.view());
             }
+            _ = expiry.tick() => result = granted.still_certified(&shared.published.view()),
             Some(order) = ordered.recv() => result = open.send(order).await,
             () = session.over.cancelled() => break,
             () = leader.ended.cancelled() => {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use berth_model::JobId;
 use berth_proto::v1;
-use berth_state::{ClusterState, Event};
+use berth_state::{ClusterState, Event, EventKind};
 use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -96,9 +96,13 @@ impl Shared {
 }
 
 /// Whether a caller may see an event: those of jobs where it may see the
-/// namespace, those of nodes and the cluster always. A job that is gone has no
+/// namespace, those of nodes and the cluster always, those of tokens as
+/// administrator. A job that is gone has no
 /// namespace any more, and is shown to those who see all.
 fn visible(granted: &Granted, view: &ClusterState, event: &Event) -> bool {
+    if let EventKind::TokenCreated { .. } | EventKind::TokenRevoked { .. } = &event.kind {
+        return granted.is_admin();
+    }
     match event.job.map(|job| view.jobs().get(&job)) {
         None => true,
         Some(Some(row)) => granted.sees(row.namespace()),

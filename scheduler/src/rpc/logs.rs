@@ -74,11 +74,12 @@ impl Shared {
                 "node {name}, which ran {allocation}, is not connected; its logs are there"
             )));
         };
-        Ok(self.stream_from(session, allocation, name, &request))
+        Ok(self.stream_from(granted.clone(), session, allocation, name, &request))
     }
 
     fn stream_from(
         &self,
+        granted: Granted,
         session: Session,
         allocation: AllocationId,
         node: String,
@@ -114,6 +115,11 @@ impl Shared {
                         () = session.over.cancelled() => None,
                     };
                     let Some(push) = push else { break };
+                    let (view, now) = (published.view(), published.now());
+                    if let Err(revoked) = granted.still(&view, now) {
+                        let _ = out.send(Err(revoked)).await;
+                        break;
+                    }
                     let (allocation_id, node) = head.take().unwrap_or_default();
                     let last = push.end.is_some();
                     let note = push.end.unwrap_or_default();

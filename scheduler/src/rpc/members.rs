@@ -14,9 +14,12 @@ use tonic::Status;
 
 use super::access::proof;
 use super::{Shared, settle, status};
-use crate::access::Granted;
+use crate::access::{Granted, Term};
 use crate::leader::Leader;
 use crate::leader::members::majority_without;
+
+/// A certificate request is some 300 bytes.
+const REQUEST_BYTES_MAX: usize = 4096;
 
 /// How long a call waits for Raft's members to follow: below the 1.5 s after
 /// which a client takes an attempt for lost.
@@ -50,7 +53,9 @@ pub async fn admit(
     let given = match &shared.security {
         Some(security) => {
             let id = MachineId::scheduler(shared.cluster_id, scheduler);
-            let signed = security.sign(&view, &request.request, &id, CERTIFICATE_DAYS);
+            let times_revoked = view.times_revoked(id.machine, &id.name);
+            let term = Term { days: CERTIFICATE_DAYS, times_revoked };
+            let signed = security.sign(&view, &request.request, &id, term);
             let signed = signed.map_err(|error| status::not_signed(&error))?;
             Some((signed, security.seal_key().as_bytes().to_vec()))
         }
@@ -82,6 +87,10 @@ fn server_proof(
 ) -> Result<Option<JoinProof>, Status> {
     if shared.security.is_none() {
         return Ok(None);
+    }
+    if request.request.len() > REQUEST_BYTES_MAX {
+        let message = format!("expected at most {REQUEST_BYTES_MAX} bytes");
+        return Err(status::invalid_field("request", message));
     }
     let key_hash = requested_key(&request.request)
         .map_err(|error| status::invalid_field("request", error.to_string()))?;

@@ -189,6 +189,7 @@ impl OperatorService {
         leader: Arc<Leader>,
     ) -> Result<v1::ResumeReply, Status> {
         let missing = self.shared.read(granted, 0).await?.state.awaited();
+        granted.about(format!("without {missing} nodes"));
         settle(&leader, Command::StopAwaiting).await?;
         Ok(v1::ResumeReply { missing: u32::try_from(missing).unwrap_or(u32::MAX) })
     }

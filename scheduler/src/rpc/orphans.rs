@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use berth_model::{AllocationId, NodeId};
+use berth_model::{AllocationId, Name, NodeId};
 use berth_proto::v1;
 use berth_state::{ClusterState, Command, NodeRow, OrphanRow};
 use berth_wire::spec::{device_claim_to_proto, port_claim_to_proto};
@@ -29,7 +29,12 @@ impl Shared {
         let view = self.read(granted, asked.consistency).await?;
         let nodes = view.state.nodes().values();
         let orphans = nodes
-            .flat_map(|node| node.orphans.iter().map(|(id, row)| shown(node, *id, row)))
+            .flat_map(|node| node.orphans.iter().map(move |(id, row)| (node, *id, row)))
+            .filter(|(_, _, row)| match Name::new(&row.namespace) {
+                Ok(namespace) => granted.sees(&namespace),
+                Err(_) => granted.sees_all(),
+            })
+            .map(|(node, id, row)| shown(node, id, row))
             .collect();
         Ok(v1::ListOrphansReply { orphans, stale_ms: view.stale_ms })
     }
@@ -43,6 +48,8 @@ impl Shared {
         let view = self.read(granted, 0).await?.state;
         let chosen = chosen(&view, &asked)?;
         let mut stopping = 0;
+        let count: usize = chosen.values().map(Vec::len).sum();
+        granted.about(format!("{count} orphans on {} nodes", chosen.len()));
         for (node, orphans) in chosen {
             stopping += orphans.len();
             for some in orphans.chunks(IN_COMMAND_MAX) {

@@ -256,6 +256,22 @@ pub fn other_node(node: &str, certified: &str) -> Status {
     refused(Code::PermissionDenied, message, "", "node")
 }
 
+/// An agent whose token was for one pool declares another.
+pub fn other_pool(pool: &Name, only: &Name) -> Status {
+    let message = format!("the certificate is for pool `{only}`, and the node declares `{pool}`");
+    refused(Code::PermissionDenied, message, "start the agent with that --pool", "pool")
+}
+
+/// A scheduler that is to be revoked is still one of the cluster's.
+pub fn still_seated(id: u64) -> Status {
+    with_hint(
+        Code::FailedPrecondition,
+        format!("scheduler {id} is a member; its removal shuts it out"),
+        "`berth operator remove` it; it knew the signing key, so if it was stolen, restore under \
+         --new-authority",
+    )
+}
+
 /// One wording for every token that does not let its holder in.
 pub fn join_refused() -> Status {
     refused(

@@ -80,6 +80,7 @@ impl Shared {
                 }
             }
         }
+        granted.about(format!("{} jobs", wanted.values().sum::<usize>()));
         let _place = leader.admission.enter(&wanted).map_err(status::crowded)?;
         let proposals = parts.into_iter().map(|part| async move {
             (part.positions, leader.propose_all(part.commands, part.bytes).await)

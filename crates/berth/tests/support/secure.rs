@@ -96,7 +96,7 @@ impl SecureScheduler {
     pub fn credentials(&self, machine: Machine, name: &str, age_days: u64) -> Arc<Credentials> {
         let authority = self.authority();
         let cluster_id = authority.cluster_id().unwrap();
-        let id = MachineId { cluster_id, machine, name: name.to_owned() };
+        let id = MachineId { cluster_id, machine, name: name.to_owned(), pool: None };
         let key = KeyMaterial::generate().unwrap();
         let certificate = sign(&authority, &id, &key, age_days);
         let authorities = [authority.certificate().clone()];
@@ -137,7 +137,7 @@ pub async fn shown_certificate(grpc: &str, credentials: Arc<Credentials>) -> Vec
 pub fn sign(authority: &Authority, id: &MachineId, key: &KeyMaterial, age_days: u64) -> Vec<u8> {
     let now = WallMs(wall_ms() - age_days * DAY_MS);
     let request = key.request().unwrap();
-    authority.sign(&request, id, Validity { now, days: 30 }).unwrap().to_vec()
+    authority.sign(&request, id, Validity { now, days: 30, times_revoked: 0 }).unwrap().to_vec()
 }
 
 pub fn wall_ms() -> u64 {

@@ -126,7 +126,7 @@ async fn issue(args: IssueArgs, session: &mut Session<'_, '_>) -> Result<Answer,
                 .cluster_id()
                 .ok_or_else(|| CliError::bad_input("the authority is not one of a cluster"))?;
             let id = machine_id(cluster_id, args.machine, &args.name)?;
-            let validity = Validity { now: now(session), days: args.days };
+            let validity = Validity { now: now(session), days: args.days, times_revoked: 0 };
             let signed = authority.sign(&request, &id, validity);
             let signed = signed.map_err(|error| of_authority(&error))?;
             (signed.to_vec(), authority.certificate().to_vec())

@@ -68,15 +68,15 @@ pub struct TokenUser {
     pub name: String,
 }
 
-/// Every certificate of a machine that was issued at or before a moment counts
-/// no more.
+/// How often a machine was shut out. Its certificates say how often it had been
+/// when it was let in, and one that says less counts no more: no clock has a
+/// say, and a renewal says what the certificate before it said.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct RevocationRow {
     pub machine: Machine,
     /// At most `MACHINE_NAME_BYTES_MAX` bytes.
     pub name: String,
-    /// By the wall clock, since certificates know no other.
-    pub before: WallMs,
+    pub times: u32,
 }
 
 /// What signs the certificates of a cluster.
@@ -158,14 +158,18 @@ impl ClusterState {
         pool: Option<&Name>,
         now: StateMs,
     ) -> bool {
-        let pool_fits = match machine {
-            Machine::Agent => true,
-            Machine::Gateway => pool.is_none(),
-            Machine::Server | Machine::Client => return false,
-        };
         let Some((row, grant)) = self.join_grant(proof, now) else { return false };
+        let fits = match machine {
+            // The name of a node that is here goes to nobody whom an operator
+            // has not named; who asks once more is who got it.
+            Machine::Agent => {
+                grant.name.is_some() || row.used_by.is_some() || self.node_named(name).is_none()
+            }
+            Machine::Gateway => pool.is_none(),
+            Machine::Server | Machine::Client => false,
+        };
         grant.machine == machine
-            && pool_fits
+            && fits
             && grant.name.as_ref().is_none_or(|only| only == name)
             && grant.pool.as_ref().is_none_or(|only| Some(only) == pool)
             && row.is_free_for(proof, Some(name.as_str()))
@@ -193,10 +197,16 @@ impl ClusterState {
         self
     }
 
-    /// Whether a certificate counts no more.
-    pub fn is_revoked(&self, machine: Machine, name: &str, issued: WallMs) -> bool {
+    /// How often a machine was shut out.
+    pub fn times_revoked(&self, machine: Machine, name: &str) -> u32 {
         let row = self.revocations.get(&(machine, name.to_owned()));
-        row.is_some_and(|row| issued <= row.before)
+        row.map_or(0, |row| row.times)
+    }
+
+    /// Whether a certificate counts no more that was given when the machine had
+    /// been shut out so often.
+    pub fn is_revoked(&self, machine: Machine, name: &str, times: u32) -> bool {
+        self.times_revoked(machine, name) > times
     }
 
     /// Tokens that have expired at `now`.

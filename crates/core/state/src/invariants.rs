@@ -233,7 +233,7 @@ fn check_access(state: &ClusterState, broken: &mut Vec<Broken>) {
     }
     for ((machine, name), row) in state.revocations.iter() {
         let at_home = (row.machine, &row.name) == (*machine, name);
-        if !at_home || name.len() > MACHINE_NAME_BYTES_MAX {
+        if !at_home || row.times == 0 || name.len() > MACHINE_NAME_BYTES_MAX {
             broken.push(Broken::Revocation(name.clone()));
         }
     }

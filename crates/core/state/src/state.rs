@@ -93,6 +93,10 @@ pub enum Reply {
     Admitted {
         scheduler: u64,
     },
+    /// A machine may be certified, with this in its certificate.
+    LetIn {
+        times_revoked: u32,
+    },
     /// Which placements were granted; the others are refused with the reason,
     /// and what they were for goes on waiting.
     Placed {

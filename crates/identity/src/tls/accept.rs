@@ -1,17 +1,18 @@
 //! Taking connections in, encrypted or not, with what is known of who is at the
 //! other end. A slow handshake holds up nobody else.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -23,9 +24,11 @@ use crate::renewal::wall_ms;
 
 /// A handshake that takes longer is given up.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// Handshakes at one time: each costs a signature, some 100 microseconds of one
-/// core, and a few kilobytes. Beyond it callers wait to be accepted.
-const HANDSHAKES_MAX: usize = 256;
+/// Connections at one time that are in their handshake, or were made without a
+/// certificate: in all, and from one address. One more is closed at once, so
+/// that whoever says nothing holds up nobody else. Of members there is no limit.
+const STRANGERS_MAX: usize = 4096;
+pub(super) const STRANGERS_OF_ONE_MAX: usize = 128;
 /// After an error of accept itself, mostly too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -33,6 +36,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Link {
     stream: Stream,
     peer: PeerInfo,
+    /// Counts while a connection is a stranger's.
+    _place: Option<Place>,
 }
 
 enum Stream {
@@ -116,7 +121,7 @@ impl Drop for Listener {
 }
 
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, links: mpsc::Sender<Link>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let strangers = Arc::new(Strangers::default());
     loop {
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -133,25 +138,74 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, links: mpsc::Se
         }
         let Some(tls) = &tls else {
             let peer = PeerInfo { remote: Some(remote), standing: Standing::PlainText };
-            if links.send(Link { stream: Stream::Plain(stream), peer }).await.is_err() {
+            let link = Link { stream: Stream::Plain(stream), peer, _place: None };
+            if links.send(link).await.is_err() {
                 return;
             }
             continue;
         };
-        let (tls, links) = (tls.clone(), links.clone());
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-        tokio::spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
-                Ok(Ok(stream)) => {
-                    drop(permit);
-                    let standing = standing(&stream);
-                    let peer = PeerInfo { remote: Some(remote), standing };
-                    let _ = links.send(Link { stream: Stream::Tls(Box::new(stream)), peer }).await;
-                }
-                Ok(Err(error)) => debug!(%remote, %error, "handshake failed"),
-                Err(_) => debug!(%remote, "handshake took too long"),
+        let Some(place) = strangers.clone().enter(remote.ip()) else {
+            debug!(%remote, "too many strangers");
+            continue;
+        };
+        tokio::spawn(shake_hands(tls.clone(), stream, remote, place, links.clone()));
+    }
+}
+
+async fn shake_hands(
+    tls: TlsAcceptor,
+    stream: TcpStream,
+    remote: SocketAddr,
+    place: Place,
+    links: mpsc::Sender<Link>,
+) {
+    match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let standing = standing(&stream);
+            let place = matches!(standing, Standing::Stranger).then_some(place);
+            let peer = PeerInfo { remote: Some(remote), standing };
+            let stream = Stream::Tls(Box::new(stream));
+            let _ = links.send(Link { stream, peer, _place: place }).await;
+        }
+        Ok(Err(error)) => debug!(%remote, %error, "handshake failed"),
+        Err(_) => debug!(%remote, "handshake took too long"),
+    }
+}
+
+/// Connections of nobody that is known yet, by address.
+#[derive(Debug, Default)]
+struct Strangers(Mutex<BTreeMap<IpAddr, usize>>);
+
+/// A stranger's connection, counted until this is dropped.
+#[derive(Debug)]
+struct Place {
+    strangers: Arc<Strangers>,
+    address: IpAddr,
+}
+
+impl Strangers {
+    fn enter(self: Arc<Strangers>, address: IpAddr) -> Option<Place> {
+        let mut present = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = present.get(&address).copied().unwrap_or(0);
+        let all: usize = present.values().sum();
+        if own >= STRANGERS_OF_ONE_MAX || all >= STRANGERS_MAX {
+            return None;
+        }
+        present.insert(address, own + 1);
+        drop(present);
+        Some(Place { strangers: self, address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut present = self.strangers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = present.get_mut(&self.address) {
+            *own -= 1;
+            if *own == 0 {
+                present.remove(&self.address);
             }
-        });
+        }
     }
 }
 
@@ -160,7 +214,11 @@ async fn accept_local(listener: UnixListener, links: mpsc::Sender<Link>) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let peer = PeerInfo { remote: None, standing: Standing::LocalSocket };
-                if links.send(Link { stream: Stream::Local(stream), peer }).await.is_err() {
+                if links
+                    .send(Link { stream: Stream::Local(stream), peer, _place: None })
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }

@@ -25,14 +25,14 @@ fn credentials(
     days: u32,
 ) -> Arc<Credentials> {
     let key = KeyMaterial::generate().unwrap();
-    let validity = Validity { now: WallMs(now().0 - age_days * DAY_MS), days };
+    let validity = Validity { now: WallMs(now().0 - age_days * DAY_MS), days, times_revoked: 0 };
     let certificate = authority.sign(&key.request().unwrap(), id, validity).unwrap();
     let authorities = [authority.certificate().clone()];
     Arc::new(Credentials::new(certificate, &key.to_pem(), &authorities).unwrap())
 }
 
 fn machine(machine: Machine, name: &str) -> MachineId {
-    MachineId { cluster_id: CLUSTER, machine, name: name.to_owned() }
+    MachineId { cluster_id: CLUSTER, machine, name: name.to_owned(), pool: None }
 }
 
 fn authority() -> Authority {
@@ -146,7 +146,8 @@ async fn credentials_change_between_two_handshakes() {
 
     let key = KeyMaterial::generate().unwrap();
     let request = key.request().unwrap();
-    let renewed = authority.sign(&request, &id, Validity { now: now(), days: 30 }).unwrap();
+    let renewed =
+        authority.sign(&request, &id, Validity { now: now(), days: 30, times_revoked: 0 }).unwrap();
     let authorities = [authority.certificate().clone()];
     caller.replace(renewed, &key.to_pem(), &authorities).unwrap();
     let met = meet(scheduler, Trust::Member(caller)).await.unwrap();
@@ -158,7 +159,7 @@ fn credentials_that_do_not_belong_together_are_refused() {
     let (ours, theirs) = (authority(), authority());
     let key = KeyMaterial::generate().unwrap();
     let other = KeyMaterial::generate().unwrap();
-    let validity = Validity { now: now(), days: 30 };
+    let validity = Validity { now: now(), days: 30, times_revoked: 0 };
     let id = machine(Machine::Client, "alice");
     let certificate = ours.sign(&key.request().unwrap(), &id, validity).unwrap();
     let (own, foreign) = ([ours.certificate().clone()], [theirs.certificate().clone()]);
@@ -174,4 +175,45 @@ fn credentials_that_do_not_belong_together_are_refused() {
         assert!(error.contains(complaint), "{error}");
     }
     assert!(Credentials::new(certificate, &key.to_pem(), &own).is_ok());
+}
+
+/// Whoever connects and says nothing holds up nobody at another address.
+#[tokio::test]
+async fn silent_strangers_hold_up_nobody_else() {
+    let authority = authority();
+    let scheduler = credentials(&authority, &MachineId::scheduler(CLUSTER, 3), 0, 30);
+    let caller = credentials(&authority, &machine(Machine::Agent, "gpu-7"), 0, 30);
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let config = server_config(scheduler, Protocol::Grpc).unwrap();
+    let mut listener = Listener::new(socket, Some(Arc::new(config)));
+    let from = |source: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
+        socket.connect(address)
+    };
+    let mut silent = Vec::new();
+    for _ in 0..accept::STRANGERS_OF_ONE_MAX {
+        silent.push(from("127.0.0.1").await.unwrap());
+    }
+    // One more is closed; those before it are not.
+    let mut more = from("127.0.0.1").await.unwrap();
+    let mut byte = [0; 1];
+    assert!(more.read_exact(&mut byte).await.is_err());
+    let first = tokio::select! {
+        biased;
+        read = silent[0].read(&mut byte) => Some(read),
+        () = std::future::ready(()) => None,
+    };
+    assert!(first.is_none(), "{first:?}");
+
+    let config = client_config(Trust::Member(caller)).unwrap();
+    let nobody = rustls::pki_types::ServerName::try_from("scheduler").unwrap();
+    let meeting = async {
+        let stream = from("127.0.0.2").await.unwrap();
+        TlsConnector::from(Arc::new(config)).connect(nobody, stream).await
+    };
+    let (met, link) = tokio::join!(meeting, listener.accept());
+    met.unwrap();
+    assert!(matches!(link.unwrap().peer().standing, Standing::Member(_)));
 }

@@ -143,7 +143,8 @@ impl Step<'_> {
         if self.mark_used(proof, name.to_string()) {
             self.emit(None, None, None, EventKind::MachineJoined { machine, name: name.clone() });
         }
-        Ok(Reply::Done)
+        let times_revoked = self.state.times_revoked(machine, name.as_str());
+        Ok(Reply::LetIn { times_revoked })
     }
 
     /// Whether a scheduler may come in as far as tokens have a say.
@@ -176,8 +177,8 @@ impl Step<'_> {
         was_free == Some(true)
     }
 
-    /// Whatever was certified for the machine up to now counts no more; what is
-    /// certified later does. A later revocation only raises that moment.
+    /// Whatever the machine was given up to now counts no more; what it is given
+    /// when it is let in again does.
     pub(super) fn revoke_machine(
         &mut self,
         machine: Machine,
@@ -191,16 +192,13 @@ impl Step<'_> {
             )));
         }
         let key = (machine, name.to_owned());
-        let known = self.state.revocations.get(&key).map(|row| row.before);
-        if known.is_none() && self.state.revocations.len() >= REVOCATIONS_MAX {
+        let times = self.state.times_revoked(machine, name).saturating_add(1);
+        if times == 1 && self.state.revocations.len() >= REVOCATIONS_MAX {
             return Err(Refusal::TooManyRevocations);
         }
         // Or whoever holds its key would be certified once more.
         self.state.drop_tokens_used_by(machine, name);
-        if known.is_some_and(|before| before >= self.wall) {
-            return Ok(Reply::Done);
-        }
-        let row = RevocationRow { machine, name: name.to_owned(), before: self.wall };
+        let row = RevocationRow { machine, name: name.to_owned(), times };
         self.state.revocations.insert(key, Arc::new(row));
         let name = name.to_owned();
         self.emit(None, None, None, EventKind::MachineRevoked { machine, name });

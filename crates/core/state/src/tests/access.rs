@@ -265,7 +265,11 @@ fn every_reason_why_a_join_token_does_not_open_is_answered_alike() {
             name: text.clone(),
             pool: pool.clone(),
         };
-        let expected = if opens { Ok(Reply::Done) } else { Err(Refusal::JoinTokenRefused) };
+        let expected = if opens {
+            Ok(Reply::LetIn { times_revoked: 0 })
+        } else {
+            Err(Refusal::JoinTokenRefused)
+        };
         let mut world = World::of(world.state.clone());
         assert_eq!(world.one(command.clone()), expected, "{why}");
         assert_eq!(world.one(command.clone()), expected, "{why}, once more");
@@ -312,33 +316,47 @@ fn a_server_joins_with_a_token_that_lets_in_one_scheduler() {
 }
 
 #[test]
-fn a_revocation_covers_what_was_issued_so_far_and_only_grows() {
+fn a_revocation_covers_what_was_given_so_far_and_nothing_later() {
     let mut world = World::secured(0);
-    let revoked = |world: &World, machine, text: &str, issued: u64| {
-        world.state.is_revoked(machine, text, WallMs(1_700_000_000_000 + issued))
-    };
-    assert!(!revoked(&world, Machine::Agent, "gpu-01", 0));
+    assert!(!world.state.is_revoked(Machine::Agent, "gpu-01", 0));
     world.one(revoke(Machine::Agent, "gpu-01")).unwrap();
     let cases = [
-        (Machine::Agent, "gpu-01", 1_000, true),
-        (Machine::Agent, "gpu-01", 1_001, false),
-        (Machine::Agent, "gpu-02", 1_000, false),
-        (Machine::Gateway, "gpu-01", 1_000, false),
+        (Machine::Agent, "gpu-01", 0, true),
+        (Machine::Agent, "gpu-01", 1, false),
+        (Machine::Agent, "gpu-02", 0, false),
+        (Machine::Gateway, "gpu-01", 0, false),
     ];
-    for (machine, text, issued, expected) in cases {
-        assert_eq!(revoked(&world, machine, text, issued), expected, "{machine} {text} {issued}");
+    for (machine, text, times, expected) in cases {
+        let found = world.state.is_revoked(machine, text, times);
+        assert_eq!(found, expected, "{machine} {text} {times}");
     }
-    world.now = 3_000;
-    world.one(revoke(Machine::Agent, "gpu-01")).unwrap();
-    assert!(revoked(&world, Machine::Agent, "gpu-01", 3_000));
     // A wall clock that goes back takes nothing back.
     world.now = 2_000;
     world.one(revoke(Machine::Agent, "gpu-01")).unwrap();
-    assert!(revoked(&world, Machine::Agent, "gpu-01", 3_000));
+    assert!(world.state.is_revoked(Machine::Agent, "gpu-01", 1));
     assert_eq!(kinds(&world)[2..], ["machine-revoked", "machine-revoked"]);
     for text in [String::new(), "x".repeat(257)] {
         assert!(matches!(world.one(revoke(Machine::Agent, &text)), Err(Refusal::Invalid(_))));
     }
+}
+
+#[test]
+fn the_name_of_a_node_goes_to_whom_an_operator_named_alone() {
+    let mut world = World::secured(1);
+    let held = world.state.nodes().values().next().unwrap().name.clone();
+    for id in [2, 3] {
+        world.one(Command::CreateToken(join_token(id, Machine::Agent))).unwrap();
+    }
+    let take = |id| use_token(proof(id, 9), Machine::Agent, held.as_str());
+    assert_eq!(world.one(take(2)), Err(Refusal::JoinTokenRefused));
+    let grant = JoinGrant { machine: Machine::Agent, name: Some(held.clone()), pool: None };
+    let named = NewToken { grant: Grant::Join(grant), ..join_token(4, Machine::Agent) };
+    world.one(Command::CreateToken(named)).unwrap();
+    assert_eq!(world.one(take(4)), Ok(Reply::LetIn { times_revoked: 0 }));
+    // One that came in before it was a node asks once more.
+    let new = use_token(proof(3, 9), Machine::Agent, "gpu-77");
+    assert_eq!(world.one(new.clone()), Ok(Reply::LetIn { times_revoked: 0 }));
+    assert_eq!(world.one(new), Ok(Reply::LetIn { times_revoked: 0 }));
 }
 
 #[test]
@@ -354,7 +372,8 @@ fn a_machine_that_was_revoked_does_not_come_back_with_its_token() {
     world.one(revoke(Machine::Agent, "gpu-01")).unwrap();
     assert_eq!(world.one(join), Err(Refusal::JoinTokenRefused));
     let fresh = use_token(proof(3, 9), Machine::Agent, "gpu-01");
-    assert_eq!(world.one(fresh), Ok(Reply::Done), "an operator has let it in again");
+    let again = Ok(Reply::LetIn { times_revoked: 1 });
+    assert_eq!(world.one(fresh), again, "an operator has let it in again");
 }
 
 #[test]
@@ -436,7 +455,7 @@ fn rows_that_no_command_makes_are_refused() {
         "two rows have the key token 0000000000000001",
     );
     let (machine, text) = (Machine::Agent, "gpu-01".to_owned());
-    let doubled = Arc::new(RevocationRow { machine, name: text, before: WallMs(1) });
+    let doubled = Arc::new(RevocationRow { machine, name: text, times: 1 });
     let twice = RestoreError::Twice("revocation of agent gpu-01".to_owned()).to_string();
     check(&|rows| rows.push(Stored::Revocation(doubled.clone())), &twice);
     let unsecured = |rows: &mut Vec<Stored>| {

@@ -201,8 +201,8 @@ fn check_access(before: &ClusterState, after: &ClusterState) -> Result<(), TestC
         prop_assert!(same.is_none_or(|now| now.used_by == row.used_by), "{} changed hands", row.id);
     }
     for (key, row) in before.revocations().iter() {
-        let now = after.revocations().get(key).map(|now| now.before);
-        prop_assert!(now >= Some(row.before), "{} is back", row.name);
+        let now = after.revocations().get(key).map(|now| now.times);
+        prop_assert!(now >= Some(row.times), "{} is back", row.name);
     }
     Ok(())
 }

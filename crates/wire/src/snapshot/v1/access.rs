@@ -55,7 +55,7 @@ pub(super) fn revocation_to_proto(row: &RevocationRow) -> v1::RevocationRow {
     v1::RevocationRow {
         machine: machine_to_proto(row.machine),
         name: row.name.clone(),
-        before_wall_ms: row.before.0,
+        times: row.times,
     }
 }
 
@@ -67,6 +67,6 @@ pub(super) fn read_revocation(
     Some(RevocationRow {
         machine: read_machine(at.named("machine"), proto.machine, problems)?,
         name: proto.name,
-        before: WallMs(proto.before_wall_ms),
+        times: proto.times,
     })
 }

@@ -95,7 +95,7 @@ fn access() -> Vec<Stored> {
     let both = (Some(name("gpu-01")), Some(name("h100")));
     let revoked = |machine, text: &str| {
         let name = text.to_owned();
-        Stored::Revocation(Arc::new(RevocationRow { machine, name, before: WallMs(12) }))
+        Stored::Revocation(Arc::new(RevocationRow { machine, name, times: 12 }))
     };
     vec![
         Stored::Cluster(ClusterRow { authority: Some(Arc::new(authority)), ..cluster() }),
