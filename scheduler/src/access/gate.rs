@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 
 use super::audit::Audit;
 use super::caller::Authenticator;
-use super::granted::{Circumstances, Granted, Pending, REQUEST_ID};
+use super::granted::{Circumstances, Granted, REQUEST_ID};
 use crate::rpc::status;
 
 const REQUEST_ID_BYTES_MAX: usize = 64;
