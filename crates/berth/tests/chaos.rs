@@ -33,7 +33,7 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn acknowledged_jobs_survive_dying_and_freezing_schedulers() {
+async fn f01_f08_acknowledged_jobs_survive_dying_and_freezing_schedulers() {
     let seconds = setting("BERTH_CHAOS_SECONDS", 20);
     let jobs = setting("BERTH_CHAOS_JOBS", 200);
     let seed = setting("BERTH_CHAOS_SEED", u64::from(std::process::id()));

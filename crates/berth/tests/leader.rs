@@ -79,7 +79,7 @@ async fn check_that_all_serve(servers: &[String], round: &str) {
 }
 
 #[tokio::test]
-async fn one_of_three_refuses_at_once_and_shows_what_it_knows() {
+async fn f03_one_of_three_refuses_at_once_and_shows_what_it_knows() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = LocalCluster::start(support::plan(folder.path(), 3, 1)).await.unwrap();

@@ -130,7 +130,7 @@ fn bytes_in(folder: &Path) -> u64 {
 }
 
 #[tokio::test]
-async fn members_change_under_load_and_nothing_acknowledged_is_lost() {
+async fn f18_members_change_under_load_and_nothing_acknowledged_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = LocalCluster::start(support::plan(folder.path(), 1, 1)).await.unwrap();
     let load = Load::start(cluster.client());
@@ -208,7 +208,7 @@ async fn members_change_under_load_and_nothing_acknowledged_is_lost() {
 }
 
 #[tokio::test]
-async fn no_change_of_members_costs_the_majority() {
+async fn f18_no_change_of_members_costs_the_majority() {
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = LocalCluster::start(support::plan(folder.path(), 3, 0)).await.unwrap();
     let refused = async |cluster: &LocalCluster, id: u64| {

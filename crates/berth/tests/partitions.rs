@@ -36,7 +36,7 @@ struct Roles {
 type Cut = fn(&Network, &Roles) -> u32;
 
 #[test]
-fn a_leader_in_the_minority_refuses_and_the_majority_serves() {
+fn f04_a_leader_in_the_minority_refuses_and_the_majority_serves() {
     check("a_leader_in_the_minority", |network, roles| {
         for follower in roles.followers {
             network.drop_packets(roles.leader, follower);
@@ -47,7 +47,7 @@ fn a_leader_in_the_minority_refuses_and_the_majority_serves() {
 }
 
 #[test]
-fn a_leader_that_only_sends_refuses_and_the_majority_serves() {
+fn f06_a_leader_that_only_sends_refuses_and_the_majority_serves() {
     check("a_leader_that_only_sends", |network, roles| {
         for follower in roles.followers {
             network.drop_packets(follower, roles.leader);
@@ -57,7 +57,7 @@ fn a_leader_that_only_sends_refuses_and_the_majority_serves() {
 }
 
 #[test]
-fn a_leader_that_only_hears_refuses_and_the_majority_serves() {
+fn f06_a_leader_that_only_hears_refuses_and_the_majority_serves() {
     check("a_leader_that_only_hears", |network, roles| {
         for follower in roles.followers {
             network.drop_packets(roles.leader, follower);
@@ -67,7 +67,7 @@ fn a_leader_that_only_hears_refuses_and_the_majority_serves() {
 }
 
 #[test]
-fn a_bridge_node_keeps_a_majority_together() {
+fn f05_a_bridge_node_keeps_a_majority_together() {
     check("a_bridge_node", |network, roles| {
         let [cut_off, _bridge] = roles.followers;
         network.drop_packets(roles.leader, cut_off);

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot read the source has failed")]
 
 mod edges;
+mod faults;
 mod fences;
 mod graph;
 mod habits;

@@ -209,7 +209,7 @@ async fn the_killed_leader_is_replaced_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lagging_follower_gets_a_snapshot_over_the_wire() {
+async fn f17_a_lagging_follower_gets_a_snapshot_over_the_wire() {
     // Small enough that a snapshot is due by itself; large enough that it
     // travels in several pieces.
     let policy = SnapshotPolicy { log_bytes_min: 1 << 20, entries_kept: 10 };
@@ -294,7 +294,7 @@ async fn a_single_node_serves_alone_and_grows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_peers_are_refused_and_dead_ones_are_unreachable_at_once() {
+async fn f20_wrong_peers_are_refused_and_dead_ones_are_unreachable_at_once() {
     let cluster = Cluster::new(SnapshotPolicy::DEFAULT).await;
     let transport = GrpcTransport::plain();
     let to_first = transport.connect(1, &cluster.addresses[&1], Lane::Log);
@@ -354,7 +354,7 @@ async fn a_damaged_snapshot_in_transit_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_snapshot_on_disk_is_refused() {
+async fn f16_a_damaged_snapshot_on_disk_is_refused() {
     let policy = SnapshotPolicy { log_bytes_min: 1 << 30, entries_kept: 1 };
     let mut cluster = Cluster::new(policy).await;
     for value in 0..600 {

@@ -52,7 +52,7 @@ fn write_until_killed(folder: &Path) -> ! {
 }
 
 #[test]
-fn acknowledged_entries_survive_kills() {
+fn f12_acknowledged_entries_survive_kills() {
     if let Ok(folder) = std::env::var(CHILD) {
         write_until_killed(Path::new(&folder));
     }
@@ -61,7 +61,7 @@ fn acknowledged_entries_survive_kills() {
     let mut acknowledged_at_all = 0;
     for kill in 0..KILLS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "crash::acknowledged_entries_survive_kills", "--nocapture"])
+            .args(["--exact", "crash::f12_acknowledged_entries_survive_kills", "--nocapture"])
             .env(CHILD, &place)
             .stdout(Stdio::piped())
             .spawn()
@@ -127,8 +127,8 @@ fn mount(arguments: &[&str], at: &Path) -> bool {
 }
 
 #[test]
-fn a_disk_that_runs_full_loses_nothing_acknowledged() {
-    const NAME: &str = "a_disk_that_runs_full_loses_nothing_acknowledged";
+fn f11_a_disk_that_runs_full_loses_nothing_acknowledged() {
+    const NAME: &str = "f11_a_disk_that_runs_full_loses_nothing_acknowledged";
     if !may_mount(NAME) {
         return;
     }

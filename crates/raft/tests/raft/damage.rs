@@ -153,17 +153,17 @@ fn damage_each_file(exit: Exit) {
 }
 
 #[test]
-fn damage_after_a_clean_exit_is_seen() {
+fn f13_damage_after_a_clean_exit_is_seen() {
     damage_each_file(Exit::Clean);
 }
 
 #[test]
-fn damage_after_a_crash_is_seen() {
+fn f13_damage_after_a_crash_is_seen() {
     damage_each_file(Exit::Crashed);
 }
 
 #[test]
-fn a_log_that_is_gone_is_no_empty_log() {
+fn f13_a_log_that_is_gone_is_no_empty_log() {
     let folder = tempfile::tempdir().unwrap();
     fill(folder.path(), Exit::Clean);
     let base = folder.path().join("base");
@@ -202,7 +202,7 @@ fn a_creation_cut_short_is_begun_again() {
 }
 
 #[test]
-fn the_directory_of_another_node_is_refused_with_both_ids() {
+fn f13_the_directory_of_another_node_is_refused_with_both_ids() {
     let folder = tempfile::tempdir().unwrap();
     fill(folder.path(), Exit::Clean);
     let base = folder.path().join("base");
@@ -263,7 +263,7 @@ fn a_high_water_note_may_be_older_but_neither_newer_nor_missing() {
 }
 
 #[test]
-fn a_vote_that_changed_is_refused() {
+fn f13_a_vote_that_changed_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("data");
     let vote = |node_id| VoteRecord { term: 3, node_id, committed: false };
@@ -300,7 +300,7 @@ fn verify_names_the_file_and_writes_nothing() {
 }
 
 #[test]
-fn a_full_disk_is_seen_by_the_guard() {
+fn f11_a_full_disk_is_seen_by_the_guard() {
     let folder = tempfile::tempdir().unwrap();
     let mut low = options(folder.path(), Directory::MayCreate);
     low.soft_limit_bytes = u64::MAX;

@@ -93,8 +93,8 @@ fn trial(number: u64, folder: &Path) -> Option<()> {
 }
 
 #[test]
-fn what_was_acknowledged_survives_a_power_cut() {
-    const NAME: &str = "what_was_acknowledged_survives_a_power_cut";
+fn f12_what_was_acknowledged_survives_a_power_cut() {
+    const NAME: &str = "f12_what_was_acknowledged_survives_a_power_cut";
     if !may_mount(NAME) {
         return;
     }

@@ -175,7 +175,7 @@ async fn faults(seed: u64) -> State {
 }
 
 #[test]
-fn acknowledged_entries_survive_crashes_and_partitions() {
+fn f02_acknowledged_entries_survive_crashes_and_partitions() {
     for seed in 0..8 {
         simulate(seed, async || faults(seed).await);
     }
@@ -199,7 +199,7 @@ fn the_same_seed_gives_the_same_trace() {
 }
 
 #[test]
-fn a_leader_without_a_majority_refuses_within_a_second_and_a_half() {
+fn f04_a_leader_without_a_majority_refuses_within_a_second_and_a_half() {
     simulate(1, async || {
         let sim = Sim::new(1, 1000).await;
         let leader = sim.leader(&[1, 2, 3]).await;
@@ -220,7 +220,7 @@ fn a_leader_without_a_majority_refuses_within_a_second_and_a_half() {
 }
 
 #[test]
-fn a_leader_that_hears_nobody_is_replaced_and_terms_stay_calm() {
+fn f06_a_leader_that_hears_nobody_is_replaced_and_terms_stay_calm() {
     simulate(3, async || {
         let sim = Sim::new(3, 1000).await;
         let leader = sim.leader(&[1, 2, 3]).await;
@@ -244,7 +244,7 @@ fn a_leader_that_hears_nobody_is_replaced_and_terms_stay_calm() {
 }
 
 #[test]
-fn an_isolated_follower_that_returns_deposes_nobody() {
+fn f07_an_isolated_follower_that_returns_deposes_nobody() {
     simulate(4, async || {
         let sim = Sim::new(4, 1000).await;
         let leader = sim.leader(&[1, 2, 3]).await;
@@ -262,7 +262,7 @@ fn an_isolated_follower_that_returns_deposes_nobody() {
 }
 
 #[test]
-fn a_lagging_follower_catches_up_by_snapshot() {
+fn f17_a_lagging_follower_catches_up_by_snapshot() {
     simulate(5, async || {
         let mut sim = Sim::new(5, 5).await;
         let leader = sim.leader(&[1, 2, 3]).await;
@@ -312,7 +312,7 @@ fn reads_on_a_follower_see_what_was_acknowledged_before() {
 }
 
 #[test]
-fn an_entry_of_a_newer_schema_stops_a_node_before_it_is_applied() {
+fn f22_an_entry_of_a_newer_schema_stops_a_node_before_it_is_applied() {
     simulate(7, async || {
         let sim = Sim::new(7, 1000).await;
         let leader = sim.leader(&[1, 2, 3]).await;
@@ -328,7 +328,7 @@ fn an_entry_of_a_newer_schema_stops_a_node_before_it_is_applied() {
 }
 
 #[test]
-fn a_failed_sync_stops_the_node_and_the_others_go_on() {
+fn f14_a_failed_sync_stops_the_node_and_the_others_go_on() {
     simulate(8, async || {
         let sim = Sim::new(8, 1000).await;
         let leader = sim.leader(&[1, 2, 3]).await;
@@ -382,7 +382,7 @@ fn members_join_vote_and_leave() {
 }
 
 #[test]
-fn a_member_that_lost_its_data_is_not_counted() {
+fn f19_a_member_that_lost_its_data_is_not_counted() {
     simulate(10, async || {
         let mut sim = Sim::new(10, 1000).await;
         let leader = sim.leader(&[1, 2, 3]).await;
@@ -444,7 +444,7 @@ async fn promotion_cut_off_after(micros: u64) -> bool {
 }
 
 #[test]
-fn a_change_left_half_done_is_finished_by_the_next_leader() {
+fn f18_a_change_left_half_done_is_finished_by_the_next_leader() {
     let cuts = (0..40).map(|step| step * 100);
     let half =
         cuts.filter(|micros| simulate(*micros, async || promotion_cut_off_after(*micros).await));
