@@ -253,7 +253,10 @@ impl<'a> Search<'a> {
     /// Keeps the last failure of each scheduler. Its words are not given up for a
     /// silence that followed: the end of the time makes one of every last attempt.
     fn record(&mut self, failure: Failure) {
-        let is_known = |tried: &Tried| tried.address == self.address && tried.failure.is_answer();
+        let is_known = |tried: &Tried| {
+            let said = tried.failure.is_answer() || tried.failure == Failure::NotBerth;
+            tried.address == self.address && said
+        };
         if failure == Failure::TimedOut && self.tried.iter().any(is_known) {
             return;
         }
