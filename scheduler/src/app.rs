@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use berth_model::StateMs;
 use berth_raft::{App, EntryError, SnapshotError};
@@ -49,6 +49,12 @@ impl Published {
         let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let elapsed = u64::try_from(seen.elapsed().as_millis()).unwrap_or(u64::MAX);
         StateMs(last.0.saturating_add(elapsed))
+    }
+
+    /// Since something was last applied here. Of an idle cluster it is long, and
+    /// means nothing.
+    pub fn last_commit_age(&self) -> Duration {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// Changes whenever a machine was revoked.

@@ -47,7 +47,10 @@ pub async fn serve(
 /// Ready: a leader is known and this node can read from it.
 async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
     match pages.shared.node.read_index().await {
-        Ok(_) => (StatusCode::OK, "ok\n".to_owned()),
+        Ok(_) => {
+            let age = pages.shared.published.last_commit_age().as_secs_f64();
+            (StatusCode::OK, format!("ok\nlast commit {age:.1} s ago\n"))
+        }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
     }
 }
@@ -59,6 +62,8 @@ async fn show_metrics(State(pages): State<Pages>) -> String {
     metrics::gauge!("berth_raft_term").set(as_float(raft.term));
     metrics::gauge!("berth_raft_last_log_index").set(as_float(raft.last_log_index.unwrap_or(0)));
     metrics::gauge!("berth_raft_applied_index").set(as_float(raft.applied_index.unwrap_or(0)));
+    let age = pages.shared.published.last_commit_age();
+    metrics::gauge!("berth_last_commit_age_seconds").set(age.as_secs_f64());
     metrics::gauge!("berth_disk_free_bytes").set(as_float(pages.shared.node.disk_free_bytes()));
     let view = pages.shared.published.view();
     metrics::gauge!("berth_jobs").set(as_float(view.jobs().len() as u64));

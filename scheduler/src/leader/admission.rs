@@ -7,17 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_model::Name;
 
-/// Submits that may be on their way into the log. Sixteen full entries: on a
-/// disk that syncs in 10 ms the last of them waits for some 200 ms.
-const SUBMITS_MAX: usize = 4096;
+/// Submits that may be on their way into the log. Thirty-two full entries: on a
+/// disk that syncs in 10 ms the last of them waits for half a second.
+const SUBMITS_MAX: usize = 8192;
 /// What one namespace may have of it while others have something too is its
 /// share; alone it may have so much, so that another finds room at once.
 const ALONE_MAX: usize = SUBMITS_MAX / 4 * 3;
 /// One call counts as at most so many, however long it is: it could never be
 /// let in otherwise.
 const CALL_MAX: usize = 1024;
-/// When to try again: by then what is on its way now is in the log.
-const RETRY_AFTER_MS: u64 = 250;
+/// When to try again: by then a part of what is on its way is in the log.
+const RETRY_AFTER_MS: u64 = 100;
 
 /// Counts what is on its way.
 #[derive(Debug, Default)]
@@ -144,7 +144,9 @@ mod tests {
         both.extend(wanted("b", 10_000));
         let place = admission.enter(&both).unwrap();
         assert_eq!(admission.held().total, 2 * CALL_MAX);
-        let more = admission.enter(&wanted("a", 10_000)).unwrap();
+        let half = SUBMITS_MAX / 2 / CALL_MAX;
+        let more: Vec<Place> =
+            (1..half).map(|_| admission.enter(&wanted("a", 10_000)).unwrap()).collect();
         assert!(admission.enter(&wanted("a", 1)).is_err(), "it has its half");
         drop((place, more));
         assert_eq!(admission.held().total, 0);

@@ -2,12 +2,14 @@
 //! watcher's own speed.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use berth_model::JobId;
 use berth_proto::v1;
 use berth_state::{ClusterState, Event, EventKind};
 use futures::Stream;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
@@ -17,6 +19,14 @@ use crate::events::Token;
 
 /// Events read from the ring at once, and waiting for a watcher.
 const BATCH: usize = 256;
+
+/// A watcher that takes nothing for so long is cut off. It has the token of the
+/// last event that it read, and goes on from there when it comes back.
+const SLOW_LIMIT: Duration = Duration::from_secs(30);
+
+/// Each holds at most a batch of events in memory, beside what its connection
+/// holds.
+const WATCHERS_MAX: usize = 4096;
 
 pub type EventStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
 
@@ -39,12 +49,16 @@ impl Shared {
         };
         // Asked first, so that a token that is gone is refused by the call.
         self.published.events.after(after, 1).map_err(gone)?;
+        static WATCHERS: Semaphore = Semaphore::const_new(WATCHERS_MAX);
+        let Ok(place) = WATCHERS.try_acquire() else { return Err(status::too_many_watchers()) };
         let (out, stream) = mpsc::channel(BATCH);
         let shared = self.clone();
         let watch = Watch { granted, job, after, follow: request.follow };
         tokio::spawn(async move {
+            let _place = place;
             if let Err(error) = shared.feed(watch, &out).await {
-                let _ = out.send(Err(error)).await;
+                // Whoever reads nothing is not told why its stream ends.
+                let _ = out.send_timeout(Err(error), SLOW_LIMIT).await;
             }
         });
         Ok(Box::pin(ReceiverStream::new(stream)))
@@ -75,8 +89,13 @@ impl Shared {
                     }
                     let token = one.token.to_string();
                     let event = berth_wire::views::event(&view, &one.event, &token, one.at);
-                    if out.send(Ok(event)).await.is_err() {
-                        return Ok(());
+                    match out.send_timeout(Ok(event), SLOW_LIMIT).await {
+                        Ok(()) => {}
+                        Err(SendTimeoutError::Closed(_)) => return Ok(()),
+                        Err(SendTimeoutError::Timeout(_)) => {
+                            metrics::counter!("berth_watchers_cut_total").increment(1);
+                            return Err(status::too_slow());
+                        }
                     }
                 }
             }
@@ -97,8 +116,8 @@ impl Shared {
 
 /// Whether a caller may see an event: those of jobs where it may see the
 /// namespace, those of nodes and the cluster always, those of tokens as
-/// administrator. A job that is gone has no
-/// namespace any more, and is shown to those who see all.
+/// administrator. A job that is gone has no namespace any more, and is shown to
+/// those who see all.
 fn visible(granted: &Granted, view: &ClusterState, event: &Event) -> bool {
     if let EventKind::TokenCreated { .. } | EventKind::TokenRevoked { .. } = &event.kind {
         return granted.is_admin();

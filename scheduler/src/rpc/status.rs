@@ -326,6 +326,24 @@ pub fn crowded(crowded: Crowded) -> Status {
     status(Code::ResourceExhausted, "the cluster has more submits to take than it can", &detail)
 }
 
+/// A watcher did not take what it asked for.
+pub fn too_slow() -> Status {
+    with_hint(
+        Code::ResourceExhausted,
+        "the events were not read for half a minute",
+        "watch again from the token of the last event that was read",
+    )
+}
+
+/// As many watch as this scheduler has room for.
+pub fn too_many_watchers() -> Status {
+    with_hint(
+        Code::ResourceExhausted,
+        "too many watch this scheduler's events",
+        "ask another scheduler",
+    )
+}
+
 /// The disk of this scheduler is nearly full.
 pub fn disk_low(free_bytes: u64) -> Status {
     with_hint(
