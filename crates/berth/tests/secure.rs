@@ -359,6 +359,17 @@ async fn a_renewal_is_for_the_key_that_is_shown() {
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
 }
 
+/// A member that could not prove itself would be neither in nor out.
+#[tokio::test]
+async fn a_scheduler_that_is_a_member_is_not_revoked() {
+    let folder = tempfile::tempdir().unwrap();
+    let scheduler = SecureScheduler::found(folder.path().join("s1")).await;
+    let revoke =
+        v1::RevokeCertificatesRequest { machine: v1::Machine::Server.into(), name: "1".to_owned() };
+    let refused = refusal(scheduler.admin().unwrap().revoke_certificates(revoke).await);
+    assert_eq!(refused.code, Code::FailedPrecondition, "{refused:?}");
+}
+
 #[tokio::test]
 async fn whoever_owns_the_data_directory_gets_in_again() {
     let folder = tempfile::tempdir().unwrap();

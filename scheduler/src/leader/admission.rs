@@ -138,6 +138,16 @@ mod tests {
     }
 
     #[test]
+    fn six_callers_of_a_namespace_submit_a_thousand_jobs_each_at_once() {
+        let admission = Arc::new(Admission::default());
+        let calls: Vec<Place> =
+            (0..6).map(|_| admission.enter(&wanted("bulk", 1_000)).unwrap()).collect();
+        assert!(admission.enter(&wanted("bulk", 1_000)).is_err());
+        drop(calls);
+        assert!(admission.enter(&wanted("bulk", 1_000)).is_ok());
+    }
+
+    #[test]
     fn a_long_call_gets_in_where_nothing_is_on_its_way() {
         let admission = Arc::new(Admission::default());
         let mut both = wanted("a", 10_000);

@@ -189,9 +189,8 @@ impl AccessService {
         let Some(id) = name.parse::<u64>().ok().filter(|_| machine == Machine::Server) else {
             return Ok(());
         };
-        let view = self.0.published.view();
-        let seated = view.cluster().schedulers.get(&id).is_some_and(|row| row.seat.is_some());
-        if seated { Err(status::still_seated(id)) } else { Ok(()) }
+        let seat = self.0.published.view().cluster().seat(id);
+        if seat.is_ok() { Err(status::still_seated(id)) } else { Ok(()) }
     }
 
     /// Lets an agent or a gateway in. The state is asked before anything is

@@ -10,7 +10,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::credentials::{Credentials, roots};
-use super::{VERSIONS, provider};
+use super::{VERSIONS, provider, signatures};
 use crate::certificate;
 use crate::token::Fingerprint;
 
@@ -91,7 +91,7 @@ impl ServerCertVerifier for SchedulerVerifier {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken".to_owned()))
+        Err(signatures::never_spoken())
     }
 
     fn verify_tls13_signature(
@@ -100,11 +100,10 @@ impl ServerCertVerifier for SchedulerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &algorithms)
+        signatures::verify(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        signatures::schemes()
     }
 }

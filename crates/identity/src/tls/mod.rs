@@ -6,6 +6,7 @@ mod accept;
 mod client;
 mod credentials;
 mod server;
+mod signatures;
 
 pub use accept::{Link, Listener, PeerInfo, Standing};
 pub use client::{Trust, client_config};

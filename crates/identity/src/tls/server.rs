@@ -10,7 +10,7 @@ use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier}
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use super::credentials::{Credentials, Current};
-use super::{VERSIONS, provider};
+use super::{VERSIONS, provider, signatures};
 use crate::{LAPSED_DAYS, certificate};
 
 /// What is spoken inside.
@@ -107,7 +107,7 @@ impl ClientCertVerifier for CallerVerifier {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken".to_owned()))
+        Err(signatures::never_spoken())
     }
 
     fn verify_tls13_signature(
@@ -116,11 +116,10 @@ impl ClientCertVerifier for CallerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &algorithms)
+        signatures::verify(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        signatures::schemes()
     }
 }
