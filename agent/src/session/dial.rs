@@ -6,6 +6,8 @@ use berth_identity::Dialer;
 use tonic::transport::Channel;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// More schedulers than any cluster has.
+const LEARNED_MAX: usize = 16;
 /// Redirects followed at once; more means that schedulers disagree about who
 /// leads, and a moment lets them settle it.
 const REDIRECTS_MAX: u32 = 3;
@@ -40,7 +42,10 @@ pub enum Next {
 
 /// The addresses in turn, with growing waits between failures.
 pub struct Turns {
+    /// Those that the agent was started with.
     servers: Vec<String>,
+    /// Those that the cluster named last, of which it was not told before.
+    learned: Vec<String>,
     position: usize,
     /// Where a redirect points, until it fails.
     leader: Option<String>,
@@ -54,13 +59,36 @@ impl Turns {
     pub fn new(servers: Vec<String>, retry_min: Duration, retry_max: Duration) -> Turns {
         // Agents that start together should not all ask the same scheduler.
         let position = usize::try_from(random()).unwrap_or(0) % servers.len().max(1);
-        Turns { servers, position, leader: None, redirects: 0, failures: 0, retry_min, retry_max }
+        Turns {
+            servers,
+            learned: Vec::new(),
+            position,
+            leader: None,
+            redirects: 0,
+            failures: 0,
+            retry_min,
+            retry_max,
+        }
     }
 
     /// Whom to dial now.
     pub fn address(&self) -> String {
-        let turn = || self.servers.get(self.position % self.servers.len().max(1)).cloned();
+        let count = self.servers.len() + self.learned.len();
+        let turn = || {
+            let mut all = self.servers.iter().chain(&self.learned);
+            all.nth(self.position % count.max(1)).cloned()
+        };
         self.leader.clone().or_else(turn).unwrap_or_default()
+    }
+
+    /// Where the schedulers are now. The ones that the agent was started with stay:
+    /// what it was told may be old one day, too.
+    pub fn learn(&mut self, schedulers: Vec<String>) {
+        if schedulers.is_empty() {
+            return;
+        }
+        let new = schedulers.into_iter().filter(|one| !self.servers.contains(one));
+        self.learned = new.take(LEARNED_MAX).collect();
     }
 
     /// Somebody else leads; an empty address means that nobody is known to.
@@ -129,6 +157,27 @@ mod tests {
         assert!((10..=20).contains(&waits[0]), "{waits:?}");
         assert!((40..=80).contains(&waits[2]), "{waits:?}");
         assert!((500..=1000).contains(&waits[8]), "{waits:?}");
+    }
+
+    #[test]
+    fn whom_the_cluster_named_is_tried_as_well() {
+        let servers = vec!["a:1".to_owned()];
+        let mut turns = Turns::new(servers, Duration::from_millis(20), Duration::from_secs(1));
+        turns.learn(["b:1", "a:1", "c:1"].map(str::to_owned).to_vec());
+        let mut tried: Vec<String> = (0..3)
+            .map(|_| {
+                let address = turns.address();
+                turns.failed();
+                address
+            })
+            .collect();
+        tried.sort();
+        assert_eq!(tried, ["a:1", "b:1", "c:1"]);
+        // An answer without names takes nothing back; a newer one does.
+        turns.learn(Vec::new());
+        assert_eq!(turns.learned, ["b:1", "c:1"]);
+        turns.learn(vec!["d:1".to_owned()]);
+        assert_eq!(turns.learned, ["d:1"]);
     }
 
     #[test]

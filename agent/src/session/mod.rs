@@ -104,7 +104,10 @@ pub async fn keep(
     let mut last_problem = String::new();
     loop {
         let address = turns.address();
-        let end = one(&settings.dialer, &address, &cluster, &events, &facts).await;
+        let mut schedulers = Vec::new();
+        let to = To { dialer: &settings.dialer, address: &address };
+        let end = one(to, &cluster, &events, &facts, &mut schedulers).await;
+        turns.learn(schedulers);
         let next = match end {
             End::Closing => return,
             End::Redirect(leader) => {
@@ -134,14 +137,22 @@ pub async fn keep(
     }
 }
 
-/// One session from dial to end.
+/// Whom to dial, and how.
+struct To<'a> {
+    dialer: &'a Dialer,
+    address: &'a str,
+}
+
+/// One session from dial to end. What it is told of where the schedulers are is
+/// left in `schedulers`.
 async fn one(
-    dialer: &Dialer,
-    address: &str,
+    to: To<'_>,
     cluster: &ClusterFile,
     events: &mpsc::Sender<SessionEvent>,
     facts: &watch::Receiver<Facts>,
+    schedulers: &mut Vec<String>,
 ) -> End {
+    let To { dialer, address } = to;
     let channel = match dial::connect(dialer, address).await {
         Ok(channel) => channel,
         Err(error) => return End::Failed(error),
@@ -163,6 +174,7 @@ async fn one(
     if let Err(problem) = cluster.admit(&ClusterLife::of_welcome(&welcome)) {
         return End::Failed(problem);
     }
+    schedulers.clone_from(&welcome.schedulers);
     let heartbeat = Duration::from_millis(welcome.heartbeat_ms.max(10));
     info!(%address, node_id = welcome.node_id, incarnation = welcome.incarnation, "session is up");
     let up = SessionEvent::Up { address: address.to_owned(), welcome, outbound: outbound.clone() };

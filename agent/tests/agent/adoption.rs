@@ -210,7 +210,7 @@ async fn a_restored_cluster_is_told_what_is_here_and_how_the_rest_ended() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_shim_leaves_nothing_running_and_an_unseen_end() {
     let (mut scheduler, agent) = cluster().await;
-    let job = Job::shell(1, "sleep 600 & touch both; wait");
+    let job = Job::shell(1, "sleep 600 & : > both; wait");
     let id = job.id(0);
     scheduler.want(&job, vec![job.row(0)]);
     scheduler.until_ready(id).await;

@@ -258,6 +258,7 @@ impl Open {
             heartbeat_ms: self.leader.rules.heartbeat.0,
             lease_ms: self.leader.rules.lease.0,
             restore_id: restore_id(&view),
+            schedulers: shared.node.status().members.into_iter().map(|one| one.address).collect(),
         };
         self.send(message(ToAgent::Welcome(welcome))).await?;
         if let Some(desired) = self.told.greet(&view, self.node, hello.held) {

@@ -364,6 +364,7 @@ impl Agents for Server {
             heartbeat_ms: HEARTBEAT_MS,
             lease_ms: LEASE_MS,
             restore_id: restore_id.clone().into(),
+            schedulers: Vec::new(),
         };
         let expected = self.manners.expected.lock().unwrap().clone();
         match expected {
