@@ -50,7 +50,7 @@ impl DataDir {
 
     /// Which cluster this directory belongs to.
     pub fn cluster(&self) -> ClusterFile {
-        ClusterFile { cluster: self.file("cluster.id"), life: self.file("cluster.incarnation") }
+        ClusterFile::below(&self.path)
     }
 
     /// How allocations ended that nobody asks for any more.
@@ -105,6 +105,11 @@ impl ClusterLife {
 }
 
 impl ClusterFile {
+    /// In this folder.
+    pub fn below(folder: &Path) -> ClusterFile {
+        ClusterFile { cluster: folder.join("cluster.id"), life: folder.join("cluster.incarnation") }
+    }
+
     /// Whether the directory may serve this incarnation of this cluster; the
     /// first cluster that asks is the one it belongs to.
     ///

@@ -3,15 +3,18 @@
 //! the shims know.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use berth_model::AllocationId;
+use berth_shim::scan_environments;
+use tracing::warn;
 
-/// How much of an environment is looked at; the mark is among the first.
-const ENVIRONMENT_BYTES_MAX: u64 = 2 << 20;
+/// How long the agent waits for a process in the middle of an exec: its program may be
+/// on a disk that hangs.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The allocations below `allocations` that have a living process. Processes
 /// of other users are seen only by root.
@@ -19,23 +22,26 @@ const ENVIRONMENT_BYTES_MAX: u64 = 2 << 20;
 /// # Errors
 /// `/proc` cannot be listed.
 pub fn allocations_alive(allocations: &Path) -> io::Result<BTreeSet<AllocationId>> {
-    let mut alive = BTreeSet::new();
-    let own_pid = std::process::id().to_string();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let is_pid = name.as_bytes().iter().all(u8::is_ascii_digit);
-        if !is_pid || name.as_bytes() == own_pid.as_bytes() {
-            continue;
-        }
-        let mut environment = Vec::new();
-        let path = Path::new("/proc").join(&name).join("environ");
-        // Ended meanwhile, or another user's.
-        let Ok(file) = File::open(path) else { continue };
-        if file.take(ENVIRONMENT_BYTES_MAX).read_to_end(&mut environment).is_ok() {
-            alive.extend(marked(&environment, allocations));
+    let begun = Instant::now();
+    loop {
+        match scan(allocations)? {
+            (alive, None) => return Ok(alive),
+            (_, Some(_)) if begun.elapsed() < PATIENCE => {}
+            // Hardly one of ours: those have shims, which know.
+            (alive, Some(pid)) => {
+                warn!(pid, "a process is in the middle of an exec; nobody knows whose it is");
+                return Ok(alive);
+            }
         }
     }
-    Ok(alive)
+}
+
+/// And one of those of which a look does not tell.
+fn scan(allocations: &Path) -> io::Result<(BTreeSet<AllocationId>, Option<u32>)> {
+    let mut alive = BTreeSet::new();
+    let undecided =
+        scan_environments(|_, environment| alive.extend(marked(environment, allocations)))?;
+    Ok((alive, undecided.first().copied()))
 }
 
 fn marked(environment: &[u8], allocations: &Path) -> Option<AllocationId> {

@@ -25,6 +25,8 @@
 //! | `lease` | when the last heartbeat was acknowledged |
 //! | `allocs/ID/` | `allocation` (that it was begun), `task/`, `stdout`, `stderr`, `exit` |
 //! | `shims/N/` | one shim each |
+//! | `gpus` | the GPUs that were last seen |
+//! | `simulated/` | the script of simulated GPUs |
 
 #![forbid(unsafe_code)]
 
@@ -32,10 +34,10 @@ mod allocation_dir;
 mod clock;
 mod credentials;
 mod data_dir;
-mod devices;
 mod ended_log;
 mod environment;
 mod frame;
+mod gpus;
 mod host;
 mod http;
 mod journal;
@@ -47,11 +49,14 @@ mod ports;
 mod probe;
 mod request;
 mod run;
-mod session;
+/// For fleets of agents without hosts: the session alone, as every agent has it.
+pub mod session;
 mod shim_link;
 mod wanted;
 mod worker_user;
 
 pub use credentials::Transport;
-pub use options::{AgentOptions, ShimProgram};
+pub use data_dir::ClusterFile;
+pub use gpus::{BadPretence, GpuDriver, Pace, Pretence, host_gpus, look_at_gpus, pretend, probe};
+pub use options::{AgentOptions, Program, Repair};
 pub use run::run;

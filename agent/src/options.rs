@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_config::units::SimulatedGpus;
-use berth_model::{CpuMilli, MemoryBytes, Name, PortRange};
+use berth_model::{CpuMilli, DurationMs, MemoryBytes, Name, PortRange};
+use berth_supervise::gpu::STUCK_AFTER;
 use berth_telemetry::Metrics;
 
 use crate::credentials::Transport;
+use crate::gpus::Pace;
 
 /// Everything that an agent is told from outside.
 #[derive(Clone)]
@@ -34,6 +36,12 @@ pub struct AgentOptions {
     pub ports: PortRange,
     /// GPUs to pretend to have.
     pub simulate: Option<SimulatedGpus>,
+    /// NVIDIA's library, where the loader does not find it by itself.
+    pub nvml_library: Option<PathBuf>,
+    /// How often GPUs are looked at.
+    pub gpu_pace: Pace,
+    /// How faulty ones are mended.
+    pub repair: Repair,
     pub labels: BTreeMap<String, String>,
     pub pool: Name,
     pub zone: Name,
@@ -45,27 +53,57 @@ pub struct AgentOptions {
     /// Without a scheduler for this long, all workers are stopped; never where
     /// absent.
     pub stop_after: Option<Duration>,
-    pub shim: ShimProgram,
+    /// `exe arguments… --dir DIR` must end in `berth_shim::run(DIR)`.
+    pub shim: Program,
+    /// `exe arguments… more` must end in [`crate::probe`] of all that is more.
+    pub prober: Program,
     /// A descriptor of a pipe: when its other end closes, everything here ends.
     pub stop_on_fd_close: Option<u32>,
     /// What `/metrics` shows.
     pub metrics: Option<Metrics>,
 }
 
-/// How a shim is started: `exe arguments… --dir DIR` must end in
-/// `berth_shim::run(DIR)`.
+/// How faulty GPUs are mended.
 #[derive(Clone, Debug)]
-pub struct ShimProgram {
+pub struct Repair {
+    /// More lines of the table of what errors ask for.
+    pub xids: Option<PathBuf>,
+    /// How long a mended GPU has to be quiet.
+    pub soak: DurationMs,
+    /// How long a GPU's memory may be in use after its last worker.
+    pub stuck_after: DurationMs,
+    /// What resets a GPU, with its uuid as the one argument; the driver's own program
+    /// where absent.
+    pub reset: Option<PathBuf>,
+    /// What tests a GPU that was quiet, with its uuid as the one argument.
+    pub test: Option<PathBuf>,
+}
+
+impl Default for Repair {
+    fn default() -> Repair {
+        Repair {
+            xids: None,
+            soak: DurationMs::from_secs(60),
+            stuck_after: STUCK_AFTER,
+            reset: None,
+            test: None,
+        }
+    }
+}
+
+/// How a process of the agent's own is started.
+#[derive(Clone, Debug)]
+pub struct Program {
     pub exe: PathBuf,
     pub arguments: Vec<OsString>,
 }
 
-impl ShimProgram {
-    /// `shim` of the executable that runs now. Through `/proc`, because its
-    /// path may mean a newer release by the time a shim is needed.
+impl Program {
+    /// A mode of the executable that runs now. Through `/proc`, because its
+    /// path may mean a newer release by the time it is needed.
     #[must_use]
-    pub fn of_this_executable() -> ShimProgram {
-        ShimProgram { exe: PathBuf::from("/proc/self/exe"), arguments: vec!["shim".into()] }
+    pub fn of_this_executable(mode: &str) -> Program {
+        Program { exe: PathBuf::from("/proc/self/exe"), arguments: vec![mode.into()] }
     }
 }
 
@@ -85,6 +123,9 @@ impl AgentOptions {
             memory: None,
             ports: PortRange::DEFAULT,
             simulate: None,
+            nvml_library: None,
+            gpu_pace: Pace::default(),
+            repair: Repair::default(),
             labels: BTreeMap::new(),
             pool: default.clone(),
             zone: default,
@@ -92,7 +133,8 @@ impl AgentOptions {
             retry_min: Duration::from_millis(20),
             retry_max: Duration::from_secs(1),
             stop_after: None,
-            shim: ShimProgram::of_this_executable(),
+            shim: Program::of_this_executable("shim"),
+            prober: Program::of_this_executable("gpu-prober"),
             stop_on_fd_close: None,
             metrics: None,
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use berth_identity::Dialer;
@@ -10,19 +11,37 @@ use berth_model::{DurationMs, NodeSpec, validate_node};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tracing::info;
+use tokio::sync::{Notify, mpsc, watch};
+use tracing::{info, warn};
 
 use crate::credentials::{Transport, come_in};
 use crate::data_dir::DataDir;
-use crate::devices::DeviceSource;
-use crate::node::{Ended, Event, Node, Settings};
+use crate::gpus::{
+    self, Claims, Happened, Library, Prober, Probing, Resetting, Seen, Watch, Workshop,
+};
+use crate::node::{Ended, Event, Node, Repairs, Settings};
 use crate::options::AgentOptions;
 use crate::session::{self, Facts, SessionSettings};
-use crate::{http, worker_user};
+use crate::{host, http, worker_user};
 
 /// Messages of a session that wait for the loop; more slow the scheduler down.
 const SESSION_EVENTS_MAX: usize = 256;
+
+/// A driver that was not in use takes seconds to wake; one that does not answer by then
+/// may never.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
+
+/// Errors of GPUs that wait for the loop; a flood of them says no more than its beginning.
+const FAULTS_MAX: usize = 256;
+
+/// GPUs that are looked at.
+struct Watched {
+    seen: watch::Receiver<Seen>,
+    happened: mpsc::Receiver<Happened>,
+    workshop: Workshop,
+    /// Whom to tell what is claimed of simulated ones.
+    claims: Option<watch::Sender<Claims>>,
+}
 
 /// Runs an agent until it is told to end. SIGTERM and SIGINT end the agent and
 /// leave its workers running, to be adopted by the next one; with
@@ -36,8 +55,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     if options.servers.is_empty() {
         bail!("an agent needs at least one scheduler to dial (--servers)");
     }
-    let source = options.simulate.clone().map_or(DeviceSource::None, DeviceSource::Simulated);
-    let spec = node_spec(&options, &source)?;
+    let spec = node_spec(&options)?;
     // Before anything that another agent's worker could notice.
     let dir = DataDir::open(&options.data_dir)?;
     let user = options.worker_user.as_deref().map(worker_user::find).transpose()?;
@@ -50,11 +68,15 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     }
     let mut signals = Signals::listen(options.stop_on_fd_close)?;
     let (events, received) = mpsc::unbounded_channel();
+    let Watched { seen: mut gpus, mut happened, workshop, claims } = watch_gpus(&options, &dir)?;
+    let repairs = repairs(&options, workshop)?;
     let (facts, facts_seen) = watch::channel(Facts::default());
     let cluster = dir.cluster();
     let settings = Settings {
         name: options.name.clone(),
         spec,
+        claims,
+        repairs,
         boot_id,
         dir,
         user,
@@ -66,6 +88,16 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         .map(|limit| DurationMs(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)));
     let node =
         Node::adopt(Arc::new(settings), stop_after, events.clone(), facts, connected).await?;
+    // Before anything is said to a scheduler.
+    tell_of_gpus(&mut gpus, events.clone()).await;
+    let faults = events.clone();
+    tokio::spawn(async move {
+        while let Some(error) = happened.recv().await {
+            if faults.send(Event::GpuFault(error)).is_err() {
+                return;
+            }
+        }
+    });
     let (sessions, session_events) = mpsc::channel(SESSION_EVENTS_MAX);
     let dialling = SessionSettings {
         servers: options.servers,
@@ -105,14 +137,81 @@ async fn reach(options: &AgentOptions) -> anyhow::Result<(Dialer, Option<Arc<Cre
     Ok(reached)
 }
 
-fn node_spec(options: &AgentOptions, source: &DeviceSource) -> anyhow::Result<NodeSpec> {
+/// How faulty GPUs are mended.
+fn repairs(options: &AgentOptions, workshop: Workshop) -> anyhow::Result<Repairs> {
+    let table = gpus::table(options.repair.xids.as_deref())?;
+    let (soak, stuck_after) = (options.repair.soak, options.repair.stuck_after);
+    Ok(Repairs { table, soak, stuck_after, workshop })
+}
+
+/// Has the GPUs looked at from now on.
+fn watch_gpus(options: &AgentOptions, dir: &DataDir) -> anyhow::Result<Watched> {
+    let mut resetting = options.repair.reset.clone().map_or(Resetting::Usual, Resetting::Program);
+    let (library, claims) = match (&options.simulate, &options.nvml_library) {
+        (Some(simulated), _) => {
+            let folder = dir.file(gpus::SIMULATED_FOLDER);
+            let scripts = gpus::write_host(&folder, simulated, &options.name)
+                .with_context(|| format!("write to {}", folder.display()))?;
+            let (claims, claimed) = watch::channel(Claims::new());
+            if resetting == Resetting::Usual {
+                resetting = Resetting::Simulated(gpus::faults_file(&folder));
+            }
+            tokio::spawn(gpus::keep_claims(folder, claimed));
+            (Library::Simulated(scripts), Some(claims))
+        }
+        (None, Some(path)) => (Library::At(path.clone()), None),
+        (None, None) => (Library::Usual, None),
+    };
+    let (program, pace) = (options.prober.clone(), options.gpu_pace);
+    let prober = Prober { program, library, pace, resetting };
+    let file = dir.file("gpus");
+    let mut known = gpus::known(&file);
+    if let Some(simulated) = &options.simulate {
+        // Those that were pretended before are gone with the pretence.
+        known.keep_only(&gpus::uuids(simulated, &options.name));
+    }
+    let (seen, looks) = watch::channel(known);
+    tokio::spawn(gpus::keep_known(file, looks.clone()));
+    let (telling, happened) = mpsc::channel(FAULTS_MAX);
+    // One is mended after the other.
+    let (asking, resets) = mpsc::channel(1);
+    let look_now = Arc::new(Notify::new());
+    let watch = Watch { seen, happened: telling, resets, look_now: look_now.clone() };
+    tokio::spawn(gpus::watch(prober, watch));
+    let workshop = Workshop { resets: asking, look_now, tester: options.repair.test.clone() };
+    Ok(Watched { seen: looks, happened, workshop, claims })
+}
+
+/// Tells the loop of the GPUs: what a first look shows, and every change from then on.
+async fn tell_of_gpus(looks: &mut watch::Receiver<Seen>, events: mpsc::UnboundedSender<Event>) {
+    let begun = looks.wait_for(|seen| seen.probing != Probing::Starting);
+    if tokio::time::timeout(FIRST_LOOK, begun).await.is_err() {
+        warn!("GPUs were not seen yet; the node begins with those that it had");
+    }
+    // The loop may be ending.
+    let _ = events.send(Event::Gpus(looks.borrow_and_update().clone()));
+    let mut looks = looks.clone();
+    tokio::spawn(async move {
+        while looks.changed().await.is_ok() {
+            let seen = looks.borrow_and_update().clone();
+            if events.send(Event::Gpus(seen)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn node_spec(options: &AgentOptions) -> anyhow::Result<NodeSpec> {
+    let simulated = options.simulate.as_ref();
     let spec = NodeSpec {
         labels: options.labels.clone(),
         pool: options.pool.clone(),
         zone: options.zone.clone(),
-        cpu: options.cpu.unwrap_or_else(|| source.cpu()),
-        memory: options.memory.unwrap_or_else(|| source.memory()),
-        devices: source.devices(&options.name),
+        cpu: options.cpu.unwrap_or_else(|| simulated.map_or_else(host::cpu, gpus::host_cpu)),
+        memory: options
+            .memory
+            .unwrap_or_else(|| simulated.map_or_else(host::memory, gpus::host_memory)),
+        devices: Vec::new(),
         ports: options.ports,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         address: options.address.clone(),

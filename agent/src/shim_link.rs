@@ -14,7 +14,7 @@ use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-use crate::options::ShimProgram;
+use crate::options::Program;
 
 /// Request ids above those that the handle used for itself.
 const FIRST_REQUEST: u64 = 1 << 32;
@@ -83,7 +83,7 @@ impl ShimLink {
 ///
 /// # Errors
 /// Those of the shim, in its words.
-pub fn spawn(program: &ShimProgram, dir: &Path) -> Result<Connected, ShimError> {
+pub fn spawn(program: &Program, dir: &Path) -> Result<Connected, ShimError> {
     let mut arguments = program.arguments.clone();
     arguments.extend(["--dir".into(), dir.as_os_str().to_owned()]);
     let handle = ShimHandle::spawn(&program.exe, arguments, dir)?;

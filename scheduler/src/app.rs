@@ -2,12 +2,12 @@
 //! replica shows of it: the view, the recent events, what has ended.
 
 use std::io::{Read, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use berth_model::StateMs;
-use berth_raft::{App, EntryError, SnapshotError};
-use berth_state::{Applied, ClusterState, Entry, Event, EventKind, invariants};
+use berth_raft::{Answerer, App, EntryError, SnapshotError};
+use berth_state::{Applied, ClusterState, Entry, Event, EventKind, RestoreError, invariants};
 use berth_wire::DecodeError;
 use berth_wire::log::v1 as log;
 use berth_wire::snapshot::v1::{self as snapshot, ReadError, SnapshotHeader, SnapshotReader};
@@ -15,6 +15,9 @@ use tokio::sync::watch;
 
 use crate::events::EventRing;
 use crate::history::History;
+use crate::leader::clock::wall;
+use crate::peers::{Checkpoints, Peers, Report, StateAt};
+use crate::pulse::Pulse;
 use crate::sessions::Sessions;
 
 /// What a replica publishes after each run of applies.
@@ -28,6 +31,13 @@ pub struct Published {
     seen: Mutex<Instant>,
     /// Counts revocations of machines.
     revocations: watch::Sender<u64>,
+    /// What the other schedulers say of themselves.
+    pub peers: Peers,
+    /// The lock guards single notes and looks.
+    checkpoints: Mutex<Checkpoints>,
+    program: OnceLock<u64>,
+    /// Of the threads of the calls.
+    pub pulse: Pulse,
 }
 
 impl Published {
@@ -39,7 +49,28 @@ impl Published {
             sessions: Sessions::new(),
             seen: Mutex::new(Instant::now()),
             revocations: watch::Sender::new(0),
+            peers: Peers::new(),
+            checkpoints: Mutex::default(),
+            program: OnceLock::new(),
+            pulse: Pulse::default(),
         }
+    }
+
+    /// What this scheduler says of itself when another asks.
+    pub fn report(&self) -> Report {
+        let now = {
+            let view = self.view.borrow();
+            StateAt { index: view.applied_index(), hash: view.hash() }
+        };
+        let checkpoints = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let states = checkpoints.iter().chain([now]).collect();
+        Report::own(self.program.get().copied(), states, wall())
+    }
+
+    /// Once it is known which program this is.
+    pub fn note_program(&self, program: u64) {
+        // Known already: it does not change while it runs.
+        let _ = self.program.set(program);
     }
 
     /// The cluster's time as far as this replica can tell: from the newest
@@ -102,17 +133,26 @@ impl App for ClusterApp {
     type View = ClusterState;
 
     fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
-        log::decode_entry(bytes).map_err(|error| {
+        let entry = log::decode_entry(bytes).map_err(|error| {
             if let DecodeError::UnknownSchema { found, known, .. } = error {
-                return EntryError::UnknownSchema { found, known };
+                EntryError::UnknownSchema { found, known }
+            } else if error.needs_newer() {
+                EntryError::NeedsNewer(error.to_string())
+            } else {
+                EntryError::Garbled(error.to_string())
             }
-            EntryError::Garbled(error.to_string())
-        })
+        })?;
+        let follows = berth_state::version::check_entry(&entry);
+        follows.map_err(|newer| EntryError::NeedsNewer(newer.to_string()))?;
+        Ok(entry)
     }
 
     fn apply(&mut self, index: u64, entry: &Entry) -> Arc<Applied> {
         let mut applied = self.state.apply(index, entry);
         self.check_touched(&applied.events);
+        let checkpoints = &self.published.checkpoints;
+        let mut checkpoints = checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        checkpoints.note(index, || self.state.hash());
         self.fresh.push((index, std::mem::take(&mut applied.events)));
         Arc::new(applied)
     }
@@ -139,6 +179,11 @@ impl App for ClusterApp {
         self.state.clone()
     }
 
+    fn answerer(&self) -> Answerer {
+        let published = self.published.clone();
+        Arc::new(move |_| published.report().encode())
+    }
+
     fn write_snapshot(view: &ClusterState, sink: &mut dyn Write) -> std::io::Result<()> {
         let writer = env!("CARGO_PKG_VERSION").to_owned();
         let header = SnapshotHeader { writer, applied_index: view.applied_index() };
@@ -152,7 +197,12 @@ impl App for ClusterApp {
         // A reader that stopped early explains more than the rows that it left
         // out.
         reader.finish().map_err(unreadable)?;
-        self.state = state.map_err(|error| SnapshotError::Garbled(error.to_string()))?;
+        self.state = state.map_err(|error| {
+            if let RestoreError::NewerCluster(newer) = error {
+                return SnapshotError::NeedsNewer(newer.to_string());
+            }
+            SnapshotError::Garbled(error.to_string())
+        })?;
         // What happened before is not known here: watchers list again.
         self.fresh.clear();
         self.published.events.reset(self.state.applied_index());
@@ -164,6 +214,11 @@ fn unreadable(error: ReadError) -> SnapshotError {
     if let ReadError::Decode { source: DecodeError::UnknownSchema { found, known, .. }, .. } = error
     {
         return SnapshotError::UnknownSchema { found, known };
+    }
+    if let ReadError::Decode { source, .. } = &error
+        && source.needs_newer()
+    {
+        return SnapshotError::NeedsNewer(source.to_string());
     }
     if let ReadError::Io(error) = error {
         return SnapshotError::Io(error);

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::app::Published;
+use crate::in_place::put_in_place;
 use crate::leader::clock::wall;
 
 /// Where copies go, how often, and how many stay.
@@ -139,11 +140,6 @@ fn check(partial: &Path, view: &ClusterState) -> anyhow::Result<()> {
         bail!("{} holds another state than was written", partial.display());
     }
     Ok(())
-}
-
-fn put_in_place(partial: &Path, path: &Path) -> io::Result<()> {
-    fs::rename(partial, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn copies_in(folder: &Path, maker: Maker) -> anyhow::Result<Vec<Copy>> {

@@ -64,6 +64,8 @@ async fn show_metrics(State(pages): State<Pages>) -> String {
     metrics::gauge!("berth_raft_applied_index").set(as_float(raft.applied_index.unwrap_or(0)));
     let age = pages.shared.published.last_commit_age();
     metrics::gauge!("berth_last_commit_age_seconds").set(age.as_secs_f64());
+    let late = pages.shared.published.pulse.late();
+    metrics::gauge!("berth_calls_late_seconds").set(late.as_secs_f64());
     metrics::gauge!("berth_disk_free_bytes").set(as_float(pages.shared.node.disk_free_bytes()));
     let view = pages.shared.published.view();
     metrics::gauge!("berth_jobs").set(as_float(view.jobs().len() as u64));

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::in_place::put_in_place;
+
 const FILE: &str = "scheduler.json";
 const FORMAT: u32 = 1;
 
@@ -162,14 +164,11 @@ fn from_hex(text: &str) -> anyhow::Result<[u8; 16]> {
 
 /// Writes a file so that a crash leaves the old one or the new one whole.
 fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let folder = path.parent().context("a file has a folder")?;
     let temporary = path.with_extension("tmp");
     let write = || -> std::io::Result<()> {
         let mut file = fs::File::create(&temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        fs::File::open(folder)?.sync_all()
+        put_in_place(&temporary, path)
     };
     write().with_context(|| format!("write {}", path.display()))
 }

@@ -1,6 +1,7 @@
 //! What a scheduler is started with.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use berth_raft::Timers;
@@ -22,6 +23,9 @@ pub struct SchedulerOptions {
     pub formation: Formation,
     pub timers: Timers,
     pub liveness: LivenessRules,
+    /// Jobs that each namespace may submit in a second; none: as many as there is
+    /// room for.
+    pub submits_per_second: Option<NonZeroU32>,
     /// Log bytes after which a snapshot is taken.
     pub snapshot_log_bytes: u64,
     /// Free bytes under which submits are refused.

@@ -18,6 +18,7 @@ use berth_wire::backup::{Backup, read_backup};
 
 use crate::app::ClusterApp;
 use crate::identity::{Identity, Incarnation, random_id, to_hex};
+use crate::in_place::{parent_of, put_in_place};
 use crate::storage::raft_folder;
 
 pub use trust::Trust;
@@ -113,7 +114,10 @@ pub fn restore(options: &RestoreOptions) -> anyhow::Result<Restored> {
             }
             None => Ok(()),
         })
-        .and_then(|()| put_in_place(&unfinished, data_dir));
+        .and_then(|()| {
+            put_in_place(&unfinished, data_dir)
+                .with_context(|| format!("make {}", data_dir.display()))
+        });
     if made.is_err() {
         // What is left of it is of no use.
         let _ = fs::remove_dir_all(&unfinished);
@@ -187,13 +191,6 @@ fn check_same_disk(data_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn parent_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) | None => Path::new("."),
-    }
-}
-
 /// Where the directory grows until it is whole: on the same disk.
 fn beside(data_dir: &Path) -> anyhow::Result<PathBuf> {
     let mut name = data_dir
@@ -202,16 +199,6 @@ fn beside(data_dir: &Path) -> anyhow::Result<PathBuf> {
         .to_owned();
     name.push(".restoring");
     Ok(data_dir.with_file_name(name))
-}
-
-fn put_in_place(unfinished: &Path, data_dir: &Path) -> anyhow::Result<()> {
-    let put = || -> std::io::Result<()> {
-        File::open(unfinished)?.sync_all()?;
-        // An empty directory may be replaced, another never.
-        fs::rename(unfinished, data_dir)?;
-        File::open(parent_of(data_dir))?.sync_all()
-    };
-    put().with_context(|| format!("make {}", data_dir.display()))
 }
 
 #[cfg(test)]

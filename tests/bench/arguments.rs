@@ -72,6 +72,12 @@ pub enum RowName {
     Failover,
     /// Linearizable reads, 64 clients
     Reads,
+    /// 5,000 agents: what they cost the leader, and how soon they are back after it
+    Agents,
+    /// Memory with 1,000 agents and 100,000 finished instances
+    Memory,
+    /// Far more submits than can be done, for a minute
+    Overload,
     /// Memory and disk over many instances
     Long,
 }

@@ -24,6 +24,23 @@ pub struct Cluster {
     agents: Vec<Child>,
     program: PathBuf,
     folder: PathBuf,
+    shape: Shape,
+}
+
+/// What is there beside the schedulers, and how it is set.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Agents that are processes.
+    pub agents: u32,
+    /// Settings that differ from those as shipped, as variables.
+    pub settings: Vec<(&'static str, &'static str)>,
+    /// Where they run, if not on all processors.
+    pub processors: Option<String>,
+}
+
+impl Shape {
+    /// Four agents, settings as shipped.
+    pub const ORDINARY: Shape = Shape { agents: AGENTS, settings: Vec::new(), processors: None };
 }
 
 pub struct Scheduler {
@@ -45,18 +62,20 @@ pub struct Footprint {
 
 impl Cluster {
     /// Starts a cluster in an empty `folder` and waits until its nodes are ready.
-    pub async fn start(program: &Path, folder: &Path) -> anyhow::Result<Cluster> {
+    pub async fn start(program: &Path, folder: &Path, shape: Shape) -> anyhow::Result<Cluster> {
         if folder.exists() {
             std::fs::remove_dir_all(folder).context("remove the last cluster's data")?;
         }
         std::fs::create_dir_all(folder).context("make the cluster's folder")?;
+        let agents = shape.agents as usize;
         let mut cluster = Cluster {
             schedulers: Vec::new(),
             agents: Vec::new(),
             program: program.to_owned(),
             folder: folder.to_owned(),
+            shape,
         };
-        let ports = ports::free(SCHEDULERS * 2 + AGENTS as usize)?;
+        let ports = ports::free(SCHEDULERS * 2 + agents)?;
         let (scheduler_ports, agent_ports) = ports.split_at(SCHEDULERS * 2);
         for pair in scheduler_ports.chunks(2) {
             cluster.add_scheduler(pair[0], pair[1]).await?;
@@ -68,7 +87,7 @@ impl Cluster {
         until("the agents to come in", || async {
             let reply = client.list_nodes(v1::ListNodesRequest { consistency: 0 }).await.ok()?;
             let ready = reply.nodes.iter().filter(|node| node.state == "ready").count();
-            (ready == AGENTS as usize).then_some(())
+            (ready == agents).then_some(())
         })
         .await?;
         Ok(cluster)
@@ -136,11 +155,21 @@ impl Cluster {
             .append(true)
             .open(self.folder.join(format!("{name}.log")))
             .context("open a log")?;
-        Command::new(&self.program)
+        let mut command = match &self.shape.processors {
+            // It becomes the program.
+            Some(list) => {
+                let mut command = Command::new("taskset");
+                command.args(["-c", list]).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
+        command
             .args(words)
             .args(["--log-level", "warn", "--stop-on-fd-close", "0"])
             .env_clear()
             .envs(std::env::vars_os().filter(|(key, _)| key == "PATH" || key == "HOME"))
+            .envs(self.shape.settings.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
@@ -211,6 +240,20 @@ impl Cluster {
             taken.with_context(|| format!("take a snapshot of scheduler {}", scheduler.id))?;
         }
         Ok(())
+    }
+
+    /// Processor time that a scheduler has taken since it started.
+    pub fn processor_time(&self, position: usize) -> anyhow::Result<Duration> {
+        let pid = self.schedulers[position].process.id().context("the scheduler has ended")?;
+        let stat =
+            std::fs::read_to_string(format!("/proc/{pid}/stat")).context("read its times")?;
+        // The name before them may hold anything in brackets.
+        let (_, rest) = stat.rsplit_once(") ").context("find its times")?;
+        let ticks = rest.split(' ').skip(11).take(2).map(str::parse::<u64>);
+        let ticks: u64 = ticks.sum::<Result<u64, _>>().context("read its times")?;
+        // The kernel counts hundredths of a second for programs, whatever its own
+        // tick is.
+        Ok(Duration::from_millis(ticks * 10))
     }
 
     /// What each scheduler takes now.

@@ -13,6 +13,7 @@ mod jobs;
 mod limits;
 mod load;
 mod ports;
+mod processors;
 mod report;
 mod rows;
 mod series;

@@ -115,6 +115,7 @@ impl Agent {
             model: "H100".to_owned(),
             memory: MemoryBytes(80 << 30),
             health: DeviceHealth::Healthy,
+            reason: String::new(),
         };
         let default = Name::new("default").unwrap();
         Agent {
@@ -267,7 +268,7 @@ impl Process {
             }
             None => vec![(*id, Held::Unknown)],
         });
-        occupied(wishes, held)
+        occupied(wishes, held, [])
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 
 use berth_raft::{App, EntryError, SnapshotError};
 use berth_state::{Applied, ClusterState, Entry};
-use berth_wire::DecodeError;
 use berth_wire::log::v1 as log;
 use berth_wire::snapshot::v1::{self as snapshot, SnapshotHeader, SnapshotReader};
 
@@ -31,16 +30,7 @@ impl App for SimApp {
     type View = ClusterState;
 
     fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
-        log::decode_entry(bytes).map_err(|error| match error {
-            DecodeError::UnknownSchema { found, known, .. } => {
-                EntryError::UnknownSchema { found, known }
-            }
-            garbled @ (DecodeError::UnknownKind { .. }
-            | DecodeError::UnknownValue { .. }
-            | DecodeError::UnknownFields { .. }
-            | DecodeError::Garbled(_)
-            | DecodeError::Invalid { .. }) => EntryError::Garbled(garbled.to_string()),
-        })
+        log::decode_entry(bytes).map_err(|error| EntryError::Garbled(error.to_string()))
     }
 
     fn apply(&mut self, index: u64, entry: &Entry) -> Arc<Applied> {

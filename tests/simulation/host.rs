@@ -50,7 +50,7 @@ pub struct Host {
 
 impl Host {
     pub fn new(rng: &mut Rng) -> Host {
-        let drift = i64::try_from(rng.range(0, 40_000)).unwrap() - 20_000;
+        let drift = rng.drift_ppm();
         Host {
             boot: 1,
             booted_at: 0,

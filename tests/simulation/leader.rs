@@ -19,6 +19,8 @@ use openraft_rt_sim::SimRuntime;
 use crate::faults::Fault;
 use crate::inbox::{SchedulerEvent, Signal};
 use crate::oracle::entry_hash;
+use crate::plan::{Plan, Wall};
+use crate::rng::Rng;
 use crate::scheduler::CLUSTER;
 use crate::session::Served;
 use crate::world::{Event, MILLI, SECOND, World, now};
@@ -85,6 +87,22 @@ impl Term {
     pub fn hear(&mut self, node: NodeId) {
         let now = self.clock();
         self.heard.hear(node, now);
+    }
+}
+
+/// What the wall clock of a scheduler shows.
+fn wall_clock(plan: &Plan, id: u64) -> WallMs {
+    /// January 2027: as many digits as any time that is met.
+    const BEGAN_MS: u64 = 1_800_000_000_000;
+    const HOUR_MS: u64 = 3_600_000;
+    let right = BEGAN_MS + now() / 1000;
+    match plan.wall {
+        Wall::Steady => WallMs(right),
+        Wall::Steps => {
+            // Not from the run's own chance: nothing else may depend on it.
+            let mut chance = Rng::new(plan.seed ^ (id << 32) ^ (now() / (2 * SECOND)));
+            WallMs(right - HOUR_MS + chance.range(0, 2 * HOUR_MS))
+        }
     }
 }
 
@@ -170,10 +188,11 @@ impl World {
         }
         term.in_flight = true;
         let (state_ms, number) = (term.clock(), term.number);
+        let wall_ms = wall_clock(&self.plan, id);
         self.entry_counter += 1;
         let mut entry = Entry {
             state_ms,
-            wall_ms: WallMs(now() / 1000),
+            wall_ms,
             // Makes every entry unlike every other.
             proposer: format!("simulation {}", self.entry_counter),
             commands,
@@ -420,7 +439,8 @@ fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         | Command::TakeStock { .. }
         | Command::ForgetOrphans { .. }
         | Command::StopAwaiting
-        | Command::SetSchedulable { .. } => true,
+        | Command::SetSchedulable { .. }
+        | Command::SetDevicePurpose { .. } => true,
         Command::Observe { observations, .. } => observations.iter().any(|observation| {
             let ended = matches!(observation.observed, Observed::Ended(_));
             ended && (waits || !is_clean_batch_end(view, observation))

@@ -34,6 +34,15 @@ pub struct Plan {
     /// Of a thousand changes of desired state, how many were put together
     /// wrongly by their sender.
     pub garbled_per_mille: u64,
+    pub wall: Wall,
+}
+
+/// How the wall clocks of the schedulers go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wall {
+    Steady,
+    /// Each steps every two seconds, to anywhere within an hour of the truth.
+    Steps,
 }
 
 impl Plan {
@@ -73,6 +82,7 @@ impl Plan {
             journal_us_max: rng.pick(&[5, 20, 400, 2_000]) * MILLI,
             doubled_per_mille: rng.pick(&[0, 50, 200]),
             garbled_per_mille: rng.pick(&[0, 30, 100]),
+            wall: Wall::Steps,
         }
     }
 }

@@ -35,6 +35,11 @@ impl Rng {
         self.next() % 1000 < per_mille
     }
 
+    /// How far a machine's clock is off: any two drift apart by 5 % at most.
+    pub fn drift_ppm(&mut self) -> i64 {
+        i64::try_from(self.range(0, 50_000)).unwrap() - 25_000
+    }
+
     pub fn pick<T: Clone>(&mut self, choices: &[T]) -> T {
         choices[self.index(choices.len())].clone()
     }

@@ -64,7 +64,7 @@ impl Scheduler {
     pub fn new(id: u64, rng: &mut Rng) -> Scheduler {
         let disk = MemoryDevice::new();
         disk.set_latency(Duration::from_micros(rng.pick(&[200, 1_000, 8_000])));
-        let drift = i64::try_from(rng.range(0, 40_000)).unwrap() - 20_000;
+        let drift = rng.drift_ppm();
         Scheduler {
             id,
             disk,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use berth_model::{AllocationId, NodeId, NodeState, SpecDigest};
 use berth_proto::v1;
-use berth_state::{AllocationRow, ClusterState, Command, Observation, Observed, Reply};
+use berth_state::{AllocationRow, ClusterState, Command, Observation, Reply};
 use berth_wire::agent::{
     Delta, DesiredRow, Full, Held, Hello, delta_to_proto, desired_digest, full_to_proto,
 };
@@ -295,7 +295,7 @@ impl World {
                 term.hear(node);
                 let news: Vec<Observation> = observations
                     .into_iter()
-                    .filter(|observation| is_news(&view, node, observation))
+                    .filter(|observation| view.is_news(node, observation))
                     .collect();
                 if news.is_empty() {
                     return self.say_to_agent(id, ToAgent::ReportAck(sequence));
@@ -342,25 +342,6 @@ impl World {
 
 fn served_of(term: &mut crate::leader::Term, agent: usize) -> Option<&mut Served> {
     term.sessions.get_mut(&agent)
-}
-
-/// Whether an observation would change anything.
-fn is_news(view: &ClusterState, node: NodeId, observation: &Observation) -> bool {
-    use berth_model::AllocationState as A;
-    let row = view.allocations().get(&observation.allocation).filter(|row| row.node == node);
-    let Some(row) = row else { return false };
-    let to = match &observation.observed {
-        Observed::Starting(phase) => A::Starting(*phase),
-        Observed::Running { ready, .. } => A::Running { ready: *ready },
-        Observed::Unhealthy { .. } => return row.state.stop_intent().is_none(),
-        Observed::Stopping => return false,
-        Observed::Unkillable => match row.state.stop_intent() {
-            Some(intent) => A::Unkillable(intent),
-            None => return false,
-        },
-        Observed::Ended(_) => return true,
-    };
-    row.state != to && row.state.advance(to).is_ok()
 }
 
 impl Told {

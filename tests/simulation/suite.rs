@@ -10,7 +10,7 @@ use berth_raft::Runtime;
 use openraft_rt_sim::SimRuntime;
 
 use crate::faults::Fault;
-use crate::plan::Plan;
+use crate::plan::{Plan, Wall};
 use crate::rng::Rng;
 use crate::world::{Event, Outcome, SECOND, World, now};
 
@@ -68,9 +68,9 @@ const EXPECTED: [&str; 45] = [
     "workers unhealthy",
 ];
 
-async fn run(seed: u64) -> Outcome {
+async fn run(seed: u64, wall: Wall) -> Outcome {
     let mut rng = Rng::new(seed);
-    let plan = Plan::draw(seed, &mut rng);
+    let plan = Plan { wall, ..Plan::draw(seed, &mut rng) };
     let chaos_us = plan.chaos_us;
     let mut world = World::new(plan, rng);
     world.at(2 * SECOND, Event::Fault(Fault::Next));
@@ -102,12 +102,18 @@ async fn run(seed: u64) -> Outcome {
 }
 
 fn simulate(seed: u64) -> Outcome {
-    let caught = catch_unwind(AssertUnwindSafe(|| SimRuntime::with_seed(seed).block_on(run(seed))));
+    simulate_with(seed, Wall::Steps)
+}
+
+fn simulate_with(seed: u64, wall: Wall) -> Outcome {
+    let run = || SimRuntime::with_seed(seed).block_on(run(seed, wall));
+    let caught = catch_unwind(AssertUnwindSafe(run));
     caught.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         Outcome {
             trace: 0,
+            deeds: 0,
             steps: 0,
             counts: BTreeMap::new(),
             failure: Some(format!("seed {seed} panicked: {}", text.unwrap_or_default())),
@@ -193,6 +199,18 @@ fn the_cluster_holds_what_it_promises_under_random_faults() {
     if count >= SEEDS {
         let missing: Vec<_> = EXPECTED.iter().filter(|what| !counts.contains_key(**what)).collect();
         assert!(missing.is_empty(), "never happened: {missing:?}");
+    }
+}
+
+/// A run goes on in the same way, event by event, whatever the wall clocks show.
+#[test]
+fn f09_wall_clocks_that_step_change_nothing() {
+    for seed in 21..=26 {
+        let (steps, steady) = (simulate(seed), simulate_with(seed, Wall::Steady));
+        assert_eq!(steps.failure, None);
+        assert_eq!((steps.deeds, steps.steps), (steady.deeds, steady.steps), "seed {seed}");
+        assert_eq!((steps.counts, steps.virtual_ms), (steady.counts, steady.virtual_ms));
+        assert_ne!(steps.trace, steady.trace, "the clocks did differ");
     }
 }
 

@@ -96,6 +96,8 @@ pub struct World {
 /// What a run came to.
 pub struct Outcome {
     pub trace: u64,
+    /// As `trace`, without what the replicas hold.
+    pub deeds: u64,
     pub steps: u64,
     pub counts: BTreeMap<&'static str, u64>,
     pub failure: Option<String>,
@@ -272,6 +274,13 @@ impl World {
             let seed = self.plan.seed;
             format!("{}\nseed {seed}, step {}: {failure}", recent.join("\n"), self.steps)
         });
-        Outcome { trace: trace.0, steps: self.steps, counts, failure, virtual_ms: now() / MILLI }
+        Outcome {
+            trace: trace.0,
+            deeds: self.trace.0,
+            steps: self.steps,
+            counts,
+            failure,
+            virtual_ms: now() / MILLI,
+        }
     }
 }

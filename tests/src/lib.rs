@@ -2,5 +2,6 @@
 //! tests depend on this crate.
 #![forbid(unsafe_code)]
 
+pub mod fleet;
 pub mod linearizability;
 pub mod skip;

@@ -17,6 +17,7 @@ use berth_wire::agent::worker_from_proto;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use super::guard::Guard;
 use super::pool::{Pool, ShimId, in_words};
 use super::uplink::Uplink;
 use super::wishes::{kept_lease, replay};
@@ -24,6 +25,7 @@ use super::worker::WorkerEntry;
 use super::{Event, Node, Settings, ends};
 use crate::allocation_dir::{AllocationDir, AllocationRecord, FoundRecord, UnstartedCause};
 use crate::ended_log::EndedLog;
+use crate::gpus::Seen;
 use crate::journal::{self, Journal};
 use crate::leftovers::allocations_alive;
 use crate::logs::LogRequests;
@@ -71,6 +73,7 @@ impl Node {
             let _ = outcomes.send(Event::Journal(outcome));
         })?;
         let ended_log = settings.dir.ended_log();
+        let guard = Guard::begin(&settings.dir);
         let lease = kept_lease(&found.lease, &settings.boot_id, stop_after);
         let mut node = Node {
             logs: LogRequests::through(settings.dialer.clone()),
@@ -87,6 +90,10 @@ impl Node {
             pending: BTreeMap::new(),
             journal_retry_at: None,
             journal_failing_since: None,
+            gpus: Seen::default(),
+            devices: Vec::new(),
+            guard,
+            inventory: 0,
             uplink: Uplink::default(),
             full_requested: false,
             durable_sequence: 0,

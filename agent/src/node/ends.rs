@@ -101,6 +101,7 @@ impl Node {
         worker.ended.send_replace(true);
         self.checks.remove(&id);
         self.set_worker(id, Worker::Ended);
+        self.leave_devices(id);
     }
 
     /// Everybody knows of the end: the shim is free for the next one.

@@ -6,6 +6,8 @@ mod act;
 mod adopt;
 mod checks;
 mod ends;
+mod gpus;
+mod guard;
 mod pool;
 mod shim_news;
 mod shutdown;
@@ -19,8 +21,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use berth_identity::Dialer;
-use berth_model::{AllocationId, EndReport, Name, NodeSpec};
+use berth_model::{AllocationId, Device, EndReport, Name, NodeSpec};
 use berth_shim::protocol::UserIds;
+use berth_supervise::gpu::Tested;
 use berth_supervise::{Held, Observed, ProbeOutcome, occupied, step};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -29,13 +32,16 @@ use tracing::info;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::ended_log::EndedLog;
+use crate::gpus::{Claims, Happened, Seen, describe_gauges};
 use crate::journal::{Journal, Outcome};
 use crate::logs::LogRequests;
-use crate::options::ShimProgram;
+use crate::options::Program;
 use crate::session::{Facts, SessionEvent};
 use crate::shim_link::{Connected, ShimNews};
 use crate::wanted::{Specs, Wishes};
 use checks::Check;
+use guard::Guard;
+pub use guard::Repairs;
 use pool::{Pool, ShimId};
 use shutdown::Stopping;
 use uplink::Uplink;
@@ -48,13 +54,17 @@ const EVENTS_PER_TURN_MAX: usize = 256;
 /// What a node is, fixed while the agent runs.
 pub struct Settings {
     pub name: Name,
+    /// All but its devices.
     pub spec: NodeSpec,
+    /// Who is told what is claimed of simulated GPUs.
+    pub claims: Option<watch::Sender<Claims>>,
+    pub repairs: Repairs,
     pub boot_id: String,
     pub dir: DataDir,
     pub user: Option<UserIds>,
     /// How schedulers are reached.
     pub dialer: Dialer,
-    pub shim: ShimProgram,
+    pub shim: Program,
 }
 
 /// What happens inside the agent. The channel has no bound of its own: each
@@ -64,6 +74,11 @@ pub enum Event {
     ShimStarted(ShimId, Result<Connected, String>),
     ShimReconnected(ShimId, Result<Connected, String>),
     Journal(Outcome),
+    Gpus(Seen),
+    GpuFault(Happened),
+    /// By uuid.
+    GpuMended(String, Result<(), String>),
+    GpuTested(String, Tested),
     Probed(AllocationId, ProbeOutcome, String),
     /// Everything of it is gone, or this is left.
     Swept(AllocationId, Result<Option<EndReport>, String>),
@@ -97,6 +112,12 @@ pub struct Node {
     /// When the journal is to be written anew after a failure.
     journal_retry_at: Option<Instant>,
     journal_failing_since: Option<Instant>,
+    /// The GPUs as they were last seen, and the devices that follow.
+    gpus: Seen,
+    devices: Vec<Device>,
+    guard: Guard,
+    /// Counts the changes of the devices.
+    inventory: u64,
     uplink: Uplink,
     full_requested: bool,
     logs: LogRequests,
@@ -150,6 +171,10 @@ impl Node {
             Event::ShimStarted(shim, outcome) => self.shim_started(shim, outcome),
             Event::ShimReconnected(shim, outcome) => self.shim_reconnected(shim, outcome),
             Event::Journal(outcome) => self.journal_reported(outcome),
+            Event::Gpus(seen) => self.saw_gpus(seen),
+            Event::GpuFault(happened) => self.gpu_fault(happened),
+            Event::GpuMended(uuid, outcome) => self.gpu_mended(&uuid, outcome),
+            Event::GpuTested(uuid, outcome) => self.gpu_tested(&uuid, outcome),
             Event::Probed(id, outcome, problem) => self.probed(id, outcome, problem),
             Event::Swept(id, outcome) => self.swept(id, outcome),
             Event::StopAll => self.begin_stopping(),
@@ -163,6 +188,7 @@ impl Node {
         }
         self.retry_journal();
         self.repeat_reports();
+        self.guard_in_time();
         self.start_due_checks();
         self.observed.occupied = self.occupied();
         let mut reports = BTreeSet::new();
@@ -176,6 +202,11 @@ impl Node {
         None
     }
 
+    /// The workers that have not ended.
+    fn workers_here(&self) -> impl Iterator<Item = (&AllocationId, &WorkerEntry)> {
+        self.workers.iter().filter(|(_, worker)| worker.end.is_none())
+    }
+
     /// Wishes that wait for a worker to leave a device: the cluster gives one
     /// away as soon as it gives an allocation up, which may live on here.
     fn occupied(&self) -> BTreeSet<AllocationId> {
@@ -184,14 +215,13 @@ impl Node {
         let wishes = unbegun.flat_map(|(id, row)| {
             row.payload.row.devices.iter().map(|claim| (*id, claim.uuid.as_str()))
         });
-        let here = self.workers.iter().filter(|(_, worker)| worker.end.is_none());
-        let held = here.flat_map(|(id, worker)| match worker.devices() {
+        let held = self.workers_here().flat_map(|(id, worker)| match worker.devices() {
             Some(claims) => {
                 claims.iter().map(|claim| (*id, Held::Device(claim.uuid.as_str()))).collect()
             }
             None => vec![(*id, Held::Unknown)],
         });
-        occupied(wishes, held)
+        occupied(wishes, held, self.unfree_devices())
     }
 
     /// When something is due without any event.
@@ -204,10 +234,12 @@ impl Node {
         let at =
             next.map(|at| Instant::now() + clock::until(at) + std::time::Duration::from_millis(1));
         let stopping = self.stopping.as_ref().map(Stopping::next_look);
+        let at_work = stopping.is_none();
         at.into_iter()
             .chain(self.journal_retry_at)
             .chain(self.pool.trim_at())
-            .chain(self.uplink.repeat_at())
+            .chain(self.uplink.repeat_at().filter(|_| at_work))
+            .chain(self.guard.next_look().filter(|_| at_work))
             .chain(stopping)
             .min()
             .unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(3600))
@@ -216,17 +248,8 @@ impl Node {
     fn publish_facts(&mut self) {
         let count = u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
         metrics::gauge!("berth_agent_allocations").set(f64::from(count));
-        let claims: BTreeMap<_, _> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.end.is_none())
-            .filter_map(|(id, worker)| Some((*id, worker.devices()?.to_vec())))
-            .filter(|(_, claims)| !claims.is_empty())
-            .collect();
-        let facts = Facts {
-            generation: self.wishes.version.generation,
-            devices: crate::devices::samples(&self.settings.spec.devices, &claims),
-        };
+        self.tell_claims();
+        let facts = self.facts();
         self.facts.send_if_modified(|known| {
             let changed = *known != facts;
             *known = facts;
@@ -235,6 +258,11 @@ impl Node {
     }
 
     fn describe_metrics() {
+        describe_gauges();
+        metrics::describe_counter!(
+            "berth_agent_gpu_errors_total",
+            "Errors that the driver reported of GPUs, by their number (XID)"
+        );
         metrics::describe_counter!("berth_agent_starts_total", "Allocations begun");
         metrics::describe_counter!("berth_agent_ends_total", "Allocations ended");
         metrics::describe_gauge!(

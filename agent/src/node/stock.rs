@@ -55,7 +55,7 @@ impl Node {
     /// Wishes that are still to be begun included: they may be begun before the
     /// cluster's answer is here.
     fn everything_here(&self) -> Vec<WorkerHere> {
-        let begun = self.workers.iter().filter(|(_, worker)| worker.end.is_none());
+        let begun = self.workers_here();
         let begun = begun.map(|(id, worker)| worker.here().unwrap_or_else(|| unknown(*id)));
         let unbegun = self.wishes.rows.iter().filter(|(id, row)| {
             row.order == Order::Run && !self.observed.allocations.contains_key(id)

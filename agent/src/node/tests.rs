@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use berth_model::{EndCause, JobKind, JobSpec, Name, NodeSpec, Policy, PortRange, TaskSpec};
+use berth_model::{
+    DurationMs, EndCause, JobKind, JobSpec, Name, NodeSpec, Policy, PortRange, TaskSpec,
+};
 use berth_proto::v1;
+use berth_supervise::gpu::FaultTable;
 use berth_supervise::{Desired, Worker};
 use berth_wire::agent::{DesiredRow, Full, desired_digest, full_to_proto};
 use berth_wire::spec::spec_digest;
@@ -12,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::*;
 use crate::allocation_dir::{AllocationDir, AllocationRecord};
+use crate::gpus::Workshop;
 use crate::wanted::{digest_of, full_of, offer_of_full};
 
 const EARLIER_BOOT: &str = "00000000-0000-4000-8000-000000000000";
@@ -69,11 +73,22 @@ fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
             agent_version: "0".to_owned(),
             address: String::new(),
         },
+        claims: None,
+        repairs: Repairs {
+            table: FaultTable::default(),
+            soak: DurationMs(0),
+            stuck_after: DurationMs(60_000),
+            workshop: Workshop {
+                resets: mpsc::channel(1).0,
+                look_now: Arc::default(),
+                tester: None,
+            },
+        },
         boot_id: boot_id.to_owned(),
         dir: DataDir::open(dir).unwrap(),
         user: None,
         dialer: berth_identity::Dialer::PlainText,
-        shim: ShimProgram::of_this_executable(),
+        shim: Program::of_this_executable("shim"),
     })
 }
 

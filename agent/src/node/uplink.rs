@@ -17,7 +17,7 @@ use tracing::warn;
 use super::Node;
 use crate::allocation_dir::AllocationDir;
 use crate::logs::{Follow, Wanted};
-use crate::session::SessionEvent;
+use crate::session::{Greeting, SessionEvent};
 use crate::wanted::digest_of;
 
 /// Observations in one report; an end with its last output takes 5 KiB, and a
@@ -56,8 +56,9 @@ impl Node {
     pub(super) fn handle_session(&mut self, event: SessionEvent) {
         match event {
             SessionEvent::Greeting(answer) => {
+                self.say_fences();
                 // The session that asked may be gone.
-                let _ = answer.send(self.hello());
+                let _ = answer.send(Greeting { hello: self.hello(), inventory: self.inventory });
             }
             SessionEvent::StockAsked { incarnation, expected, answer } => {
                 self.observed.told_incarnation = incarnation;
@@ -86,7 +87,7 @@ impl Node {
         hello_to_proto(&WireHello {
             name: self.settings.name.clone(),
             instance_key: self.settings.dir.instance_key,
-            spec: self.settings.spec.clone(),
+            spec: self.spec(),
             held,
             boot_id: self.settings.boot_id.clone(),
         })
@@ -106,6 +107,7 @@ impl Node {
         self.observed.link_up();
         self.connected.store(true, Ordering::Relaxed);
         self.report_everything();
+        self.fences_heard(&welcome.fences_held_back);
     }
 
     fn session_down(&mut self) {

@@ -102,6 +102,13 @@ impl Turns {
         Next::Now
     }
 
+    /// A session was up and is to begin anew where it was.
+    pub fn anew(&mut self, leader: String) -> Next {
+        (self.redirects, self.failures) = (0, 0);
+        self.leader = Some(leader);
+        Next::Now
+    }
+
     /// A session was up and ended: whoever held it may be back at once.
     pub fn broken(&mut self) -> Next {
         self.redirects = 0;

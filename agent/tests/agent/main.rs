@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "what is not so fails the test")]
 
 mod adoption;
+mod gpu_faults;
+mod gpus;
 mod harness;
 mod lifecycle;
 mod session;

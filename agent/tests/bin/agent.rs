@@ -1,17 +1,21 @@
 //! Agent and shim in one executable, as `berth` is, for the tests of this
-//! crate: `shim --dir DIR`, or `agent --server ADDR --data-dir DIR --name NAME
+//! crate: `shim --dir DIR`, `gpu-prober …`, or `agent --server ADDR --data-dir DIR --name NAME
 //! [--simulate GPUS]`, which ends everything when its standard input ends.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use berth_agent::{AgentOptions, run};
+use berth_agent::{AgentOptions, Pace, run};
+use berth_model::DurationMs;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|mode| mode == "shim") {
         return berth_shim::run(Path::new(&arguments[2]));
+    }
+    if arguments.first().is_some_and(|mode| mode == "gpu-prober") {
+        return berth_agent::probe(arguments.into_iter().skip(1));
     }
     let _log = berth_telemetry::init_log("info", berth_telemetry::LogFormat::Text);
     let outcome = tokio::runtime::Runtime::new()
@@ -40,6 +44,22 @@ fn options(arguments: &[String]) -> AgentOptions {
     options.stop_after =
         value("--stop-after-ms").map(|ms| Duration::from_millis(ms.parse().expect("a number")));
     options.http = value("--http");
+    let pace = |flag: &str, usual: Duration| {
+        value(flag).map_or(usual, |ms| Duration::from_millis(ms.parse().expect("a number")))
+    };
+    let usual = Pace::default();
+    options.gpu_pace = Pace {
+        every: usual.every,
+        silent_after: pace("--gpus-silent-after-ms", usual.silent_after),
+        retry: pace("--gpus-retry-ms", usual.retry),
+    };
+    options.repair.test = value("--gpus-test-program").map(PathBuf::from);
+    if let Some(ms) = value("--gpus-soak-ms") {
+        options.repair.soak = DurationMs(ms.parse().expect("a number"));
+    }
+    if let Some(ms) = value("--gpus-stuck-after-ms") {
+        options.repair.stuck_after = DurationMs(ms.parse().expect("a number"));
+    }
     options.stop_on_fd_close = Some(0);
     options
 }

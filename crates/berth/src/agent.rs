@@ -2,25 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use berth_agent::{AgentOptions, Transport};
+use berth_agent::{AgentOptions, Pace, Repair, Transport};
 use berth_config::units::Address;
-use berth_config::{Agent, Flags};
+use berth_config::{Agent, Flags, Setting};
 use berth_identity::folder::Folder;
-use berth_model::{CpuMilli, MemoryBytes, Name, PortRange};
+use berth_model::{CpuMilli, DurationMs, MemoryBytes, Name, PortRange};
 
-use crate::arguments::AgentArguments;
+use crate::arguments::{AgentArguments, ProcessArguments};
+use crate::reload::Reload;
 use crate::settings;
 
 pub fn run(arguments: &AgentArguments, config: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let loaded = settings::load(config, &arguments.process, flags(arguments))?;
+    let (loaded, inputs) = settings::load(config, &arguments.process, flags(arguments))?;
     settings::require(&loaded.config.agent.missing_to_start())?;
     let mut options = options(&loaded.config.agent)?;
     let log = settings::start_log(&loaded)?;
+    let reload = Reload { section: "agent", inputs, in_force: loaded.rows, filter: log.filter() };
     let (metrics, _) = settings::start_metrics()?;
     options.metrics = Some(metrics);
     options.stop_on_fd_close = arguments.process.stop_on_fd_close;
@@ -28,10 +30,18 @@ pub fn run(arguments: &AgentArguments, config: Option<&Path>) -> anyhow::Result<
         .enable_all()
         .build()
         .context("start the runtime")?;
+    reload.listen(&runtime)?;
     let ended = runtime.block_on(berth_agent::run(options));
     runtime.shutdown_timeout(Duration::from_secs(1));
     log.flush(Duration::from_secs(1));
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// NVIDIA's library as the settings of this host's agent name it.
+pub fn nvml_library(config: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+    let nothing = ProcessArguments { log_level: None, stop_on_fd_close: None };
+    let (loaded, _) = settings::load(config, &nothing, Flags::new())?;
+    Ok(loaded.config.agent.gpus.nvml_library.map(|path| path.value))
 }
 
 fn flags(arguments: &AgentArguments) -> Flags {
@@ -82,6 +92,20 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
     let ports = settings.ports.value;
     options.ports = PortRange { first: ports.first, last: ports.last };
     options.simulate = settings.simulate.as_ref().map(|gpus| gpus.value.clone());
+    options.nvml_library = settings.gpus.nvml_library.as_ref().map(|path| path.value.clone());
+    options.gpu_pace = Pace {
+        every: Duration::from_millis(settings.gpus.report_every.value),
+        silent_after: Duration::from_millis(settings.gpus.silent_after.value),
+        ..Pace::default()
+    };
+    let path = |setting: &Option<Setting<PathBuf>>| setting.as_ref().map(|path| path.value.clone());
+    options.repair = Repair {
+        xids: path(&settings.gpus.xids),
+        soak: DurationMs(settings.gpus.soak.value),
+        stuck_after: DurationMs(settings.gpus.stuck_after.value),
+        reset: path(&settings.gpus.reset_program),
+        test: path(&settings.gpus.test_program),
+    };
     options.labels = settings
         .labels
         .iter()

@@ -34,6 +34,8 @@ pub enum Daemon {
     Dev(DevArguments),
     /// Show the whole story on this machine, checked as it goes
     Demo(DemoArguments),
+    /// Say what is wrong with this host's driver, GPUs, cgroups and Docker, and how to mend it
+    Doctor(DoctorArguments),
     /// Stand in for a model server, for trials and benchmarks
     MockWorker(MockWorkerArguments),
     /// Look at a stopped scheduler's data
@@ -41,10 +43,31 @@ pub enum Daemon {
     Storage(StorageCommand),
 }
 
+#[derive(Args)]
+pub struct DoctorArguments {
+    /// Where Docker listens [default: /var/run/docker.sock]
+    #[arg(long, value_name = "PATH")]
+    pub docker_socket: Option<PathBuf>,
+}
+
 #[derive(Subcommand)]
 pub enum StorageCommand {
     /// Read all of it and tell what is wrong; writes nothing
     Verify(StorageVerifyArguments),
+    /// Write log and snapshots to a file, to carry them elsewhere
+    Export(StorageCarryArguments),
+    /// Make log and snapshots from an exported file
+    Import(StorageCarryArguments),
+}
+
+#[derive(Args)]
+pub struct StorageCarryArguments {
+    /// The exported file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The data directory of the scheduler
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
 }
 
 #[derive(Args)]
@@ -156,16 +179,20 @@ pub struct ProcessArguments {
 }
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct DevArguments {
+    #[command(subcommand)]
+    pub command: Option<DevCommand>,
     /// Schedulers: 1, 3 or 5
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub schedulers: u8,
     /// Agents
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub agents: u8,
-    /// Simulated GPUs of each agent
-    #[arg(long, value_name = "GPUS", default_value = "8xH100-80GB")]
-    pub gpus: String,
+    /// Simulated GPUs of each agent [default: this host's own where one agent is started and
+    /// there are any, else 8xH100-80GB]
+    #[arg(long, value_name = "GPUS")]
+    pub gpus: Option<String>,
     /// Where the cluster keeps its data [default: a temporary directory, removed at the end]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -175,6 +202,53 @@ pub struct DevArguments {
     /// What the children log
     #[arg(long, value_name = "FILTER", default_value = "warn")]
     pub log_level: String,
+}
+
+#[derive(Subcommand)]
+pub enum DevCommand {
+    /// Have a simulated GPU of a local cluster show a fault
+    Fault(DevFaultArguments),
+}
+
+/// One thing or several; later ones add to earlier ones.
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("fault").required(true).multiple(true)
+    .args(["xid", "lost", "back", "recovery", "remap", "utilization", "temperature", "clear"]))]
+pub struct DevFaultArguments {
+    /// The agent's name, as `berth node list` has it
+    #[arg(long, value_name = "NAME")]
+    pub agent: String,
+    /// The GPU's index on its node
+    #[arg(long, value_name = "INDEX")]
+    pub gpu: u32,
+    /// Where the local cluster keeps its data, as it said when it began [default:
+    /// BERTH_DEV_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The driver reports this error, once
+    #[arg(long, value_name = "NUMBER")]
+    pub xid: Option<u64>,
+    /// It falls off the bus
+    #[arg(long, conflicts_with = "back")]
+    pub lost: bool,
+    /// It is back on the bus
+    #[arg(long)]
+    pub back: bool,
+    /// What the driver says that it needs: nothing, reset, reboot, drain-peers, drain-and-reset
+    #[arg(long, value_name = "ACTION")]
+    pub recovery: Option<String>,
+    /// Rows of its memory to be exchanged: done, pending, failed
+    #[arg(long, value_name = "STATE")]
+    pub remap: Option<String>,
+    /// Its load in percent
+    #[arg(long, value_name = "PERCENT")]
+    pub utilization: Option<u32>,
+    /// In degrees Celsius
+    #[arg(long, value_name = "CELSIUS")]
+    pub temperature: Option<u32>,
+    /// Forget all that was said of it before, first
+    #[arg(long)]
+    pub clear: bool,
 }
 
 #[derive(Args)]

@@ -2,15 +2,23 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use berth_agent::Program;
+use berth_config::units::simulated_gpus;
 
 use crate::arguments::DevArguments;
-use crate::local::{LocalCluster, Plan, write_ready_file};
+use crate::local::{Gpus, LocalCluster, Plan, write_ready_file};
 use crate::{settings, stop};
 
+/// What a trial has on a host without GPUs.
+const GPUS_UNLESS_TOLD: &str = "8xH100-80GB";
+/// A driver that was not in use takes seconds to wake.
+const DRIVER_PATIENCE: Duration = Duration::from_secs(5);
+
 pub fn run(arguments: &DevArguments) -> anyhow::Result<ExitCode> {
-    if let Err(error) = berth_config::units::simulated_gpus(&arguments.gpus) {
+    if let Some(Err(error)) = arguments.gpus.as_deref().map(simulated_gpus) {
         return Err(settings::BadSettings(format!("--gpus: {error}")).into());
     }
     if arguments.schedulers.is_multiple_of(2) {
@@ -30,11 +38,12 @@ pub fn run(arguments: &DevArguments) -> anyhow::Result<ExitCode> {
 
 async fn serve(arguments: &DevArguments) -> anyhow::Result<ExitCode> {
     let scratch = Scratch::new(arguments.data_dir.clone())?;
+    let (gpus, said) = choose_gpus(arguments).await;
     let plan = Plan {
         program: std::env::current_exe().context("find this program")?,
         schedulers: arguments.schedulers,
         agents: arguments.agents,
-        gpus: arguments.gpus.clone(),
+        gpus,
         data_dir: scratch.path.clone(),
         log_level: arguments.log_level.clone(),
     };
@@ -43,7 +52,7 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<ExitCode> {
         asked = stop::on_signal() => return asked.map(|()| ExitCode::from(130)),
     };
     let mut cluster = started.context("start the local cluster")?;
-    announce(&cluster, arguments);
+    announce(&cluster, &said);
     if let Some(path) = &arguments.ready_file {
         write_ready_file(&cluster, path)?;
     }
@@ -59,12 +68,29 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-fn announce(cluster: &LocalCluster, arguments: &DevArguments) {
+/// The GPUs of the agents, and how that is said. A host's own GPUs belong to one agent.
+async fn choose_gpus(arguments: &DevArguments) -> (Gpus, String) {
+    let simulated =
+        |gpus: &str| (Gpus::Simulated(gpus.to_owned()), format!("simulated GPUs ({gpus} each)"));
+    if let Some(gpus) = &arguments.gpus {
+        return simulated(gpus);
+    }
+    if arguments.agents > 1 {
+        return simulated(GPUS_UNLESS_TOLD);
+    }
+    let prober = Program::of_this_executable("gpu-prober");
+    let found = berth_agent::host_gpus(prober, DRIVER_PATIENCE).await;
+    match found.first() {
+        None => simulated(GPUS_UNLESS_TOLD),
+        Some(model) => (Gpus::OfTheHost, format!("this host's GPUs ({} × {model})", found.len())),
+    }
+}
+
+fn announce(cluster: &LocalCluster, gpus: &str) {
     eprintln!(
-        "berth dev: {} scheduler(s) and {} agent(s) with simulated GPUs ({} each)",
+        "berth dev: {} scheduler(s) and {} agent(s) with {gpus}",
         cluster.schedulers.len(),
         cluster.agents.len(),
-        arguments.gpus
     );
     for scheduler in &cluster.schedulers {
         eprintln!(
@@ -76,7 +102,11 @@ fn announce(cluster: &LocalCluster, arguments: &DevArguments) {
         eprintln!("  agent {}: pid {}", agent.name, agent.child.pid);
     }
     eprintln!("  data: {}", cluster.data_dir().display());
-    eprintln!("In another terminal: export BERTH_SERVER={}", cluster.servers().join(","));
+    eprintln!(
+        "In another terminal: export BERTH_SERVER={} BERTH_DEV_DATA_DIR={}",
+        cluster.servers().join(","),
+        cluster.data_dir().display(),
+    );
     eprintln!("Ctrl-C ends it.");
 }
 

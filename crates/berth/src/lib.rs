@@ -8,21 +8,27 @@ mod agent;
 mod arguments;
 mod demo;
 mod dev;
+mod dev_fault;
+mod doctor;
+mod limits;
 pub mod local;
 mod mock_worker;
+mod reload;
 mod scheduler;
 mod settings;
 mod stop;
 mod storage;
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use berth_agent::BadPretence;
+use berth_cli::GlobalArgs;
 use berth_identity::folder::FolderError;
 use clap::{CommandFactory as _, Parser as _};
 
-use arguments::{Arguments, Daemon, StorageCommand, Task};
+use arguments::{Arguments, Daemon, DevArguments, DevCommand, StorageCommand, Task};
 
 /// What the program does.
 pub fn main() -> ExitCode {
@@ -31,9 +37,13 @@ pub fn main() -> ExitCode {
     if let Some(dir) = shim_directory() {
         return berth_shim::run(&dir);
     }
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("gpu-prober") {
+        return berth_agent::probe(arguments);
+    }
     match Arguments::try_parse() {
         Ok(arguments) => match arguments.task {
-            Task::Daemon(daemon) => run(*daemon, arguments.globals.config.as_deref()),
+            Task::Daemon(daemon) => run(*daemon, &arguments.globals),
             Task::Client(command) => {
                 berth_cli::run(command, &arguments.globals, Arguments::command(), storage::OFFLINE)
             }
@@ -55,24 +65,33 @@ fn shim_directory() -> Option<PathBuf> {
     arguments.next().filter(|_| is_shim).map(PathBuf::from)
 }
 
-fn run(daemon: Daemon, config: Option<&Path>) -> ExitCode {
+fn run(daemon: Daemon, globals: &GlobalArgs) -> ExitCode {
+    let config = globals.config.as_deref();
     berth_telemetry::abort_on_panic(berth_raft::device::sled::panic_is_guarded);
     let ended = match daemon {
         Daemon::Scheduler(arguments) => scheduler::run(&arguments, config),
         Daemon::Agent(arguments) => agent::run(&arguments, config),
+        Daemon::Dev(DevArguments { command: Some(DevCommand::Fault(arguments)), .. }) => {
+            dev_fault::run(&arguments)
+        }
         Daemon::Dev(arguments) => dev::run(&arguments),
+        Daemon::Doctor(arguments) => doctor::run(&arguments, globals),
         Daemon::Demo(arguments) => demo::run(&arguments),
         Daemon::MockWorker(arguments) => mock_worker::run(&arguments),
         Daemon::Storage(StorageCommand::Verify(arguments)) => storage::verify(&arguments),
+        Daemon::Storage(StorageCommand::Export(arguments)) => storage::export(&arguments),
+        Daemon::Storage(StorageCommand::Import(arguments)) => storage::import(&arguments),
     };
     match ended {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             // Settings, and the files that they name.
-            let bad_input = error
-                .chain()
-                .any(|cause| cause.is::<settings::BadSettings>() || cause.is::<FolderError>());
+            let bad_input = error.chain().any(|cause| {
+                cause.is::<settings::BadSettings>()
+                    || cause.is::<FolderError>()
+                    || cause.is::<BadPretence>()
+            });
             if bad_input { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }

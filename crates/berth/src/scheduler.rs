@@ -1,6 +1,7 @@
 //! `berth scheduler`: from settings to a running scheduler.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,6 +17,8 @@ use berth_scheduler::{
 };
 
 use crate::arguments::SchedulerArguments;
+use crate::limits::raise_open_files;
+use crate::reload::Reload;
 use crate::{settings, stop};
 
 /// After its owner has gone a scheduler ends within this, whatever hangs.
@@ -43,16 +46,20 @@ pub fn run(arguments: &SchedulerArguments, config: Option<&Path>) -> anyhow::Res
     if arguments.bootstrap {
         flags.set("scheduler.bootstrap", "--bootstrap", "true");
     }
-    let loaded = settings::load(config, &arguments.process, flags)?;
+    let (loaded, inputs) = settings::load(config, &arguments.process, flags)?;
     settings::require(&loaded.config.scheduler.missing_to_start())?;
     let options = options(&loaded.config.scheduler)?;
+    raise_open_files();
     let log = settings::start_log(&loaded)?;
+    let reload =
+        Reload { section: "scheduler", inputs, in_force: loaded.rows, filter: log.filter() };
     let (_, metrics) = settings::start_metrics()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
     let owner = stop::owner_pipe(arguments.process.stop_on_fd_close)?;
+    reload.listen(&runtime)?;
     let ended = runtime.block_on(async {
         let asked = async {
             tokio::select! {
@@ -100,6 +107,7 @@ fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
         ..LivenessRules::default()
     };
     let (listen, http) = (socket(&settings.listen.value)?, socket(&settings.http.value)?);
+    refuse_unreachable(settings, listen)?;
     Ok(SchedulerOptions {
         data_dir: data_dir.value.clone(),
         listen,
@@ -112,6 +120,9 @@ fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
             election_max_ms: timers.election_max_ms,
         },
         liveness,
+        submits_per_second: u32::try_from(settings.submits_per_second.value)
+            .ok()
+            .and_then(NonZeroU32::new),
         snapshot_log_bytes: settings.raft.snapshot_log_bytes.value,
         disk_soft_bytes: settings.disk.soft_free.value,
         disk_hard_bytes: settings.disk.hard_free.value,
@@ -122,8 +133,28 @@ fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
             keep: usize::try_from(settings.backup.keep.value).unwrap_or(usize::MAX),
         }),
         transport: transport(settings, &data_dir.value, [listen, http])?,
-        memory_disk: MemoryDisk::Allowed,
+        memory_disk: match settings.disk.allow_memory.value {
+            true => MemoryDisk::Allowed,
+            false => MemoryDisk::Refused,
+        },
     })
+}
+
+/// Others must be told an address of this host, and not "all of them".
+fn refuse_unreachable(
+    settings: &Scheduler,
+    listen: SocketAddr,
+) -> Result<(), settings::BadSettings> {
+    let told = settings.advertise.as_ref().map(|at| at.value.to_string());
+    let told = told.and_then(|at| at.parse::<SocketAddr>().ok()).unwrap_or(listen);
+    if told.ip().is_unspecified() {
+        return Err(settings::BadSettings(format!(
+            "{told} is every address of this host, and the others need one of them to reach it by\n  \
+             hint: give --advertise (`scheduler.advertise`), such as 10.0.0.1:{}",
+            if told.port() == 0 { 7070 } else { told.port() },
+        )));
+    }
+    Ok(())
 }
 
 /// Beyond loopback there is TLS, unless plain text was asked for by name; on

@@ -23,12 +23,13 @@ impl fmt::Display for BadSettings {
 
 impl std::error::Error for BadSettings {}
 
-/// Loads the configuration under these flags; warnings go to standard error.
+/// Loads the configuration under these flags; warnings go to standard error. Where
+/// it came from is returned too, so that it can be read again.
 pub fn load(
     config: Option<&Path>,
     process: &ProcessArguments,
     mut flags: Flags,
-) -> anyhow::Result<Loaded> {
+) -> anyhow::Result<(Loaded, Inputs)> {
     flags.set_if_given("log.level", "--log-level", process.log_level.clone());
     let file = match config {
         Some(path) => FileChoice::Named(path.to_owned()),
@@ -39,7 +40,7 @@ pub fn load(
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
-    Ok(loaded)
+    Ok((loaded, inputs))
 }
 
 /// Refuses to start with settings missing.
@@ -58,15 +59,17 @@ pub fn start_log(loaded: &Loaded) -> anyhow::Result<LogHandle> {
         LogFormat::Text => berth_telemetry::LogFormat::Text,
         LogFormat::Json => berth_telemetry::LogFormat::Json,
     };
-    // The consensus library warns of every late heartbeat; what matters of that
-    // shows in our own lines. Whoever wants it names it.
-    let level = &log.level.value;
-    let filter = if level.contains("openraft") || level == "off" {
-        level.clone()
+    berth_telemetry::init_log(&log_filter(&log.level.value), format).context("start the log")
+}
+
+/// What of the log is written at a level. The consensus library warns of every late
+/// heartbeat; what matters of that shows in our own lines. Whoever wants it names it.
+pub fn log_filter(level: &str) -> String {
+    if level.contains("openraft") || level == "off" {
+        level.to_owned()
     } else {
         format!("{level},openraft=error")
-    };
-    berth_telemetry::init_log(&filter, format).context("start the log")
+    }
 }
 
 /// The process's metrics, as a text to be had at any time.

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use berth_cli::{Offline, RestoreArgs, RestoreReport};
 use berth_model::DurationMs;
 use berth_scheduler::restore::{self, RestoreOptions, Trust};
-use berth_scheduler::storage::{self, Verified};
+use berth_scheduler::storage::{self, Moved, Verified};
 
-use crate::arguments::StorageVerifyArguments;
+use crate::arguments::{StorageCarryArguments, StorageVerifyArguments};
 
 /// Exit code 0 if a scheduler can start from the directory, else 1.
 #[expect(clippy::print_stdout, reason = "the report is the command's output")]
@@ -17,6 +17,33 @@ pub fn verify(arguments: &StorageVerifyArguments) -> anyhow::Result<ExitCode> {
     let verified = storage::verify(&arguments.data_dir)?;
     print!("{}", report(&verified));
     Ok(if verified.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[expect(clippy::print_stdout, reason = "the report is the command's output")]
+pub fn export(arguments: &StorageCarryArguments) -> anyhow::Result<ExitCode> {
+    let moved = storage::export(&arguments.data_dir, &arguments.file)?;
+    println!("{} written to {}", shown(&moved), arguments.file.display());
+    eprintln!(
+        "note: whoever goes on from this file votes as scheduler {}: never start the directory that \
+         it came from again",
+        moved.scheduler_id
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+#[expect(clippy::print_stdout, reason = "the report is the command's output")]
+pub fn import(arguments: &StorageCarryArguments) -> anyhow::Result<ExitCode> {
+    let moved = storage::import(&arguments.data_dir, &arguments.file)?;
+    println!("{} is in {}", shown(&moved), arguments.data_dir.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shown(moved: &Moved) -> String {
+    let Moved { scheduler_id, last_index, entries, snapshots } = moved;
+    format!(
+        "the store of scheduler {scheduler_id}, with {entries} entries up to index {last_index} and \
+         {snapshots} snapshots,"
+    )
 }
 
 /// What client commands do without a cluster.

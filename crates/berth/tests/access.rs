@@ -70,7 +70,7 @@ const ANYONE: &str = "++ + + + + ++++ ++ ++ +++ +";
 /// Any machine whose certificate is good.
 const MEMBERS: &str = "uu + + + + ++++ ++ ++ uuu u";
 
-const CALLS: [(&str, &str); 51] = [
+const CALLS: [(&str, &str); 55] = [
     ("/berth.raft.v1.Peer/Call", PEERS),
     ("/berth.raft.v1.Peer/Snapshot", PEERS),
     ("/berth.v1.Agents/Session", AGENTS),
@@ -96,6 +96,9 @@ const CALLS: [(&str, &str); 51] = [
     ("/berth.v1.Nodes/Get", READ),
     ("/berth.v1.Nodes/Cordon", OPERATE),
     ("/berth.v1.Nodes/Uncordon", OPERATE),
+    ("/berth.v1.Nodes/CordonDevice", OPERATE),
+    ("/berth.v1.Nodes/UncordonDevice", OPERATE),
+    ("/berth.v1.Nodes/GetDevice", READ),
     ("/berth.v1.Nodes/Drain", OPERATE),
     ("/berth.v1.Nodes/ListOrphans", READ),
     ("/berth.v1.Nodes/StopOrphans", OPERATE),
@@ -108,6 +111,7 @@ const CALLS: [(&str, &str); 51] = [
     ("/berth.v1.Operator/Backup", ADMIN),
     ("/berth.v1.Operator/Resume", OPERATE),
     ("/berth.v1.Operator/StateHash", OPERATE),
+    ("/berth.v1.Operator/Finalize", OPERATE),
     ("/berth.v1.Access/CreateToken", ADMIN),
     ("/berth.v1.Access/ListTokens", ADMIN),
     ("/berth.v1.Access/RevokeToken", ADMIN),

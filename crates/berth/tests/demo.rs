@@ -4,8 +4,11 @@
 
 use std::process::{Command, Output};
 
+/// A demo that fails leaves its data where temporary files are.
 fn demo(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_berth")).arg("demo").args(arguments).output().unwrap()
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+    command.arg("demo").args(arguments).env("TMPDIR", folder.path()).output().unwrap()
 }
 
 #[test]

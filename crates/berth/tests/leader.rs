@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use berth::local::LocalCluster;
+use berth::local::{LocalCluster, TRIAL_SETTINGS};
 use berth_client::{Client, Options};
 use berth_model::JobSpec;
 use rustix::process::Signal;
@@ -145,7 +145,7 @@ async fn check_that_it_refuses(server: &str, round: &str, acknowledged: &[(u64, 
 }
 
 fn berth(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_berth")).args(arguments).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_berth")).args(arguments).envs(TRIAL_SETTINGS).output().unwrap()
 }
 
 #[tokio::test]

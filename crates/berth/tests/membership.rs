@@ -4,69 +4,18 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
-use berth::local::LocalCluster;
-use berth_client::{Client, ClientError};
+use berth::local::{LocalCluster, TRIAL_SETTINGS};
+use berth_client::ClientError;
 use berth_proto::v1;
 use berth_scheduler::Seat;
-use tokio::sync::watch;
 use tonic::Code;
 
+use support::load::Load;
 use support::schedulers::{kill, leader_after};
-
-/// Submits one job after the other through whichever client it is told.
-struct Load {
-    clients: watch::Sender<Client>,
-    acknowledged: Arc<Mutex<BTreeMap<String, u64>>>,
-    stop: Arc<AtomicBool>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Load {
-    fn start(client: Client) -> Load {
-        let (clients, told) = watch::channel(client);
-        let acknowledged = Arc::new(Mutex::new(BTreeMap::new()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (kept, ended) = (acknowledged.clone(), stop.clone());
-        let task = tokio::spawn(async move {
-            for number in 0_u64.. {
-                if ended.load(Ordering::Relaxed) {
-                    return;
-                }
-                let spec = support::batch(&format!("load-{number}"), 1, support::shell("true"));
-                let client = told.borrow().clone();
-                let id = support::submit(&client, &spec).await;
-                kept.lock().unwrap().insert(format!("key-of-{}", spec.name), id);
-            }
-        });
-        Load { clients, acknowledged, stop, task }
-    }
-
-    /// From now on these schedulers are asked.
-    fn ask(&self, cluster: &LocalCluster) {
-        self.clients.send_replace(cluster.client());
-    }
-
-    /// Waits until some more have been acknowledged.
-    async fn goes_on(&self) {
-        let before = self.acknowledged.lock().unwrap().len();
-        support::until("the load to go on", || async {
-            (self.acknowledged.lock().unwrap().len() >= before + 5).then_some(())
-        })
-        .await;
-    }
-
-    async fn end(self) -> BTreeMap<String, u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await.unwrap();
-        Arc::try_unwrap(self.acknowledged).unwrap().into_inner().unwrap()
-    }
-}
 
 async fn status(cluster: &LocalCluster) -> Option<v1::ClusterStatus> {
     cluster.client().status(v1::StatusRequest { consistency: 0 }).await.ok()
@@ -195,7 +144,7 @@ async fn f18_members_change_under_load_and_nothing_acknowledged_is_lost() {
     load.ask(&cluster);
     load.goes_on().await;
 
-    check_nothing_lost(&cluster, load.end().await).await;
+    load.end().await.check_nothing_lost(&cluster.client()).await;
     support::hashes_agree(&cluster.servers()).await;
     for scheduler in &cluster.schedulers {
         let bytes = bytes_in(&scheduler.data_dir);
@@ -260,18 +209,6 @@ async fn f18_no_change_of_members_costs_the_majority() {
     cluster.stop().await;
 }
 
-/// Every acknowledged job is there under its id and has run once.
-async fn check_nothing_lost(cluster: &LocalCluster, acknowledged: BTreeMap<String, u64>) {
-    let client = cluster.client();
-    let ids: BTreeSet<u64> = acknowledged.values().copied().collect();
-    assert_eq!(ids.len(), acknowledged.len(), "each has an id of its own");
-    for (key, id) in acknowledged {
-        let job = support::job_when(&client, id, "ends", |job| job.finished_at_ms.is_some()).await;
-        assert_eq!((job.key, job.state.as_str()), (key, "succeeded"));
-        assert_eq!(job.tasks[0].succeeded, 1);
-    }
-}
-
 /// With its data, and with nothing but the key that it joined by.
 async fn check_that_it_stays_out(cluster: &LocalCluster, data_dir: &Path, address: &str) {
     check_that_it_ends(cluster, data_dir, address).await;
@@ -287,7 +224,7 @@ async fn check_that_it_ends(cluster: &LocalCluster, data_dir: &Path, address: &s
     let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
     command.args(["scheduler", "--join", &cluster.servers().join(",")]);
     command.arg("--data-dir").arg(data_dir).args(["--listen", address]);
-    command.args(["--http", "127.0.0.1:0", "--log-level", "off"]);
+    command.args(["--http", "127.0.0.1:0", "--log-level", "off"]).envs(TRIAL_SETTINGS);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");

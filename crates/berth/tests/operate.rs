@@ -160,12 +160,34 @@ fn a_cluster_is_formed_as_the_manual_says() {
     runtime.block_on(follow(hosts, &blocks));
 }
 
+/// As somebody who types sees it before the next block: whoever joined votes.
+async fn all_vote(hosts: &mut Hosts, host: u32, schedulers: usize) {
+    let mut pause = tokio::time::interval(std::time::Duration::from_millis(100));
+    for _ in 0..300 {
+        pause.tick().await;
+        let shown = hosts.types(host, &["berth operator status"]).stdout;
+        let shown = String::from_utf8_lossy(&shown).into_owned();
+        let votes = |line: &&str| line.contains("leader  ") || line.contains("follower");
+        if shown.lines().filter(|line| line.contains(":7070")).filter(votes).count() == schedulers {
+            return;
+        }
+    }
+    panic!("{schedulers} schedulers did not come to have a vote");
+}
+
 async fn follow(mut hosts: Hosts, blocks: &[Block]) {
     let mut said = Vec::new();
+    let mut schedulers = 0;
     for block in blocks {
         match block.way {
-            Way::AsAService => hosts.starts(block).await,
+            Way::AsAService => {
+                hosts.starts(block).await;
+                schedulers += usize::from(block.lines[0].starts_with("berth scheduler"));
+            }
             Way::ToItsEnd => {
+                if schedulers > 1 {
+                    all_vote(&mut hosts, block.host, schedulers).await;
+                }
                 let output = hosts.types(block.host, &block.lines);
                 assert!(output.status.success(), "{block:?}: {output:?}");
                 said.push(String::from_utf8(output.stdout).unwrap());

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use berth::local::LocalCluster;
+use berth::local::{Gpus, LocalCluster};
 use berth_client::Client;
 use berth_model::{GpuRequest, JobKind, JobSpec};
 use berth_proto::v1;
@@ -114,7 +114,7 @@ struct Scene {
 
 async fn scene(folder: &Path) -> Scene {
     let mut plan = support::plan(&folder.join("cluster"), 3, 2);
-    plan.gpus = "8xH100-80GB".to_owned();
+    plan.gpus = Gpus::Simulated("8xH100-80GB".to_owned());
     let cluster = LocalCluster::start(plan).await.unwrap();
     let client = cluster.client();
     let seen = folder.join("seen");
@@ -211,6 +211,14 @@ async fn a_backup_is_restored_while_twenty_workers_run() {
     assert_eq!(touched.collect::<Vec<_>>(), expected, "only orphans were ended");
 
     // What the new incarnation agreed on outlives its leader.
+    // All of them have a vote, or the loss of one would be too much.
+    support::until("three voters", || async {
+        let asked = v1::StatusRequest { consistency: 0 };
+        let members = cluster.client().status(asked).await.ok()?.members;
+        let voters = members.iter().filter(|member| member.role != "learner" && member.healthy);
+        (voters.count() == 3).then_some(())
+    })
+    .await;
     let leader = leader_after(&cluster, None).await;
     kill(&mut cluster, &[leader]).await;
     leader_after(&cluster, Some(leader)).await;

@@ -3,10 +3,11 @@
 use clap::Subcommand;
 
 use crate::commands::{
-    cert, cluster_events, completions, config, gpu_list, job_change, job_events, job_explain,
-    job_history, job_list, job_rollback, job_scale, job_show, job_wait, logs, node_change,
-    node_drain, node_list, node_show, operator_members, operator_recover_admin, operator_resume,
-    operator_status, operator_transfer, orphan, plan, run, snapshot, submit, token, version,
+    cert, cluster_events, completions, config, gpu_change, gpu_list, gpu_show, job_change,
+    job_events, job_explain, job_history, job_list, job_rollback, job_scale, job_show, job_wait,
+    logs, node_change, node_drain, node_list, node_show, operator_finalize, operator_members,
+    operator_recover_admin, operator_resume, operator_status, operator_transfer, orphan, plan, run,
+    snapshot, submit, token, version,
 };
 use crate::error::{CliError, Exit};
 use crate::session::Session;
@@ -109,6 +110,12 @@ pub enum NodeCommand {
 pub enum GpuCommand {
     /// List GPUs
     List(gpu_list::GpuListArgs),
+    /// Show one GPU, what is wrong with it, and what holds it
+    Show(gpu_show::GpuShowArgs),
+    /// Put nothing new on a GPU
+    Cordon(gpu_change::GpuArgs),
+    /// Let work on a GPU again
+    Uncordon(gpu_change::GpuArgs),
 }
 
 /// A command about the cluster itself.
@@ -127,6 +134,8 @@ pub enum OperatorCommand {
     Snapshot(snapshot::SnapshotCommand),
     /// Make a new administrator's token, on a scheduler's own machine
     RecoverAdmin(operator_recover_admin::RecoverArgs),
+    /// End a rolling upgrade: let the cluster do what only the new version knows
+    Finalize,
     /// Place work again although nodes of a restored cluster are missing
     Resume,
 }
@@ -155,7 +164,7 @@ impl ClientCommand {
             ClientCommand::Stop(args) => job_change::stop(args, session).await,
             ClientCommand::Logs(args) => logs::run(args, session).await,
             ClientCommand::Node(command) => command.run(session).await,
-            ClientCommand::Gpu(GpuCommand::List(args)) => gpu_list::run(args, session).await,
+            ClientCommand::Gpu(command) => command.run(session).await,
             ClientCommand::Orphan(command) => command.run(session).await,
             ClientCommand::Operator(command) => command.run(session).await,
             ClientCommand::Token(command) => command.run(session).await,
@@ -189,6 +198,17 @@ impl JobCommand {
     }
 }
 
+impl GpuCommand {
+    async fn run(self, session: &mut Session<'_, '_>) -> Result<Exit, CliError> {
+        match self {
+            GpuCommand::List(args) => gpu_list::run(args, session).await,
+            GpuCommand::Show(args) => gpu_show::run(args, session).await,
+            GpuCommand::Cordon(args) => gpu_change::cordon(args, session).await,
+            GpuCommand::Uncordon(args) => gpu_change::uncordon(args, session).await,
+        }
+    }
+}
+
 impl NodeCommand {
     async fn run(self, session: &mut Session<'_, '_>) -> Result<Exit, CliError> {
         match self {
@@ -210,6 +230,7 @@ impl OperatorCommand {
             OperatorCommand::Transfer(args) => operator_transfer::run(args, session).await,
             OperatorCommand::Snapshot(command) => command.run(session).await,
             OperatorCommand::RecoverAdmin(args) => operator_recover_admin::run(args, session).await,
+            OperatorCommand::Finalize => operator_finalize::run(session).await,
             OperatorCommand::Resume => operator_resume::run(session).await,
         }
     }

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 pub use command::ClientCommand;
 pub use commands::snapshot::{Offline, RestoreArgs, RestoreReport};
 pub use console::Console;
-pub use globals::{DEFAULT_CONFIG_FILE, GlobalArgs};
+pub use globals::{DEFAULT_CONFIG_FILE, Format, GlobalArgs};
 pub use host::Host;
 pub use usage::report as report_usage;
 

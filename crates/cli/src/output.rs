@@ -16,7 +16,7 @@ pub(crate) use cluster::status_answer;
 pub(crate) use event::{event_json, event_line};
 pub(crate) use explain::explain_answer;
 pub(crate) use job::{job_json, job_table, jobs_answer};
-pub(crate) use node::{gpu_answer, node_answer, nodes_answer};
+pub(crate) use node::{gpu_answer, node_answer, nodes_answer, one_gpu_answer};
 pub(crate) use plan::plan_answer;
 pub(crate) use spec::spec_json;
 pub(crate) use table::Table;

@@ -3,8 +3,9 @@
 
 use berth_proto::v1::nodes_client::NodesClient;
 use berth_proto::v1::{
-    DrainRequest, GetNodeRequest, ListNodesReply, ListNodesRequest, ListOrphansReply,
-    ListOrphansRequest, Node, NodeRef, StopOrphansReply, StopOrphansRequest,
+    DeviceRef, DrainRequest, GetDeviceReply, GetDeviceRequest, GetNodeRequest, ListNodesReply,
+    ListNodesRequest, ListOrphansReply, ListOrphansRequest, Node, NodeRef, StopOrphansReply,
+    StopOrphansRequest,
 };
 
 use crate::cluster::{Client, Repeat};
@@ -14,8 +15,11 @@ use crate::jobs::calls;
 calls! {
     list_nodes(ListNodesRequest) -> ListNodesReply = NodesClient.list, Read;
     get_node(GetNodeRequest) -> Node = NodesClient.get, Read;
+    get_device(GetDeviceRequest) -> GetDeviceReply = NodesClient.get_device, Read;
     cordon_node(NodeRef) -> Node = NodesClient.cordon, Harmless;
     uncordon_node(NodeRef) -> Node = NodesClient.uncordon, Harmless;
+    cordon_device(DeviceRef) -> Node = NodesClient.cordon_device, Harmless;
+    uncordon_device(DeviceRef) -> Node = NodesClient.uncordon_device, Harmless;
     drain_node(DrainRequest) -> Node = NodesClient.drain, Harmless;
     list_orphans(ListOrphansRequest) -> ListOrphansReply = NodesClient.list_orphans, Read;
     stop_orphans(StopOrphansRequest) -> StopOrphansReply = NodesClient.stop_orphans, Harmless;

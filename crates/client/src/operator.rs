@@ -2,10 +2,10 @@
 
 use berth_proto::v1::operator_client::OperatorClient;
 use berth_proto::v1::{
-    BackupPiece, BackupRequest, ClusterStatus, JoinReply, JoinRequest, PromoteReply,
-    PromoteRequest, RemoveReply, RemoveRequest, ResumeReply, ResumeRequest, SnapshotReply,
-    SnapshotRequest, StateHashReply, StateHashRequest, StatusRequest, TransferReply,
-    TransferRequest,
+    BackupPiece, BackupRequest, ClusterStatus, FinalizeReply, FinalizeRequest, JoinReply,
+    JoinRequest, PromoteReply, PromoteRequest, RemoveReply, RemoveRequest, ResumeReply,
+    ResumeRequest, SnapshotReply, SnapshotRequest, StateHashReply, StateHashRequest, StatusRequest,
+    TransferReply, TransferRequest,
 };
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ calls! {
     /// A second transfer would move the leadership on.
     transfer(TransferRequest) -> TransferReply = OperatorClient.transfer, Harmful;
     snapshot(SnapshotRequest) -> SnapshotReply = OperatorClient.snapshot, Harmless;
+    finalize(FinalizeRequest) -> FinalizeReply = OperatorClient.finalize, Harmless;
     resume(ResumeRequest) -> ResumeReply = OperatorClient.resume, Harmless;
     /// Of whichever scheduler is asked first.
     state_hash(StateHashRequest) -> StateHashReply = OperatorClient.state_hash, Read;

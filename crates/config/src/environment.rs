@@ -11,7 +11,7 @@ const PREFIX: &str = "BERTH_";
 
 /// Variables that are no configuration keys but have a meaning: for clients, for
 /// tests, and those that an agent sets for the workers it starts.
-pub const KNOWN_VARIABLES: [&str; 18] = [
+pub const KNOWN_VARIABLES: [&str; 20] = [
     "BERTH_SERVER",
     "BERTH_TLS_DIR",
     "BERTH_TOKEN",
@@ -30,6 +30,8 @@ pub const KNOWN_VARIABLES: [&str; 18] = [
     "BERTH_NODE",
     "BERTH_GPU_VRAM_BYTES",
     "BERTH_MAX_BATCH",
+    "BERTH_DEV_DATA_DIR",
+    "BERTH_NVML_SCRIPT",
 ];
 
 /// A worker's port by name: `BERTH_PORT_HTTP` and so on.

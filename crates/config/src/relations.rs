@@ -43,6 +43,12 @@ pub(crate) fn check(config: &Config, reader: &Reader<'_>) -> Vec<Problem> {
         Side::of("agent.disconnect.retry_max", &disconnect.retry_max),
         format_duration,
     );
+    let gpus = &config.agent.gpus;
+    found.below(
+        Side::of("agent.gpus.report_every", &gpus.report_every),
+        Side::of("agent.gpus.silent_after", &gpus.silent_after),
+        format_duration,
+    );
     bootstrap_or_join(config, &mut found);
     let keep = &config.scheduler.backup.keep;
     if keep.value == 0 {

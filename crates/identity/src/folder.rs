@@ -52,6 +52,11 @@ pub enum FolderError {
     Authority { path: PathBuf, source: AuthorityError },
     #[error("{certificate} and {key}")]
     Credentials { certificate: PathBuf, key: PathBuf, source: CredentialsError },
+    #[error(
+        "the certificate in {path} is that of {found}, and this is {own}; give --tls-dir the folder \
+         that belongs to the data directory"
+    )]
+    OtherMachine { path: PathBuf, found: String, own: String },
 }
 
 impl Folder {

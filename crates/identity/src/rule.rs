@@ -140,6 +140,7 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::JobsLogs
         | Call::NodesList
         | Call::NodesGet
+        | Call::NodesGetDevice
         | Call::NodesListOrphans
         | Call::OperatorStatus => Rule::Person(Role::Read),
         Call::JobsSubmit
@@ -154,6 +155,8 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::JobsRollback => Rule::Person(Role::Submit),
         Call::NodesCordon
         | Call::NodesUncordon
+        | Call::NodesCordonDevice
+        | Call::NodesUncordonDevice
         | Call::NodesDrain
         | Call::NodesStopOrphans
         | Call::OperatorPromote
@@ -161,6 +164,7 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::OperatorTransfer
         | Call::OperatorSnapshot
         | Call::OperatorResume
+        | Call::OperatorFinalize
         | Call::OperatorStateHash => Rule::Person(Role::Operate),
         // A backup holds the environment of every job.
         Call::OperatorBackup

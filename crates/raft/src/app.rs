@@ -20,6 +20,9 @@ pub enum EntryError {
     /// Written by a newer build.
     #[error("entry has schema {found}, this build knows up to {known}; a newer build is needed")]
     UnknownSchema { found: u32, known: u32 },
+    /// It asks for more than this build can do from there on.
+    #[error("entry is not for this build: {0}")]
+    NeedsNewer(String),
     /// The bytes are no entry at all.
     #[error("entry cannot be decoded: {0}")]
     Garbled(String),
@@ -34,10 +37,17 @@ pub enum SnapshotError {
     /// Written by a newer build.
     #[error("snapshot has schema {found}, this build knows up to {known}; a newer build is needed")]
     UnknownSchema { found: u32, known: u32 },
+    /// The state in it follows rules that this build does not know.
+    #[error("snapshot is not for this build: {0}")]
+    NeedsNewer(String),
     /// The bytes are no snapshot of this application.
     #[error("snapshot cannot be decoded: {0}")]
     Garbled(String),
 }
+
+/// Answers a question of another node's application, in the application's own
+/// words; called from many threads, and not to block.
+pub type Answerer = Arc<dyn Fn(Bytes) -> Bytes + Send + Sync>;
 
 /// The replicated application: the same entries in the same order give the
 /// same state on every node.
@@ -71,6 +81,13 @@ pub trait App: Send + Sync + 'static {
     /// # Errors
     /// Only those of the sink.
     fn write_snapshot(view: &Self::View, sink: &mut dyn Write) -> std::io::Result<()>;
+
+    /// Answers what the applications of other nodes ask this one; it is taken
+    /// once, before the first entry is applied. Without one of its own an
+    /// application answers nothing.
+    fn answerer(&self) -> Answerer {
+        Arc::new(|_| Bytes::new())
+    }
 
     /// Replaces the whole state by what `write_snapshot` wrote.
     ///

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod carry;
 pub mod device;
 mod fatal;
 mod founding;
@@ -26,10 +27,13 @@ pub use openraft::AsyncRuntime as Runtime;
 /// called.
 pub use openraft::impls::TokioRuntime;
 
-pub use app::{App, EntryError, PROPOSAL_BYTES_MAX, Proposal, SnapshotError};
+pub use app::{Answerer, App, EntryError, PROPOSAL_BYTES_MAX, Proposal, SnapshotError};
+pub use carry::{Carried, CarryError, check_carried, export_store, import_store};
 pub use fatal::{FatalCell, FatalReason};
 pub use founding::{FoundingError, found_store};
-pub use node::{BootstrapError, MembershipError, ProposeError, RaftNode, ReadError, StartError};
+pub use node::{
+    BootstrapError, MembershipError, PeerLink, ProposeError, RaftNode, ReadError, StartError,
+};
 pub use options::{OptionError, RaftOptions, SnapshotPolicy, Timers};
 pub use status::{Member, RaftStatus, Role, StatusWatch};
 

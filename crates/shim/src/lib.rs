@@ -61,6 +61,6 @@ pub mod record;
 mod server;
 
 pub use client::{Event, FoundShim, ShimError, ShimHandle, remove_stale_socket, scan};
-pub use process::{KillError, Mark, ProcessIdentity, kill_all, processes_of};
+pub use process::{KillError, Mark, ProcessIdentity, kill_all, processes_of, scan_environments};
 pub use record::{ExitRecord, RecordError, read_exit_record};
 pub use server::run;

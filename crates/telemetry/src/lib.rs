@@ -15,7 +15,7 @@ mod panic;
 mod queue;
 
 pub use filter::{FilterError, parse_filter};
-pub use log::{LogFormat, LogHandle, LogInitError, dropped_log_lines, init_log};
+pub use log::{LogFilter, LogFormat, LogHandle, LogInitError, dropped_log_lines, init_log};
 pub use metrics_registry::{Metrics, MetricsInitError};
 pub use panic::abort_on_panic;
 pub use queue::{QUEUE_BYTES_MAX, QUEUE_LINES_MAX};

@@ -1,14 +1,14 @@
 //! The log of a process: one line an event, on standard error.
 
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry;
+use tracing_subscriber::{Registry, registry, reload};
 
 use crate::filter::{FilterError, parse_filter};
 use crate::queue::Queue;
@@ -40,12 +40,30 @@ pub enum LogInitError {
     /// This process has a log already.
     #[error("this process has a log already")]
     Twice,
+    /// The log whose filter is to change has ended.
+    #[error("this log has ended")]
+    Gone(#[source] reload::Error),
 }
 
 /// Writes the lines still queued when it goes; keep it until the end of `main`.
 #[must_use = "the last lines are written when this goes"]
 pub struct LogHandle {
     queue: Queue,
+    filter: LogFilter,
+}
+
+/// Which events of this process are written; clones are one filter.
+#[derive(Clone)]
+pub struct LogFilter(Arc<dyn Fn(Targets) -> Result<(), reload::Error> + Send + Sync>);
+
+impl LogFilter {
+    /// From now on those that `filter` (see [`parse_filter`]) lets through.
+    ///
+    /// # Errors
+    /// It cannot be read; nothing has changed then.
+    pub fn set(&self, filter: &str) -> Result<(), LogInitError> {
+        (self.0)(parse_filter(filter)?).map_err(LogInitError::Gone)
+    }
 }
 
 impl LogHandle {
@@ -53,6 +71,12 @@ impl LogHandle {
     /// `std::process::exit`, which drops nothing.
     pub fn flush(&self, limit: Duration) {
         self.queue.flush(limit);
+    }
+
+    /// To change what is written.
+    #[must_use]
+    pub fn filter(&self) -> LogFilter {
+        self.filter.clone()
     }
 }
 
@@ -78,14 +102,18 @@ pub fn init_log(filter: &str, format: LogFormat) -> Result<LogHandle, LogInitErr
         LogFormat::Json => drop_note_json,
     };
     let queue = Queue::start(io::stderr(), note).map_err(LogInitError::Thread)?;
+    let (targets, handle) = reload::Layer::new(targets);
     let dispatch = match format {
         LogFormat::Text => tracing::Dispatch::new(text_subscriber(targets, queue.clone())),
         LogFormat::Json => tracing::Dispatch::new(json_subscriber(targets, queue.clone())),
     };
     tracing::dispatcher::set_global_default(dispatch).map_err(|_| LogInitError::Twice)?;
     INSTALLED.set(queue.clone()).map_err(|_| LogInitError::Twice)?;
-    Ok(LogHandle { queue })
+    Ok(LogHandle { queue, filter: LogFilter(Arc::new(move |targets| handle.reload(targets))) })
 }
+
+/// A filter that can change.
+type Filter = reload::Layer<Targets, Registry>;
 
 /// How many log lines this process has dropped because nobody read them.
 #[must_use]
@@ -104,12 +132,12 @@ pub(crate) fn is_installed() -> bool {
     INSTALLED.get().is_some()
 }
 
-fn text_subscriber(targets: Targets, queue: Queue) -> impl Subscriber + Send + Sync {
+fn text_subscriber(targets: Filter, queue: Queue) -> impl Subscriber + Send + Sync {
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Lines { queue });
     registry().with(targets).with(lines)
 }
 
-fn json_subscriber(targets: Targets, queue: Queue) -> impl Subscriber + Send + Sync {
+fn json_subscriber(targets: Filter, queue: Queue) -> impl Subscriber + Send + Sync {
     let lines = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
@@ -203,7 +231,7 @@ mod tests {
     fn logged(format: LogFormat, filter: &str) -> String {
         let memory = Memory::default();
         let queue = Queue::start(memory.clone(), drop_note_text).unwrap();
-        let targets = parse_filter(filter).unwrap();
+        let (targets, _) = reload::Layer::new(parse_filter(filter).unwrap());
         let dispatch = match format {
             LogFormat::Text => tracing::Dispatch::new(text_subscriber(targets, queue.clone())),
             LogFormat::Json => tracing::Dispatch::new(json_subscriber(targets, queue.clone())),

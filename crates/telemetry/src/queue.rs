@@ -66,6 +66,8 @@ impl Queue {
             || state.waiting_bytes + line.len() > QUEUE_BYTES_MAX;
         if full {
             state.dropped_count += 1;
+            drop(state);
+            metrics::counter!("berth_log_lines_dropped_total").increment(1);
             return;
         }
         state.waiting_bytes += line.len();

@@ -64,7 +64,7 @@ pub(crate) use enumeration;
 enumeration!(JobKind, v1::JobKind, [Batch, Service, Daemon]);
 enumeration!(Policy, v1::Policy, [LeastLoaded, RoundRobin, BestFit, Spread]);
 enumeration!(Signal, v1::Signal, [Term, Int, Quit, Hup, Usr1, Usr2, Kill]);
-enumeration!(DeviceHealth, v1::DeviceHealth, [Healthy, Cordoned, Lost]);
+enumeration!(DeviceHealth, v1::DeviceHealth, [Healthy, Suspect, Cordoned, Fenced, Lost]);
 enumeration!(StartPhase, v1::StartPhase, [Fetch, Launch, WarmUp]);
 enumeration!(
     EndCause,

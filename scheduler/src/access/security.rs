@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
-use berth_identity::folder::Folder;
+use berth_identity::folder::{Folder, FolderError};
 use berth_identity::tls::{Credentials, Protocol, Trust, server_config};
 use berth_identity::{Authority, Certified, Dialer, MachineId, SealKey, Validity};
 use berth_state::ClusterState;
@@ -45,11 +45,8 @@ impl Security {
         let credentials = folder.credentials().context("read this scheduler's credentials")?;
         let found = credentials.certified().id;
         if found != *own {
-            bail!(
-                "the certificate in {} is that of {found}, and this scheduler is {own}; \
-                 give --tls-dir the folder that belongs to the data directory",
-                folder.path().display(),
-            );
+            let (path, found) = (folder.path().to_owned(), found.to_string());
+            return Err(FolderError::OtherMachine { path, found, own: own.to_string() }.into());
         }
         let credentials = Arc::new(credentials);
         let seal = folder.seal_key().context("read the seal key")?;

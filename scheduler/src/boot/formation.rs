@@ -10,7 +10,7 @@ use berth_identity::Dialer;
 use berth_proto::v1;
 use berth_proto::v1::operator_client::OperatorClient;
 use berth_raft::device::sled::Directory;
-use berth_state::{Command, FOUNDER, Seat};
+use berth_state::{CLUSTER_VERSION_MAX, Command, FOUNDER, Seat};
 use bytes::Bytes;
 use prost::Message as _;
 use tonic::Code;
@@ -82,6 +82,7 @@ pub(super) async fn settle_identity(
                 instance_key: Bytes::copy_from_slice(&identity::joining_key(folder)?),
                 learner: *seat == Seat::Learner,
                 request: credentials.request()?.into(),
+                cluster_version_max: CLUSTER_VERSION_MAX,
             };
             let reply = ask_to_join(servers, &credentials.dialer()?, &request).await?;
             let identity = joined(&reply, advertise)?;

@@ -1,12 +1,15 @@
 //! Starting and stopping a scheduler: open the data, serve peers, come into
 //! the cluster, serve everybody, and end in an order that loses nothing.
 
+mod engine;
 mod formation;
+mod holder;
 mod joining;
 mod removed;
 mod serve;
 mod terms;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -16,9 +19,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use berth_identity::tls::{Listener, Protocol};
 use berth_identity::{CERTIFICATE_DAYS, Dialer, MachineId};
+use berth_raft::device::OpenError;
 use berth_raft::device::sled::{self, Directory, Filesystem, SledDevice, SledOptions};
 use berth_raft::transport::grpc::GrpcTransport;
-use berth_raft::{ProductionNode, RaftOptions, RaftStatus, Role, Timers};
+use berth_raft::{ProductionNode, RaftOptions, RaftStatus, Role, StartError, Timers};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -30,18 +34,24 @@ use crate::app::{ClusterApp, Published};
 use crate::copies;
 use crate::http;
 use crate::identity::Identity;
-use crate::leader::Node;
+use crate::leader::{LeaderSettings, Node};
 use crate::options::{Formation, MemoryDisk, SchedulerOptions, Transport};
+use crate::peers;
 use crate::rpc::Shared;
 use crate::storage::raft_folder;
 
+use engine::Engine;
 use formation::{come_in, settle_identity};
+use holder::holder_of;
 use joining::tls_folder;
 use serve::serve_grpc;
 use terms::follow_leadership;
 
 /// How long a stopping leader tries to hand over.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
+
+/// For a replica that differs: to leave Raft, and to write down why.
+const SET_ASIDE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A scheduler that serves.
 pub struct Running {
@@ -50,6 +60,7 @@ pub struct Running {
     pub shared: RunningParts,
     stop: CancellationToken,
     servers: Vec<JoinHandle<anyhow::Result<()>>>,
+    engine: Engine,
 }
 
 /// What a caller may ask a running scheduler.
@@ -86,11 +97,13 @@ pub async fn run(
         Formation::Join { servers, .. } => servers.clone(),
         Formation::Bootstrap | Formation::Existing => Vec::new(),
     };
+    let data_dir = options.data_dir.clone();
     let running = start(options, metrics).await?;
     let shared = running.shared.0.clone();
     tokio::select! {
         leave = stop => running.stop(leave).await,
         reason = shared.node.fatal() => bail!("stopped for safety: {reason}"),
+        odd = shared.published.peers.odd() => Err(set_aside(running, &data_dir, odd).await),
         () = removed::removed(shared.clone(), others, timers) => {
             running.stop(Leave::AtOnce).await?;
             bail!(
@@ -100,6 +113,28 @@ pub async fn run(
             )
         }
     }
+}
+
+/// Takes this replica out of Raft, writes down what is wrong with it, and says it.
+async fn set_aside(running: Running, data_dir: &Path, odd: peers::Odd) -> anyhow::Error {
+    let shared = running.shared.0.clone();
+    let (scheduler, view) = (shared.node.node_id(), shared.published.view());
+    // It must vote and lead no more, however its disk is.
+    let _ = tokio::time::timeout(SET_ASIDE_LIMIT, running.stop(Leave::AtOnce)).await;
+    let (folder, evidence) = (data_dir.to_owned(), odd.clone());
+    let writing =
+        tokio::task::spawn_blocking(move || peers::set_aside(&folder, scheduler, &evidence, &view));
+    let kept = match tokio::time::timeout(SET_ASIDE_LIMIT, writing).await {
+        Ok(Ok(Ok(()))) => "evidence is in its directory".to_owned(),
+        Ok(Ok(Err(error))) => format!("and evidence could not be written: {error}"),
+        Ok(Err(_)) | Err(_) => "and evidence could not be written in time".to_owned(),
+    };
+    let (index, others) = (odd.index, &odd.majority);
+    anyhow::anyhow!(
+        "stopped for safety: after entry {index} the state of scheduler {scheduler} was not that of \
+         schedulers {others:?}, a majority; {kept}; remove it with `berth operator remove \
+         {scheduler}` and let a new one join"
+    )
 }
 
 /// Starts a scheduler; it serves when this returns.
@@ -119,6 +154,7 @@ pub async fn start(
     let advertise =
         if options.advertise.is_empty() { grpc.to_string() } else { options.advertise.clone() };
 
+    peers::check_quarantine(&options.data_dir)?;
     let (identity, directory) = settle_identity(&options, &advertise).await?;
     let security = open_security(&options, &identity)?;
     let dialer = match &security {
@@ -126,7 +162,12 @@ pub async fn start(
         None => Dialer::PlainText,
     };
     let published = Arc::new(Published::new());
-    let node = start_raft(&options, &identity, directory, &published, dialer.clone()).await?;
+    let engine = Engine::start()?;
+    let prepared = prepare_raft(&options, &identity, directory, &published, dialer.clone())?;
+    warn_of_slow_disk(&options.data_dir, options.timers).await;
+    let node = engine.begin(|| prepared.start()).await?;
+    // Only now does the directory hold what the identity promises.
+    identity.save(&options.data_dir)?;
     let stop = CancellationToken::new();
     let (leader_sender, leader) = watch::channel(None);
     let shared = Shared {
@@ -139,20 +180,23 @@ pub async fn start(
         dialer,
     };
     let servers = serve(&options, listener, http_listener, &shared, metrics, &stop)?;
-    tokio::spawn(follow_leadership(
+    let (beating, ended) = (published.clone(), stop.clone());
+    tokio::spawn(async move { beating.pulse.beat(ended).await });
+    engine.spawn(follow_leadership(
         node.clone(),
         published,
-        options.liveness,
+        LeaderSettings { rules: options.liveness, submits_per_second: options.submits_per_second },
         leader_sender,
         stop.clone(),
     ));
+    engine.spawn(peers::keep_asking(shared.node.clone(), shared.published.clone(), stop.clone()));
     if let Some(copies) = options.copies.clone() {
         let (id, published) = (identity.scheduler_id, shared.published.clone());
         tokio::spawn(copies::keep_making(copies, id, published, stop.clone()));
     }
     come_in(&options, &identity, &shared).await?;
     info!(scheduler_id = identity.scheduler_id, %grpc, http = %http_address, "scheduler serves");
-    Ok(Running { grpc, http: http_address, shared: RunningParts(shared), stop, servers })
+    Ok(Running { grpc, http: http_address, shared: RunningParts(shared), stop, servers, engine })
 }
 
 impl Running {
@@ -170,6 +214,7 @@ impl Running {
         // Streams of agents and watchers have no end of their own.
         let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
         self.shared.0.node.shutdown().await;
+        drop(self.engine);
         Ok(())
     }
 
@@ -306,18 +351,45 @@ fn local_socket(data_dir: &Path) -> Option<UnixListener> {
 }
 
 async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listen on {address}; choose another with --{key}"))
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| {
+        let taken = (error.kind() == ErrorKind::AddrInUse).then(|| holder_of(address)).flatten();
+        let holder =
+            taken.map(|(pid, name)| format!("; process {pid} ({name}) listens at that port"));
+        let holder = holder.unwrap_or_default();
+        anyhow::Error::new(error)
+            .context(format!("listen on {address}{holder}; choose another with --{key}"))
+    })
 }
 
-async fn start_raft(
+/// Everything that Raft starts from.
+struct Prepared {
+    options: RaftOptions,
+    app: ClusterApp,
+    device: SledDevice,
+    transport: GrpcTransport,
+}
+
+impl Prepared {
+    async fn start(self) -> anyhow::Result<Node> {
+        let Prepared { options, app, device, transport } = self;
+        let started = ProductionNode::start(options, app, device, transport).await;
+        started.map_err(|error| {
+            let in_memory = matches!(&error, StartError::Open(OpenError::Filesystem { filesystem, .. })
+                if filesystem == "tmpfs");
+            let hint = if in_memory { " (for a trial: scheduler.disk.allow_memory)" } else { "" };
+            anyhow::Error::new(error).context(format!("open the scheduler's store{hint}"))
+        })
+    }
+}
+
+fn prepare_raft(
     options: &SchedulerOptions,
     identity: &Identity,
     directory: Directory,
     published: &Arc<Published>,
     dialer: Dialer,
-) -> anyhow::Result<Node> {
+) -> anyhow::Result<Prepared> {
     let mut raft =
         RaftOptions::new(identity.scheduler_id, identity.group_id()?, identity.address.clone());
     raft.timers = options.timers;
@@ -330,15 +402,12 @@ async fn start_raft(
     device.soft_limit_bytes = options.disk_soft_bytes;
     device.hard_limit_bytes = options.disk_hard_bytes;
     device.ballast_bytes = options.disk_ballast_bytes;
-    let app = ClusterApp::new(published.clone());
-    let transport = GrpcTransport::with_channels(Arc::new(move |to| dialer.channel(to)));
-    warn_of_slow_disk(&options.data_dir, options.timers).await;
-    let node = ProductionNode::start(raft, app, SledDevice::new(device), transport)
-        .await
-        .context("open the scheduler's store")?;
-    // Only now does the directory hold what the identity promises.
-    identity.save(&options.data_dir)?;
-    Ok(node)
+    Ok(Prepared {
+        options: raft,
+        app: ClusterApp::new(published.clone()),
+        device: SledDevice::new(device),
+        transport: GrpcTransport::with_channels(Arc::new(move |to| dialer.channel(to))),
+    })
 }
 
 /// The timers are for a whole cluster to choose, so this only speaks up.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::Published;
-use crate::leader::{Leader, Node};
+use crate::leader::{Leader, LeaderSettings, Node};
 
 /// A node that leads and could not confirm it asks again after this.
 const BEGIN_RETRY: Duration = Duration::from_millis(20);
@@ -17,7 +17,7 @@ const BEGIN_RETRY: Duration = Duration::from_millis(20);
 pub(super) async fn follow_leadership(
     node: Node,
     published: Arc<Published>,
-    rules: berth_reconcile::LivenessRules,
+    settings: LeaderSettings,
     leader: watch::Sender<Option<Arc<Leader>>>,
     stop: CancellationToken,
 ) {
@@ -36,7 +36,7 @@ pub(super) async fn follow_leadership(
             // decision on less could give a device twice in one view.
             if leads && node.read_index().await.is_ok() && node.status().term == raft.term {
                 let term = raft.term;
-                let begun = Leader::begin(term, node.clone(), published.clone(), rules);
+                let begun = Leader::begin(term, node.clone(), published.clone(), settings);
                 leader.send_replace(Some(begun));
             }
         }

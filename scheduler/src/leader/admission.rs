@@ -3,9 +3,12 @@
 //! namespace keeps the others out.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_model::Name;
+
+use super::rates::{Rates, TooFast};
 
 /// Submits that may be on their way into the log. Thirty-two full entries: on a
 /// disk that syncs in 10 ms the last of them waits for half a second.
@@ -20,8 +23,21 @@ const CALL_MAX: usize = 1024;
 const RETRY_AFTER_MS: u64 = 100;
 
 /// Counts what is on its way.
-#[derive(Debug, Default)]
-pub struct Admission(Mutex<Held>);
+#[derive(Default)]
+pub struct Admission {
+    held: Mutex<Held>,
+    /// Where an operator set one.
+    rates: Option<Rates>,
+}
+
+/// Why a call is not let in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotNow {
+    /// There is no room.
+    Crowded { retry_after_ms: u64 },
+    /// Its namespace submits faster than it may.
+    TooFast(TooFast),
+}
 
 #[derive(Debug, Default)]
 struct Held {
@@ -31,25 +47,24 @@ struct Held {
 }
 
 /// A call that was let in; its room is free again when this is dropped.
-#[derive(Debug)]
 pub struct Place {
     admission: Arc<Admission>,
     held: Vec<(Name, usize)>,
 }
 
-/// There is no room now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Crowded {
-    pub retry_after_ms: u64,
-}
-
 impl Admission {
+    /// With a limit on the jobs that each namespace submits in a second, if any.
+    pub fn new(per_second: Option<NonZeroU32>) -> Admission {
+        Admission { held: Mutex::default(), rates: per_second.map(Rates::new) }
+    }
+
     /// Lets a call in that submits so many jobs to each of these namespaces, or
     /// none of them.
     ///
     /// # Errors
-    /// If there is no room, or one of the namespaces has its share already.
-    pub fn enter(self: &Arc<Admission>, wanted: &BTreeMap<Name, usize>) -> Result<Place, Crowded> {
+    /// If there is no room, or one of the namespaces has its share already, or
+    /// submits too fast.
+    pub fn enter(self: &Arc<Admission>, wanted: &BTreeMap<Name, usize>) -> Result<Place, NotNow> {
         let held: Vec<(Name, usize)> = wanted
             .iter()
             .map(|(namespace, count)| (namespace.clone(), (*count).min(CALL_MAX)))
@@ -64,7 +79,13 @@ impl Admission {
             own == 0 || own + count <= limit
         });
         if !fits || (present.total > 0 && present.total + sum > SUBMITS_MAX) {
-            return Err(Crowded { retry_after_ms: RETRY_AFTER_MS });
+            return Err(NotNow::Crowded { retry_after_ms: RETRY_AFTER_MS });
+        }
+        // Last: who finds no room has used up nothing.
+        if let Some(rates) = &self.rates {
+            for (namespace, count) in wanted {
+                rates.take(namespace, *count).map_err(NotNow::TooFast)?;
+            }
         }
         present.total += sum;
         for (name, count) in &held {
@@ -75,7 +96,7 @@ impl Admission {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,6 +12,7 @@ use berth_wire::log::v1 as log;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
+use super::line::{Line, Room};
 use super::{Answers, Leader, clock};
 
 /// Commands in an entry: throughput peaks there on a sled log (measured
@@ -20,6 +21,9 @@ const COMMANDS_MAX: usize = 256;
 /// Encoded bytes of the commands of an entry; the rest of the 64 KiB that an
 /// entry may have is for the placements that ride along.
 pub const ENTRY_BYTES_MAX: usize = 52 << 10;
+/// Wishes that wait in line; further ones wait at the queue before it. More than
+/// the submits that are let in.
+const LINE_MAX: usize = 16_384;
 /// Clocks, schema and proposer of an entry take less.
 const ENTRY_HEAD_BYTES: usize = 256;
 /// With more commands than this the planner's own run is cheaper than
@@ -38,57 +42,42 @@ pub struct Wish {
 
 /// Serves wishes until the term ends.
 pub async fn run(leader: Arc<Leader>, mut queue: mpsc::Receiver<Wish>) {
-    let mut carried = None;
+    let mut line = Line::default();
     loop {
-        let first = match carried.take() {
-            Some(wish) => wish,
-            None => tokio::select! {
+        if line.is_empty() {
+            tokio::select! {
                 wish = queue.recv() => match wish {
-                    Some(wish) => wish,
+                    Some(wish) => line.push(wish),
                     None => break,
                 },
                 () = leader.ended.cancelled() => break,
-            },
-        };
-        let (wishes, next) = gather(first, &mut queue);
-        carried = next;
+            }
+        }
+        while line.len() < LINE_MAX
+            && let Ok(wish) = queue.try_recv()
+        {
+            line.push(wish);
+        }
+        let wishes = line.next_entry(Room { commands: COMMANDS_MAX, bytes: ENTRY_BYTES_MAX });
         let served = serve(&leader, wishes).await;
         if served.is_err_and(|refused| is_alone(&leader, &refused)) {
             // Each entry would wait for a majority in vain. Who has waited
             // behind this one is told now, not after a wait of its own.
-            while let Some(wish) = carried.take().or_else(|| queue.try_recv().ok()) {
-                let _ = wish.answer.send(Err(ProposeError::NoQuorum));
-            }
+            refuse_all(&mut line, &mut queue, &ProposeError::NoQuorum);
         }
         if leader.ended.is_cancelled() {
             break;
         }
     }
     queue.close();
-    let mut left: Vec<Wish> = carried.into_iter().collect();
-    while let Ok(wish) = queue.try_recv() {
-        left.push(wish);
-    }
-    for wish in left {
-        let _ = wish.answer.send(Err(ProposeError::NotLeader { leader: None }));
-    }
+    refuse_all(&mut line, &mut queue, &ProposeError::NotLeader { leader: None });
 }
 
-/// What has arrived, up to an entry's bounds; and one wish too many, if any.
-fn gather(first: Wish, queue: &mut mpsc::Receiver<Wish>) -> (Vec<Wish>, Option<Wish>) {
-    let mut count = first.commands.len();
-    let mut bytes = first.bytes;
-    let mut wishes = vec![first];
-    while count < COMMANDS_MAX {
-        let Ok(wish) = queue.try_recv() else { break };
-        count += wish.commands.len();
-        bytes += wish.bytes;
-        if count > COMMANDS_MAX || bytes > ENTRY_BYTES_MAX {
-            return (wishes, Some(wish));
-        }
-        wishes.push(wish);
+/// Tells everybody who waits.
+fn refuse_all(line: &mut Line, queue: &mut mpsc::Receiver<Wish>, error: &ProposeError) {
+    for wish in line.drain().chain(std::iter::from_fn(|| queue.try_recv().ok())) {
+        let _ = wish.answer.send(Err(error.clone()));
     }
-    (wishes, None)
 }
 
 /// Whether an entry failed because this leader hears no majority.
@@ -282,7 +271,8 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             | Command::TakeStock { .. }
             | Command::ForgetOrphans { .. }
             | Command::StopAwaiting
-            | Command::SetSchedulable { .. } => return Effect::Room,
+            | Command::SetSchedulable { .. }
+            | Command::SetDevicePurpose { .. } => return Effect::Room,
             // An end may free room for what waits, or make its instance wait.
             Command::Observe { observations, .. } => {
                 let matters = observations.iter().any(|observation| {

@@ -163,6 +163,9 @@ pub async fn run(leader: Arc<Leader>) {
             _ if !leader.has_quorum() => LOOK_AGAIN,
             Standing::AsWished => LOOK_AGAIN,
             Standing::Waiting => LOOK_SOON,
+            Standing::Next(Step::Promote { scheduler }) if !follows(&leader, scheduler) => {
+                LOOK_SOON
+            }
             Standing::Next(step) => match take(&leader, &step).await {
                 // Handed over, or lost: another leader goes on.
                 _ if leader.ended.is_cancelled() => return,
@@ -186,6 +189,14 @@ pub async fn run(leader: Arc<Leader>) {
             () = leader.ended.cancelled() => return,
         }
     }
+}
+
+/// Whether a scheduler is known to follow the rules of the cluster: with a vote it
+/// would be missed if it stopped at them.
+fn follows(leader: &Leader, scheduler: u64) -> bool {
+    let version = leader.published.view().cluster().cluster_version;
+    let said = leader.published.peers.said(scheduler);
+    said.is_some_and(|said| said.cluster_version_max >= version)
 }
 
 async fn take(leader: &Leader, step: &Step) -> Result<(), MembershipError> {

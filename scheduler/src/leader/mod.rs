@@ -6,14 +6,19 @@ mod admission;
 mod backlog;
 mod batch;
 pub mod clock;
+mod line;
 pub mod members;
 mod planner;
+mod rates;
 mod ticker;
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use berth_model::NodeId;
+use berth_model::{DurationMs, NodeId, StateMs};
 use berth_placement::{NodeLoad, SoftView};
+use berth_proto::v1;
 use berth_raft::{ProductionNode, ProposeError};
 use berth_reconcile::{LivenessRules, SoftState};
 use berth_state::{Command, Refusal, Reply};
@@ -24,11 +29,12 @@ use tracing::info;
 
 use crate::app::{ClusterApp, Published};
 use admission::Admission;
-pub use admission::Crowded;
+pub use admission::NotNow;
 use backlog::Backlog;
 pub use batch::ENTRY_BYTES_MAX;
 use batch::Wish;
 use clock::Clock;
+pub use rates::TooFast;
 
 pub type Node = ProductionNode<ClusterApp>;
 
@@ -40,6 +46,12 @@ const WISHES_MAX: usize = 4096;
 /// below the margin (2 s) that is added to a lease before exclusive work is
 /// replaced.
 const QUORUM_AGE_MS_MAX: u64 = 1500;
+
+/// How much is kept of why an agent was turned away.
+const REASON_CHARS_MAX: usize = 1024;
+
+/// An agent that is still turned away has tried again within this.
+const TURNED_AWAY_SHOWN: DurationMs = DurationMs::from_secs(600);
 
 /// What a proposer hears.
 pub type Answers = Result<Vec<Result<Reply, Refusal>>, ProposeError>;
@@ -65,6 +77,18 @@ pub struct Leader {
 struct Soft {
     heard: SoftState,
     loads: SoftView,
+    /// What agents last measured of their devices.
+    devices: BTreeMap<NodeId, Arc<[v1::DeviceSample]>>,
+    /// Nodes whose agents were not let in, why, and when.
+    turned_away: BTreeMap<NodeId, (String, StateMs)>,
+}
+
+/// What an operator sets of how a leader decides.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaderSettings {
+    pub rules: LivenessRules,
+    /// Jobs that each namespace may submit in a second.
+    pub submits_per_second: Option<NonZeroU32>,
 }
 
 impl Leader {
@@ -74,11 +98,17 @@ impl Leader {
         term: u64,
         node: Node,
         published: Arc<Published>,
-        rules: LivenessRules,
+        settings: LeaderSettings,
     ) -> Arc<Leader> {
+        let LeaderSettings { rules, submits_per_second } = settings;
         let (wishes, queue) = mpsc::channel(WISHES_MAX);
         let clock = Clock::from(published.view().cluster().state_ms);
-        let soft = Soft { heard: SoftState::new(clock.now()), loads: SoftView::default() };
+        let soft = Soft {
+            heard: SoftState::new(clock.now()),
+            loads: SoftView::default(),
+            devices: BTreeMap::new(),
+            turned_away: BTreeMap::new(),
+        };
         let leader = Arc::new(Leader {
             term,
             clock,
@@ -90,7 +120,7 @@ impl Leader {
             planner_wake: Notify::new(),
             members_wake: Notify::new(),
             backlog: Backlog::default(),
-            admission: Arc::default(),
+            admission: Arc::new(Admission::new(submits_per_second)),
             ended: CancellationToken::new(),
         });
         info!(term, "leading");
@@ -152,8 +182,37 @@ impl Leader {
         self.soft().heard.hear(node, now);
     }
 
-    pub fn set_load(&self, node: NodeId, load: NodeLoad) {
-        self.soft().loads.loads.insert(node, load);
+    /// The agent of a node was not let in, and will not be until somebody mends
+    /// something.
+    pub fn turn_away(&self, node: NodeId, reason: &str) {
+        let reason = reason.chars().take(REASON_CHARS_MAX).collect();
+        let (view, now) = (self.published.view(), self.clock.now());
+        let mut soft = self.soft();
+        soft.turned_away.retain(|node, _| view.nodes().contains(node));
+        soft.turned_away.insert(node, (reason, now));
+    }
+
+    /// The agent of a node was let in.
+    pub fn let_in(&self, node: NodeId) {
+        self.soft().turned_away.remove(&node);
+    }
+
+    /// Why a node's agent was turned away of late, and how many milliseconds ago.
+    pub fn turned_away(&self, node: NodeId) -> Option<(String, u64)> {
+        let (reason, at) = self.soft().turned_away.get(&node)?.clone();
+        let ago = self.clock.now().since(at);
+        (ago <= TURNED_AWAY_SHOWN).then_some((reason, ago.0))
+    }
+
+    pub fn set_load(&self, node: NodeId, load: NodeLoad, devices: Vec<v1::DeviceSample>) {
+        let mut soft = self.soft();
+        soft.loads.loads.insert(node, load);
+        soft.devices.insert(node, devices.into());
+    }
+
+    /// What a node's agent last measured of its devices.
+    pub fn device_samples(&self, node: NodeId) -> Arc<[v1::DeviceSample]> {
+        self.soft().devices.get(&node).cloned().unwrap_or_default()
     }
 
     /// How long ago an agent was heard, in milliseconds.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use berth_model::DurationMs;
 use berth_state::ClusterState;
 use tracing::warn;
 
@@ -22,6 +23,7 @@ pub async fn run(leader: Arc<Leader>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut last = Instant::now();
+    let mut lateness = Lateness::new(Instant::now());
     loop {
         tokio::select! {
             _ = interval.tick() => {}
@@ -34,11 +36,14 @@ pub async fn run(leader: Arc<Leader>) {
             let now = leader.clock.now();
             leader.soft().heard.restart_windows(now);
         }
+        let rules = leader
+            .rules
+            .heard_late(lateness.allowance(leader.published.pulse.late(), Instant::now()));
         last = Instant::now();
         let view = leader.published.view();
         let commands = {
             let soft = leader.soft();
-            berth_reconcile::tick(&view, &soft.heard, &leader.rules, leader.clock.now())
+            berth_reconcile::tick(&view, &soft.heard, &rules, leader.clock.now())
         };
         if clock_is_behind(&leader, &view) {
             // An entry without commands carries the clocks alone.
@@ -56,10 +61,70 @@ pub async fn run(leader: Arc<Leader>) {
     }
 }
 
+/// How late calls were served of late: a beat that comes is in time, however late the one
+/// before it was.
+struct Lateness {
+    /// The worst of this window and of the one before it.
+    worst: [Duration; 2],
+    began: Instant,
+}
+
+/// What waited in the window before last is heard by now.
+const LATENESS_WINDOW: Duration = Duration::from_secs(10);
+/// A call that waits this long is late enough to tell an operator.
+const LATE: Duration = Duration::from_secs(1);
+/// A heartbeat waits for its turn where its connection is read, where its session is, and
+/// behind others of both.
+const TURNS_OF_HEARTBEAT: u32 = 4;
+
+impl Lateness {
+    fn new(now: Instant) -> Lateness {
+        Lateness { worst: [Duration::ZERO; 2], began: now }
+    }
+
+    /// How much later than it was sent a heartbeat may be heard.
+    fn allowance(&mut self, late: Duration, now: Instant) -> DurationMs {
+        let before = self.worst[0].max(self.worst[1]);
+        if now.duration_since(self.began) >= LATENESS_WINDOW {
+            (self.worst, self.began) = ([Duration::ZERO, self.worst[0]], now);
+        }
+        self.worst[0] = self.worst[0].max(late);
+        if late > LATE && before <= LATE {
+            let late_ms = late.as_millis();
+            warn!(late_ms, "calls are served late; nodes may be silent for that much longer");
+        }
+        let allowance = self.worst[0].max(self.worst[1]) * TURNS_OF_HEARTBEAT;
+        DurationMs(u64::try_from(allowance.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
 /// Whether the state's clock should be moved on: the next leader continues from
 /// what the log says, and time limits, deadlines and backoff with it.
 fn clock_is_behind(leader: &Leader, view: &ClusterState) -> bool {
     let behind = leader.clock.now().since(view.cluster().state_ms);
     let timed = !view.allocations().is_empty() || !view.queue_is_empty();
     timed && behind.0 >= CLOCK_BEHIND_MS_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_beat_in_time_between_late_ones_takes_nothing_back() {
+        let begin = Instant::now();
+        let mut lateness = Lateness::new(begin);
+        let mut allowance = |at_ms: u64, late_ms: u64| {
+            let now = begin + Duration::from_millis(at_ms);
+            lateness.allowance(Duration::from_millis(late_ms), now).0
+        };
+        assert_eq!(allowance(0, 5), 20);
+        assert_eq!(allowance(250, 3_000), 12_000);
+        for at_ms in (500..20_000).step_by(500) {
+            let late_ms = if at_ms % 1_000 == 0 { 2_500 } else { 0 };
+            assert!(allowance(at_ms, late_ms) >= 10_000, "{at_ms}");
+        }
+        assert_eq!(allowance(30_100, 0), 10_000);
+        assert_eq!(allowance(40_200, 0), 0);
+    }
 }

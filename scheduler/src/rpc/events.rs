@@ -11,7 +11,7 @@ use futures::Stream;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::{Shared, lookup, status};
 use crate::access::Granted;
@@ -47,8 +47,11 @@ impl Shared {
                 status::invalid_field("after", "expected the token of an event, such as 42-0")
             })?),
         };
+        if after.is_some_and(|after| after.index > view.applied_index()) {
+            return Err(status::no_such_event_yet(view.applied_index()));
+        }
         // Asked first, so that a token that is gone is refused by the call.
-        self.published.events.after(after, 1).map_err(gone)?;
+        self.published.events.after(after, 1).map_err(status::events_gone)?;
         static WATCHERS: Semaphore = Semaphore::const_new(WATCHERS_MAX);
         let Ok(place) = WATCHERS.try_acquire() else { return Err(status::too_many_watchers()) };
         let (out, stream) = mpsc::channel(BATCH);
@@ -74,7 +77,8 @@ impl Shared {
         loop {
             newest.borrow_and_update();
             loop {
-                let recorded = self.published.events.after(after, BATCH).map_err(gone)?;
+                let recorded =
+                    self.published.events.after(after, BATCH).map_err(status::events_gone)?;
                 let Some(last) = recorded.last() else { break };
                 after = Some(last.token);
                 let view = self.published.view();
@@ -135,13 +139,4 @@ struct Watch {
     job: Option<JobId>,
     after: Option<Token>,
     follow: bool,
-}
-
-fn gone(gone: crate::events::Gone) -> Status {
-    let detail = v1::ErrorDetail {
-        hint: "list again, then watch from the newest event".to_owned(),
-        ..v1::ErrorDetail::default()
-    };
-    let message = format!("events up to {} are no longer kept here", gone.oldest);
-    status::status(Code::OutOfRange, message, &detail)
 }

@@ -1,8 +1,9 @@
 //! From what a caller named to the row it means, at the freshness it asked.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_model::Name;
+use berth_model::{AllocationId, Name, NodeId, NodeState, Violation};
 use berth_proto::v1;
 use berth_state::query::Found;
 use berth_state::{ClusterState, JobRow, NodeRow};
@@ -10,6 +11,9 @@ use tonic::{Code, Status};
 
 use super::{Shared, status};
 use crate::access::Granted;
+
+/// Of what a text could stand for so much is listed.
+const LISTED_MAX: usize = 8;
 
 /// A view with what is known of its age.
 pub struct FreshView {
@@ -86,6 +90,15 @@ fn found(
 }
 
 fn no_such_job(state: &ClusterState, namespace: &Name, text: &str) -> Status {
+    if let Ok(allocation) = text.parse::<AllocationId>() {
+        let message = format!("expected a job, found the allocation {allocation}");
+        let violation = Violation {
+            field: "job".to_owned(),
+            message,
+            hint: Some(format!("its job is {}", allocation.job)),
+        };
+        return status::invalid(vec![violation]);
+    }
     // The nearest names, by the letters that they begin with.
     let prefix: String = text.chars().take(3).collect();
     let near: Vec<&str> = state
@@ -116,4 +129,65 @@ pub fn node(state: &ClusterState, text: &str) -> Result<Arc<NodeRow>, Status> {
         };
         status::status(Code::NotFound, format!("no node `{shown}`"), &detail)
     })
+}
+
+/// A device, and the node that it is on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FoundDevice {
+    pub id: NodeId,
+    pub node: String,
+    pub uuid: String,
+}
+
+/// The device that a caller means: a uuid, the beginning of one that fits no other, or
+/// `NODE:INDEX`. One that is cordoned is found while it is away.
+pub fn device(state: &ClusterState, text: &str) -> Result<FoundDevice, Status> {
+    let found = |row: &NodeRow, uuid: &str| FoundDevice {
+        id: row.id,
+        node: row.name.to_string(),
+        uuid: uuid.to_owned(),
+    };
+    if let Some((name, index)) = text.rsplit_once(':') {
+        let row = node(state, name)?;
+        let device = index
+            .parse()
+            .ok()
+            .and_then(|index: u32| row.spec.devices.iter().find(|device| device.index == index));
+        return device.map(|device| found(&row, &device.uuid)).ok_or_else(|| no_device(text));
+    }
+    let mut fitting = Vec::new();
+    for row in state.nodes().values() {
+        // What was on a node that is down may be on another by now.
+        let present = row.devices_in_use().map(|device| device.uuid.as_str());
+        let up = row.state != NodeState::Down;
+        let away = row.cordoned_devices.iter().map(String::as_str).filter(|_| up);
+        let all: BTreeSet<&str> = present.chain(away).collect();
+        if all.contains(text) {
+            return Ok(found(row, text));
+        }
+        let begin_so = all.into_iter().filter(|uuid| uuid.starts_with(text));
+        fitting.extend(begin_so.map(|uuid| found(row, uuid)));
+    }
+    match fitting.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(no_device(text)),
+        several => {
+            let listed: Vec<String> = several
+                .iter()
+                .take(LISTED_MAX)
+                .map(|one| format!("{} ({})", one.uuid, one.node))
+                .collect();
+            let hint = "name one of them by its full uuid".to_owned();
+            let detail = v1::ErrorDetail { hint, ..v1::ErrorDetail::default() };
+            let message = format!("`{text}` stands for several GPUs: {}", listed.join(", "));
+            Err(status::status(Code::FailedPrecondition, message, &detail))
+        }
+    }
+}
+
+fn no_device(text: &str) -> Status {
+    let shown: String = text.chars().take(64).collect();
+    let hint = "list GPUs with `berth gpu list -o wide`".to_owned();
+    let detail = v1::ErrorDetail { hint, ..v1::ErrorDetail::default() };
+    status::status(Code::NotFound, format!("no GPU `{shown}`"), &detail)
 }

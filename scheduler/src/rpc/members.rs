@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tonic::Status;
 
 use super::access::proof;
+use super::version::check_newcomer;
 use super::{Shared, settle, status};
 use crate::access::{Granted, Term};
 use crate::leader::Leader;
@@ -41,6 +42,7 @@ pub async fn admit(
         return Err(status::invalid_field("address", message));
     }
     granted.about(format!("scheduler at {}", request.address));
+    check_newcomer(shared, request.cluster_version_max)?;
     let proof = server_proof(shared, &leader, instance_key, &request)?;
     let seat = if request.learner { Seat::Learner } else { Seat::Voter };
     let command =

@@ -17,6 +17,7 @@ mod route;
 pub mod status;
 mod stock;
 mod submit;
+mod version;
 
 use std::sync::{Arc, Mutex};
 

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use berth_model::Drain;
+use berth_model::{AllocationId, Drain, NodeState};
 use berth_proto::v1;
 use berth_proto::v1::nodes_client::NodesClient;
-use berth_state::{Command, NodeRow, Purpose};
+use berth_state::{Command, DevicePurpose, NodeRow, Purpose};
 use tonic::{Request, Response, Status};
 
-use super::route::at_leader;
+use super::route::{at_leader, where_asked};
 use super::{Shared, lookup, settle, status};
 use crate::access::Granted;
 use crate::leader::Leader;
@@ -24,15 +24,8 @@ impl v1::nodes_server::Nodes for NodesService {
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesReply>, Status> {
-        let consistency = request.get_ref().consistency;
-        if consistency != 0 {
-            return self
-                .list_here(&Granted::of(&request)?, None, consistency)
-                .await
-                .map(Response::new);
-        }
-        at_leader!(self.0, request, NodesClient::list, |leader, granted, asked| {
-            self.list_here(granted, Some(leader), asked.consistency)
+        where_asked!(self.0, request, NodesClient::list, |leader, granted, asked| {
+            self.list_here(granted, leader, asked.consistency)
         })
     }
 
@@ -40,15 +33,8 @@ impl v1::nodes_server::Nodes for NodesService {
         &self,
         request: Request<v1::GetNodeRequest>,
     ) -> Result<Response<v1::Node>, Status> {
-        let consistency = request.get_ref().consistency;
-        if consistency != 0 {
-            return self
-                .get_here(&Granted::of(&request)?, None, request.into_inner())
-                .await
-                .map(Response::new);
-        }
-        at_leader!(self.0, request, NodesClient::get, |leader, granted, asked| {
-            self.get_here(granted, Some(leader), asked)
+        where_asked!(self.0, request, NodesClient::get, |leader, granted, asked| {
+            self.get_here(granted, leader, asked)
         })
     }
 
@@ -61,6 +47,33 @@ impl v1::nodes_server::Nodes for NodesService {
     async fn uncordon(&self, request: Request<v1::NodeRef>) -> Result<Response<v1::Node>, Status> {
         at_leader!(self.0, request, NodesClient::uncordon, |leader, granted, asked| {
             self.set(granted, leader, asked.node, Purpose::Work)
+        })
+    }
+
+    async fn cordon_device(
+        &self,
+        request: Request<v1::DeviceRef>,
+    ) -> Result<Response<v1::Node>, Status> {
+        at_leader!(self.0, request, NodesClient::cordon_device, |leader, granted, asked| {
+            self.set_device(granted, leader, asked.device, DevicePurpose::Cordoned)
+        })
+    }
+
+    async fn uncordon_device(
+        &self,
+        request: Request<v1::DeviceRef>,
+    ) -> Result<Response<v1::Node>, Status> {
+        at_leader!(self.0, request, NodesClient::uncordon_device, |leader, granted, asked| {
+            self.set_device(granted, leader, asked.device, DevicePurpose::Work)
+        })
+    }
+
+    async fn get_device(
+        &self,
+        request: Request<v1::GetDeviceRequest>,
+    ) -> Result<Response<v1::GetDeviceReply>, Status> {
+        where_asked!(self.0, request, NodesClient::get_device, |leader, granted, asked| {
+            self.get_device_here(granted, leader, asked)
         })
     }
 
@@ -113,6 +126,26 @@ impl NodesService {
         Ok(shown(&row, leader.as_deref()))
     }
 
+    async fn get_device_here(
+        &self,
+        granted: &Granted,
+        leader: Option<Arc<Leader>>,
+        asked: v1::GetDeviceRequest,
+    ) -> Result<v1::GetDeviceReply, Status> {
+        let state = self.0.read(granted, asked.consistency).await?.state;
+        let found = lookup::device(&state, &asked.device)?;
+        let row = lookup::node(&state, &found.node)?;
+        let holds = |id: &&AllocationId| {
+            let sees = state.jobs().get(&id.job).is_some_and(|job| granted.sees(job.namespace()));
+            let claim = state.allocations().get(*id).map(|allocation| &allocation.claim);
+            let devices = claim.into_iter().flat_map(|claim| &claim.devices);
+            sees && devices.into_iter().any(|device| device.uuid == found.uuid)
+        };
+        let allocations = row.live.iter().filter(holds).map(AllocationId::to_string).collect();
+        let node = Some(shown(&row, leader.as_deref()));
+        Ok(v1::GetDeviceReply { node, uuid: found.uuid, allocations })
+    }
+
     async fn start_drain(
         &self,
         granted: &Granted,
@@ -135,17 +168,85 @@ impl NodesService {
         purpose: Purpose,
     ) -> Result<v1::Node, Status> {
         let row = lookup::node(&self.0.read(granted, 0).await?.state, &node)?;
-        let command = Command::SetSchedulable { node: row.id, purpose };
         granted.about(format!("node {}", row.name));
-        settle(&leader, command).await?;
-        let row = lookup::node(&self.0.published.view(), &node)?;
-        Ok(shown(&row, Some(&leader)))
+        let command = Command::SetSchedulable { node: row.id, purpose };
+        self.change(&leader, command, &node).await
+    }
+
+    async fn set_device(
+        &self,
+        granted: &Granted,
+        leader: Arc<Leader>,
+        device: String,
+        purpose: DevicePurpose,
+    ) -> Result<v1::Node, Status> {
+        let found = lookup::device(&self.0.read(granted, 0).await?.state, &device)?;
+        granted.about(format!("GPU {} of node {}", found.uuid, found.node));
+        let command = Command::SetDevicePurpose { node: found.id, uuid: found.uuid, purpose };
+        self.change(&leader, command, &found.node).await
+    }
+
+    /// The node as it is after a command about it.
+    async fn change(
+        &self,
+        leader: &Leader,
+        command: Command,
+        node: &str,
+    ) -> Result<v1::Node, Status> {
+        settle(leader, command).await?;
+        let row = lookup::node(&self.0.published.view(), node)?;
+        Ok(shown(&row, Some(leader)))
     }
 }
 
 /// A node with what the leader last heard of it.
 fn shown(row: &NodeRow, leader: Option<&Leader>) -> v1::Node {
     let mut node = berth_wire::views::node(row);
-    node.last_report_ms = leader.and_then(|leader| leader.heard_ms_ago(row.id));
+    if let Some(leader) = leader {
+        node.last_report_ms = leader.heard_ms_ago(row.id);
+        node.agent_refused =
+            leader.turned_away(row.id).map(|(reason, ms_ago)| v1::AgentRefusal { reason, ms_ago });
+        // Of a node that is silent nothing is known.
+        if row.state == NodeState::Ready {
+            measured(&mut node.devices, &leader.device_samples(row.id));
+        }
+    }
     node
+}
+
+/// Adds what was measured of the devices. The agent may have told it before it told of
+/// another inventory.
+fn measured(devices: &mut [v1::DeviceStatus], samples: &[v1::DeviceSample]) {
+    for device in devices {
+        if let Some(sample) = samples.iter().find(|sample| sample.uuid == device.uuid) {
+            device.memory_used_bytes = sample.memory_used_bytes;
+            device.utilization_percent = sample.utilization_percent;
+            device.temperature_celsius = sample.temperature_celsius;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_measured_goes_to_the_device_that_it_was_measured_of() {
+        let mut devices = ["GPU-a", "GPU-b"].map(|uuid| v1::DeviceStatus {
+            uuid: uuid.to_owned(),
+            allocated_milli: 1000,
+            ..v1::DeviceStatus::default()
+        });
+        let sample = |uuid: &str, percent| v1::DeviceSample {
+            uuid: uuid.to_owned(),
+            utilization_percent: Some(percent),
+            memory_used_bytes: Some(7),
+            temperature_celsius: None,
+        };
+        measured(&mut devices, &[sample("GPU-gone", 1), sample("GPU-b", 87)]);
+        let shown = devices.map(|device| {
+            (device.allocated_milli, device.utilization_percent, device.memory_used_bytes)
+        });
+        assert_eq!(shown, [(1000, None, None), (1000, Some(87), Some(7))]);
+    }
 }

@@ -5,18 +5,19 @@ use std::sync::Arc;
 use berth_model::JobState;
 use berth_proto::v1;
 use berth_proto::v1::operator_client::OperatorClient;
-use berth_raft::Role;
-use berth_state::{ClusterState, Command};
+use berth_raft::{Member, RaftStatus, Role};
+use berth_state::{CLUSTER_VERSION_MAX, ClusterState, Command};
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
 use super::backup::BackupStream;
 use super::route::at_leader;
-use super::{Shared, members, settle};
+use super::{Shared, members, settle, version};
 use crate::access::Granted;
 use crate::identity::to_hex;
 use crate::leader::Leader;
 use crate::leader::members::{is_healthy, warnings};
+use crate::peers::Agreement;
 
 pub struct OperatorService {
     pub shared: Shared,
@@ -112,6 +113,15 @@ impl v1::operator_server::Operator for OperatorService {
         })
     }
 
+    async fn finalize(
+        &self,
+        request: Request<v1::FinalizeRequest>,
+    ) -> Result<Response<v1::FinalizeReply>, Status> {
+        at_leader!(self.shared, request, OperatorClient::finalize, |leader, granted, _asked| {
+            version::finalize(&self.shared, granted, leader)
+        })
+    }
+
     async fn state_hash(
         &self,
         _request: Request<v1::StateHashRequest>,
@@ -127,34 +137,7 @@ impl OperatorService {
         let view = self.shared.read(granted, consistency).await?;
         let raft = self.shared.node.status();
         let leader_id = raft.leader.as_ref().map(|(id, _)| *id);
-        let leads = leader_id == Some(raft.node_id);
-        let members = raft
-            .members
-            .iter()
-            .map(|member| v1::Member {
-                id: member.id,
-                address: member.address.clone(),
-                role: if Some(member.id) == leader_id {
-                    "leader"
-                } else if member.voter {
-                    "follower"
-                } else {
-                    "learner"
-                }
-                .to_owned(),
-                healthy: if member.id == raft.node_id {
-                    raft.role != Role::Stopped
-                } else {
-                    !leads || is_healthy(member, &raft)
-                },
-                last_log_index: if member.id == raft.node_id {
-                    raft.last_log_index
-                } else {
-                    member.matched_index
-                },
-                applied_index: (member.id == raft.node_id).then_some(raft.applied_index).flatten(),
-            })
-            .collect();
+        let members = raft.members.iter().map(|member| self.member(member, &raft)).collect();
         let state = &view.state;
         let schedulers = &state.cluster().schedulers;
         let removed = schedulers.iter().filter(|(_, row)| row.seat.is_none());
@@ -174,13 +157,67 @@ impl OperatorService {
             stale_ms: view.stale_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             removed: removed.map(|(id, _)| *id).collect(),
-            warnings: warnings(&raft),
+            warnings: self.warnings(&raft),
+            cluster_version: state.cluster().cluster_version,
+            cluster_version_max: CLUSTER_VERSION_MAX,
             incarnation: state.cluster().incarnation,
             awaited_nodes: awaited_nodes(state),
             awaited_for_ms: awaited_for_ms(state, self.shared.leading().as_deref()),
             places_in_ms: places_in_ms(state, self.shared.leading().as_deref()),
             orphans: state.nodes().values().map(|row| row.orphans.len() as u64).sum(),
         })
+    }
+
+    fn member(&self, member: &Member, raft: &RaftStatus) -> v1::Member {
+        let leader_id = raft.leader.as_ref().map(|(id, _)| *id);
+        let itself = member.id == raft.node_id;
+        let role = match (Some(member.id) == leader_id, member.voter) {
+            (true, _) => "leader",
+            (false, true) => "follower",
+            (false, false) => "learner",
+        };
+        let healthy = match itself {
+            true => raft.role != Role::Stopped,
+            false => leader_id != Some(raft.node_id) || is_healthy(member, raft),
+        };
+        let said = match itself {
+            true => Some(self.shared.published.report()),
+            false => self.shared.published.peers.said(member.id),
+        };
+        v1::Member {
+            id: member.id,
+            address: member.address.clone(),
+            role: role.to_owned(),
+            healthy,
+            last_log_index: if itself { raft.last_log_index } else { member.matched_index },
+            applied_index: itself.then_some(raft.applied_index).flatten(),
+            cluster_version_max: said.as_ref().map(|said| said.cluster_version_max),
+            version: said.map(|said| said.version).unwrap_or_default(),
+        }
+    }
+
+    fn warnings(&self, raft: &RaftStatus) -> Vec<String> {
+        let clocks = self.shared.published.peers.clocks_off().into_iter();
+        let clocks = clocks.map(|(scheduler, ahead_ms)| {
+            let side = if ahead_ms > 0 { "ahead of" } else { "behind" };
+            let seconds = ahead_ms.unsigned_abs() / 1_000;
+            format!(
+                "the wall clock of scheduler {scheduler} is {seconds} s {side} the others'; \
+                 have its host keep time (chrony, ntpd)"
+            )
+        });
+        warnings(raft).into_iter().chain(self.difference()).chain(clocks).collect()
+    }
+
+    fn difference(&self) -> Option<String> {
+        match self.shared.published.peers.agreement() {
+            Agreement::Split { index, others } => Some(format!(
+                "after entry {index} the state of scheduler {} is not that of schedulers \
+                 {others:?}, and no majority says which is right",
+                self.shared.node.node_id(),
+            )),
+            Agreement::Whole | Agreement::Odd(_) => None,
+        }
     }
 
     async fn resume_here(

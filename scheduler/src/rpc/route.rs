@@ -140,4 +140,27 @@ macro_rules! at_leader {
     }};
 }
 
-pub(crate) use at_leader;
+/// Answers a call at the leader, which knows more, unless another consistency was asked for:
+/// `$leader` is `None` then.
+macro_rules! where_asked {
+    ($shared:expr, $request:expr, $client:ident :: $method:ident, |$leader:ident, $granted:ident, $message:ident| $here:expr) => {{
+        let request = $request;
+        if request.get_ref().consistency != 0 {
+            let $granted = &$crate::access::Granted::of(&request)?;
+            let $leader = None;
+            let $message = request.into_inner();
+            return $here.await.map(tonic::Response::new);
+        }
+        $crate::rpc::route::at_leader!(
+            $shared,
+            request,
+            $client::$method,
+            |leader, $granted, $message| {
+                let $leader = Some(leader);
+                $here
+            }
+        )
+    }};
+}
+
+pub(crate) use {at_leader, where_asked};

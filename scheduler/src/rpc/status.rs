@@ -1,17 +1,20 @@
 //! The one place that chooses a gRPC status. Every error names what was wrong
 //! and, where there is one, the next step.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 
 use berth_identity::Denied;
 use berth_model::{Name, Violation};
 use berth_proto::v1;
 use berth_raft::{ProposeError, ReadError};
-use berth_state::Refusal;
+use berth_state::{NewerCluster, Refusal};
+use berth_wire::agent::OtherProtocol;
 use prost::Message as _;
 use tonic::{Code, ConnectError, Status};
 
-use crate::leader::Crowded;
+use crate::events::Gone;
+use crate::leader::{NotNow, TooFast};
 
 /// When a client may try again after a passing trouble.
 const RETRY_AFTER_MS: u64 = 40;
@@ -145,7 +148,8 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         Refusal::NoSuchJob(_)
         | Refusal::NoSuchNode(_)
         | Refusal::NoSuchScheduler(_)
-        | Refusal::NoSuchAllocation(_) => Status::not_found(message),
+        | Refusal::NoSuchAllocation(_)
+        | Refusal::NoSuchDevice { .. } => Status::not_found(message),
         Refusal::NoSuchTask { .. } | Refusal::NoSuchVersion { .. } => Status::not_found(message),
         Refusal::KeyConflict { .. } => with_hint(
             Code::AlreadyExists,
@@ -167,6 +171,11 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
             Code::FailedPrecondition,
             message,
             "give this agent another --name, or its old data directory",
+        ),
+        Refusal::DeviceElsewhere { .. } => with_hint(
+            Code::FailedPrecondition,
+            message,
+            "run one agent per host; a device that was moved is free once its old node is down",
         ),
         Refusal::Invalid(_) => Status::invalid_argument(message),
         Refusal::NotSecured => not_secured(),
@@ -316,14 +325,23 @@ pub fn not_heard_yet() -> Status {
 }
 
 /// More submits are on their way than the log can take.
-pub fn crowded(crowded: Crowded) -> Status {
+pub fn not_now(refused: NotNow) -> Status {
     metrics::counter!("berth_submits_refused_total").increment(1);
+    let (message, retry_after_ms) = match refused {
+        NotNow::Crowded { retry_after_ms } => {
+            ("the cluster has more submits to take than it can".to_owned(), retry_after_ms)
+        }
+        NotNow::TooFast(TooFast { namespace, per_second, retry_after_ms }) => (
+            format!("namespace `{namespace}` submits more than {per_second} jobs a second"),
+            retry_after_ms,
+        ),
+    };
     let detail = v1::ErrorDetail {
         hint: "try again in a moment; `berth` does so by itself".to_owned(),
-        retry_after_ms: Some(crowded.retry_after_ms),
+        retry_after_ms: Some(retry_after_ms),
         ..v1::ErrorDetail::default()
     };
-    status(Code::ResourceExhausted, "the cluster has more submits to take than it can", &detail)
+    status(Code::ResourceExhausted, message, &detail)
 }
 
 /// A watcher did not take what it asked for.
@@ -333,6 +351,21 @@ pub fn too_slow() -> Status {
         "the events were not read for half a minute",
         "watch again from the token of the last event that was read",
     )
+}
+
+/// What comes after a token that names no event here.
+const WATCH_ANEW: &str = "list again, then watch from the newest event";
+
+/// The events after a token are no longer all here.
+pub fn events_gone(gone: Gone) -> Status {
+    let message = format!("events up to {} are no longer kept here", gone.oldest);
+    with_hint(Code::OutOfRange, message, WATCH_ANEW)
+}
+
+/// A token that no event has: of another cluster, or from before a restore.
+pub fn no_such_event_yet(newest: u64) -> Status {
+    let message = format!("no event has this token yet; the newest entry here is {newest}");
+    with_hint(Code::OutOfRange, message, WATCH_ANEW)
 }
 
 /// As many watch as this scheduler has room for.
@@ -366,4 +399,33 @@ pub fn problem(status: &Status) -> v1::Problem {
         message: status.message().to_owned(),
         violations: detail.violations,
     }
+}
+
+/// Nobody knows what these schedulers are able to: by id, with the reason.
+pub fn silent_schedulers(silent: &BTreeMap<u64, String>) -> Status {
+    let listed: Vec<String> = silent.iter().map(|(id, why)| format!("{id} ({why})")).collect();
+    with_hint(
+        Code::FailedPrecondition,
+        format!("these schedulers do not say what they know: {}", listed.join(", ")),
+        "every scheduler must answer before the cluster version is raised; bring them back, or \
+         remove those that are gone",
+    )
+}
+
+/// A scheduler that would not understand the cluster that it is to join.
+pub fn too_old_to_join(newer: &NewerCluster) -> Status {
+    with_hint(
+        Code::FailedPrecondition,
+        newer.to_string(),
+        "`berth operator status` shows the version that the other schedulers run",
+    )
+}
+
+/// An agent of another time.
+pub fn other_protocol(other: &OtherProtocol) -> Status {
+    let hint = match other.is_newer() {
+        true => "upgrade the schedulers before the agents, or give this agent an older release",
+        false => "upgrade the agent; what it runs goes on meanwhile",
+    };
+    with_hint(Code::FailedPrecondition, other.to_string(), hint)
 }

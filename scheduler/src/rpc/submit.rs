@@ -10,15 +10,19 @@ use berth_state::{Command, Refusal, Reply, SubmitJob};
 use berth_wire::spec::{job_spec_from_proto, spec_digest};
 use tonic::Status;
 
-use super::{Shared, status};
+use super::{Shared, lookup, status};
 use crate::access::Granted;
 use crate::leader::{ENTRY_BYTES_MAX, Leader};
 
 /// Submits in one call; a thousand of ordinary size stay far below the
 /// request's own limit.
 const SUBMITS_MAX: usize = 10_000;
-/// Submits of a call in one entry: several calls share an entry's 256.
-const SUBMITS_IN_ENTRY_MAX: usize = 250;
+/// Submits of a call that are one wish: four of them fill an entry, and others
+/// find room between them.
+const SUBMITS_IN_WISH_MAX: usize = 64;
+/// Submits of one call that are checked before others have a turn on this thread:
+/// a thousand take 20 ms, in which no connection would be answered.
+const CHECKED_AT_ONCE: usize = 32;
 
 impl Shared {
     pub async fn submit_one(
@@ -28,11 +32,11 @@ impl Shared {
         mut request: v1::SubmitRequest,
     ) -> Result<v1::SubmitReply, Status> {
         self.room_on_disk()?;
+        let _place =
+            leader.admission.enter(&wanted(granted, [&request])).map_err(status::not_now)?;
         let bytes = encoded_len(&request);
         let submit = checked(granted, &mut request)?;
         let warnings = warnings(leader, &request, &submit.spec)?;
-        let wanted = BTreeMap::from([(submit.spec.namespace.clone(), 1)]);
-        let _place = leader.admission.enter(&wanted).map_err(status::crowded)?;
         let commands = vec![Command::Submit(submit)];
         let answers = leader.propose_all(commands, bytes).await;
         let mut answers = answers.map_err(|error| status::from_propose(&error))?;
@@ -54,18 +58,21 @@ impl Shared {
             let message = format!("at most {SUBMITS_MAX} submits in a call, found {count}");
             return Err(status::invalid_field("submits", message));
         }
+        granted.about(format!("{count} jobs"));
+        // Before anything is looked at: what is refused should cost little.
+        let wanted = wanted(granted, &request.submits);
+        let _place = leader.admission.enter(&wanted).map_err(status::not_now)?;
         let mut results: Vec<Option<v1::SubmitResult>> = vec![None; count];
-        let mut wanted: BTreeMap<Name, usize> = BTreeMap::new();
         let mut parts: Vec<Part> = Vec::new();
         for (position, mut request) in request.submits.into_iter().enumerate() {
+            if position % CHECKED_AT_ONCE == CHECKED_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
             let bytes = encoded_len(&request);
             let submit = checked(granted, &mut request)
                 .and_then(|submit| warnings(leader, &request, &submit.spec).map(|_| submit));
             let command = match submit {
-                Ok(submit) => {
-                    *wanted.entry(submit.spec.namespace.clone()).or_default() += 1;
-                    Command::Submit(submit)
-                }
+                Ok(submit) => Command::Submit(submit),
                 Err(refused) => {
                     results[position] = Some(refusal_result(&refused));
                     continue;
@@ -80,8 +87,6 @@ impl Shared {
                 }
             }
         }
-        granted.about(format!("{} jobs", wanted.values().sum::<usize>()));
-        let _place = leader.admission.enter(&wanted).map_err(status::crowded)?;
         let proposals = parts.into_iter().map(|part| async move {
             (part.positions, leader.propose_all(part.commands, part.bytes).await)
         });
@@ -114,6 +119,27 @@ impl Shared {
     }
 }
 
+/// Whose share of the room submits take. Those that will be refused take none:
+/// nobody uses up what is others'.
+fn wanted<'a>(
+    granted: &Granted,
+    requests: impl IntoIterator<Item = &'a v1::SubmitRequest>,
+) -> BTreeMap<Name, usize> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for spec in requests.into_iter().filter_map(|request| request.spec.as_ref()) {
+        *counts.entry(&spec.namespace).or_default() += 1;
+    }
+    let mut wanted = BTreeMap::new();
+    for (text, count) in counts {
+        if let Ok(namespace) = lookup::namespace(text)
+            && granted.check(&namespace).is_ok()
+        {
+            *wanted.entry(namespace).or_default() += count;
+        }
+    }
+    wanted
+}
+
 /// What the submitter should know before the job is proposed.
 ///
 /// # Errors
@@ -142,7 +168,7 @@ struct Part {
 
 impl Part {
     fn has_room(&self, bytes: usize) -> bool {
-        self.commands.len() < SUBMITS_IN_ENTRY_MAX && self.bytes + bytes <= ENTRY_BYTES_MAX
+        self.commands.len() < SUBMITS_IN_WISH_MAX && self.bytes + bytes <= ENTRY_BYTES_MAX
     }
 
     fn push(&mut self, position: usize, command: Command, bytes: usize) {

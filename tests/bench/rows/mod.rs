@@ -1,10 +1,12 @@
 //! The rows, one after the other, each against a cluster of its own.
 
+mod agents;
 mod array;
 mod bulk;
 mod failover;
 mod long;
 mod noop;
+mod overload;
 mod reads;
 mod start;
 mod submits;
@@ -14,7 +16,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use crate::arguments::{Options, RowName};
-use crate::berth::{AGENTS, CORES_OF_AGENT, Cluster};
+use crate::berth::{AGENTS, CORES_OF_AGENT, Cluster, Shape};
 use crate::disk;
 use crate::etcd::Etcd;
 use crate::guard::Verdict;
@@ -30,7 +32,19 @@ pub struct Bench {
 
 impl Bench {
     pub async fn cluster(&self) -> anyhow::Result<Cluster> {
-        Cluster::start(&self.options.berth, &self.folder("berth")).await
+        Cluster::start(&self.options.berth, &self.folder("berth"), Shape::ORDINARY).await
+    }
+
+    /// Without agents, for a fleet of them, which beat every second.
+    pub async fn bare_cluster(&self) -> anyhow::Result<Cluster> {
+        self.bare_cluster_on(None).await
+    }
+
+    /// The same, on these processors alone.
+    pub async fn bare_cluster_on(&self, processors: Option<String>) -> anyhow::Result<Cluster> {
+        let settings = vec![("BERTH_SCHEDULER__LEASE__HEARTBEAT", "1s")];
+        let shape = Shape { agents: 0, settings, processors };
+        Cluster::start(&self.options.berth, &self.folder("berth"), shape).await
     }
 
     /// etcd, if it is here.
@@ -155,6 +169,15 @@ async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     }
     if wants(bench, RowName::Reads) {
         reads::run(bench).await.context("row reads")?;
+    }
+    if wants(bench, RowName::Agents) {
+        agents::run(bench).await.context("row agents")?;
+    }
+    if wants(bench, RowName::Memory) {
+        agents::memory(bench).await.context("row memory")?;
+    }
+    if wants(bench, RowName::Overload) {
+        overload::run(bench).await.context("row overload")?;
     }
     if wants(bench, RowName::Long) {
         long::run(bench).await.context("row long")?;

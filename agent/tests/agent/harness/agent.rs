@@ -129,11 +129,21 @@ impl Agent {
             .collect()
     }
 
+    /// Pids of the processes that look at this agent's GPUs.
+    pub fn probers(&self) -> Vec<u32> {
+        let is_ours = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains("\0gpu-prober\0")
+                && parent_of(*pid) == Some(self.pid())
+        };
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(is_ours).collect()
+    }
+
     /// The shim that is the parent of this process.
     pub fn shim_of(&self, process: &ProcessIdentity) -> u32 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid)).unwrap();
-        let after = stat.rsplit_once(')').unwrap().1;
-        after.split_whitespace().nth(1).unwrap().parse().unwrap()
+        parent_of(process.pid).unwrap()
     }
 }
 
@@ -161,6 +171,24 @@ impl Drop for Agent {
                 pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
         }
     }
+}
+
+/// The parent of a process, unless it has gone.
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Waits until a process has ended.
+pub async fn until_gone(pid: u32) {
+    let Ok(process) = ProcessIdentity::of(pid) else { return };
+    let Some(process) = process.open().unwrap() else { return };
+    let ended = tokio::task::spawn_blocking(move || {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let bound = Timespec::try_from(super::BOUND).unwrap();
+        poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&bound)).unwrap()
+    });
+    assert_eq!(within("the process to end", ended).await.unwrap(), 1, "process {pid} goes on");
 }
 
 /// The whole of a file; empty if it is not there.

@@ -11,8 +11,8 @@ use berth_proto::v1::agents_server::{Agents, AgentsServer};
 use berth_proto::v1::observation::State;
 use berth_proto::v1::scheduler_message::Message as ToAgent;
 use berth_proto::v1::{
-    AgentMessage, Ended, HeartbeatAck, Hello, LogPush, LogPushReply, Redirect, Report, ReportAck,
-    Running, SchedulerMessage, StockRequest, Welcome,
+    AgentMessage, DeviceSample, Ended, HeartbeatAck, Hello, LogPush, LogPushReply, Redirect,
+    Report, ReportAck, Running, SchedulerMessage, StockRequest, Welcome,
 };
 use berth_wire::agent::{
     Delta, DesiredRow, Full, StockTold, delta_to_proto, desired_digest, full_to_proto,
@@ -49,6 +49,8 @@ struct Manners {
     /// Set: agents are asked what is on their nodes before they are welcomed,
     /// these allocations among that.
     expected: std::sync::Mutex<Option<Vec<String>>>,
+    /// Devices that stay in use whatever agents say.
+    held_back: std::sync::Mutex<Vec<String>>,
 }
 
 impl Manners {
@@ -91,6 +93,8 @@ pub struct Scheduler {
     pub history: BTreeMap<AllocationId, Vec<State>>,
     pub full_requests: u32,
     pub complete_reports: Vec<Report>,
+    /// What the last heartbeat said of the devices.
+    pub samples: Vec<DeviceSample>,
     /// What agents said is on their nodes.
     pub stocks: Vec<StockTold>,
     logs: Vec<LogPush>,
@@ -129,6 +133,7 @@ impl Scheduler {
             history: BTreeMap::new(),
             full_requests: 0,
             complete_reports: Vec::new(),
+            samples: Vec::new(),
             stocks: Vec::new(),
             logs: Vec::new(),
         }
@@ -164,6 +169,12 @@ impl Scheduler {
     pub fn take_stock(&self, expected: &[AllocationId]) {
         let expected = expected.iter().map(AllocationId::to_string).collect();
         *self.manners.expected.lock().unwrap() = Some(expected);
+    }
+
+    /// From now on agents are told that these devices stay in use.
+    pub fn hold_back(&self, uuids: &[&str]) {
+        let uuids = uuids.iter().map(|uuid| (*uuid).to_owned()).collect();
+        *self.manners.held_back.lock().unwrap() = uuids;
     }
 
     /// From now on agents are welcomed to that cluster.
@@ -313,7 +324,8 @@ impl Scheduler {
             Heard::Message(FromAgent::Stock(stock)) => {
                 self.stocks.push(stock_from_proto(stock).unwrap());
             }
-            Heard::Message(FromAgent::Hello(_) | FromAgent::Heartbeat(_)) | Heard::Over => {}
+            Heard::Message(FromAgent::Heartbeat(beat)) => self.samples = beat.devices,
+            Heard::Message(FromAgent::Hello(_)) | Heard::Over => {}
             Heard::Log(push) => self.logs.push(push),
         }
         None
@@ -365,6 +377,7 @@ impl Agents for Server {
             lease_ms: LEASE_MS,
             restore_id: restore_id.clone().into(),
             schedulers: Vec::new(),
+            fences_held_back: self.manners.held_back.lock().unwrap().clone(),
         };
         let expected = self.manners.expected.lock().unwrap().clone();
         match expected {

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 
 use crate::arguments::DemoArguments;
 use crate::dev::Scratch;
-use crate::local::{LocalCluster, Plan};
+use crate::local::{Gpus, LocalCluster, Plan};
 use crate::stop;
 
 use checks::Checks;
@@ -42,7 +42,7 @@ async fn tell(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
         program: std::env::current_exe().context("find this program")?,
         schedulers: SCHEDULERS,
         agents: AGENTS,
-        gpus: GPUS.to_owned(),
+        gpus: Gpus::Simulated(GPUS.to_owned()),
         data_dir: scratch.path.clone(),
         log_level: "error".to_owned(),
     };

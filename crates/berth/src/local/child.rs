@@ -19,6 +19,14 @@ pub struct Child {
     asked_to_end: Asked,
 }
 
+/// Settings of clusters for trials: their data may be where temporary files are,
+/// which is memory on many machines.
+pub const TRIAL_SETTINGS: [(&str, &str); 1] = [("BERTH_SCHEDULER__DISK__ALLOW_MEMORY", "true")];
+
+/// What children have of this process's environment; the last is where some hosts have
+/// their driver's library.
+const KEPT: [&str; 3] = ["PATH", "HOME", "LD_LIBRARY_PATH"];
+
 #[derive(PartialEq, Eq)]
 enum Asked {
     No,
@@ -32,7 +40,8 @@ impl Child {
         let process = Command::new(program)
             .args(arguments)
             .env_clear()
-            .envs(std::env::vars_os().filter(|(key, _)| key == "PATH" || key == "HOME"))
+            .envs(std::env::vars_os().filter(|(key, _)| KEPT.iter().any(|kept| key == kept)))
+            .envs(TRIAL_SETTINGS)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())

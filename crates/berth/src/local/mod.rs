@@ -15,7 +15,7 @@ use berth_client::{Client, Options};
 use berth_proto::v1;
 use berth_scheduler::Seat;
 
-pub use child::Child;
+pub use child::{Child, TRIAL_SETTINGS};
 pub use ports::free_ports;
 pub use ready::write_ready_file;
 
@@ -26,11 +26,19 @@ pub struct Plan {
     pub program: PathBuf,
     pub schedulers: u8,
     pub agents: u8,
-    /// Simulated GPUs of each agent, such as `8xH100-80GB`.
-    pub gpus: String,
+    pub gpus: Gpus,
     pub data_dir: PathBuf,
     /// What the children log.
     pub log_level: String,
+}
+
+/// The GPUs of each agent.
+#[derive(Clone, Debug)]
+pub enum Gpus {
+    /// Such as `8xH100-80GB`.
+    Simulated(String),
+    /// Of one agent only: a GPU belongs to one node.
+    OfTheHost,
 }
 
 /// A running local cluster.
@@ -52,6 +60,8 @@ pub struct LocalScheduler {
 
 pub struct LocalAgent {
     pub name: String,
+    /// Where its health and metrics are.
+    pub http: String,
     pub data_dir: PathBuf,
     pub child: Child,
     arguments: Vec<String>,
@@ -135,6 +145,11 @@ impl LocalCluster {
         Ok(number)
     }
 
+    /// Whatever is started from now on runs another program.
+    pub fn run_with(&mut self, program: PathBuf) {
+        self.plan.program = program;
+    }
+
     /// Starts a scheduler again on its own data.
     pub fn restart_scheduler(&mut self, id: u64) -> anyhow::Result<()> {
         let plan = self.plan.clone();
@@ -198,6 +213,7 @@ impl LocalCluster {
         let data_dir = self.plan.data_dir.join(&name);
         let first = WORKER_PORTS_FIRST + (number - 1) * WORKER_PORTS_EACH;
         let ports = format!("{first}-{}", first + WORKER_PORTS_EACH - 1);
+        let http = format!("127.0.0.1:{http_port}");
         let arguments = [
             "agent",
             "--servers",
@@ -207,19 +223,22 @@ impl LocalCluster {
             "--name",
             &name,
             "--http",
-            &format!("127.0.0.1:{http_port}"),
+            &http,
             "--ports",
             &ports,
-            "--simulate",
-            &self.plan.gpus,
             "--stop-on-fd-close",
             "0",
             "--log-level",
             &self.plan.log_level,
         ]
         .map(str::to_owned);
+        let simulated = match &self.plan.gpus {
+            Gpus::Simulated(gpus) => vec!["--simulate".to_owned(), gpus.clone()],
+            Gpus::OfTheHost => Vec::new(),
+        };
+        let arguments = [arguments.to_vec(), simulated].concat();
         let child = Child::spawn(&self.plan.program, &format!("agent {name}"), &arguments)?;
-        Ok(LocalAgent { name, data_dir, child, arguments: arguments.to_vec() })
+        Ok(LocalAgent { name, http, data_dir, child, arguments })
     }
 
     async fn wait_for_voters(&mut self, count: usize) -> anyhow::Result<()> {

@@ -5,9 +5,12 @@
 
 pub mod bytes;
 pub mod dev;
+pub mod disk;
 pub mod gates;
+pub mod load;
 pub mod network;
 pub mod processes;
+pub mod programs;
 pub mod raw;
 pub mod schedulers;
 pub mod secure;
@@ -16,7 +19,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use berth::local::Plan;
+use berth::local::{Gpus, Plan};
 use berth_client::{Client, ClientError};
 use berth_model::{Constraints, JobKind, JobSpec, Name, Policy, TaskSpec};
 use berth_proto::v1;
@@ -29,7 +32,7 @@ pub fn plan(data_dir: &Path, schedulers: u8, agents: u8) -> Plan {
         program: PathBuf::from(env!("CARGO_BIN_EXE_berth")),
         schedulers,
         agents,
-        gpus: "2xH100-80GB".to_owned(),
+        gpus: Gpus::Simulated("2xH100-80GB".to_owned()),
         data_dir: data_dir.to_owned(),
         log_level: log_level(),
     }

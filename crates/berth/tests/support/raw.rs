@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use berth_model::JobSpec;
 use berth_proto::v1;
 use berth_proto::v1::jobs_client::JobsClient;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
@@ -37,6 +39,16 @@ pub async fn get(server: &str, job: &str, read: Read) -> Result<v1::Job, Status>
     let consistency = consistency as i32;
     let request = v1::GetJobRequest { job: super::reference(job), consistency, with_spec: false };
     jobs(server).await.get(request).await.map(tonic::Response::into_inner)
+}
+
+/// A page of a daemon that speaks plain text.
+pub async fn page(address: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let asked = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(asked.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }
 
 /// What a scheduler without a majority has to answer, and how soon.

@@ -21,10 +21,20 @@ pub(crate) async fn run(args: StatusArgs, session: &mut Session<'_, '_>) -> Resu
     for warning in &status.warnings {
         session.note(&format!("warning: {warning}"));
     }
-    for note in after_a_restore(&status) {
+    for note in unfinished_upgrade(&status).into_iter().chain(after_a_restore(&status)) {
         session.note(&note);
     }
     Ok(Exit::Done)
+}
+
+/// The last step of an upgrade, when it can be taken.
+fn unfinished_upgrade(status: &ClusterStatus) -> Option<String> {
+    let known = status.members.iter().map(|member| member.cluster_version_max.unwrap_or(0));
+    let ready = known.min().filter(|known| *known > status.cluster_version)?;
+    Some(format!(
+        "hint: every scheduler knows cluster version {ready}; `berth operator finalize` raises it, \
+         and until then all can go back"
+    ))
 }
 
 /// What a restore has left to be done, each with the next step.

@@ -17,6 +17,8 @@ fn status_json(status: &ClusterStatus) -> Value {
                 "healthy": member.healthy,
                 "last_log_index": member.last_log_index,
                 "applied_index": member.applied_index,
+                "version": member.version,
+                "cluster_version_max": member.cluster_version_max,
             })
         })
         .collect();
@@ -40,17 +42,26 @@ fn status_json(status: &ClusterStatus) -> Value {
         "awaited_for_ms": status.awaited_for_ms,
         "orphans": status.orphans,
         "places_in_ms": status.places_in_ms,
+        "cluster_version": status.cluster_version,
+        "cluster_version_max": status.cluster_version_max,
     })
 }
 
 pub(crate) fn status_answer(status: &ClusterStatus) -> Answer {
     let leader = status.leader_id.map_or_else(|| "none".to_owned(), |id| id.to_string());
     let facts = format!(
-        "leader {leader}, term {}, version {}\n\
+        "leader {leader}, term {}, version {}, cluster version {}\n\
          {} nodes, {} jobs ({} queued), {} allocations\n",
-        status.term, status.version, status.nodes, status.jobs, status.queued, status.allocations,
+        status.term,
+        status.version,
+        status.cluster_version,
+        status.nodes,
+        status.jobs,
+        status.queued,
+        status.allocations,
     );
-    let mut table = Table::new(&["ID", "ADDRESS", "ROLE", "HEALTHY", "LAST-LOG", "APPLIED"], &[]);
+    let columns = ["ID", "ADDRESS", "ROLE", "HEALTHY", "LAST-LOG", "APPLIED", "VERSION"];
+    let mut table = Table::new(&columns, &[]);
     let index = |index: Option<u64>| index.map(|index| index.to_string()).unwrap_or_default();
     for member in &status.members {
         table.row(vec![
@@ -60,6 +71,7 @@ pub(crate) fn status_answer(status: &ClusterStatus) -> Answer {
             if member.healthy { "yes" } else { "no" }.to_owned(),
             index(member.last_log_index),
             index(member.applied_index),
+            member.version.clone(),
         ]);
     }
     Answer {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_model::{CpuMilli, MemoryBytes};
-use berth_proto::v1::{Device, DeviceHealth, DeviceStatus, Node, NodeSpec};
+use berth_proto::v1::{Device, DeviceHealth, DeviceStatus, GetDeviceReply, Node, NodeSpec};
 use serde_json::{Value, json};
 
 use super::{Answer, Piece, Table};
@@ -11,7 +11,9 @@ use super::{Answer, Piece, Table};
 fn health_name(health: i32) -> &'static str {
     match DeviceHealth::try_from(health) {
         Ok(DeviceHealth::Healthy) => "healthy",
+        Ok(DeviceHealth::Suspect) => "suspect",
         Ok(DeviceHealth::Cordoned) => "cordoned",
+        Ok(DeviceHealth::Fenced) => "fenced",
         Ok(DeviceHealth::Lost) => "lost",
         // Of a newer scheduler.
         Ok(DeviceHealth::Unspecified) | Err(_) => "unknown",
@@ -41,6 +43,8 @@ fn device_json(device: &Device, status: &DeviceStatus) -> Value {
         "utilization": status.utilization_percent,
         "temperature_celsius": status.temperature_celsius,
         "health": health_name(device.health),
+        "health_reason": device.health_reason,
+        "cordoned": status.cordoned,
         "allocated_milli": status.allocated_milli,
     })
 }
@@ -68,6 +72,7 @@ fn node_json(node: &Node) -> Value {
         "devices": devices,
         "agent_version": spec.agent_version,
         "last_report_ms": node.last_report_ms,
+        "agent_refused": node.agent_refused.as_ref().map(|refused| refused.reason.as_str()),
     })
 }
 
@@ -78,10 +83,12 @@ fn nodes_table(nodes: &[Node]) -> Table {
     );
     for node in nodes {
         let spec = node.spec.clone().unwrap_or_default();
-        let state = if node.schedulable {
-            node.state.clone()
-        } else {
-            format!("{} (cordoned)", node.state)
+        let cordoned = (!node.schedulable).then_some("cordoned");
+        let refused = node.agent_refused.is_some().then_some("agent refused");
+        let notes: Vec<&str> = cordoned.into_iter().chain(refused).collect();
+        let state = match notes.is_empty() {
+            true => node.state.clone(),
+            false => format!("{} ({})", node.state, notes.join(", ")),
         };
         table.row(vec![
             node.id.to_string(),
@@ -128,27 +135,47 @@ fn labels(spec: &NodeSpec) -> String {
 fn gpu_table<'a>(nodes: impl Iterator<Item = &'a Node>) -> Table {
     let mut table = Table::new(
         &["NODE", "GPU", "MODEL", "MEMORY", "ALLOCATED", "USED", "UTIL", "TEMP", "HEALTH"],
-        &["UUID"],
+        &["UUID", "REASON"],
     );
     for node in nodes {
         for (device, status) in devices(node) {
-            let used = status.memory_used_bytes.map(size);
-            let load = status.utilization_percent.map(|percent| format!("{percent}%"));
-            table.row(vec![
-                node.name.clone(),
-                device.index.to_string(),
-                device.model.clone(),
-                size(device.memory_bytes),
-                format!("{}%", status.allocated_milli / 10),
-                used.unwrap_or_default(),
-                load.unwrap_or_default(),
-                status.temperature_celsius.map(|t| format!("{t}C")).unwrap_or_default(),
-                health_name(device.health).to_owned(),
-                device.uuid.clone(),
-            ]);
+            table.row(gpu_row(node, &device, &status));
         }
     }
     table
+}
+
+fn gpu_row(node: &Node, device: &Device, status: &DeviceStatus) -> Vec<String> {
+    let used = status.memory_used_bytes.map(size);
+    let load = status.utilization_percent.map(|percent| format!("{percent}%"));
+    vec![
+        node.name.clone(),
+        device.index.to_string(),
+        device.model.clone(),
+        size(device.memory_bytes),
+        format!("{}%", status.allocated_milli / 10),
+        used.unwrap_or_default(),
+        load.unwrap_or_default(),
+        status.temperature_celsius.map(|t| format!("{t}C")).unwrap_or_default(),
+        match status.cordoned {
+            true => format!("{} (cordoned)", health_name(device.health)),
+            false => health_name(device.health).to_owned(),
+        },
+        device.uuid.clone(),
+        device.health_reason.clone(),
+    ]
+}
+
+/// Why GPUs of a node are not healthy, a line each.
+fn reasons(node: &Node) -> Option<Piece> {
+    let ill = devices(node).into_iter().filter(|(device, _)| !device.health_reason.is_empty());
+    let lines: Vec<String> = ill
+        .map(|(device, _)| {
+            let health = health_name(device.health);
+            format!("GPU {} is {health}: {}", device.index, device.health_reason)
+        })
+        .collect();
+    (!lines.is_empty()).then(|| Piece::Text(format!("\n{}", lines.join("\n"))))
 }
 
 pub(crate) fn nodes_answer(nodes: &[Node]) -> Answer {
@@ -159,14 +186,45 @@ pub(crate) fn nodes_answer(nodes: &[Node]) -> Answer {
     }
 }
 
-/// One node with its GPUs.
+/// One node with its GPUs, and what is wrong with it.
 pub(crate) fn node_answer(node: &Node) -> Answer {
     let mut pieces = vec![Piece::Table(nodes_table(std::slice::from_ref(node)))];
+    if let Some(refused) = &node.agent_refused {
+        let ago = std::time::Duration::from_millis(refused.ms_ago).as_secs();
+        pieces.push(Piece::Text(format!("\nits agent was refused {ago}s ago: {}", refused.reason)));
+    }
     if !devices(node).is_empty() {
         pieces.push(Piece::Text(String::new()));
         pieces.push(Piece::Table(gpu_table(std::iter::once(node))));
+        pieces.extend(reasons(node));
     }
     Answer { json: node_json(node), pieces, ids: vec![node.id.to_string()] }
+}
+
+/// One GPU, in the shape of a node's devices, with its node and what holds it.
+pub(crate) fn one_gpu_answer(reply: &GetDeviceReply) -> Answer {
+    let mut node = reply.node.clone().unwrap_or_default();
+    // Of one that is away only its uuid is known.
+    let away =
+        || (Device { uuid: reply.uuid.clone(), ..Device::default() }, DeviceStatus::default());
+    let found = devices(&node).into_iter().find(|(device, _)| device.uuid == reply.uuid);
+    let (device, status) = found.unwrap_or_else(away);
+    if let Some(spec) = &mut node.spec {
+        spec.devices.retain(|one| one.uuid == reply.uuid);
+    }
+    let mut json = device_json(&device, &status);
+    json["node"] = json!(node.name);
+    json["allocations"] = json!(reply.allocations);
+    let mut pieces = vec![Piece::Table(gpu_table(std::iter::once(&node)))];
+    pieces.push(Piece::Text(format!("\nuuid: {}", reply.uuid)));
+    if !device.health_reason.is_empty() {
+        let health = health_name(device.health);
+        pieces.push(Piece::Text(format!("{health}: {}", device.health_reason)));
+    }
+    if !reply.allocations.is_empty() {
+        pieces.push(Piece::Text(format!("held by: {}", reply.allocations.join(", "))));
+    }
+    Answer { json, pieces, ids: vec![reply.uuid.clone()] }
 }
 
 /// Every GPU of every node, in the shape of a node's devices and with its node.

@@ -45,8 +45,32 @@ pub struct Agent {
     pub zone: Option<Setting<String>>,
     /// The user that workers run as, where the agent is root.
     pub worker_user: Option<Setting<String>>,
+    /// `[agent.gpus]`
+    pub gpus: Gpus,
     /// `[agent.disconnect]`
     pub disconnect: Disconnect,
+}
+
+/// `[agent.gpus]`: how the agent looks at the host's GPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpus {
+    /// NVIDIA's library (`libnvidia-ml.so.1`), where the loader does not find it.
+    pub nvml_library: Option<Setting<PathBuf>>,
+    /// Milliseconds between two looks.
+    pub report_every: Setting<u64>,
+    /// Milliseconds without an answer after which nothing is known of the GPUs;
+    /// above `report_every`.
+    pub silent_after: Setting<u64>,
+    /// A file with more lines of the table of what GPU errors (XIDs) ask for.
+    pub xids: Option<Setting<PathBuf>>,
+    /// Milliseconds for which a mended GPU has to be quiet.
+    pub soak: Setting<u64>,
+    /// Milliseconds for which a GPU's memory may be in use after its last worker.
+    pub stuck_after: Setting<u64>,
+    /// A program that resets the GPU whose uuid is its argument, instead of the driver's.
+    pub reset_program: Option<Setting<PathBuf>>,
+    /// A program that tests the mended GPU whose uuid is its argument.
+    pub test_program: Option<Setting<PathBuf>>,
 }
 
 /// `[agent.disconnect]`: what the agent does without a scheduler.
@@ -81,6 +105,16 @@ impl Agent {
             pool: reader.setting("agent.pool", &NAME, "default".to_owned()),
             zone: reader.optional("agent.zone", &NAME),
             worker_user: reader.optional("agent.worker_user", &NAME),
+            gpus: Gpus {
+                nvml_library: reader.optional("agent.gpus.nvml_library", &PATH),
+                report_every: reader.setting("agent.gpus.report_every", &TIMER, 1_000),
+                silent_after: reader.setting("agent.gpus.silent_after", &TIMER, 10_000),
+                xids: reader.optional("agent.gpus.xids", &PATH),
+                soak: reader.setting("agent.gpus.soak", &WAIT, 60_000),
+                stuck_after: reader.setting("agent.gpus.stuck_after", &WAIT, 60_000),
+                reset_program: reader.optional("agent.gpus.reset_program", &PATH),
+                test_program: reader.optional("agent.gpus.test_program", &PATH),
+            },
             disconnect: Disconnect {
                 retry_min: reader.setting("agent.disconnect.retry_min", &TIMER, 20),
                 retry_max: reader.setting("agent.disconnect.retry_max", &TIMER, 1_000),

@@ -26,6 +26,8 @@ pub struct Scheduler {
     /// Whether to talk to other machines without encryption, which listening
     /// beyond loopback without certificates needs.
     pub plain_text: Setting<bool>,
+    /// Jobs that each namespace may submit in a second; 0 for no limit.
+    pub submits_per_second: Setting<u64>,
     /// Form a new cluster. Excludes `join`.
     pub bootstrap: Setting<bool>,
     /// Schedulers of the cluster to join. Excludes `bootstrap`.
@@ -65,6 +67,8 @@ pub struct Disk {
     pub hard_free: Setting<u64>,
     /// Bytes of the file that a restart on a full disk may delete.
     pub ballast: Setting<u64>,
+    /// The data may lie in memory, where a reboot loses it.
+    pub allow_memory: Setting<bool>,
 }
 
 /// `[scheduler.lease]`: when a silent agent counts as gone; increasing.
@@ -88,6 +92,7 @@ impl Scheduler {
             gateway: reader.optional("scheduler.gateway", &LISTEN),
             tls_dir: reader.optional("scheduler.tls_dir", &PATH),
             plain_text: reader.setting("scheduler.plain_text", &SWITCH, false),
+            submits_per_second: reader.setting("scheduler.submits_per_second", &COUNT, 0),
             bootstrap: reader.setting("scheduler.bootstrap", &SWITCH, false),
             join: reader.list("scheduler.join", &ADDRESS, Vec::new()),
             learner: reader.setting("scheduler.learner", &SWITCH, false),
@@ -97,6 +102,7 @@ impl Scheduler {
                 soft_free: reader.setting("scheduler.disk.soft_free", &SIZE, 1 << 30),
                 hard_free: reader.setting("scheduler.disk.hard_free", &SIZE, 256 << 20),
                 ballast: reader.setting("scheduler.disk.ballast", &SIZE, 64 << 20),
+                allow_memory: reader.setting("scheduler.disk.allow_memory", &SWITCH, false),
             },
             lease: Lease {
                 heartbeat: reader.setting("scheduler.lease.heartbeat", &TIMER, 2_000),

@@ -147,13 +147,23 @@ fn model_matches(gpu: &GpuRequest, model: &str) -> bool {
         })
 }
 
-/// Devices of the request's kind that are wholly free, in the driver's order.
+/// Whether a device takes work that asks for so many of them.
+fn takes_work(node: NodeCapacity<'_>, device: &Device, asked: usize) -> bool {
+    let is_well = match device.health {
+        DeviceHealth::Healthy => true,
+        DeviceHealth::Suspect => asked == 1,
+        DeviceHealth::Cordoned | DeviceHealth::Fenced | DeviceHealth::Lost => false,
+    };
+    is_well && !node.cordoned.contains(&device.uuid)
+}
+
+/// Devices of the request's kind that are wholly free and take it, in the driver's order.
 pub fn free_devices<'a>(
     node: NodeCapacity<'a>,
     gpu: &'a GpuRequest,
 ) -> impl Iterator<Item = &'a Device> {
     node.spec.devices.iter().filter(move |device| {
-        device.health == DeviceHealth::Healthy
+        takes_work(node, device, gpu.count as usize)
             && suits(gpu, device)
             && !node.used.devices.contains_key(&device.uuid)
     })
@@ -166,7 +176,7 @@ pub fn free_devices<'a>(
 /// The first reason why it does not fit.
 pub fn fits(node: NodeCapacity<'_>, task: &TaskSpec, claim: &Claim) -> Result<(), Misfit> {
     is_asked_for(node.spec, task, claim)?;
-    has_room(node, claim)
+    fits_beside(node, claim, takes_work)
 }
 
 fn is_asked_for(spec: &NodeSpec, task: &TaskSpec, claim: &Claim) -> Result<(), Misfit> {
@@ -183,12 +193,23 @@ fn is_asked_for(spec: &NodeSpec, task: &TaskSpec, claim: &Claim) -> Result<(), M
     if as_asked { Ok(()) } else { Err(Misfit::ClaimMismatch) }
 }
 
-/// Whether a claim fits what is free on a node right now, whoever makes it.
+/// Whether a claim that is there already fits beside the others that are: a device
+/// that takes nothing new keeps what it has, one that is fenced or lost does not.
 ///
 /// # Errors
 /// The first reason why it does not fit.
-pub fn has_room(node: NodeCapacity<'_>, claim: &Claim) -> Result<(), Misfit> {
-    let NodeCapacity { spec, used } = node;
+pub fn may_stay(node: NodeCapacity<'_>, claim: &Claim) -> Result<(), Misfit> {
+    fits_beside(node, claim, |_, device, _| match device.health {
+        DeviceHealth::Healthy | DeviceHealth::Suspect | DeviceHealth::Cordoned => true,
+        DeviceHealth::Fenced | DeviceHealth::Lost => false,
+    })
+}
+
+/// Of a device, whether it may be part of a claim on so many.
+type IsUsable = fn(NodeCapacity<'_>, &Device, usize) -> bool;
+
+fn fits_beside(node: NodeCapacity<'_>, claim: &Claim, is_usable: IsUsable) -> Result<(), Misfit> {
+    let NodeCapacity { spec, used, .. } = node;
     let cpu_free = spec.cpu.saturating_sub(used.cpu);
     if claim.cpu > cpu_free {
         return Err(Misfit::CpuBusy { asked: claim.cpu, free: cpu_free });
@@ -197,11 +218,15 @@ pub fn has_room(node: NodeCapacity<'_>, claim: &Claim) -> Result<(), Misfit> {
     if claim.memory > memory_free {
         return Err(Misfit::MemoryBusy { asked: claim.memory, free: memory_free });
     }
-    devices_are_free(node, &claim.devices)?;
+    devices_are_free(node, &claim.devices, is_usable)?;
     ports_are_free(node, &claim.ports)
 }
 
-fn devices_are_free(node: NodeCapacity<'_>, claims: &[DeviceClaim]) -> Result<(), Misfit> {
+fn devices_are_free(
+    node: NodeCapacity<'_>,
+    claims: &[DeviceClaim],
+    is_usable: IsUsable,
+) -> Result<(), Misfit> {
     let distinct: BTreeSet<&str> = claims.iter().map(|claim| claim.uuid.as_str()).collect();
     if distinct.len() != claims.len() {
         return Err(Misfit::ClaimMismatch);
@@ -209,7 +234,7 @@ fn devices_are_free(node: NodeCapacity<'_>, claims: &[DeviceClaim]) -> Result<()
     for claim in claims {
         let gone = || Misfit::DeviceGone { uuid: claim.uuid.clone() };
         let device = node.spec.device(&claim.uuid).ok_or_else(gone)?;
-        if device.health != DeviceHealth::Healthy {
+        if !is_usable(node, device, claims.len()) {
             return Err(gone());
         }
         let held = node.used.devices.get(&claim.uuid).copied().unwrap_or_default();

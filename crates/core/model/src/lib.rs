@@ -19,10 +19,12 @@ pub mod validate;
 pub use access::{
     Grant, JoinGrant, Machine, NAMESPACES_MAX, ParseAccessError, Role, Scope, TokenId,
 };
-pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, free_devices, has_room};
+pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, free_devices, may_stay};
 pub use ids::{AllocationId, Attempt, InstanceIndex, JobId, NodeId, ParseIdError, TaskIndex};
 pub use name::{Name, NameError};
-pub use node::{Device, DeviceHealth, NodeCapacity, NodeSpec, NodeUse, PortRange};
+pub use node::{
+    Device, DeviceHealth, HEALTH_REASON_BYTES_MAX, NodeCapacity, NodeSpec, NodeUse, PortRange,
+};
 pub use quantity::{CpuMilli, MemoryBytes, ShareMilli};
 pub use range_set::RangeSet;
 pub use spec::{

@@ -7,6 +7,8 @@ use crate::quantity::{CpuMilli, MemoryBytes, ShareMilli};
 
 /// The most devices a node may declare: twice the largest host sold today.
 pub const DEVICES_MAX: usize = 64;
+/// The longest reason for a device's health, in bytes.
+pub const HEALTH_REASON_BYTES_MAX: usize = 512;
 
 /// What an agent declares about its host.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -33,14 +35,21 @@ pub struct Device {
     pub model: String,
     pub memory: MemoryBytes,
     pub health: DeviceHealth,
+    /// Why it is not healthy, at most [`HEALTH_REASON_BYTES_MAX`]; empty if it is.
+    pub reason: String,
 }
 
-/// Whether a device may take work.
+/// What a device may be used for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum DeviceHealth {
     Healthy,
+    /// Takes what needs one device only: it may have a fault, or no way to the others.
+    Suspect,
     /// Keeps what it runs and takes nothing new.
     Cordoned,
+    /// It has a fault: takes nothing new, and what it runs leaves it.
+    Fenced,
+    /// It is not there any more.
     Lost,
 }
 
@@ -74,6 +83,8 @@ pub struct DeviceUse {
 pub struct NodeCapacity<'a> {
     pub spec: &'a NodeSpec,
     pub used: &'a NodeUse,
+    /// Devices that an operator wants nothing new on, by uuid.
+    pub cordoned: &'a BTreeSet<String>,
 }
 
 impl NodeSpec {
@@ -96,7 +107,9 @@ impl DeviceHealth {
     pub fn name(self) -> &'static str {
         match self {
             DeviceHealth::Healthy => "healthy",
+            DeviceHealth::Suspect => "suspect",
             DeviceHealth::Cordoned => "cordoned",
+            DeviceHealth::Fenced => "fenced",
             DeviceHealth::Lost => "lost",
         }
     }

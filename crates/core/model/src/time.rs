@@ -30,6 +30,14 @@ impl StateMs {
     }
 }
 
+impl WallMs {
+    /// How long ago `earlier` was; zero if it is not in the past.
+    #[must_use]
+    pub fn since(self, earlier: WallMs) -> DurationMs {
+        DurationMs(self.0.saturating_sub(earlier.0))
+    }
+}
+
 impl DurationMs {
     pub const ZERO: DurationMs = DurationMs(0);
 

@@ -115,6 +115,7 @@ fn node(number: u64) -> NodeSpec {
         model: "NVIDIA H100 80GB HBM3".to_owned(),
         memory: MemoryBytes(80 << 30),
         health: DeviceHealth::Healthy,
+        reason: String::new(),
     };
     NodeSpec {
         labels: BTreeMap::from([("rack".to_owned(), (number / 16).to_string())]),

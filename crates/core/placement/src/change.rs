@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use berth_model::fits::free_devices;
-use berth_model::{
-    Constraints, CpuMilli, MemoryBytes, Misfit, Name, NodeCapacity, StateMs, TaskSpec,
-};
+use berth_model::{Constraints, CpuMilli, MemoryBytes, Misfit, Name, StateMs, TaskSpec};
 use berth_state::NodeRow;
 
 use crate::filters::{Request, admits, has_room, is_eligible, takes_work};
@@ -147,7 +145,7 @@ fn offers_something(kind: &ChangeKind) -> bool {
 
 fn gpus(row: &NodeRow, task: &TaskSpec, asked: u32, shortage: Shortage) -> Option<ChangeKind> {
     let gpu = task.gpu.as_ref()?;
-    let node = NodeCapacity { spec: &row.spec, used: &row.used };
+    let node = row.capacity(&row.used);
     let free = u32::try_from(free_devices(node, gpu).count()).unwrap_or(u32::MAX);
     let missing = asked.saturating_sub(free);
     let model = if gpu.models.is_empty() { "GPU".to_owned() } else { gpu.models.join(" or ") };

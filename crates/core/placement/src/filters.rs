@@ -5,9 +5,7 @@
 use std::collections::BTreeSet;
 
 use berth_model::fits::free_devices;
-use berth_model::{
-    Constraints, Misfit, NodeCapacity, NodeState, NodeUse, StateMs, TaskSpec, eligible,
-};
+use berth_model::{Constraints, Misfit, NodeState, NodeUse, StateMs, TaskSpec, eligible};
 use berth_state::{NodeRow, Purpose};
 
 /// What is looked for: a task with the constraints of its job.
@@ -55,7 +53,7 @@ pub(crate) fn has_room(
 ) -> Result<(), Misfit> {
     let spec = &row.spec;
     if let Some(gpu) = &task.gpu {
-        let node = NodeCapacity { spec, used };
+        let node = row.capacity(used);
         // Counting stops at enough: this runs for every node of a search.
         let enough = usize::try_from(gpu.count).unwrap_or(usize::MAX);
         let free = free_devices(node, gpu).take(enough).count();

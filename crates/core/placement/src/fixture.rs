@@ -40,6 +40,7 @@ pub(crate) fn device(index: u32, model: &str) -> Device {
         model: model.to_owned(),
         memory: MemoryBytes(80 << 30),
         health: DeviceHealth::Healthy,
+        reason: String::new(),
     }
 }
 
@@ -60,6 +61,7 @@ pub(crate) fn node_row(id: u64, spec: NodeSpec) -> NodeRow {
         rests_until: StateMs(0),
         stock_incarnation: 0,
         orphans: Default::default(),
+        cordoned_devices: Default::default(),
     }
 }
 
@@ -109,8 +111,12 @@ impl Cluster {
         cluster
     }
 
-    pub fn register(&mut self, spec: NodeSpec) -> NodeId {
+    pub fn register(&mut self, mut spec: NodeSpec) -> NodeId {
         let number = self.state.nodes().len() + 1;
+        // A device is on one node.
+        for device in &mut spec.devices {
+            device.uuid = format!("{}-of-{number}", device.uuid);
+        }
         let name = name(&format!("node-{number}"));
         let instance_key = [u8::try_from(number).unwrap(); 16];
         let command = Command::RegisterNode { name, instance_key, spec: Arc::new(spec) };

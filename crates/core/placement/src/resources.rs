@@ -15,7 +15,7 @@ pub(crate) fn claim(
     task: &TaskSpec,
     allocation: AllocationId,
 ) -> Option<Claim> {
-    let node = NodeCapacity { spec: &row.spec, used };
+    let node = row.capacity(used);
     let devices = match &task.gpu {
         Some(gpu) => pick_devices(node, gpu)?,
         None => Vec::new(),
@@ -25,11 +25,11 @@ pub(crate) fn claim(
 }
 
 /// The lowest run of neighbouring free devices, because neighbours usually
-/// share a switch or a link; failing that the lowest free ones.
+/// share a switch or a link; failing that the lowest free ones. Suspects come last.
 fn pick_devices(node: NodeCapacity<'_>, gpu: &GpuRequest) -> Option<Vec<DeviceClaim>> {
     let count = usize::try_from(gpu.count).ok()?;
     let mut free: Vec<&Device> = free_devices(node, gpu).collect();
-    free.sort_by(|one, other| (one.index, &one.uuid).cmp(&(other.index, &other.uuid)));
+    free.sort_by_key(|device| (device.health, device.index, &device.uuid));
     let run = free.windows(count.max(1)).find(|window| {
         window.windows(2).all(|pair| pair[0].index.checked_add(1) == Some(pair[1].index))
     });

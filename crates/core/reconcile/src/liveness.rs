@@ -47,6 +47,20 @@ impl Default for LivenessRules {
     }
 }
 
+impl LivenessRules {
+    /// For a leader that hears heartbeats so late: silence begins that much later.
+    #[must_use]
+    pub fn heard_late(self, by: DurationMs) -> LivenessRules {
+        let later = |span: DurationMs| DurationMs(span.0.saturating_add(by.0));
+        LivenessRules {
+            suspect_after: later(self.suspect_after),
+            down_after: later(self.down_after),
+            margin: later(self.margin),
+            ..self
+        }
+    }
+}
+
 /// An orphan of an exclusive job ends with its lease and its grace; so long its
 /// silent node keeps what it is from running elsewhere.
 const ORPHANS_LIVE: DurationMs = DurationMs::from_secs(300);

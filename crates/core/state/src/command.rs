@@ -101,6 +101,12 @@ pub enum Command {
         node: NodeId,
         purpose: Purpose,
     },
+    /// What an operator wants of one device. It holds whatever the node's agent says.
+    SetDevicePurpose {
+        node: NodeId,
+        uuid: String,
+        purpose: DevicePurpose,
+    },
     /// These allocations of a silent node are given up.
     LoseAllocations {
         node: NodeId,
@@ -190,6 +196,14 @@ pub enum Purpose {
     Draining(Drain),
 }
 
+/// What a device is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DevicePurpose {
+    Work,
+    /// Keeps what runs on it and takes nothing new.
+    Cordoned,
+}
+
 /// An instance proposed for a node and named devices.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Placement {
@@ -274,6 +288,7 @@ impl Command {
             Command::DisconnectNode { .. } => "disconnect-node",
             Command::DownNode { .. } => "down-node",
             Command::SetSchedulable { .. } => "set-schedulable",
+            Command::SetDevicePurpose { .. } => "set-device-purpose",
             Command::LoseAllocations { .. } => "lose-allocations",
             Command::Place { .. } => "place",
             Command::StopAllocations { .. } => "stop-allocations",

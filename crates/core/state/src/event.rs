@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, AllocationState, EndReport, JobId, JobState, Machine, Name, NodeId, NodeState,
-    Outcome, TokenId,
+    AllocationId, AllocationState, DeviceHealth, EndReport, JobId, JobState, Machine, Name, NodeId,
+    NodeState, Outcome, TokenId,
 };
 
 use crate::rows::{AllocationRow, Seat};
@@ -69,6 +69,16 @@ pub enum EventKind {
     },
     NodePurposeChanged {
         purpose: crate::command::Purpose,
+    },
+    DevicePurposeChanged {
+        uuid: String,
+        purpose: crate::command::DevicePurpose,
+    },
+    DeviceHealthChanged {
+        uuid: String,
+        health: DeviceHealth,
+        /// Why it is not healthy; empty if it is.
+        reason: String,
     },
     NodeReaped,
     /// A worker of an earlier incarnation is known again.
@@ -143,6 +153,8 @@ impl EventKind {
             EventKind::NodeRegistered { .. } => "node-registered",
             EventKind::NodeStateChanged { .. } => "node-state",
             EventKind::NodePurposeChanged { .. } => "node-purpose",
+            EventKind::DevicePurposeChanged { .. } => "device-purpose",
+            EventKind::DeviceHealthChanged { .. } => "device-health",
             EventKind::NodeReaped => "node-reaped",
             EventKind::AllocationAdopted => "allocation-adopted",
             EventKind::OrphanFound { .. } => "orphan-found",

@@ -22,6 +22,8 @@ use crate::state::ClusterState;
 pub enum Broken {
     #[error("device `{uuid}` of node {node} is given out {milli} thousandths")]
     DeviceOverCapacity { node: NodeId, uuid: String, milli: u32 },
+    #[error("device `{uuid}` of node {node} is another node's too")]
+    DeviceElsewhere { node: NodeId, uuid: String },
     #[error("node {node} has more given out than it has: {what}")]
     NodeOverCapacity { node: NodeId, what: &'static str },
     #[error("node {0}: what is given out is not the sum over its allocations")]
@@ -104,6 +106,12 @@ pub fn check_node(state: &ClusterState, node: &NodeRow) -> Vec<Broken> {
     }
     if node.state == NodeState::Down && !(node.live.is_empty() && node.orphans.is_empty()) {
         broken.push(Broken::AliveOnDown(node.id));
+    }
+    for device in node.devices_in_use() {
+        if state.index.device_nodes.get(&device.uuid) != Some(&node.id) {
+            let (node, uuid) = (node.id, device.uuid.clone());
+            broken.push(Broken::DeviceElsewhere { node, uuid });
+        }
     }
     if sum != node.used {
         broken.push(Broken::WrongSum(node.id));

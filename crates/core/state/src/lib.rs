@@ -16,6 +16,7 @@ mod restore;
 pub mod rows;
 pub mod state;
 pub mod table;
+pub mod version;
 
 pub use access::{
     Authority, Expiry, JOIN_TTL_MS_MAX, JoinProof, NewToken, REVOCATIONS_MAX, RevocationRow,
@@ -24,7 +25,8 @@ pub use access::{
 pub use apply::retention;
 pub use backup::{Restoration, RestorationError};
 pub use command::{
-    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, Stock, SubmitJob, Unknown,
+    Command, DevicePurpose, Entry, JobChange, Observation, Observed, Placement, Purpose, Stock,
+    SubmitJob, Unknown,
 };
 pub use event::{Event, EventKind};
 pub use refusal::Refusal;
@@ -35,6 +37,7 @@ pub use rows::{
 };
 pub use state::{Applied, ClusterState, QueueKey, Reply};
 pub use table::Table;
+pub use version::{CLUSTER_VERSION_MAX, NewerCluster};
 
 #[cfg(test)]
 mod tests;

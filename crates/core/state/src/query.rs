@@ -1,7 +1,10 @@
 //! Questions that several readers ask of the state.
 
-use berth_model::{AllocationId, Attempt, InstanceIndex, JobId, Name, NodeId, StateMs, TaskIndex};
+use berth_model::{
+    AllocationId, AllocationState, Attempt, InstanceIndex, JobId, Name, NodeId, StateMs, TaskIndex,
+};
 
+use crate::command::{Observation, Observed};
 use crate::rows::{AllocationRow, JobRow, NodeRow};
 use crate::state::ClusterState;
 use std::sync::Arc;
@@ -97,6 +100,30 @@ impl ClusterState {
 
     pub fn node_named(&self, name: &Name) -> Option<NodeId> {
         self.index.node_names.get(name).copied()
+    }
+
+    /// Whether what an agent observed would change anything; apply ignores what does not.
+    pub fn is_news(&self, node: NodeId, observation: &Observation) -> bool {
+        use AllocationState as A;
+        let row = self.allocations.get(&observation.allocation).filter(|row| row.node == node);
+        let Some(row) = row else {
+            let node = self.nodes.get(&node);
+            let orphan =
+                node.is_some_and(|node| node.orphans.contains_key(&observation.allocation));
+            return orphan && matches!(observation.observed, Observed::Ended(_));
+        };
+        let to = match &observation.observed {
+            Observed::Starting(phase) => A::Starting(*phase),
+            Observed::Running { ready, .. } => A::Running { ready: *ready },
+            Observed::Unhealthy { .. } => return row.state.stop_intent().is_none(),
+            Observed::Stopping => return false,
+            Observed::Unkillable => match row.state.stop_intent() {
+                Some(intent) => A::Unkillable(intent),
+                None => return false,
+            },
+            Observed::Ended(_) => return true,
+        };
+        row.state != to && row.state.advance(to).is_ok()
     }
 
     /// The live allocations of a job, by task, instance and attempt.

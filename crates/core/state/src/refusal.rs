@@ -46,6 +46,12 @@ pub enum Refusal {
     Invalid(String),
     #[error("node name `{name}` belongs to another machine (node {node})")]
     NodeNameTaken { name: Name, node: NodeId },
+    #[error("node {node} has no device `{uuid}`")]
+    NoSuchDevice { uuid: String, node: NodeId },
+    #[error(
+        "device `{uuid}` is on node `{name}` already; an agent of another data directory runs there"
+    )]
+    DeviceElsewhere { uuid: String, name: Name },
     #[error("node {node} has a newer session")]
     StaleSession { node: NodeId },
     #[error("node {node} still has allocations")]

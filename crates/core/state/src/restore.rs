@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::invariants;
 use crate::rows::Stored;
 use crate::state::ClusterState;
+use crate::version::{self, NewerCluster};
 
 /// Why rows do not make a state.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -18,6 +19,8 @@ pub enum RestoreError {
     Twice(String),
     #[error("the rows break an invariant: {0}")]
     Broken(String),
+    #[error(transparent)]
+    NewerCluster(#[from] NewerCluster),
 }
 
 impl ClusterState {
@@ -42,7 +45,8 @@ impl ClusterState {
     /// The state that `rows` describe, at `applied_index`.
     ///
     /// # Errors
-    /// `RestoreError` where rows are missing, doubled, or contradict each other.
+    /// `RestoreError` where rows are missing, doubled, contradict each other, or
+    /// follow rules that this build does not know.
     pub fn from_rows(
         applied_index: u64,
         rows: impl IntoIterator<Item = Stored>,
@@ -88,6 +92,7 @@ impl ClusterState {
             }
         }
         state.cluster = founded.ok_or(RestoreError::NoCluster)?;
+        version::check(state.cluster.cluster_version)?;
         state.rebuild_indices();
         match invariants::check(&state).first() {
             Some(broken) => Err(RestoreError::Broken(broken.to_string())),
@@ -108,6 +113,8 @@ impl ClusterState {
         for (name, id) in names {
             self.index.node_names.insert(name, id);
         }
+        let nodes: Vec<_> = self.nodes.values().map(|row| row.id).collect();
+        nodes.into_iter().for_each(|node| self.index_devices(node));
         let expiries = self.tokens.values().filter_map(|row| Some((row.expires?.at, row.id)));
         self.index.token_expiries = expiries.collect();
     }

@@ -6,8 +6,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, AllocationState, Attempt, Claim, JobId, JobKind, JobSpec, JobState, Name, NodeId,
-    NodeSpec, NodeState, NodeUse, Outcome, RangeSet, SpecDigest, StateMs, TaskIndex, WallMs,
+    AllocationId, AllocationState, Attempt, Claim, Device, JobId, JobKind, JobSpec, JobState, Name,
+    NodeCapacity, NodeId, NodeSpec, NodeState, NodeUse, Outcome, RangeSet, SpecDigest, StateMs,
+    TaskIndex, WallMs,
 };
 
 use crate::access::{Authority, RevocationRow, TokenRow};
@@ -36,6 +37,8 @@ pub struct ClusterRow {
     pub restore: Option<RestoreRow>,
     /// What signs its certificates; absent where it speaks no TLS.
     pub authority: Option<Arc<Authority>>,
+    /// When GPUs were fenced lately, by uuid: a brake counts them.
+    pub fences: BTreeMap<String, StateMs>,
 }
 
 /// The last restore from a backup.
@@ -224,6 +227,8 @@ pub struct NodeRow {
     pub stock_incarnation: u64,
     /// What runs on it and the cluster does not know; part of `used`.
     pub orphans: BTreeMap<AllocationId, OrphanRow>,
+    /// Devices that an operator wants nothing new on, by uuid, also while they are away.
+    pub cordoned_devices: BTreeSet<String>,
 }
 
 /// A worker that the backup did not know. It is kept, and what it holds is
@@ -322,7 +327,7 @@ impl Hash for NodeRow {
         (self.session, self.generation).hash(hasher);
         (self.used.cpu, self.used.memory, self.live.len()).hash(hasher);
         (&self.blocked_ports, self.rests_until).hash(hasher);
-        (self.stock_incarnation, &self.orphans).hash(hasher);
+        (self.stock_incarnation, &self.orphans, &self.cordoned_devices).hash(hasher);
     }
 }
 
@@ -404,6 +409,18 @@ impl NodeRow {
     /// Whether new work may be put on it.
     pub fn accepts_work(&self) -> bool {
         self.state == NodeState::Ready && self.purpose == Purpose::Work
+    }
+
+    /// What it has, beside what is used of it.
+    pub fn capacity<'a>(&'a self, used: &'a NodeUse) -> NodeCapacity<'a> {
+        NodeCapacity { spec: &self.spec, used, cordoned: &self.cordoned_devices }
+    }
+
+    /// Devices that nobody else may have: those of a node that is down may have
+    /// moved to another.
+    pub fn devices_in_use(&self) -> impl Iterator<Item = &Device> {
+        let down = self.state == NodeState::Down;
+        self.spec.devices.iter().filter(move |_| !down)
     }
 
     /// Whether an orphan on it is of this task, whichever instance.

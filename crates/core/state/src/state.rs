@@ -37,6 +37,8 @@ pub(crate) struct Indices {
     /// Ended jobs, by when they ended.
     pub finished: OrdSet<(StateMs, JobId)>,
     pub node_names: OrdMap<Name, NodeId>,
+    /// Which node has a device, by uuid; of nodes that are down none.
+    pub device_nodes: OrdMap<String, NodeId>,
     /// The same, by namespace first.
     pub finished_in: OrdSet<(Name, StateMs, JobId)>,
     /// Instances of ended jobs, by namespace.

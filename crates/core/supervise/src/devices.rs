@@ -16,11 +16,14 @@ pub enum Held<D> {
 
 /// The wishes that must wait: something else that has not ended holds a device
 /// of theirs. `wishes` names each device that a wish asks for, `held` each that
-/// a worker of this node holds until its last process is gone.
+/// a worker of this node holds until its last process is gone, `unfree` each that no
+/// worker holds and that is not free yet.
 pub fn occupied<D: Ord>(
     wishes: impl IntoIterator<Item = (AllocationId, D)>,
     held: impl IntoIterator<Item = (AllocationId, Held<D>)>,
+    unfree: impl IntoIterator<Item = D>,
 ) -> BTreeSet<AllocationId> {
+    let unfree: BTreeSet<D> = unfree.into_iter().collect();
     let held: Vec<(AllocationId, Held<D>)> = held.into_iter().collect();
     let blocks = |wish: AllocationId, device: &D, (holder, what): &(AllocationId, Held<D>)| {
         let same = match what {
@@ -31,7 +34,9 @@ pub fn occupied<D: Ord>(
     };
     wishes
         .into_iter()
-        .filter(|(wish, device)| held.iter().any(|one| blocks(*wish, device, one)))
+        .filter(|(wish, device)| {
+            unfree.contains(device) || held.iter().any(|one| blocks(*wish, device, one))
+        })
         .map(|(wish, _)| wish)
         .collect()
 }
@@ -50,7 +55,13 @@ mod tests {
             .iter()
             .map(|(instance, device)| (id(*instance), device.map_or(Held::Unknown, Held::Device)));
         let expected = expected.iter().map(|instance| id(*instance)).collect();
-        assert_eq!(occupied(wishes, held), expected);
+        assert_eq!(occupied(wishes, held, []), expected);
+    }
+
+    #[test]
+    fn a_wish_waits_for_a_device_that_is_not_free_yet() {
+        let wishes = [(id(1), 'a'), (id(2), 'b')];
+        assert_eq!(occupied(wishes, [], ['b', 'c']), BTreeSet::from([id(2)]));
     }
 
     #[test]

@@ -17,6 +17,7 @@
 pub mod clock;
 pub mod desired;
 pub mod devices;
+pub mod gpu;
 pub mod health;
 pub mod lease;
 pub mod observed;

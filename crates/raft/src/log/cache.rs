@@ -122,3 +122,26 @@ pub(crate) fn size<A: App>(entry: &Entry<A>) -> usize {
             EntryPayload::Normal(proposal) => proposal.bytes.len(),
         }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite_test::Nothing;
+    use crate::types::Committed;
+
+    #[test]
+    fn f15_an_entry_that_does_not_follow_is_not_taken() {
+        let entry = |index| Entry::<Nothing> {
+            log_id: LogId::new(Committed::new(1), index),
+            payload: EntryPayload::Blank,
+        };
+        let mut cache = Cache::<Nothing>::new(Recovered::default()).unwrap();
+        cache.push(entry(0)).unwrap();
+        for index in [0, 2] {
+            let refused = cache.push(entry(index)).unwrap_err().to_string();
+            assert_eq!(refused, format!("append of entry {index} where 1 is next"));
+        }
+        cache.push(entry(1)).unwrap();
+        assert_eq!(cache.read(&(..)).len(), 2);
+    }
+}

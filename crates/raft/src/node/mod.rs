@@ -1,5 +1,6 @@
 //! A running node: the handle everything else talks to.
 
+mod ask;
 mod background;
 mod errors;
 mod membership;
@@ -17,9 +18,10 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::{AsyncRuntime, Instant as _, Raft};
 use tokio::sync::mpsc;
 
+pub use ask::PeerLink;
 pub use errors::{BootstrapError, MembershipError, ProposeError, ReadError, StartError};
 
-use crate::app::App;
+use crate::app::{Answerer, App};
 use crate::device::{Device, DiskHealth};
 use crate::fatal::{FatalCell, FatalReason};
 use crate::log::WriterEnd;
@@ -53,6 +55,7 @@ struct Inner<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> {
     writer_end: Mutex<Option<WriterEnd>>,
     /// The device's locks and threads; given back at shutdown.
     keep: Mutex<Option<Box<dyn Send + Sync>>>,
+    answerer: Answerer,
 }
 
 /// A node of the cluster. Clones are handles to the same node; it runs until

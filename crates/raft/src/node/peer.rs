@@ -84,6 +84,7 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
                 answer_unless_stopped(raft.handle_transfer_leader(decode(&payload)?).await)
             }
             CallKind::ReadIndex => self.tell_read_index().await,
+            CallKind::Ask => Ok((self.0.answerer)(payload)),
         }
     }
 

@@ -61,6 +61,7 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
             newest: Mutex::new(newest),
         });
         let (applied_watch, applied) = RT::Watch::channel(0);
+        let answerer = app.answerer();
         let machine = Machine::<A, RT, D::Snapshots> {
             app,
             store: snapshots.clone(),
@@ -102,6 +103,7 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
             leader_link: Mutex::new(None),
             writer_end: Mutex::new(Some(writer_end)),
             keep: Mutex::new(Some(keep)),
+            answerer,
         })))
     }
 

@@ -35,13 +35,22 @@ pub enum CallKind {
     TransferLeader = 4,
     /// The index a linearizable read must have seen; only a leader answers.
     ReadIndex = 5,
+    /// A question of the application, passed through.
+    Ask = 6,
 }
 
 impl CallKind {
     /// `None` for a number of a newer version.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
-        let all = [Self::Append, Self::Vote, Self::PreVote, Self::TransferLeader, Self::ReadIndex];
+        let all = [
+            Self::Append,
+            Self::Vote,
+            Self::PreVote,
+            Self::TransferLeader,
+            Self::ReadIndex,
+            Self::Ask,
+        ];
         all.into_iter().find(|kind| *kind as u32 == number)
     }
 }

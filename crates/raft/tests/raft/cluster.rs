@@ -231,7 +231,10 @@ async fn f17_a_lagging_follower_gets_a_snapshot_over_the_wire() {
     cluster.restart(follower).await;
     let state = cluster.converge().await;
     assert_eq!(state.values.len(), 500);
-    assert!(cluster.node(follower).status().snapshot_index > Some(200));
+    // What it has applied is told before what it was sent.
+    let mut changes = cluster.node(follower).status_changes();
+    let sent = changes.wait_for(|status| status.snapshot_index > Some(200));
+    tokio::time::timeout(WAIT, sent).await.unwrap().unwrap();
     // It starts again from what it was sent.
     cluster.kill(follower).await;
     let checked = berth_raft::device::sled::verify(

@@ -3,11 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod carry;
 mod cluster;
 mod crash;
 mod damage;
 mod founding;
 mod model;
+mod points;
 mod power;
 mod register;
 mod simulation;

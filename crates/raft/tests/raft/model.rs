@@ -183,3 +183,26 @@ fn memory_device_loses_exactly_what_was_not_synced() {
     let records = device.open(IDENTITY, &fatal).unwrap().recovered.records;
     assert_eq!(records, vec![record(0, 1, 4), record(1, 1, 4)]);
 }
+
+/// A leader that could not read all of its log sent what it had, and a follower
+/// of another implementation kept the hole. Here the log is read from memory,
+/// where reading cannot fail, and no device takes a record that does not follow.
+#[test]
+fn f15_no_device_takes_a_hole() {
+    fn check<D: Device>(open: impl Fn() -> Opened<D>) {
+        let records: Vec<_> = (0..5).map(|index| record(index, 1, 20)).collect();
+        let mut opened = open();
+        opened.log.append(&records).unwrap();
+        opened.log.sync().unwrap();
+        for bad in [vec![record(6, 1, 20)], vec![record(5, 1, 20), record(7, 1, 20)]] {
+            let refused = opened.log.append(&bad).unwrap_err().to_string();
+            assert!(refused.contains("where"), "{refused}");
+        }
+        drop(opened);
+        assert_eq!(open().recovered.records, records);
+    }
+    let disk = MemoryDevice::new();
+    check(|| disk.open(IDENTITY, &FatalCell::default()).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    check(|| open(folder.path()));
+}

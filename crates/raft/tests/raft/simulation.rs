@@ -15,7 +15,7 @@ use crate::register::{Register, Shown, State, add, add_of_newer_schema, show};
 type Node = RaftNode<Register, SimRuntime, MemoryDevice, SimTransport<SimRuntime>>;
 
 const CLUSTER: [u8; 16] = [5; 16];
-const SECOND: Duration = Duration::from_secs(1);
+pub const SECOND: Duration = Duration::from_secs(1);
 
 struct Place {
     disk: MemoryDevice,
@@ -23,8 +23,9 @@ struct Place {
     shown: Shown,
 }
 
-struct Sim {
+pub struct Sim {
     network: SimNetwork,
+    /// Each node, its disk and what it shows.
     places: BTreeMap<u64, Place>,
     entries_kept: u64,
 }
@@ -39,7 +40,7 @@ async fn start(network: &SimNetwork, id: u64, disk: &MemoryDevice, kept: u64) ->
 }
 
 impl Sim {
-    async fn new(seed: u64, entries_kept: u64) -> Self {
+    pub async fn new(seed: u64, entries_kept: u64) -> Self {
         let mut sim =
             Self { network: SimNetwork::new(seed), places: BTreeMap::new(), entries_kept };
         for id in 1..=3 {
@@ -53,12 +54,12 @@ impl Sim {
         sim
     }
 
-    fn node(&self, id: u64) -> Node {
+    pub fn node(&self, id: u64) -> Node {
         self.places[&id].node.clone()
     }
 
     /// The leader all of these agree on.
-    async fn leader(&self, among: &[u64]) -> u64 {
+    pub async fn leader(&self, among: &[u64]) -> u64 {
         let agreed = async {
             loop {
                 let statuses: Vec<_> = among.iter().map(|id| self.node(*id).status()).collect();
@@ -80,23 +81,27 @@ impl Sim {
     }
 
     /// Cuts a node's power and takes it off the network.
-    async fn crash(&mut self, id: u64, kept_writes: usize) {
+    pub async fn crash(&mut self, id: u64, kept_writes: usize) {
         self.network.leave(id);
         self.places[&id].disk.crash(kept_writes);
         self.node(id).shutdown().await;
     }
 
-    async fn restart(&mut self, id: u64) {
+    pub async fn restart(&mut self, id: u64) {
         let disk = self.places[&id].disk.clone();
         let (node, shown) = start(&self.network, id, &disk, self.entries_kept).await;
         self.places.insert(id, Place { disk, node, shown });
     }
 
-    fn state(&self, id: u64) -> State {
+    pub fn disk(&self, id: u64) -> &MemoryDevice {
+        &self.places[&id].disk
+    }
+
+    pub fn state(&self, id: u64) -> State {
         show(&self.places[&id].shown)
     }
 
-    async fn converge(&self) -> State {
+    pub async fn converge(&self) -> State {
         let converged = async {
             loop {
                 let states: Vec<_> = self.places.keys().map(|id| self.state(*id)).collect();
@@ -112,14 +117,14 @@ impl Sim {
         SimRuntime::timeout(20 * SECOND, converged).await.unwrap()
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         for place in self.places.into_values() {
             place.node.shutdown().await;
         }
     }
 }
 
-fn simulate<T>(seed: u64, run: impl AsyncFnOnce() -> T) -> T {
+pub fn simulate<T>(seed: u64, run: impl AsyncFnOnce() -> T) -> T {
     SimRuntime::with_seed(seed).block_on(run())
 }
 

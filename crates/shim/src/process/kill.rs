@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
 use super::identity::{open_if_started_at, signal_all};
-use super::mark::{Mark, marked};
+use super::mark::{Mark, Marked, marked};
 
 /// Why something of an allocation is still there.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +21,7 @@ pub enum KillError {
         /// Who is left.
         pids: Vec<u32>,
     },
-    /// `/proc` could not be read, or a signal was not permitted.
+    /// `/proc` could not be read or did not tell, or a signal was not permitted.
     #[error("cannot end the processes of allocation {allocation_id}")]
     Io {
         /// The allocation.
@@ -42,7 +42,15 @@ pub fn kill_all(mark: &Mark, patience: Duration) -> Result<usize, KillError> {
     let mut signalled_count = 0;
     let mut empty_scans = 0;
     loop {
-        let found = marked(mark).map_err(failed)?;
+        let Marked { found, undecided } = marked(mark).map_err(failed)?;
+        if let ([], [pid, ..]) = (&*found, &*undecided) {
+            if Instant::now() >= deadline {
+                let what = format!("process {pid} is in the middle of an exec: whose is it?");
+                return Err(failed(io::Error::new(io::ErrorKind::TimedOut, what)));
+            }
+            empty_scans = 0;
+            continue;
+        }
         if found.is_empty() {
             // The second scan sees a child forked by a process that ended during the first.
             empty_scans += 1;

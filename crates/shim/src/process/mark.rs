@@ -3,15 +3,12 @@
 //!
 //! A process that overwrites its own environment area (some do, to change their title) is not found this way.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 
 use super::ProcessIdentity;
+use super::environ::scan_environments;
 use super::identity::boot_id;
-use super::stat::{Stat, pids};
-
-/// How much of an environment is searched in bytes, as much as execve(2) allows for one string times 16.
-const ENVIRONMENT_BYTES_MAX: u64 = 2 << 20;
+use super::stat::Stat;
 
 /// Which processes are meant. Allocation ids repeat between clusters, and several agents may share a machine, so the
 /// id alone says too little: give the task directory too, which is one agent's own.
@@ -57,32 +54,27 @@ pub fn processes_of(mark: &Mark) -> io::Result<Vec<ProcessIdentity>> {
         start_ticks: stat.start_ticks,
         boot_id: boot_id.clone(),
     };
-    Ok(marked(mark)?.into_iter().map(identity).collect())
+    Ok(marked(mark)?.found.into_iter().map(identity).collect())
 }
 
-/// As [`processes_of`], with the rest of what `/proc` says.
-pub(crate) fn marked(mark: &Mark) -> io::Result<Vec<Stat>> {
-    let own_pid = std::process::id();
+/// What a scan for a mark found.
+#[derive(Debug, Default)]
+pub(crate) struct Marked {
+    /// As [`processes_of`], with the rest of what `/proc` says.
+    pub(crate) found: Vec<Stat>,
+    /// Those of which a scan cannot tell, see [`scan_environments`]. While there are any, nobody may say that all are
+    /// gone.
+    pub(crate) undecided: Vec<u32>,
+}
+
+pub(crate) fn marked(mark: &Mark) -> io::Result<Marked> {
     let mut found = Vec::new();
-    let mut environment = Vec::new();
-    for pid in pids()?.filter(|pid| *pid != own_pid) {
-        environment.clear();
-        match read_environment(pid, &mut environment) {
-            Ok(()) if mark.matches(&environment) => {
-                found.extend(Stat::read(pid).ok().filter(|stat| !stat.is_dead()));
-            }
-            // Not ours, ended, another user's, or in the middle of an exec: the next scan tells.
-            Ok(()) | Err(_) => {}
+    let undecided = scan_environments(|pid, environment| {
+        if mark.matches(environment) {
+            found.extend(Stat::read(pid).ok().filter(|stat| !stat.is_dead()));
         }
-    }
-    Ok(found)
-}
-
-fn read_environment(pid: u32, environment: &mut Vec<u8>) -> io::Result<()> {
-    File::open(format!("/proc/{pid}/environ"))?
-        .take(ENVIRONMENT_BYTES_MAX)
-        .read_to_end(environment)?;
-    Ok(())
+    })?;
+    Ok(Marked { found, undecided })
 }
 
 #[cfg(test)]

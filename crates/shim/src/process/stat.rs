@@ -24,20 +24,14 @@ impl Stat {
     /// # Errors
     /// `NotFound` if there is no such process, `InvalidData` if the kernel's line is not understood.
     pub(crate) fn read(pid: u32) -> io::Result<Self> {
-        // One read of a stack buffer: a lane reads this once per start, and the line is at most about 400 bytes.
-        let mut buffer = [0; 1024];
-        let length =
-            File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut buffer))?;
-        Self::parse(pid, &buffer[..length])
+        let mut buffer = [0; LINE_BYTES_MAX];
+        Self::parse(pid, read_line(pid, &mut buffer)?)
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
 
     fn parse(pid: u32, line: &[u8]) -> Option<Self> {
-        let name_end = line.iter().rposition(|byte| *byte == b')')?;
-        let fields = std::str::from_utf8(&line[name_end + 1..]).ok()?;
-        let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-        // Field numbers as in proc_pid_stat(5), where the state is field 3.
-        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        let fields = fields(line)?;
+        let number = |field| number(&fields, field);
         Some(Self {
             pid,
             parent_pid: u32::try_from(number(4)?).ok()?,
@@ -55,6 +49,58 @@ impl Stat {
     pub(crate) fn is_dead(&self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x') && self.thread_count <= 1
     }
+}
+
+/// Where a process keeps the environment that it was started with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Environment {
+    /// At this address.
+    At(u64),
+    /// It has none, or no memory at all: it has ended, or is a thread of the kernel.
+    Nothing,
+    /// Its memory is not laid out yet: it is in the middle of an exec.
+    NotYet,
+}
+
+impl Environment {
+    /// # Errors
+    /// As [`Stat::read`].
+    pub(crate) fn of(pid: u32) -> io::Result<Self> {
+        let mut buffer = [0; LINE_BYTES_MAX];
+        Self::parse(read_line(pid, &mut buffer)?)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    }
+
+    fn parse(line: &[u8]) -> Option<Self> {
+        let fields = fields(line)?;
+        let [memory_bytes, start, end] = [23, 50, 51].map(|field| number(&fields, field));
+        Some(match (memory_bytes?, start?, end?) {
+            (0, _, _) => Self::Nothing,
+            (_, _, 0) => Self::NotYet,
+            (_, start, end) if start == end => Self::Nothing,
+            (_, start, _) => Self::At(start),
+        })
+    }
+}
+
+/// The kernel's line is at most about 400 bytes long.
+const LINE_BYTES_MAX: usize = 1024;
+
+/// One read into a buffer on the stack: a lane does this once per start.
+fn read_line(pid: u32, buffer: &mut [u8; LINE_BYTES_MAX]) -> io::Result<&[u8]> {
+    let length = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(buffer))?;
+    Ok(&buffer[..length])
+}
+
+/// The fields behind the name, the first of which is field 3 of proc_pid_stat(5), the state.
+fn fields(line: &[u8]) -> Option<Vec<&str>> {
+    let name_end = line.iter().rposition(|byte| *byte == b')')?;
+    Some(std::str::from_utf8(&line[name_end + 1..]).ok()?.split_ascii_whitespace().collect())
+}
+
+/// A field by its number in proc_pid_stat(5).
+fn number(fields: &[&str], field: usize) -> Option<u64> {
+    fields.get(field - 3)?.parse().ok()
 }
 
 /// Every process at about one moment.
@@ -134,6 +180,24 @@ mod tests {
         ] {
             assert_eq!(Stat::parse(42, line), None);
         }
+    }
+
+    #[test]
+    fn an_environment_that_is_not_laid_out_yet_is_none_that_is_empty() {
+        let line = |memory: u64, start: u64, end: u64| {
+            let mut fields = vec!["1".to_owned(); 50];
+            fields[0] = "(a)".to_owned();
+            fields[1] = "R".to_owned();
+            for (field, value) in [(23, memory), (50, start), (51, end)] {
+                fields[field - 2] = value.to_string();
+            }
+            Environment::parse(format!("42 {}", fields.join(" ")).as_bytes())
+        };
+        assert_eq!(line(4096, 70, 80), Some(Environment::At(70)));
+        assert_eq!(line(4096, 70, 70), Some(Environment::Nothing));
+        assert_eq!(line(4096, 0, 0), Some(Environment::NotYet));
+        assert_eq!(line(0, 0, 0), Some(Environment::Nothing), "a thread of the kernel");
+        assert_eq!(Environment::parse(b"42 (a) R 1 2"), None);
     }
 
     #[test]

@@ -343,7 +343,7 @@ impl Allocation {
     fn is_empty(&self, children: Children) -> bool {
         match children {
             Children::Some => false,
-            Children::None => self.tree.strangers().is_ok_and(|strangers| strangers.is_empty()),
+            Children::None => self.tree.is_without_strangers().unwrap_or(false),
         }
     }
 

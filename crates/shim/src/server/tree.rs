@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitOptions, wait};
 
 use super::cgroup;
-use crate::process::{Mark, ProcessTable, Stat, signal_all};
+use crate::process::{Mark, Marked, ProcessTable, Stat, marked, signal_all};
 
 /// Where to look.
 #[derive(Debug)]
@@ -36,23 +36,29 @@ impl Tree {
         let table = ProcessTable::read()?;
         let mut members: BTreeMap<u32, Stat> = BTreeMap::new();
         members.extend(table.descendants(self.shim_pid).into_iter().map(|stat| (stat.pid, stat)));
-        members.extend(self.strangers()?.into_iter().map(|stat| (stat.pid, stat)));
+        members.extend(self.strangers()?.found.into_iter().map(|stat| (stat.pid, stat)));
         Ok(members.into_values().filter(|stat| !stat.is_dead()).collect())
     }
 
+    /// Whether nothing but descendants of the shim can be left.
+    pub(super) fn is_without_strangers(&self) -> io::Result<bool> {
+        let Marked { found, undecided } = self.strangers()?;
+        Ok(found.is_empty() && undecided.is_empty())
+    }
+
     /// Members that may not descend from the shim.
-    pub(super) fn strangers(&self) -> io::Result<Vec<Stat>> {
-        let mut found = Vec::new();
+    fn strangers(&self) -> io::Result<Marked> {
+        let mut strangers = Marked::default();
         if let Some(mark) = &self.mark {
-            found.extend(crate::process::marked(mark)?);
+            strangers = marked(mark)?;
         }
         for dir in &self.cgroup_dirs {
             let inside = cgroup::pids(dir)?.into_iter().filter(|pid| *pid != self.shim_pid);
-            found.extend(
+            strangers.found.extend(
                 inside.filter_map(|pid| Stat::read(pid).ok()).filter(|stat| !stat.is_dead()),
             );
         }
-        Ok(found)
+        Ok(strangers)
     }
 
     /// Signals every member and returns how many got it. One that cannot be signalled does not spare the others.

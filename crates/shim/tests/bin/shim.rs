@@ -8,6 +8,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
@@ -23,6 +24,8 @@ fn main() -> ExitCode {
         // Forks twice with a session of its own in between; the last one holds.
         ["detach", socket, kind] => run_self(&["session", socket, kind]).map(|()| hold(socket)),
         ["session", socket, kind] => new_session(socket, kind),
+        // Becomes another program without an end.
+        ["restless", _socket] => Err(Command::new("/proc/self/exe").args(&arguments).exec()),
         ["spew", stream, byte_count] => spew(stream, byte_count),
         ["descriptors"] => print_descriptors(),
         ["hog", byte_count] => hog(byte_count),

@@ -88,6 +88,20 @@ fn a_stopped_worker_still_gets_the_stop_signal() {
     assert_eq!(ended(&mut rig.shim, ID).signal, Some(15));
 }
 
+/// In the middle of an exec a process shows no environment, and so no mark.
+#[test]
+fn a_process_that_execs_without_end_is_found_each_time() {
+    let mut rig = Rig::new();
+    rig.shim.start(rig.worker("restless", &[])).unwrap();
+    let expected = processes_of(&rig.mark()).unwrap();
+    assert_eq!(expected.len(), 1);
+    for scan in 0..500 {
+        assert_eq!(processes_of(&rig.mark()).unwrap(), expected, "scan {scan}");
+    }
+    assert_eq!(kill_all(&rig.mark(), PATIENCE).unwrap(), 1);
+    assert_eq!(ended(&mut rig.shim, ID).signal, Some(9));
+}
+
 #[test]
 fn without_its_shim_an_orphan_is_found_and_killed() {
     let mut rig = Rig::new();

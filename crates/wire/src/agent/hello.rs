@@ -11,6 +11,43 @@ use crate::spec::{NODE_SPEC_BYTES_MAX, node_spec_to_proto, read_node};
 /// A Linux boot id is a UUID of 36 characters.
 const BOOT_ID_BYTES_MAX: usize = 64;
 
+/// What this build's agent speaks, and the latest that its scheduler understands.
+pub const PROTOCOL: u32 = 1;
+/// The earliest that its scheduler still understands: agents of the two releases
+/// before it come in.
+pub const PROTOCOL_OLDEST: u32 = 1;
+
+/// An agent and a scheduler that do not understand each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "the agent speaks protocol {spoken}, and this scheduler understands {} to {}",
+    PROTOCOL_OLDEST,
+    PROTOCOL
+)]
+pub struct OtherProtocol {
+    pub spoken: u32,
+}
+
+impl OtherProtocol {
+    /// Whether the agent is ahead.
+    pub fn is_newer(&self) -> bool {
+        self.spoken > PROTOCOL
+    }
+}
+
+/// Whether a hello can be read at all; asked before anything else of it.
+///
+/// # Errors
+/// The agent speaks a protocol of another time.
+pub fn check_protocol(hello: &v1::Hello) -> Result<(), OtherProtocol> {
+    let spoken = hello.protocol.max(1);
+    if (PROTOCOL_OLDEST..=PROTOCOL).contains(&spoken) {
+        Ok(())
+    } else {
+        Err(OtherProtocol { spoken })
+    }
+}
+
 /// Who the agent is and what it has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
@@ -42,6 +79,7 @@ pub fn hello_to_proto(hello: &Hello) -> v1::Hello {
         generation: hello.held.map_or(0, |held| held.generation),
         digest: hello.held.map_or(Bytes::new(), |held| Bytes::copy_from_slice(&held.digest)),
         boot_id: hello.boot_id.clone(),
+        protocol: PROTOCOL,
     }
 }
 

@@ -12,7 +12,10 @@ pub use desired::{
     desired_row_from_proto, desired_row_to_proto, full_from_proto, full_to_proto,
     spec_row_from_proto, spec_row_to_proto,
 };
-pub use hello::{Held, Hello, hello_from_proto, hello_to_proto};
+pub use hello::{
+    Held, Hello, OtherProtocol, PROTOCOL, PROTOCOL_OLDEST, check_protocol, hello_from_proto,
+    hello_to_proto,
+};
 pub use observation::{
     Readiness, end_report_from_proto, end_report_to_proto, ended, observation_from_proto,
     observation_to_proto, running, starting, stopping, unhealthy, unkillable,

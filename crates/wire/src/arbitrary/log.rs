@@ -7,8 +7,8 @@ use berth_model::{
     WallMs,
 };
 use berth_state::{
-    Command, Entry, JobChange, Observation, Observed, Placement, Purpose, ScoreParts, Seat, Stock,
-    SubmitJob, Unknown,
+    Command, DevicePurpose, Entry, JobChange, Observation, Observed, Placement, Purpose,
+    ScoreParts, Seat, Stock, SubmitJob, Unknown,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -126,6 +126,8 @@ fn node_command() -> BoxedStrategy<Command> {
         (node_id(), number()).prop_map(|(node, session)| Command::DownNode { node, session }),
         (node_id(), purpose())
             .prop_map(|(node, purpose)| Command::SetSchedulable { node, purpose }),
+        (node_id(), text(), select(vec![DevicePurpose::Work, DevicePurpose::Cordoned]))
+            .prop_map(|(node, uuid, purpose)| Command::SetDevicePurpose { node, uuid, purpose }),
     ]
     .boxed()
 }

@@ -63,8 +63,9 @@ fn cluster() -> BoxedStrategy<ClusterRow> {
         (any::<[u8; 16]>(), number(), any::<u32>(), number(), number()),
         (state_ms(), wall_ms(), btree_map(number(), scheduler, 0..3), option::of(restore)),
         option::of(authority().prop_map(Arc::new)),
+        btree_map(text(), state_ms(), 0..3),
     )
-        .prop_map(|(head, rest, authority)| {
+        .prop_map(|(head, rest, authority, fences)| {
             let (id, incarnation, cluster_version, job_counter, node_counter) = head;
             let (state_ms, wall_ms, schedulers, restore) = rest;
             ClusterRow {
@@ -78,6 +79,7 @@ fn cluster() -> BoxedStrategy<ClusterRow> {
                 schedulers,
                 restore,
                 authority,
+                fences,
             }
         })
         .boxed()
@@ -233,12 +235,13 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
             node_use(),
             btree_set(allocation(), 0..4),
             (state_ms(), state_ms(), number()),
-            (blocked, btree_map(allocation(), orphan(), 0..3)),
+            (blocked, btree_map(allocation(), orphan(), 0..3), btree_set(text(), 0..3)),
         ),
     )
         .prop_map(|(head, rest)| {
             let (id, name, instance_key, spec, state, purpose) = head;
-            let (session, generation, used, live, times, (blocked_ports, orphans)) = rest;
+            let (session, generation, used, live, times, sets) = rest;
+            let (blocked_ports, orphans, cordoned_devices) = sets;
             let (since, rests_until, stock_incarnation) = times;
             NodeRow {
                 id,
@@ -256,6 +259,7 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
                 rests_until,
                 stock_incarnation,
                 orphans,
+                cordoned_devices,
             }
         })
         .boxed()

@@ -142,14 +142,21 @@ pub(crate) fn node() -> BoxedStrategy<NodeSpec> {
 }
 
 fn device() -> impl Strategy<Value = Device> {
-    let health = select(vec![DeviceHealth::Healthy, DeviceHealth::Cordoned, DeviceHealth::Lost]);
-    (text(), any::<u32>(), text(), number(), health).prop_map(
-        |(uuid, index, model, memory, health)| Device {
+    let health = select(vec![
+        DeviceHealth::Healthy,
+        DeviceHealth::Suspect,
+        DeviceHealth::Cordoned,
+        DeviceHealth::Fenced,
+        DeviceHealth::Lost,
+    ]);
+    (text(), any::<u32>(), text(), number(), health, text()).prop_map(
+        |(uuid, index, model, memory, health, reason)| Device {
             uuid,
             index,
             model,
             memory: MemoryBytes(memory),
             health,
+            reason,
         },
     )
 }

@@ -29,6 +29,7 @@ fn device_to_proto(device: &Device) -> v1::Device {
         model: device.model.clone(),
         memory_bytes: device.memory.0,
         health: enumeration::number::<v1::DeviceHealth, _>(device.health),
+        health_reason: device.reason.clone(),
     }
 }
 
@@ -68,5 +69,6 @@ fn read_device(at: Field<'_>, proto: v1::Device, problems: &mut Problems) -> Opt
         model: proto.model,
         memory: MemoryBytes(proto.memory_bytes),
         health: health?,
+        reason: proto.health_reason,
     })
 }

@@ -237,7 +237,7 @@ fn a_node_is_checked_in_form_and_sense() {
         port_last: 70_000,
         ..Default::default()
     };
-    proto.devices.push(v1::Device { health: 4, ..Default::default() });
+    proto.devices.push(v1::Device { health: 6, ..Default::default() });
     let violations = node_spec_from_proto(proto.clone()).unwrap_err();
     assert_eq!(fields(&violations), ["devices[0].health", "port_last"]);
     proto.port_last = 19_999;

@@ -2,7 +2,7 @@
 
 use berth_model::{AllocationState, Outcome, WallMs};
 use berth_proto::v1;
-use berth_state::{ClusterState, Event, EventKind, Purpose, Seat};
+use berth_state::{ClusterState, DevicePurpose, Event, EventKind, Purpose, Seat};
 
 use super::allocation::phase;
 use super::node_name;
@@ -50,6 +50,12 @@ fn sentence(kind: &EventKind, node: &str) -> String {
         EventKind::NodeRegistered { name } => format!("node {name} has registered"),
         EventKind::NodeStateChanged { state } => format!("node {node} is {}", state.name()),
         EventKind::NodePurposeChanged { purpose } => purpose_sentence(*purpose, node),
+        EventKind::DevicePurposeChanged { uuid, purpose } => {
+            format!("GPU {uuid} of node {node} takes {}", what_it_takes(*purpose))
+        }
+        EventKind::DeviceHealthChanged { uuid, health, reason } => {
+            because(&format!("GPU {uuid} of node {node} is {}", health.name()), reason)
+        }
         EventKind::NodeReaped => format!("node {node} was forgotten"),
         EventKind::AllocationAdopted => format!("was found on node {node} and taken back"),
         EventKind::OrphanFound { why } => because(&format!("is an orphan on node {node}"), why),
@@ -84,6 +90,13 @@ fn sentence(kind: &EventKind, node: &str) -> String {
         EventKind::MachineRevoked { machine, name } => {
             format!("what was certified for {machine} {name} until now counts no more")
         }
+    }
+}
+
+fn what_it_takes(purpose: DevicePurpose) -> &'static str {
+    match purpose {
+        DevicePurpose::Work => "work",
+        DevicePurpose::Cordoned => "nothing new",
     }
 }
 

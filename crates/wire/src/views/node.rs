@@ -15,6 +15,7 @@ pub fn node(row: &NodeRow) -> v1::Node {
         memory_used_bytes: None,
         utilization_percent: None,
         temperature_celsius: None,
+        cordoned: row.cordoned_devices.contains(&device.uuid),
     };
     v1::Node {
         id: row.id.0,
@@ -28,6 +29,7 @@ pub fn node(row: &NodeRow) -> v1::Node {
         last_report_ms: None,
         allocations: u32::try_from(row.live.len()).unwrap_or(u32::MAX),
         generation: row.generation,
+        agent_refused: None,
     }
 }
 

@@ -60,6 +60,7 @@ fn node_spec() -> NodeSpec {
         model: "H100".into(),
         memory: MemoryBytes(80 << 30),
         health: DeviceHealth::Healthy,
+        reason: String::new(),
     };
     NodeSpec {
         labels: BTreeMap::new(),

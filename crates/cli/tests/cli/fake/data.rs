@@ -137,6 +137,12 @@ pub fn nodes() -> Vec<Node> {
         model: "NVIDIA H100 80GB".into(),
         memory_bytes: 80 << 30,
         health: DeviceHealth::Healthy.into(),
+        health_reason: String::new(),
+    };
+    let faulty = Device {
+        health: DeviceHealth::Fenced.into(),
+        health_reason: "XID 48: it is to be reset".into(),
+        ..device("GPU-ab", 1)
     };
     let status = |uuid: &str, allocated_milli, memory_used_bytes| DeviceStatus {
         uuid: uuid.into(),
@@ -144,6 +150,7 @@ pub fn nodes() -> Vec<Node> {
         memory_used_bytes,
         utilization_percent: memory_used_bytes.map(|_| 87),
         temperature_celsius: memory_used_bytes.map(|_| 61),
+        cordoned: memory_used_bytes.is_none(),
     };
     let gpu_01 = Node {
         id: 1,
@@ -155,7 +162,7 @@ pub fn nodes() -> Vec<Node> {
             pool: "default".into(),
             cpu_milli: 32_000,
             memory_bytes: 256 << 30,
-            devices: vec![device("GPU-aa", 0), device("GPU-ab", 1)],
+            devices: vec![device("GPU-aa", 0), faulty],
             port_first: 20_000,
             port_last: 29_999,
             agent_version: "0.1.0".into(),
@@ -168,6 +175,7 @@ pub fn nodes() -> Vec<Node> {
         last_report_ms: Some(212),
         allocations: 1,
         generation: 9,
+        agent_refused: None,
     };
     let cpu_01 = Node {
         id: 2,
@@ -179,6 +187,10 @@ pub fn nodes() -> Vec<Node> {
             memory_bytes: 16 << 30,
             agent_version: "0.1.0".into(),
             ..NodeSpec::default()
+        }),
+        agent_refused: Some(AgentRefusal {
+            reason: "node name `cpu-01` belongs to another machine".into(),
+            ms_ago: 4_200,
         }),
         ..Node::default()
     };
@@ -193,6 +205,8 @@ pub fn status() -> ClusterStatus {
         healthy,
         last_log_index: index,
         applied_index: index,
+        version: if healthy { "0.1.0" } else { "" }.into(),
+        cluster_version_max: healthy.then_some(2),
     };
     ClusterStatus {
         cluster_id: "5f0c".into(),
@@ -218,7 +232,13 @@ pub fn status() -> ClusterStatus {
         awaited_for_ms: Some(431_500),
         orphans: 1,
         places_in_ms: None,
+        cluster_version: 1,
+        cluster_version_max: 2,
     }
+}
+
+pub fn finalized() -> FinalizeReply {
+    FinalizeReply { cluster_version: 2, raised: true, held_back_by: vec![3] }
 }
 
 pub fn orphans() -> Vec<Orphan> {

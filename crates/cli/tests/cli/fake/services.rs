@@ -289,6 +289,23 @@ impl Nodes for Fake {
         self.node(&request.into_inner().node)
     }
 
+    async fn get_device(&self, request: Request<GetDeviceRequest>) -> Answer<GetDeviceReply> {
+        let (name, index) = request.get_ref().device.split_once(':').unwrap();
+        let node = self.node(name)?.into_inner();
+        let device = &node.devices[index.parse::<usize>().unwrap()];
+        let (uuid, held) = (device.uuid.clone(), device.allocated_milli > 0);
+        let allocations = held.then(|| "15.0.1.1".to_owned()).into_iter().collect();
+        Ok(Response::new(GetDeviceReply { node: Some(node), uuid, allocations }))
+    }
+
+    async fn cordon_device(&self, request: Request<DeviceRef>) -> Answer<Node> {
+        self.node(request.into_inner().device.split(':').next().unwrap())
+    }
+
+    async fn uncordon_device(&self, request: Request<DeviceRef>) -> Answer<Node> {
+        self.node(request.into_inner().device.split(':').next().unwrap())
+    }
+
     async fn drain(&self, request: Request<DrainRequest>) -> Answer<Node> {
         self.node(&request.into_inner().node)
     }
@@ -354,6 +371,11 @@ impl Operator for Fake {
     async fn resume(&self, _: Request<ResumeRequest>) -> Answer<ResumeReply> {
         self.enter()?;
         Ok(Response::new(ResumeReply { missing: 2 }))
+    }
+
+    async fn finalize(&self, _: Request<FinalizeRequest>) -> Answer<FinalizeReply> {
+        self.enter()?;
+        Ok(Response::new(data::finalized()))
     }
 
     async fn state_hash(&self, _: Request<StateHashRequest>) -> Answer<StateHashReply> {

@@ -8,6 +8,12 @@ fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
+/// With nothing cordoned.
+fn on<'a>(spec: &'a NodeSpec, used: &'a NodeUse) -> NodeCapacity<'a> {
+    static NONE: BTreeSet<String> = BTreeSet::new();
+    NodeCapacity { spec, used, cordoned: &NONE }
+}
+
 fn node(gpu_count: u32) -> NodeSpec {
     NodeSpec {
         labels: BTreeMap::from([("rack".to_owned(), "7".to_owned())]),
@@ -22,6 +28,7 @@ fn node(gpu_count: u32) -> NodeSpec {
                 model: "NVIDIA H100 80GB HBM3".to_owned(),
                 memory: MemoryBytes(80 << 30),
                 health: DeviceHealth::Healthy,
+                reason: String::new(),
             })
             .collect(),
         ports: PortRange { first: 20_000, last: 20_001 },
@@ -83,7 +90,7 @@ fn a_device_is_granted_once() {
     let one = task(Some(gpus(1, &[])));
     let mut used = NodeUse::default();
     let first = claim(&one, vec![whole("GPU-0")]);
-    let ask = |used: &NodeUse, claim: &Claim| fits(NodeCapacity { spec: &spec, used }, &one, claim);
+    let ask = |used: &NodeUse, claim: &Claim| fits(on(&spec, used), &one, claim);
     assert_eq!(ask(&used, &first), Ok(()));
     used.add(&first);
     assert!(matches!(ask(&used, &first), Err(Misfit::DeviceBusy { .. })));
@@ -97,9 +104,7 @@ fn a_device_is_granted_once() {
 fn a_claim_must_be_what_the_task_asks_for() {
     let spec = node(2);
     let used = NodeUse::default();
-    let ask = |task: &TaskSpec, claim: &Claim| {
-        fits(NodeCapacity { spec: &spec, used: &used }, task, claim)
-    };
+    let ask = |task: &TaskSpec, claim: &Claim| fits(on(&spec, &used), task, claim);
     let two = task(Some(gpus(2, &[])));
     assert_eq!(ask(&two, &claim(&two, vec![whole("GPU-0")])), Err(Misfit::ClaimMismatch));
     assert_eq!(
@@ -124,7 +129,7 @@ fn ports_come_from_the_nodes_range_and_once() {
         let ports =
             ports.iter().map(|(text, port)| PortClaim { name: name(text), port: *port }).collect();
         let claim = Claim { ports, ..claim(&two, Vec::new()) };
-        fits(NodeCapacity { spec: &spec, used }, &two, &claim)
+        fits(on(&spec, used), &two, &claim)
     };
     let idle = NodeUse::default();
     assert_eq!(with(&[("http", 20_000), ("admin", 20_001)], &idle), Ok(()));
@@ -142,4 +147,20 @@ fn ports_come_from_the_nodes_range_and_once() {
         with(&[("http", 20_000), ("admin", 20_001)], &busy),
         Err(Misfit::PortTaken { port: 20_001 })
     );
+}
+
+/// What an operator wants nothing new on keeps what it has.
+#[test]
+fn a_cordoned_device_is_granted_to_nobody_and_keeps_its_work() {
+    let spec = node(2);
+    let used = NodeUse::default();
+    let one = task(Some(gpus(1, &[])));
+    let cordoned = BTreeSet::from(["GPU-0".to_owned()]);
+    let node = NodeCapacity { spec: &spec, used: &used, cordoned: &cordoned };
+    let gpu = gpus(1, &[]);
+    let free: Vec<&str> = free_devices(node, &gpu).map(|device| device.uuid.as_str()).collect();
+    assert_eq!(free, ["GPU-1"]);
+    let claim = claim(&one, vec![whole("GPU-0")]);
+    assert_eq!(fits(node, &one, &claim), Err(Misfit::DeviceGone { uuid: "GPU-0".to_owned() }));
+    assert_eq!(may_stay(node, &claim), Ok(()));
 }

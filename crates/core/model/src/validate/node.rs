@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{CPU_MILLI_MAX, Complaints, MEMORY_MAX, Violation};
-use crate::node::{DEVICES_MAX, NodeSpec};
+use crate::node::{DEVICES_MAX, HEALTH_REASON_BYTES_MAX, NodeSpec};
 
 /// Everything wrong with what an agent declares; empty when it may register.
 pub fn validate_node(spec: &NodeSpec) -> Vec<Violation> {
@@ -58,6 +58,15 @@ fn check_devices(spec: &NodeSpec, complaints: &mut Complaints) {
             complaints.add(
                 "devices.memory",
                 format!("device `{}` declares {}", device.uuid, device.memory),
+            );
+        }
+        if device.reason.len() > HEALTH_REASON_BYTES_MAX {
+            complaints.add(
+                "devices.reason",
+                format!(
+                    "device `{}`: expected at most {HEALTH_REASON_BYTES_MAX} bytes",
+                    device.uuid
+                ),
             );
         }
         if device.model.is_empty() || device.model.len() > 128 {

@@ -264,3 +264,20 @@ fn a_node_that_a_restored_cluster_awaits_may_be_silent_until_the_waiting_ends() 
     world.step();
     assert_eq!(state_of(&world, 1), NodeState::Down);
 }
+
+#[test]
+fn a_leader_that_hears_late_waits_for_that_much_longer() {
+    let mut world = World::new(2);
+    world.rules = world.rules.heard_late(DurationMs(4_000));
+    for (silent_ms, expected) in [
+        (9_999, NodeState::Ready),
+        (10_000, NodeState::Disconnected),
+        (13_999, NodeState::Disconnected),
+        (14_000, NodeState::Down),
+    ] {
+        let wait_ms = 1_000 + silent_ms - world.now;
+        silence(&mut world, wait_ms, &[2]);
+        world.step();
+        assert_eq!(state_of(&world, 1), expected, "after {silent_ms} ms of silence");
+    }
+}

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use berth_model::{JobId, JobKind, Name, StateMs, TaskIndex};
+use berth_model::{JobId, JobKind, Name, NodeId, StateMs, TaskIndex};
 
-use crate::rows::{JobPhase, JobRow, KeyRow, TaskRow};
+use crate::rows::{JobPhase, JobRow, KeyRow, NodeRow, TaskRow};
 use crate::state::{ClusterState, QueueKey};
 
 impl ClusterState {
@@ -45,6 +45,23 @@ impl ClusterState {
         }
         self.index.names.remove(&(row.namespace().clone(), row.name().clone(), id));
         self.jobs.remove(&id)
+    }
+
+    /// Changes a node's inventory or state; where its devices are follows.
+    pub(crate) fn edit_node_devices(&mut self, id: NodeId, change: impl FnOnce(&mut NodeRow)) {
+        let Some(before) = self.nodes.get(&id).cloned() else { return };
+        for device in before.devices_in_use() {
+            self.index.device_nodes.remove(&device.uuid);
+        }
+        self.nodes.edit(&id, change);
+        self.index_devices(id);
+    }
+
+    pub(crate) fn index_devices(&mut self, id: NodeId) {
+        let Some(row) = self.nodes.get(&id).cloned() else { return };
+        for device in row.devices_in_use() {
+            self.index.device_nodes.insert(device.uuid.clone(), id);
+        }
     }
 
     /// Puts a task in, or another in its place.

@@ -14,6 +14,7 @@ use crate::event::EventKind;
 use crate::refusal::Refusal;
 use crate::rows::{JobPhase, JobRow, JobVersionRow, KeyRow, TaskRow, VERSIONS_MAX};
 use crate::state::Reply;
+use crate::version::job_id_step;
 
 impl Step<'_> {
     pub(super) fn submit(&mut self, submit: &SubmitJob) -> Result<Reply, Refusal> {
@@ -70,7 +71,7 @@ impl Step<'_> {
     }
 
     fn create(&mut self, submit: &SubmitJob) -> Reply {
-        self.state.cluster.job_counter += 1;
+        self.state.cluster.job_counter += job_id_step(self.state.cluster.cluster_version);
         let job = JobId(self.state.cluster.job_counter);
         let spec = submit.spec.clone();
         self.state.insert_job(JobRow {

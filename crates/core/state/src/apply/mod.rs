@@ -3,6 +3,7 @@
 
 mod access;
 mod ends;
+mod fences;
 mod index;
 mod jobs;
 mod nodes;
@@ -31,9 +32,6 @@ pub mod retention {
         KEY_KEPT,
     };
 }
-
-/// The highest cluster version whose rules this build knows.
-pub const CLUSTER_VERSION_MAX: u32 = 1;
 
 /// One entry being applied.
 pub(crate) struct Step<'a> {
@@ -101,6 +99,9 @@ impl Step<'_> {
             Command::DisconnectNode { node, session } => self.disconnect_node(*node, *session),
             Command::DownNode { node, session } => self.down_node(*node, *session),
             Command::SetSchedulable { node, purpose } => self.set_purpose(*node, *purpose),
+            Command::SetDevicePurpose { node, uuid, purpose } => {
+                self.set_device_purpose(*node, uuid, *purpose)
+            }
             Command::LoseAllocations { node, session, allocations, reason } => {
                 self.lose_allocations(*node, *session, allocations, reason)
             }
@@ -151,7 +152,9 @@ impl Step<'_> {
 
     fn raise_cluster_version(&mut self, version: u32) -> Result<Reply, Refusal> {
         let found = self.state.cluster.cluster_version;
-        if version != found + 1 || version > CLUSTER_VERSION_MAX {
+        // What the build knows is no matter here: every replica must answer
+        // alike, and one that does not know the version has stopped before.
+        if found.checked_add(1) != Some(version) {
             return Err(Refusal::ClusterVersion { asked: version, found });
         }
         self.state.cluster.cluster_version = version;
@@ -204,9 +207,5 @@ impl Step<'_> {
 
 /// Cuts a text that came from outside to at most `bytes_max`, at a character.
 fn bounded(text: &str, bytes_max: usize) -> String {
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
+    text[..text.floor_char_boundary(bytes_max)].to_owned()
 }

@@ -3,17 +3,22 @@
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Misfit, Name, NodeCapacity, NodeId, NodeSpec, NodeState, NodeUse, StateMs,
-    StopIntent, has_room, validate_node,
+    AllocationId, Misfit, Name, NodeId, NodeSpec, NodeState, NodeUse, StateMs, StopIntent,
+    may_stay, validate_node,
 };
 
 use super::Step;
 use super::ends::End;
-use crate::command::Purpose;
+use super::fences::reason_to_leave;
+use crate::command::{DevicePurpose, Purpose};
 use crate::event::EventKind;
 use crate::refusal::Refusal;
 use crate::rows::NodeRow;
 use crate::state::Reply;
+
+/// Devices of one node that may be cordoned, those that are away among them: four
+/// times as many as a host has.
+const CORDONED_DEVICES_MAX: usize = 256;
 
 impl Step<'_> {
     pub(super) fn register_node(
@@ -23,7 +28,9 @@ impl Step<'_> {
         spec: &Arc<NodeSpec>,
     ) -> Result<Reply, Refusal> {
         let incarnation = self.state.cluster.incarnation;
-        let Some(node) = self.known_node(name, instance_key, spec)? else {
+        let known = self.known_node(name, instance_key, spec)?;
+        self.check_devices_are_here(known, spec)?;
+        let Some(node) = known else {
             if incarnation > 1 {
                 return Err(Refusal::StockNotTaken { name: name.clone() });
             }
@@ -34,8 +41,9 @@ impl Step<'_> {
         if row.needs_stock(incarnation) {
             return Err(Refusal::StockNotTaken { name: name.clone() });
         }
+        let spec = &self.brake_fences(&row, spec);
         let (now, session) = (self.now, row.session + 1);
-        self.state.nodes.edit(&node, |row| {
+        self.state.edit_node_devices(node, |row| {
             row.spec = spec.clone();
             row.session = session;
             // It may be mended; if not, its next end says so again.
@@ -46,6 +54,7 @@ impl Step<'_> {
             }
         });
         self.emit_node(node, EventKind::NodeRegistered { name: name.clone() });
+        self.tell_of_devices(node, &row.spec, spec);
         if row.state != NodeState::Ready {
             self.emit_node(node, EventKind::NodeStateChanged { state: NodeState::Ready });
         }
@@ -69,11 +78,44 @@ impl Step<'_> {
         if let Some(first) = validate_node(spec).first() {
             return Err(Refusal::Invalid(format!("{}: {}", first.field, first.message)));
         }
-        let Some(node) = self.state.node_named(name) else { return Ok(None) };
-        if self.state.node_row(node)?.instance_key != instance_key {
+        let known = self.state.node_named(name);
+        if let Some(node) = known
+            && self.state.node_row(node)?.instance_key != instance_key
+        {
             return Err(Refusal::NodeNameTaken { name: name.clone(), node });
         }
-        Ok(Some(node))
+        Ok(known)
+    }
+
+    /// Two agents on one host would each give out its devices. A device may move
+    /// once the node that it was on is down.
+    fn check_devices_are_here(&self, node: Option<NodeId>, spec: &NodeSpec) -> Result<(), Refusal> {
+        for device in &spec.devices {
+            let Some(owner) = self.state.index.device_nodes.get(&device.uuid) else { continue };
+            if Some(*owner) != node {
+                let (uuid, name) = (device.uuid.clone(), self.state.node_row(*owner)?.name.clone());
+                return Err(Refusal::DeviceElsewhere { uuid, name });
+            }
+        }
+        Ok(())
+    }
+
+    /// The inventory without what is on other nodes. What a node says is on it is
+    /// heard in any case; its devices are its own when it registers.
+    pub(super) fn without_devices_elsewhere(
+        &self,
+        node: Option<NodeId>,
+        spec: &Arc<NodeSpec>,
+    ) -> Arc<NodeSpec> {
+        let is_elsewhere = |uuid: &String| {
+            self.state.index.device_nodes.get(uuid).is_some_and(|owner| Some(*owner) != node)
+        };
+        if !spec.devices.iter().any(|device| is_elsewhere(&device.uuid)) {
+            return spec.clone();
+        }
+        let mut own = NodeSpec::clone(spec);
+        own.devices.retain(|device| !is_elsewhere(&device.uuid));
+        Arc::new(own)
     }
 
     pub(super) fn new_node(
@@ -105,9 +147,11 @@ impl Step<'_> {
                 0
             },
             orphans: Default::default(),
+            cordoned_devices: Default::default(),
         };
         self.state.nodes.insert(node, Arc::new(row));
         self.state.index.node_names.insert(name.clone(), node);
+        self.state.index_devices(node);
         self.emit_node(node, EventKind::NodeRegistered { name: name.clone() });
         self.emit_node(node, EventKind::NodeStateChanged { state });
         node
@@ -137,14 +181,13 @@ impl Step<'_> {
             if allocation.state.stop_intent().is_some() {
                 continue;
             }
-            let capacity = NodeCapacity { spec: &row.spec, used: &used };
-            match has_room(capacity, &allocation.claim) {
+            match may_stay(row.capacity(&used), &allocation.claim) {
                 Ok(()) => used.add(&allocation.claim),
                 Err(misfit) => misfits.push((*id, misfit)),
             }
         }
         for (id, misfit) in misfits {
-            let reason = format!("the node's inventory changed: {misfit}");
+            let reason = reason_to_leave(&row.spec, &misfit);
             self.stop_allocation(id, StopIntent::Drain, &reason);
         }
     }
@@ -189,6 +232,38 @@ impl Step<'_> {
         Ok(Reply::Done)
     }
 
+    pub(super) fn set_device_purpose(
+        &mut self,
+        node: NodeId,
+        uuid: &str,
+        purpose: DevicePurpose,
+    ) -> Result<Reply, Refusal> {
+        let row = self.state.node_row(node)?;
+        let is_cordoned = row.cordoned_devices.contains(uuid);
+        match purpose {
+            DevicePurpose::Cordoned if row.spec.device(uuid).is_none() => {
+                return Err(Refusal::NoSuchDevice { uuid: uuid.to_owned(), node });
+            }
+            DevicePurpose::Cordoned if is_cordoned => return Ok(Reply::Done),
+            DevicePurpose::Cordoned if row.cordoned_devices.len() >= CORDONED_DEVICES_MAX => {
+                return Err(Refusal::Invalid(format!(
+                    "{CORDONED_DEVICES_MAX} devices of the node are cordoned; uncordon those that \
+                     are gone"
+                )));
+            }
+            DevicePurpose::Work if !is_cordoned => return Ok(Reply::Done),
+            DevicePurpose::Cordoned | DevicePurpose::Work => {}
+        }
+        self.state.nodes.edit(&node, |row| {
+            match purpose {
+                DevicePurpose::Cordoned => row.cordoned_devices.insert(uuid.to_owned()),
+                DevicePurpose::Work => row.cordoned_devices.remove(uuid),
+            };
+        });
+        self.emit_node(node, EventKind::DevicePurposeChanged { uuid: uuid.to_owned(), purpose });
+        Ok(Reply::Done)
+    }
+
     /// The node, if this command is about its present session and state.
     fn silent(
         &self,
@@ -209,7 +284,7 @@ impl Step<'_> {
 
     pub(super) fn set_node_state(&mut self, node: NodeId, state: NodeState) {
         let now = self.now;
-        self.state.nodes.edit(&node, |row| {
+        self.state.edit_node_devices(node, |row| {
             row.state = state;
             row.since = now;
         });

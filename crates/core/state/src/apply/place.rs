@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_model::{
-    AllocationId, AllocationState, Claim, JobKind, Misfit, NodeCapacity, NodeId, eligible, fits,
-};
+use berth_model::{AllocationId, AllocationState, Claim, JobKind, Misfit, NodeId, eligible, fits};
 
 use super::Step;
 use crate::command::{Placement, Purpose};
@@ -127,7 +125,7 @@ impl Step<'_> {
             devices: placement.devices.clone(),
             ports: placement.ports.clone(),
         };
-        fits(NodeCapacity { spec: &node.spec, used: &node.used }, task, &claim).map_err(refuse)?;
+        fits(node.capacity(&node.used), task, &claim).map_err(refuse)?;
         let blocked = claim.ports.iter().find(|claim| {
             node.blocked_ports.get(&claim.port).is_some_and(|until| *until > self.now)
         });

@@ -76,7 +76,9 @@ impl Step<'_> {
         stock: &Stock,
     ) -> Result<Reply, Refusal> {
         let incarnation = self.state.cluster.incarnation;
-        let node = match self.known_node(name, instance_key, spec)? {
+        let known = self.known_node(name, instance_key, spec)?;
+        let spec = &self.without_devices_elsewhere(known, spec);
+        let node = match known {
             Some(node) => node,
             None if incarnation > 1 => {
                 self.new_node(name, instance_key, spec, NodeState::Disconnected)
@@ -87,15 +89,17 @@ impl Step<'_> {
         if !row.needs_stock(incarnation) {
             return Ok(Reply::Done);
         }
+        let spec = &self.brake_fences(&row, spec);
         if row.state == NodeState::Down {
             // What is taken back on it must be given up like any other, should
-            // it not register after all.
+            // it not register after all. What it had may be elsewhere by now.
+            self.state.edit_node_devices(node, |row| row.spec = spec.clone());
             self.set_node_state(node, NodeState::Disconnected);
         }
         // A smaller inventory is looked at when the node registers: until all
         // has been told it may be what has ended that fits no more.
         if covers(spec, &row.spec) {
-            self.state.nodes.edit(&node, |row| row.spec = spec.clone());
+            self.state.edit_node_devices(node, |row| row.spec = spec.clone());
         }
         let is_here = |state: &ClusterState, id: &AllocationId| {
             state.allocations.get(id).is_some_and(|row| row.node == node)

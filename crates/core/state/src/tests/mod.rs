@@ -2,6 +2,7 @@
 //! checked after every entry.
 
 mod access;
+mod fences;
 mod jobs;
 mod lives;
 mod nodes;

@@ -1,11 +1,71 @@
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationState, EndCause, EndReport, JobKind, Name, NodeId, NodeState, PortRange, StopIntent,
+    AllocationState, DeviceHealth, EndCause, EndReport, JobKind, Name, NodeId, NodeState,
+    PortRange, StopIntent,
 };
 
 use super::world::{World, exited, job, name, node_spec};
-use crate::{ClusterState, Command, Observed, Purpose, Refusal, Reply, Seat, Stored};
+use crate::{
+    ClusterState, Command, DevicePurpose, Observed, Purpose, Refusal, Reply, Seat, Stored,
+};
+
+/// A device that takes nothing new keeps its work; one that is lost does not, and what
+/// is on the others of its node stays.
+#[test]
+fn work_leaves_a_lost_device_and_stays_on_one_that_takes_nothing_new() {
+    let mut world = World::new(1);
+    let id = world.submit(&job(JobKind::Batch, "a", 2, 1));
+    let first = world.place(id, 0).unwrap();
+    let second = world.place(id, 1).unwrap();
+    let used = world.state.allocations().get(&first).unwrap().claim.devices[0].uuid.clone();
+    let mut told = |health: DeviceHealth| {
+        let mut spec = node_spec("node-0", 2);
+        spec.devices.iter_mut().filter(|device| device.uuid == used).for_each(|device| {
+            device.health = health;
+        });
+        let spec = Arc::new(spec);
+        let command = Command::RegisterNode { name: name("node-0"), instance_key: [0; 16], spec };
+        world.one(command).unwrap();
+        [first, second].map(|id| {
+            let state = world.state.allocations().get(&id).unwrap().state;
+            state.stop_intent()
+        })
+    };
+    assert_eq!(told(DeviceHealth::Cordoned), [None, None]);
+    assert_eq!(told(DeviceHealth::Healthy), [None, None]);
+    assert_eq!(told(DeviceHealth::Lost), [Some(StopIntent::Drain), None]);
+}
+
+/// An operator's word outlives what the agent says of the device, also while it is away.
+#[test]
+fn a_cordoned_device_stays_cordoned_whatever_its_agent_says() {
+    let mut world = World::new(1);
+    let node = only(&world);
+    let set = |uuid: &str, purpose| {
+        let uuid = uuid.to_owned();
+        Command::SetDevicePurpose { node, uuid, purpose }
+    };
+    let (own, stranger) = ("GPU-node-0-0", "GPU-elsewhere");
+    let refused = world.one(set(stranger, DevicePurpose::Cordoned)).unwrap_err();
+    assert_eq!(refused, Refusal::NoSuchDevice { uuid: stranger.to_owned(), node });
+    world.one(set(own, DevicePurpose::Cordoned)).unwrap();
+    let before = world.state.hash();
+    world.one(set(own, DevicePurpose::Cordoned)).unwrap();
+    let id = world.submit(&job(JobKind::Batch, "a", 2, 1));
+    let placed = world.place(id, 0).unwrap();
+    let held = &world.state.allocations().get(&placed).unwrap().claim.devices[0];
+    assert_eq!(held.uuid, "GPU-node-0-1");
+    assert!(world.place(id, 1).is_err(), "nothing else is free");
+
+    world.one(register("node-0", 0, 0)).unwrap();
+    world.one(register("node-0", 0, 2)).unwrap();
+    assert!(world.place(id, 1).is_err(), "it was away meanwhile");
+    world.one(set(own, DevicePurpose::Work)).unwrap();
+    assert_ne!(world.state.hash(), before);
+    world.place(id, 1).unwrap();
+    assert_eq!(world.one(set(stranger, DevicePurpose::Work)), Ok(Reply::Done), "it is none");
+}
 
 fn only(world: &World) -> NodeId {
     *world.state.nodes().iter().next().unwrap().0
@@ -15,7 +75,7 @@ fn register(text: &str, key: u8, gpus: u32) -> Command {
     Command::RegisterNode {
         name: name(text),
         instance_key: [key; 16],
-        spec: Arc::new(node_spec(gpus)),
+        spec: Arc::new(node_spec(text, gpus)),
     }
 }
 
@@ -27,6 +87,38 @@ fn a_name_belongs_to_one_machine() {
     assert_eq!(refused, Refusal::NodeNameTaken { name: name("node-0"), node });
     let again = world.one(register("node-0", 0, 2)).unwrap();
     assert_eq!(again, Reply::Registered { node, session: 2 });
+}
+
+#[test]
+fn a_device_is_on_one_node() {
+    let mut world = World::new(1);
+    let first = only(&world);
+    let same = |text: &str, key: u8| Command::RegisterNode {
+        name: name(text),
+        instance_key: [key; 16],
+        spec: Arc::new(node_spec("node-0", 2)),
+    };
+    let refused = |text: &str| {
+        let uuid = "GPU-node-0-0".to_owned();
+        Err(Refusal::DeviceElsewhere { uuid, name: name(text) })
+    };
+    assert_eq!(world.one(same("second", 1)), refused("node-0"), "two agents on one host");
+    world.one(Command::DisconnectNode { node: first, session: 1 }).unwrap();
+    assert_eq!(world.one(same("second", 1)), refused("node-0"), "it may be running there");
+    world.one(Command::DownNode { node: first, session: 1 }).unwrap();
+    world.one(same("second", 1)).unwrap();
+    assert_eq!(world.one(same("node-0", 0)), refused("second"), "the device was moved");
+    world.one(register("node-0", 0, 0)).unwrap();
+    // A device that a node no longer has is free for others.
+    let second = world.state.node_named(&name("second")).unwrap();
+    let without = Command::RegisterNode {
+        name: name("second"),
+        instance_key: [1; 16],
+        spec: Arc::new(node_spec("second", 1)),
+    };
+    world.one(without).unwrap();
+    world.one(same("node-0", 0)).unwrap();
+    assert_ne!(first, second);
 }
 
 #[test]
@@ -70,13 +162,13 @@ fn a_gpu_that_vanishes_moves_its_work() {
     world.one(register("node-0", 0, 1)).unwrap();
     let row = world.state.allocations().get(&allocation).unwrap();
     assert_eq!(row.state, AllocationState::Stopping(StopIntent::Drain));
-    assert!(row.reason.contains("GPU-1"), "{}", row.reason);
+    assert!(row.reason.contains("GPU-node-0-1"), "{}", row.reason);
 }
 
 #[test]
 fn a_taken_port_is_left_alone_and_costs_no_attempt() {
     let mut world = World::new(0);
-    let mut spec = node_spec(0);
+    let mut spec = node_spec("n", 0);
     spec.ports = PortRange { first: 20_000, last: 20_000 };
     world
         .one(Command::RegisterNode { name: name("n"), instance_key: [1; 16], spec: Arc::new(spec) })
@@ -233,4 +325,40 @@ fn a_node_that_is_new_begins_above_every_generation_there_ever_was() {
     world.register(7);
     let newest = world.state.node_named(&name("node-7")).unwrap();
     assert!(world.state.nodes().get(&newest).unwrap().generation > highest);
+}
+
+/// F59: GPUs are sliced anew, or come up in another order. A plan goes by what it names.
+#[test]
+fn f59_plans_on_an_older_inventory_are_refused_and_uuids_keep_their_work() {
+    let mut world = World::new(1);
+    let node = only(&world);
+    let id = world.submit(&job(JobKind::Batch, "a", 2, 1));
+    let planned = world.placement(id, 0, node);
+    assert_eq!(planned.devices[0].uuid, "GPU-node-0-0");
+    let mut sliced = node_spec("node-0", 2);
+    sliced.devices[0].uuid = "MIG-0".to_owned();
+    let told = |spec: berth_model::NodeSpec| Command::RegisterNode {
+        name: name("node-0"),
+        instance_key: [0; 16],
+        spec: Arc::new(spec),
+    };
+    world.one(told(sliced)).unwrap();
+    let placed = world.one(Command::Place { placements: vec![planned] }).unwrap();
+    let Reply::Placed { granted, refused } = placed else { panic!("{placed:?}") };
+    assert_eq!(granted, []);
+    assert!(format!("{refused:?}").contains("DeviceGone"), "{refused:?}");
+
+    world.one(told(node_spec("node-0", 2))).unwrap();
+    let first = world.place(id, 0).unwrap();
+    let mut turned = node_spec("node-0", 2);
+    turned.devices.swap(0, 1);
+    (0..).zip(&mut turned.devices).for_each(|(index, device)| device.index = index);
+    world.one(told(turned)).unwrap();
+    let second = world.place(id, 1).unwrap();
+    let uuid = |allocation| {
+        let row = world.state.allocations().get(&allocation).unwrap();
+        assert_eq!(row.state.stop_intent(), None);
+        row.claim.devices[0].uuid.clone()
+    };
+    assert_eq!([uuid(first), uuid(second)], ["GPU-node-0-0", "GPU-node-0-1"]);
 }

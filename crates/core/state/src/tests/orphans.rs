@@ -119,7 +119,7 @@ fn an_orphan_of_a_silent_node_is_not_taken_back() {
     let register = Command::RegisterNode {
         name: name("node-1"),
         instance_key: [1; 16],
-        spec: Arc::new(node_spec(2)),
+        spec: Arc::new(node_spec("node-1", 2)),
     };
     assert_eq!(after.one(register), Err(Refusal::StockNotTaken { name: name("node-1") }));
     take_stock(&mut after, 1, moved).unwrap();

@@ -60,10 +60,11 @@ pub fn stock_of(backup: &ClusterState, later: &ClusterState, text: &str) -> Stoc
 }
 
 pub fn take_stock(world: &mut World, number: usize, stock: Stock) -> Result<Reply, Refusal> {
+    let text = format!("node-{number}");
     world.one(Command::TakeStock {
-        name: name(&format!("node-{number}")),
+        name: name(&text),
         instance_key: [u8::try_from(number).unwrap(); 16],
-        spec: Arc::new(node_spec(2)),
+        spec: Arc::new(node_spec(&text, 2)),
         stock,
     })
 }
@@ -124,7 +125,7 @@ fn nothing_is_placed_until_every_node_has_said_what_is_on_it() {
     let register = Command::RegisterNode {
         name: name("node-0"),
         instance_key: [0; 16],
-        spec: Arc::new(node_spec(2)),
+        spec: Arc::new(node_spec("node-0", 2)),
     };
     let refused = world.one(register).unwrap_err();
     assert_eq!(refused, Refusal::StockNotTaken { name: name("node-0") });
@@ -236,6 +237,35 @@ fn the_order_in_which_nodes_come_does_not_matter() {
     }
 }
 
+/// The host of node 0 comes back under another name: what runs on it is heard
+/// although its devices are still node 0's.
+#[test]
+fn what_a_renamed_agent_runs_is_known_before_its_devices_are_its_own() {
+    let mut world = World::new(1);
+    let backup = world.state.clone();
+    let late = world.submit(&job(JobKind::Batch, "late", 1, 1));
+    let ran = world.place(late, 0).unwrap();
+    let mut after = restored(&backup);
+    let stock = stock_of(&backup, &world.state, "node-0");
+    let renamed = |stock| Command::TakeStock {
+        name: name("renamed"),
+        instance_key: [9; 16],
+        spec: Arc::new(node_spec("node-0", 2)),
+        stock,
+    };
+    after.one(renamed(stock)).unwrap();
+    assert_eq!(orphans(&after).into_keys().collect::<Vec<_>>(), [ran]);
+    let node = after.state.node_named(&name("renamed")).unwrap();
+    assert_eq!(after.state.nodes().get(&node).unwrap().spec.devices, []);
+    let register = Command::RegisterNode {
+        name: name("renamed"),
+        instance_key: [9; 16],
+        spec: Arc::new(node_spec("node-0", 2)),
+    };
+    let refused = after.one(register).unwrap_err();
+    assert!(matches!(refused, Refusal::DeviceElsewhere { .. }), "{refused:?}");
+}
+
 /// The agent has less to give than the backup knows, and some of what runs
 /// holds what is gone.
 #[test]
@@ -249,7 +279,7 @@ fn a_smaller_inventory_breaks_nothing_and_frees_nothing_that_is_held() {
     let mut stock = stock_of(&backup, &world.state, "node-0");
     stock.unknown[0].claim.cpu.0 = u64::MAX;
     let mut after = restored(&backup);
-    let mut spec = node_spec(1);
+    let mut spec = node_spec("node-0", 1);
     spec.cpu.0 = 50;
     let key = [0; 16];
     let told = |stock| Command::TakeStock {

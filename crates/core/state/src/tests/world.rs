@@ -6,8 +6,8 @@ use std::sync::Arc;
 use berth_model::{
     AllocationId, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth, DurationMs, EndCause,
     EndReport, GpuRequest, Grant, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, Machine,
-    MemoryBytes, Name, NodeCapacity, NodeId, NodeSpec, Policy, PortRange, Role, Scope, ShareMilli,
-    SpecDigest, StateMs, TaskIndex, TaskSpec, TokenId, WallMs, free_devices,
+    MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange, Role, Scope, ShareMilli, SpecDigest,
+    StateMs, TaskIndex, TaskSpec, TokenId, WallMs, free_devices,
 };
 
 use crate::{
@@ -54,10 +54,11 @@ impl World {
     }
 
     pub fn register(&mut self, number: usize) {
+        let text = format!("node-{number}");
         let node = Command::RegisterNode {
-            name: name(&format!("node-{number}")),
+            name: name(&text),
             instance_key: [u8::try_from(number).unwrap(); 16],
-            spec: Arc::new(node_spec(2)),
+            spec: Arc::new(node_spec(&text, 2)),
         };
         self.one(node).unwrap();
     }
@@ -108,7 +109,7 @@ impl World {
         let task = self.state.tasks().get(&(job, TaskIndex(0))).unwrap();
         let node_row = self.state.nodes().get(&node).unwrap();
         let devices = row.spec.tasks[0].gpu.as_ref().map_or(Vec::new(), |gpu| {
-            free_devices(NodeCapacity { spec: &node_row.spec, used: &node_row.used }, gpu)
+            free_devices(node_row.capacity(&node_row.used), gpu)
                 .take(gpu.count as usize)
                 .map(|device| DeviceClaim {
                     uuid: device.uuid.clone(),
@@ -218,7 +219,8 @@ pub fn job(kind: JobKind, text: &str, count: u32, gpus: u32) -> JobSpec {
     }
 }
 
-pub fn node_spec(gpus: u32) -> NodeSpec {
+/// Of a node by this name.
+pub fn node_spec(text: &str, gpus: u32) -> NodeSpec {
     NodeSpec {
         labels: BTreeMap::new(),
         pool: name("default"),
@@ -227,11 +229,12 @@ pub fn node_spec(gpus: u32) -> NodeSpec {
         memory: MemoryBytes(16 << 30),
         devices: (0..gpus)
             .map(|index| Device {
-                uuid: format!("GPU-{index}"),
+                uuid: format!("GPU-{text}-{index}"),
                 index,
                 model: "H100".to_owned(),
                 memory: MemoryBytes(80 << 30),
                 health: DeviceHealth::Healthy,
+                reason: String::new(),
             })
             .collect(),
         ports: PortRange::DEFAULT,

@@ -248,7 +248,7 @@ fn sync_everything(folder: &Path) -> io::Result<()> {
 }
 
 /// Every snapshot that is there, for `verify`.
-pub(super) fn list_snapshots(
+pub(crate) fn list_snapshots(
     data_dir: &Path,
 ) -> io::Result<Option<(FileSnapshots, Vec<crate::device::snapshots::SnapshotName>)>> {
     let folder = snapshot_folder(data_dir);

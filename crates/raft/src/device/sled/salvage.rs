@@ -10,7 +10,7 @@ use super::verify::LogCopy;
 use crate::app::App;
 use crate::device::high_water::HighWater;
 use crate::device::snapshots::SnapshotStore;
-use crate::device::{Position, Recovered};
+use crate::device::{Identity, Position, Recovered};
 use crate::log::from_record;
 use crate::snapshot;
 use openraft::EntryPayload;
@@ -34,16 +34,9 @@ pub struct Salvaged {
 /// The directory cannot be read, or something in it is damaged; `verify` then
 /// says what.
 pub fn newest_state<A: App>(data_dir: &Path, app: &mut A) -> io::Result<Salvaged> {
-    let refuse = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-    let note = HighWater::read(data_dir).map_err(|error| refuse(error.to_string()))?;
-    let note = note.ok_or_else(|| refuse("there is no log".to_owned()))?;
-    let copy = LogCopy::of(data_dir)?;
-    let loaded = load(&copy.0).map_err(|error| refuse(error.to_string()))?;
-    if let Some(problem) = loaded.problems.first() {
-        return Err(refuse(problem.to_string()));
-    }
-    let Recovered { committed, purged, records, .. } = loaded.recovered;
-    let restored = restore_newest(data_dir, note.identity.cluster_id, app)?;
+    let (identity, recovered) = read_store(data_dir)?;
+    let Recovered { committed, purged, records, .. } = recovered;
+    let restored = restore_newest(data_dir, identity.cluster_id, app)?;
     if purged.is_some_and(|purged| restored.is_none_or(|restored| restored < purged)) {
         return Err(refuse("no whole snapshot reaches to the beginning of the log".to_owned()));
     }
@@ -62,6 +55,25 @@ pub fn newest_state<A: App>(data_dir: &Path, app: &mut A) -> io::Result<Salvaged
     }
     let last = last.ok_or_else(|| refuse("the log is empty".to_owned()))?;
     Ok(Salvaged { last, committed })
+}
+
+fn refuse(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// Whose a stopped node's log is, and all of it.
+///
+/// # Errors
+/// It cannot be read, or something in it is damaged.
+pub(crate) fn read_store(data_dir: &Path) -> io::Result<(Identity, Recovered)> {
+    let note = HighWater::read(data_dir).map_err(|error| refuse(error.to_string()))?;
+    let note = note.ok_or_else(|| refuse("there is no log".to_owned()))?;
+    let copy = LogCopy::of(data_dir)?;
+    let loaded = load(&copy.0).map_err(|error| refuse(error.to_string()))?;
+    match loaded.problems.first() {
+        Some(problem) => Err(refuse(problem.to_string())),
+        None => Ok((note.identity, loaded.recovered)),
+    }
 }
 
 fn restore_newest<A: App>(

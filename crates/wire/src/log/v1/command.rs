@@ -7,7 +7,9 @@ use berth_proto::log::v1;
 use berth_proto::log::v1::change_job::{Change, Hold, Purge, Release, Restart, Rollback, Stop};
 use berth_proto::log::v1::command::Command as Kind;
 use berth_proto::v1 as public;
-use berth_state::{Command, JobChange, JoinProof, Placement, Seat, SubmitJob};
+use berth_state::{
+    Command, DevicePurpose, JobChange, JoinProof, Placement, Purpose, Seat, SubmitJob,
+};
 use bytes::Bytes;
 
 use super::{access, observation, stock};
@@ -40,11 +42,10 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
             Kind::RaiseClusterVersion(v1::RaiseClusterVersion { version: *version })
         }
         Command::Submit(submit) => Kind::Submit(submit_to_proto(submit)),
-        Command::ChangeJob { job, if_version, change } => Kind::ChangeJob(v1::ChangeJob {
-            job: job.0,
-            if_version: *if_version,
-            change: Some(change_to_proto(change)),
-        }),
+        Command::ChangeJob { job, if_version, change } => {
+            let (if_version, change) = (*if_version, Some(change_to_proto(change)));
+            Kind::ChangeJob(v1::ChangeJob { job: job.0, if_version, change })
+        }
         Command::RegisterNode { name, instance_key, spec } => {
             Kind::RegisterNode(register_to_proto(name, *instance_key, spec))
         }
@@ -64,10 +65,10 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
         Command::DownNode { node, session } => {
             Kind::DownNode(v1::DownNode { node: node.0, session: *session })
         }
-        Command::SetSchedulable { node, purpose } => Kind::SetSchedulable(v1::SetSchedulable {
-            node: node.0,
-            purpose: Some(purpose_to_proto(*purpose)),
-        }),
+        Command::SetSchedulable { node, purpose } => set_node_to_proto(*node, *purpose),
+        Command::SetDevicePurpose { node, uuid, purpose } => {
+            set_device_to_proto(*node, uuid, *purpose)
+        }
         Command::LoseAllocations { node, session, allocations, reason } => {
             Kind::LoseAllocations(lose_to_proto(*node, *session, allocations, reason))
         }
@@ -115,6 +116,16 @@ fn register_to_proto(name: &Name, instance_key: [u8; 16], spec: &NodeSpec) -> v1
         instance_key: Bytes::copy_from_slice(&instance_key),
         spec: Some(node_spec_to_proto(spec)),
     }
+}
+
+fn set_node_to_proto(node: NodeId, purpose: Purpose) -> Kind {
+    let purpose = Some(purpose_to_proto(purpose));
+    Kind::SetSchedulable(v1::SetSchedulable { node: node.0, purpose })
+}
+
+fn set_device_to_proto(node: NodeId, uuid: &str, purpose: DevicePurpose) -> Kind {
+    let cordoned = purpose == DevicePurpose::Cordoned;
+    Kind::SetDevicePurpose(v1::SetDevicePurpose { node: node.0, uuid: uuid.to_owned(), cordoned })
 }
 
 fn lose_to_proto(
@@ -219,6 +230,13 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
             node: NodeId(node),
             purpose: read_purpose(at.named("purpose"), purpose, problems)?,
         },
+        Kind::SetDevicePurpose(v1::SetDevicePurpose { node, uuid, cordoned }) => {
+            let purpose = match cordoned {
+                true => DevicePurpose::Cordoned,
+                false => DevicePurpose::Work,
+            };
+            Command::SetDevicePurpose { node: NodeId(node), uuid, purpose }
+        }
         Kind::LoseAllocations(lose) => Command::LoseAllocations {
             node: NodeId(lose.node),
             session: lose.session,

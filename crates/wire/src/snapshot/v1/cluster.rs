@@ -34,6 +34,11 @@ pub(super) fn cluster_to_proto(row: &ClusterRow) -> v1::ClusterRow {
             .collect(),
         restore: row.restore.as_ref().map(restore_to_proto),
         authority: row.authority.as_deref().map(authority_to_proto),
+        fences: row
+            .fences
+            .iter()
+            .map(|(uuid, at)| v1::FenceRow { uuid: uuid.clone(), state_ms: at.0 })
+            .collect(),
     }
 }
 
@@ -92,6 +97,12 @@ pub(super) fn read_cluster(
             problems.add(at, Cause::Contradiction("an id is there twice"));
         }
     }
+    let count = proto.fences.len();
+    let fences: BTreeMap<String, StateMs> =
+        proto.fences.into_iter().map(|row| (row.uuid, StateMs(row.state_ms))).collect();
+    if fences.len() != count {
+        problems.add(at.named("fences"), Cause::Contradiction("a GPU is there twice"));
+    }
     let restore = match proto.restore {
         Some(restore) => Some(read_restore(at.named("restore"), restore, problems)?),
         None => None,
@@ -107,6 +118,7 @@ pub(super) fn read_cluster(
         schedulers,
         restore,
         authority: proto.authority.as_ref().map(read_authority).map(Arc::new),
+        fences,
     })
 }
 

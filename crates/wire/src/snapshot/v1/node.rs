@@ -43,6 +43,7 @@ pub(super) fn to_proto(row: &NodeRow) -> v1::NodeRow {
         rests_until_state_ms: row.rests_until.0,
         stock_incarnation: row.stock_incarnation,
         orphans: row.orphans.iter().map(orphan_to_proto).collect(),
+        cordoned_devices: row.cordoned_devices.iter().cloned().collect(),
     }
 }
 
@@ -96,6 +97,7 @@ pub(super) fn read(at: Field<'_>, proto: v1::NodeRow, problems: &mut Problems) -
         rests_until: StateMs(proto.rests_until_state_ms),
         stock_incarnation: proto.stock_incarnation,
         orphans: read_orphans(at.named("orphans"), proto.orphans, problems)?,
+        cordoned_devices: proto.cordoned_devices.into_iter().collect(),
     })
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::{EndCause, EndReport, NodeCapacity, NodeUse, WallMs, eligible, fits};
+use berth_model::{EndCause, EndReport, NodeUse, WallMs, eligible, fits};
 use berth_state::NodeRow;
 
 use super::*;
@@ -114,7 +114,7 @@ pub(super) fn grant(
         && own
         && eligible(&node.name, &node.spec, &job.spec.constraints, task).is_ok();
     let claim = claim(node, used, now, task, id).filter(|_| suits)?;
-    fits(NodeCapacity { spec: &node.spec, used }, task, &claim).ok()?;
+    fits(node.capacity(used), task, &claim).ok()?;
     Some(claim)
 }
 

@@ -12,8 +12,8 @@ use berth_model::{
     SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
-    Authority, Command, Entry, JobChange, JoinProof, NewToken, Observation, Observed, Placement,
-    Purpose, ScoreParts, Seat, Security, Stock, SubmitJob, Unknown,
+    Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
+    Observed, Placement, Purpose, ScoreParts, Seat, Security, Stock, SubmitJob, Unknown,
 };
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/log-v1-every-command.hex");
@@ -97,12 +97,13 @@ fn second_task() -> TaskSpec {
 }
 
 fn node() -> NodeSpec {
-    let device = |index, health| Device {
+    let device = |index, health, reason: &str| Device {
         uuid: format!("GPU-{index}"),
         index,
         model: "NVIDIA H100 80GB HBM3".into(),
         memory: MemoryBytes(80 << 30),
         health,
+        reason: reason.to_owned(),
     };
     NodeSpec {
         labels: BTreeMap::from([("rack".into(), "r1".into())]),
@@ -111,9 +112,11 @@ fn node() -> NodeSpec {
         cpu: CpuMilli(64_000),
         memory: MemoryBytes(1 << 40),
         devices: vec![
-            device(0, DeviceHealth::Healthy),
-            device(1, DeviceHealth::Cordoned),
-            device(2, DeviceHealth::Lost),
+            device(0, DeviceHealth::Healthy, ""),
+            device(1, DeviceHealth::Cordoned, ""),
+            device(2, DeviceHealth::Lost, ""),
+            device(3, DeviceHealth::Suspect, "XID 74"),
+            device(4, DeviceHealth::Fenced, "XID 48"),
         ],
         ports: PortRange { first: 20_000, last: 29_999 },
         agent_version: "0.1.0".into(),
@@ -197,6 +200,7 @@ pub(super) fn entry() -> Entry {
     commands.extend(schedulers());
     commands.extend(after_a_restore());
     commands.extend(access());
+    commands.extend(devices());
     Entry {
         state_ms: StateMs(123_456_789),
         wall_ms: WallMs(1_790_000_000_000),
@@ -384,6 +388,12 @@ fn purposes() -> impl Iterator<Item = Command> {
         Purpose::Draining(Drain { deadline: Some(StateMs(99)) }),
     ];
     purposes.into_iter().map(|purpose| Command::SetSchedulable { node: NodeId(1), purpose })
+}
+
+fn devices() -> impl Iterator<Item = Command> {
+    [DevicePurpose::Work, DevicePurpose::Cordoned]
+        .into_iter()
+        .map(|purpose| Command::SetDevicePurpose { node: NodeId(1), uuid: "GPU-0".into(), purpose })
 }
 
 fn stops() -> impl Iterator<Item = Command> {

@@ -164,6 +164,7 @@ fn cluster() -> ClusterRow {
         ]),
         restore: None,
         authority: None,
+        fences: [("GPU-0".to_owned(), StateMs(4_000)), ("GPU-1".to_owned(), StateMs(5_000))].into(),
     }
 }
 
@@ -288,6 +289,7 @@ fn node(state: NodeState, purpose: Purpose) -> NodeRow {
         model: "NVIDIA H100 80GB HBM3".into(),
         memory: MemoryBytes(80 << 30),
         health: DeviceHealth::Healthy,
+        reason: String::new(),
     };
     let used = DeviceUse { share: ShareMilli(1000), memory: MemoryBytes(80 << 30), tasks: 1 };
     NodeRow {
@@ -321,5 +323,9 @@ fn node(state: NodeState, purpose: Purpose) -> NodeRow {
         rests_until: StateMs(0),
         stock_incarnation: 0,
         orphans: BTreeMap::new(),
+        cordoned_devices: match state {
+            NodeState::Disconnected => BTreeSet::from(["GPU-9".into()]),
+            NodeState::Ready | NodeState::Down => BTreeSet::new(),
+        },
     }
 }

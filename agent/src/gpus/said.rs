@@ -1,0 +1,184 @@
+//! What the prober says, and how it goes through a pipe. Both ends are one program,
+//! so that nothing of this is kept or read by another version.
+
+use std::io;
+
+use prost::Message as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+/// A look at sixteen GPUs with a hundred processes each is not a tenth of this.
+const FRAME_BYTES_MAX: usize = 1 << 20;
+
+/// One thing that the prober says.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Frame {
+    #[prost(oneof = "Said", tags = "1, 2, 3")]
+    pub said: Option<Said>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Said {
+    #[prost(message, tag = "1")]
+    Look(Look),
+    #[prost(message, tag = "2")]
+    Unavailable(Unavailable),
+    #[prost(message, tag = "3")]
+    Happened(Happened),
+}
+
+/// Everything as it was at one moment.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Look {
+    #[prost(string, tag = "1")]
+    pub driver: String,
+    /// Those that answered.
+    #[prost(message, repeated, tag = "2")]
+    pub gpus: Vec<GpuLook>,
+    /// By uuid: those that the library says are lost.
+    #[prost(string, repeated, tag = "3")]
+    pub lost: Vec<String>,
+    /// By uuid: those that answer with another error.
+    #[prost(string, repeated, tag = "4")]
+    pub unanswering: Vec<String>,
+    /// How many do not answer and never have, so that nobody knows which they are.
+    #[prost(uint32, tag = "5")]
+    pub nameless: u32,
+}
+
+/// One GPU; what is absent it does not tell.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GpuLook {
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    #[prost(string, tag = "2")]
+    pub uuid: String,
+    #[prost(string, tag = "3")]
+    pub name: String,
+    /// On the PCI bus.
+    #[prost(string, tag = "4")]
+    pub bus: String,
+    /// Of its device node.
+    #[prost(uint32, optional, tag = "5")]
+    pub minor: Option<u32>,
+    #[prost(uint64, tag = "6")]
+    pub memory_total_bytes: u64,
+    #[prost(uint64, optional, tag = "7")]
+    pub memory_used_bytes: Option<u64>,
+    #[prost(uint32, optional, tag = "8")]
+    pub utilization_percent: Option<u32>,
+    #[prost(uint32, optional, tag = "9")]
+    pub temperature_celsius: Option<u32>,
+    #[prost(uint32, optional, tag = "10")]
+    pub power_milliwatts: Option<u32>,
+    #[prost(uint32, optional, tag = "11")]
+    pub clock_mhz: Option<u32>,
+    #[prost(message, repeated, tag = "12")]
+    pub processes: Vec<GpuProcess>,
+    /// Of one that is remembered: it was lost.
+    #[prost(bool, tag = "13")]
+    pub is_lost: bool,
+    /// What the driver says that it needs, with the number that NVML has for it.
+    #[prost(uint32, optional, tag = "14")]
+    pub recovery: Option<u32>,
+    /// Rows of its memory are to be exchanged at the next reset.
+    #[prost(bool, optional, tag = "15")]
+    pub remap_pending: Option<bool>,
+    /// And there are no spare ones.
+    #[prost(bool, optional, tag = "16")]
+    pub remap_failed: Option<bool>,
+    #[prost(enumeration = "SlowedBy", tag = "17")]
+    pub slowed_by: i32,
+    /// Whether it tells which processes use it.
+    #[prost(bool, tag = "18")]
+    pub tells_processes: bool,
+}
+
+/// Why its clocks are low.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, prost::Enumeration)]
+#[repr(i32)]
+pub enum SlowedBy {
+    /// They are not, or it does not tell.
+    Nothing = 0,
+    Heat = 1,
+    Power = 2,
+}
+
+/// A process that uses a GPU.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GpuProcess {
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    #[prost(uint64, optional, tag = "2")]
+    pub memory_bytes: Option<u64>,
+}
+
+/// The library cannot be used now.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Unavailable {
+    #[prost(string, tag = "1")]
+    pub reason: String,
+}
+
+/// The driver reported an error of a GPU.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Happened {
+    #[prost(string, tag = "1")]
+    pub uuid: String,
+    /// As in NVIDIA's catalogue.
+    #[prost(uint64, tag = "2")]
+    pub xid: u64,
+}
+
+impl Frame {
+    pub fn of(said: Said) -> Frame {
+        Frame { said: Some(said) }
+    }
+
+    /// Length and content.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let length = u32::try_from(self.encoded_len()).unwrap_or(u32::MAX);
+        let mut bytes = length.to_le_bytes().to_vec();
+        bytes.extend(self.encode_to_vec());
+        bytes
+    }
+
+    /// The next frame of a pipe; `None` at its end.
+    ///
+    /// # Errors
+    /// Those of the pipe, or what comes is no frame.
+    pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Frame>> {
+        let mut length = [0; 4];
+        match from.read_exact(&mut length).await {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            read => read?,
+        };
+        let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        if length > FRAME_BYTES_MAX {
+            return Err(invalid("a frame is too long"));
+        }
+        let mut content = vec![0; length];
+        from.read_exact(&mut content).await?;
+        Frame::decode(content.as_slice()).map(Some).map_err(|_| invalid("this is no frame"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn frames_come_through_a_pipe_as_they_were() {
+        let happened = Frame::of(Said::Happened(Happened { uuid: "GPU-a".to_owned(), xid: 79 }));
+        let gpus = vec![GpuLook { utilization_percent: Some(0), ..GpuLook::default() }];
+        let look = Frame::of(Said::Look(Look { gpus, ..Look::default() }));
+        let bytes = [happened.to_bytes(), look.to_bytes()].concat();
+        let mut pipe = bytes.as_slice();
+        assert_eq!(Frame::read(&mut pipe).await.unwrap(), Some(happened));
+        assert_eq!(Frame::read(&mut pipe).await.unwrap(), Some(look));
+        assert_eq!(Frame::read(&mut pipe).await.unwrap(), None);
+        for garbled in [&b"\xff\xff\xff\xff12"[..], b"\x02\0\0\0\xff\xff", b"\x09\0\0\0a"] {
+            assert!(Frame::read(&mut &*garbled).await.is_err(), "{garbled:?}");
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! What is known of the host's GPUs, and what follows for the node: pure.
+
+use std::collections::BTreeMap;
+
+use berth_model::{Device, DeviceHealth, MemoryBytes};
+use berth_proto::v1::DeviceSample;
+use berth_supervise::gpu::{Consent, Held, Presence, Recovery, Remap, Signs, Slowdown};
+
+use super::gauges::{self, Answers};
+use super::said::{GpuLook, Look, Said, SlowedBy};
+
+/// A GPU that the driver no longer counts has left the bus when it is missing in so many
+/// looks: one that is missing once may be a driver that is not up to it yet.
+const ABSENT_LOOKS_MAX: u32 = 3;
+/// Of GPUs that do not tell their name.
+const NAMELESS: &str = "NVIDIA GPU";
+
+/// Whether the library answers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Probing {
+    /// It has not said anything yet.
+    #[default]
+    Starting,
+    Live,
+    /// Nobody asks it for a moment: a GPU is reset. All else is as it was.
+    Paused,
+    /// It says nothing any more: a call hangs.
+    Silent,
+    /// It says that it cannot be used, and why.
+    Unavailable {
+        reason: String,
+    },
+}
+
+impl Probing {
+    /// Why nothing is known of the GPUs now; empty if it is.
+    fn in_words(&self) -> String {
+        match self {
+            Probing::Starting => "not seen since the agent began".to_owned(),
+            Probing::Live | Probing::Paused => String::new(),
+            Probing::Silent => "the driver does not answer".to_owned(),
+            Probing::Unavailable { reason } => reason.clone(),
+        }
+    }
+}
+
+/// What was said of the GPUs so far.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Seen {
+    pub probing: Probing,
+    /// Version of the driver; empty if it is not known.
+    pub driver: String,
+    /// Counts the looks.
+    pub looks: u64,
+    /// By uuid; kept while the library does not answer.
+    gpus: BTreeMap<String, Gpu>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+struct Gpu {
+    /// As it last answered.
+    look: GpuLook,
+    standing: Standing,
+}
+
+/// What the last look said of one GPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    Answers,
+    /// It is there and does not answer as it should.
+    Unanswering,
+    /// It was not there in so many looks.
+    Absent(u32),
+    Lost,
+}
+
+impl Seen {
+    /// What an agent begins with: the GPUs that the one before it knew. Until they are
+    /// seen they take nothing new.
+    pub fn remembered(gpus: Vec<GpuLook>) -> Seen {
+        let gpus = gpus.into_iter().map(|look| {
+            let standing = if look.is_lost { Standing::Lost } else { Standing::Unanswering };
+            (look.uuid.clone(), Gpu { look, standing })
+        });
+        Seen { gpus: gpus.collect(), ..Seen::default() }
+    }
+
+    /// The GPUs as they may be remembered: while the library answers.
+    pub fn to_remember(&self) -> Option<Vec<GpuLook>> {
+        let remembered = |gpu: &Gpu| GpuLook {
+            index: gpu.look.index,
+            uuid: gpu.look.uuid.clone(),
+            name: gpu.look.name.clone(),
+            bus: gpu.look.bus.clone(),
+            minor: gpu.look.minor,
+            memory_total_bytes: gpu.look.memory_total_bytes,
+            is_lost: gpu.standing == Standing::Lost,
+            ..GpuLook::default()
+        };
+        (self.probing == Probing::Live).then(|| self.gpus.values().map(remembered).collect())
+    }
+
+    /// Forgets those that are not among these.
+    pub fn keep_only(&mut self, uuids: &[String]) {
+        self.gpus.retain(|uuid, _| uuids.contains(uuid));
+    }
+
+    /// Takes in what the prober says of the state of things.
+    pub fn hear(&mut self, said: Said) {
+        match said {
+            Said::Look(look) => self.look(look),
+            Said::Unavailable(unavailable) => {
+                self.probing = Probing::Unavailable { reason: unavailable.reason };
+            }
+            Said::Happened(_) => {}
+        }
+    }
+
+    fn look(&mut self, look: Look) {
+        let Look { driver, gpus, lost, unanswering, nameless } = look;
+        for (uuid, gpu) in &mut self.gpus {
+            gpu.standing = match gpu.standing {
+                _ if lost.contains(uuid) => Standing::Lost,
+                // Until it answers again.
+                Standing::Lost => Standing::Lost,
+                _ if nameless > 0 || unanswering.contains(uuid) => Standing::Unanswering,
+                Standing::Absent(looks) if looks + 1 >= ABSENT_LOOKS_MAX => Standing::Lost,
+                Standing::Absent(looks) => Standing::Absent(looks + 1),
+                Standing::Answers | Standing::Unanswering => Standing::Absent(1),
+            };
+        }
+        for mut look in gpus {
+            let before = self.gpus.get(&look.uuid).map(|gpu| &gpu.look);
+            // What it does not tell this time it told before.
+            if look.memory_total_bytes == 0 {
+                look.memory_total_bytes = before.map_or(0, |gpu| gpu.memory_total_bytes);
+            }
+            if look.name.is_empty() {
+                look.name = before.map_or_else(|| NAMELESS.to_owned(), |gpu| gpu.name.clone());
+            }
+            let gpu = Gpu { look, standing: Standing::Answers };
+            self.gpus.insert(gpu.look.uuid.clone(), gpu);
+        }
+        (self.probing, self.driver) = (Probing::Live, driver);
+        self.looks += 1;
+    }
+
+    /// Nobody asks for a moment.
+    pub fn pause(&mut self) {
+        self.probing = Probing::Paused;
+    }
+
+    /// What is used of a GPU's memory, as it was last seen, and by which processes. `None` if
+    /// it does not answer now.
+    pub fn memory(&self, uuid: &str) -> Option<(Option<u64>, Vec<u32>)> {
+        let gpu = self.gpus.get(uuid).filter(|gpu| gpu.standing == Standing::Answers)?;
+        let pids = gpu.look.processes.iter().map(|process| process.pid).collect();
+        (self.probing == Probing::Live).then_some((gpu.look.memory_used_bytes, pids))
+    }
+
+    /// Has the metrics show the GPUs as they are now.
+    pub fn show(&self) {
+        for gpu in self.gpus.values() {
+            let answers = match gpu.standing {
+                // For a moment nobody asks: it is as it was.
+                Standing::Answers if self.probing == Probing::Paused => continue,
+                Standing::Answers if self.probing == Probing::Live => Answers::Yes,
+                Standing::Answers
+                | Standing::Unanswering
+                | Standing::Absent(_)
+                | Standing::Lost => Answers::No,
+            };
+            gauges::show(&gpu.look, answers);
+        }
+    }
+
+    /// Of the device nodes of those that answer, in the driver's order.
+    pub fn minors(&self) -> Vec<Option<u32>> {
+        let answering = self.gpus.values().filter(|gpu| gpu.standing == Standing::Answers);
+        let mut looks: Vec<&GpuLook> = answering.map(|gpu| &gpu.look).collect();
+        looks.sort_by_key(|look| (look.index, &look.uuid));
+        looks.into_iter().map(|look| look.minor).collect()
+    }
+
+    /// The driver's number of a GPU.
+    pub fn index_of(&self, uuid: &str) -> Option<u32> {
+        self.gpus.get(uuid).map(|gpu| gpu.look.index)
+    }
+
+    /// Nothing was heard for too long.
+    pub fn fall_silent(&mut self) {
+        self.probing = Probing::Silent;
+    }
+
+    /// The devices of the node, in the driver's order. One that does not answer, or that
+    /// nobody can ask now, takes nothing new; what runs on it is left alone. One that
+    /// never said how much memory it has cannot be given to anybody, and is left out.
+    pub fn devices(&self) -> Vec<Device> {
+        let live = matches!(self.probing, Probing::Live | Probing::Paused);
+        let known = self.gpus.values().filter(|gpu| gpu.look.memory_total_bytes > 0);
+        let device = |gpu: &Gpu| Device {
+            uuid: gpu.look.uuid.clone(),
+            index: gpu.look.index,
+            model: gpu.look.name.clone(),
+            memory: MemoryBytes(gpu.look.memory_total_bytes),
+            health: match gpu.standing {
+                Standing::Lost => DeviceHealth::Lost,
+                Standing::Answers if live => DeviceHealth::Healthy,
+                Standing::Answers | Standing::Unanswering | Standing::Absent(_) => {
+                    DeviceHealth::Cordoned
+                }
+            },
+            reason: match gpu.standing {
+                Standing::Lost => "the driver has lost it".to_owned(),
+                _ if !live => self.probing.in_words(),
+                Standing::Answers => String::new(),
+                Standing::Unanswering => "it does not answer the driver".to_owned(),
+                Standing::Absent(_) => "the driver does not count it any more".to_owned(),
+            },
+        };
+        let mut devices: Vec<Device> = known.map(device).collect();
+        devices.sort_by(|one, other| (one.index, &one.uuid).cmp(&(other.index, &other.uuid)));
+        devices
+    }
+
+    /// What the last look shows of each, by uuid; of use it knows processes only, and of
+    /// consent nothing.
+    pub fn signs(&self) -> impl Iterator<Item = (&str, Signs)> {
+        let live = self.probing == Probing::Live;
+        // While nobody asks there is nothing new.
+        let gpus = self.gpus.iter().filter(|_| self.probing != Probing::Paused);
+        gpus.map(move |(uuid, gpu)| {
+            let look = &gpu.look;
+            let presence = match gpu.standing {
+                Standing::Lost if live => Presence::Gone,
+                Standing::Answers if live => Presence::Answers,
+                Standing::Answers
+                | Standing::Lost
+                | Standing::Unanswering
+                | Standing::Absent(_) => Presence::Unknown,
+            };
+            let answers = presence == Presence::Answers;
+            let free = look.tells_processes && look.processes.is_empty();
+            let held = if free { Held::Free } else { Held::Held };
+            let (recovery, remap) = (recovery(look).filter(|_| answers), remap(look));
+            let remap = remap.filter(|_| answers);
+            let slowdown = match look.slowed_by() {
+                SlowedBy::Heat => Some(Slowdown::Heat),
+                SlowedBy::Power => Some(Slowdown::Power),
+                SlowedBy::Nothing => None,
+            };
+            let slowdown = slowdown.filter(|_| answers);
+            let consent = Consent::Open;
+            (uuid.as_str(), Signs { presence, recovery, remap, slowdown, held, consent })
+        })
+    }
+
+    /// What a heartbeat says of them; nothing that is not true right now.
+    pub fn samples(&self) -> Vec<DeviceSample> {
+        let sample = |gpu: &Gpu| {
+            let now = self.probing == Probing::Live && gpu.standing == Standing::Answers;
+            let look = &gpu.look;
+            DeviceSample {
+                uuid: look.uuid.clone(),
+                memory_used_bytes: look.memory_used_bytes.filter(|_| now),
+                utilization_percent: look.utilization_percent.filter(|_| now),
+                temperature_celsius: look
+                    .temperature_celsius
+                    .filter(|_| now)
+                    .and_then(|celsius| i32::try_from(celsius).ok()),
+            }
+        };
+        let mut gpus: Vec<&Gpu> = self.gpus.values().collect();
+        gpus.sort_by_key(|gpu| (gpu.look.index, &gpu.look.uuid));
+        gpus.into_iter().map(sample).collect()
+    }
+}
+
+/// With the numbers of NVML.
+fn recovery(look: &GpuLook) -> Option<Recovery> {
+    match look.recovery? {
+        0 => Some(Recovery::Nothing),
+        1 => Some(Recovery::Reset),
+        2 => Some(Recovery::Reboot),
+        3 => Some(Recovery::DrainPeers),
+        4 => Some(Recovery::DrainAndReset),
+        // Of newer drivers: a reset with its bus, and a reboot.
+        6 => Some(Recovery::Reset),
+        7 => Some(Recovery::Reboot),
+        other => Some(Recovery::Other(other)),
+    }
+}
+
+fn remap(look: &GpuLook) -> Option<Remap> {
+    match (look.remap_failed, look.remap_pending) {
+        (Some(true), _) => Some(Remap::Failed),
+        (_, Some(true)) => Some(Remap::Pending),
+        (None, None) => None,
+        (Some(false) | None, Some(false) | None) => Some(Remap::Done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use DeviceHealth::{Cordoned, Healthy, Lost};
+
+    use super::super::said::Unavailable;
+    use super::*;
+
+    fn gpu(index: u32) -> GpuLook {
+        GpuLook {
+            index,
+            uuid: format!("GPU-{index}"),
+            name: "NVIDIA H100 80GB HBM3".to_owned(),
+            memory_total_bytes: 80 << 30,
+            memory_used_bytes: Some(7),
+            utilization_percent: Some(50),
+            ..GpuLook::default()
+        }
+    }
+
+    fn of(gpus: &[u32]) -> Look {
+        Look {
+            driver: "570".to_owned(),
+            gpus: gpus.iter().copied().map(gpu).collect(),
+            ..Look::default()
+        }
+    }
+
+    /// The healths of GPUs 0 and 1 after these looks, the first of both.
+    fn healths(looks: impl IntoIterator<Item = Look>) -> Vec<DeviceHealth> {
+        let mut seen = Seen::default();
+        seen.hear(Said::Look(of(&[0, 1])));
+        looks.into_iter().for_each(|look| seen.hear(Said::Look(look)));
+        seen.devices().iter().map(|device| device.health).collect()
+    }
+
+    #[test]
+    fn only_what_the_driver_says_is_lost_or_is_long_missing_is_lost() {
+        let one = vec!["GPU-1".to_owned()];
+        let lost = Look { lost: one.clone(), ..of(&[0]) };
+        assert_eq!(healths([lost.clone()]), [Healthy, Lost]);
+        assert_eq!(healths([lost.clone(), of(&[0])]), [Healthy, Lost], "until it answers");
+        assert_eq!(healths([lost, of(&[0, 1])]), [Healthy, Healthy]);
+        let unanswering = Look { unanswering: one, ..of(&[0]) };
+        assert_eq!(healths(vec![unanswering; 9]), [Healthy, Cordoned]);
+        let nameless = Look { nameless: 1, ..of(&[0]) };
+        assert_eq!(healths(vec![nameless; 9]), [Healthy, Cordoned], "it may be this one");
+        assert_eq!(healths(vec![of(&[0]); 2]), [Healthy, Cordoned]);
+        assert_eq!(healths(vec![of(&[0]); 3]), [Healthy, Lost]);
+        assert_eq!(healths([of(&[0]), of(&[0, 1]), of(&[0])]), [Healthy, Cordoned]);
+    }
+
+    #[test]
+    fn what_is_not_told_once_was_told_before() {
+        let mut seen = Seen::default();
+        let shy = GpuLook { memory_total_bytes: 0, name: String::new(), ..gpu(0) };
+        let look = |gpu: &GpuLook| Said::Look(Look { gpus: vec![gpu.clone()], ..Look::default() });
+        seen.hear(look(&shy));
+        assert_eq!(seen.devices(), [], "nobody knows how much of it there is");
+        seen.hear(look(&GpuLook { name: String::new(), ..gpu(0) }));
+        assert_eq!(seen.devices()[0].model, NAMELESS);
+        seen.hear(look(&gpu(0)));
+        let told = seen.devices();
+        seen.hear(look(&shy));
+        assert_eq!(seen.devices(), told);
+    }
+
+    #[test]
+    fn devices_outlive_a_library_that_does_not_answer_and_take_nothing_new() {
+        let mut seen = Seen::default();
+        let nothing = Unavailable { reason: "no NVIDIA driver is loaded".to_owned() };
+        seen.hear(Said::Unavailable(nothing.clone()));
+        assert_eq!((seen.devices(), seen.samples()), (Vec::new(), Vec::new()));
+        seen.hear(Said::Look(of(&[0])));
+        assert_eq!(seen.samples()[0].memory_used_bytes, Some(7));
+        let mut silent = seen.clone();
+        silent.fall_silent();
+        let mut gone = seen.clone();
+        gone.hear(Said::Unavailable(nothing));
+        let mut remembered = Seen::remembered(seen.to_remember().unwrap());
+        for quiet in [&silent, &gone, &remembered] {
+            assert_eq!(quiet.devices()[0].health, Cordoned);
+            assert_eq!(quiet.samples()[0].memory_used_bytes, None);
+        }
+        assert_eq!(silent.to_remember(), None);
+        remembered.hear(Said::Look(of(&[0])));
+        assert_eq!(remembered.devices(), seen.devices());
+        remembered.keep_only(&[]);
+        assert_eq!(remembered.devices(), []);
+    }
+}

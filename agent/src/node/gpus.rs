@@ -1,0 +1,97 @@
+//! What the host's GPUs mean for the node: which devices it offers, and what
+//! heartbeats say of them.
+
+use std::collections::BTreeMap;
+
+use berth_model::{Device, DeviceClaim, DeviceHealth, MemoryBytes, NodeSpec};
+use tracing::info;
+
+use super::Node;
+use crate::gpus::{Claims, Seen};
+use crate::session::Facts;
+
+/// Of a device of which only its work is known.
+const UNSEEN_MODEL: &str = "unseen";
+
+impl Node {
+    /// The GPUs were looked at. Another inventory takes another registration, which
+    /// the session makes.
+    pub(super) fn saw_gpus(&mut self, seen: Seen) {
+        self.gpus = seen;
+        self.gpus.show();
+        self.guard_gpus();
+    }
+
+    /// Says what the devices are now, if they are not what they were.
+    pub(super) fn renew_devices(&mut self) {
+        let mut devices = self.gpus.devices();
+        let unseen = self.held_unseen(&devices);
+        devices.extend(unseen);
+        self.guard.mark(&mut devices);
+        if devices != self.devices {
+            info!(gpu_count = devices.len(), "devices of this node have changed");
+            self.devices = devices;
+            self.inventory += 1;
+        }
+    }
+
+    /// Devices that a worker holds and that were never seen: the file of those that were
+    /// is damaged, or of an agent that kept none. They take nothing new, and their work is
+    /// left alone; without them the node would be said to have lost them.
+    fn held_unseen(&self, seen: &[Device]) -> Vec<Device> {
+        let claims = self.claims_here();
+        let unseen: BTreeMap<&str, &DeviceClaim> = claims
+            .filter(|claim| seen.iter().all(|device| device.uuid != claim.uuid))
+            .map(|claim| (claim.uuid.as_str(), claim))
+            .collect();
+        let first = seen.iter().map(|device| device.index + 1).max().unwrap_or(0);
+        let device = |(index, (uuid, claim)): (u32, (&str, &DeviceClaim))| Device {
+            uuid: uuid.to_owned(),
+            index,
+            model: UNSEEN_MODEL.to_owned(),
+            memory: claim.memory,
+            health: DeviceHealth::Cordoned,
+            reason: "only its work is known, and the driver has not told of it yet".to_owned(),
+        };
+        (first..).zip(unseen).map(device).collect()
+    }
+
+    /// What the workers here hold, as far as it is known.
+    fn claims_here(&self) -> impl Iterator<Item = &DeviceClaim> {
+        self.workers_here().filter_map(|(_, worker)| worker.devices()).flatten()
+    }
+
+    /// What the node is now.
+    pub(super) fn spec(&self) -> NodeSpec {
+        NodeSpec { devices: self.devices.clone(), ..self.settings.spec.clone() }
+    }
+
+    /// What heartbeats say.
+    pub(super) fn facts(&self) -> Facts {
+        Facts {
+            generation: self.wishes.version.generation,
+            inventory: self.inventory,
+            devices: self.gpus.samples(),
+        }
+    }
+
+    /// Simulated GPUs use what is claimed of them.
+    pub(super) fn tell_claims(&self) {
+        let Some(told) = &self.settings.claims else { return };
+        let claims: Vec<&DeviceClaim> = self.claims_here().collect();
+        let of = |uuid: &str| -> MemoryBytes {
+            let claims = claims.iter().filter(|claim| claim.uuid == uuid);
+            MemoryBytes(claims.map(|claim| claim.memory.0).sum())
+        };
+        let now: Claims = self
+            .devices
+            .iter()
+            .map(|device| (device.index, of(&device.uuid)))
+            .collect::<BTreeMap<_, _>>();
+        told.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
+    }
+}

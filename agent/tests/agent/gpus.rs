@@ -1,0 +1,176 @@
+//! The host's GPUs, through the real NVML binding and a library that answers from a
+//! script: what changes there is reported, and nothing that goes wrong with a driver
+//! touches what runs.
+
+use std::time::{Duration, Instant};
+
+use berth_model::{DeviceClaim, JobKind, MemoryBytes, ShareMilli};
+use berth_proto::v1::{Device, DeviceHealth, DeviceSample};
+
+use crate::harness::agent::{Agent, until_gone};
+use crate::harness::jobs::Job;
+use crate::harness::scheduler::Scheduler;
+
+/// Looks are a second apart, and what changed is told at the next one: two seconds on a
+/// host of its own. The tests of this crate share two cores.
+pub const REPORTED_MAX: Duration = Duration::from_secs(4);
+/// The catalogue's bound of what follows a driver that hangs.
+const SILENT_MAX: Duration = Duration::from_secs(15);
+
+/// An agent with so many simulated GPUs.
+pub async fn cluster(gpus: &str, more: &[&str]) -> (Scheduler, Agent, Vec<Device>) {
+    let mut scheduler = Scheduler::start().await;
+    let arguments = [&["--simulate", gpus][..], more].concat();
+    let agent = Agent::start(&scheduler.address, &arguments);
+    let hello = scheduler.session().await;
+    scheduler.send_full();
+    (scheduler, agent, hello.spec.unwrap().devices)
+}
+
+pub fn whole(device: &Device) -> DeviceClaim {
+    let memory = MemoryBytes(device.memory_bytes);
+    DeviceClaim { uuid: device.uuid.clone(), share: ShareMilli::WHOLE, memory }
+}
+
+/// What goes on behind the library from now on.
+pub fn script(agent: &Agent, lines: &str) {
+    let faults = agent.data().join("simulated/faults");
+    std::fs::write(faults.with_extension("new"), lines).unwrap();
+    std::fs::rename(faults.with_extension("new"), faults).unwrap();
+}
+
+/// The devices, once the health of each is this.
+pub async fn until_healths(scheduler: &mut Scheduler, expected: &[DeviceHealth]) -> Vec<Device> {
+    let expected: Vec<i32> = expected.iter().map(|health| i32::from(*health)).collect();
+    loop {
+        let hello = scheduler.session().await;
+        scheduler.send_full();
+        let devices = hello.spec.unwrap().devices;
+        if devices.iter().map(|device| device.health).eq(expected.iter().copied()) {
+            return devices;
+        }
+    }
+}
+
+pub async fn until_sample(scheduler: &mut Scheduler, index: usize, is: fn(&DeviceSample) -> bool) {
+    let seen = |scheduler: &Scheduler| scheduler.samples.get(index).is_some_and(is);
+    scheduler.until_true("the sample to show it", seen).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn load_and_memory_follow_the_driver_within_two_reports() {
+    let (mut scheduler, agent, devices) = cluster("2xH100-80GB", &[]).await;
+    let told: Vec<_> = devices.iter().map(|one| (one.index, one.model.as_str())).collect();
+    assert_eq!(told, [(0, "H100"), (1, "H100")]);
+    assert_eq!(devices[0].memory_bytes, 80_000_000_000);
+    until_sample(&mut scheduler, 1, |sample| sample.memory_used_bytes == Some(0)).await;
+    assert_eq!(scheduler.samples[1].utilization_percent, None, "it does not tell");
+
+    script(&agent, "gpu 1 utilization 87\ngpu 1 memory_used 123\ngpu 1 temperature 61\n");
+    let changed = Instant::now();
+    until_sample(&mut scheduler, 1, |sample| sample.utilization_percent == Some(87)).await;
+    assert!(changed.elapsed() < REPORTED_MAX, "{:?}", changed.elapsed());
+    let sample = &scheduler.samples[1];
+    assert_eq!((sample.memory_used_bytes, sample.temperature_celsius), (Some(123), Some(61)));
+    assert_eq!(scheduler.samples[0].utilization_percent, None, "the other one is another");
+
+    // What is claimed of a simulated GPU is used on it.
+    script(&agent, "");
+    let job = Job::of(1, JobKind::Batch, &["sleep", "600"]);
+    scheduler.want(&job, vec![job.row_with(0, vec![whole(&devices[0])], Vec::new())]);
+    until_sample(&mut scheduler, 0, |sample| sample.memory_used_bytes == Some(80_000_000_000))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gpu_that_falls_off_the_bus_is_lost_and_the_others_are_not() {
+    use DeviceHealth::{Healthy, Lost};
+    let (mut scheduler, agent, devices) = cluster("3xH100-80GB", &[]).await;
+    script(&agent, "gpu 1 lost yes\n");
+    let lost = Instant::now();
+    until_healths(&mut scheduler, &[Healthy, Lost, Healthy]).await;
+    assert!(lost.elapsed() < REPORTED_MAX, "{:?}", lost.elapsed());
+    until_sample(&mut scheduler, 1, |sample| sample.memory_used_bytes.is_none()).await;
+    assert_eq!(scheduler.samples[1].uuid, devices[1].uuid, "it is still known which one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f55_a_driver_that_hangs_takes_nothing_new_and_keeps_what_runs() {
+    use DeviceHealth::{Cordoned, Healthy};
+    let quick = ["--gpus-silent-after-ms", "2500"];
+    let (mut scheduler, agent, _) = cluster("1xH100-80GB", &quick).await;
+    let job = Job::of(1, JobKind::Batch, &["sleep", "600"]);
+    scheduler.want(&job, vec![job.row(0)]);
+    scheduler.until_ready(job.id(0)).await;
+    let before = agent.processes(job.id(0));
+    script(&agent, "hang nvmlDeviceGetMemoryInfo_v2\n");
+    let hangs = Instant::now();
+    until_healths(&mut scheduler, &[Cordoned]).await;
+    assert!(hangs.elapsed() < SILENT_MAX, "{:?}", hangs.elapsed());
+    // The agent is as quick as ever.
+    let after = Job::shell(2, "exit 0");
+    scheduler.want(&after, vec![after.row(0)]);
+    scheduler.until_ended(after.id(0)).await;
+    assert_eq!(agent.probers().len(), 1, "none is started beside one that hangs");
+    script(&agent, "");
+    until_healths(&mut scheduler, &[Healthy]).await;
+    assert_eq!(agent.processes(job.id(0)), before, "the same process goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f56_a_driver_that_is_gone_leaves_the_node_its_gpus_until_it_is_back() {
+    use DeviceHealth::{Cordoned, Healthy};
+    let quick = ["--gpus-retry-ms", "100"];
+    let (mut scheduler, mut agent, _) = cluster("1xH100-80GB", &quick).await;
+    let job = Job::of(1, JobKind::Batch, &["sleep", "600"]);
+    scheduler.want(&job, vec![job.row(0)]);
+    scheduler.until_ready(job.id(0)).await;
+    let before = agent.processes(job.id(0));
+    script(&agent, "init mismatch\n");
+    until_healths(&mut scheduler, &[Cordoned]).await;
+    // An agent that starts without a driver knows what the one before it saw.
+    agent.kill().await;
+    script(&agent, "init no-driver\n");
+    agent.start_again();
+    until_healths(&mut scheduler, &[Cordoned]).await;
+    script(&agent, "");
+    until_healths(&mut scheduler, &[Healthy]).await;
+    assert_eq!(agent.processes(job.id(0)), before, "the same process goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_prober_ends_with_its_agent_and_is_replaced_when_it_ends() {
+    let (mut scheduler, mut agent, _) = cluster("1xH100-80GB", &[]).await;
+    until_sample(&mut scheduler, 0, |sample| sample.memory_used_bytes.is_some()).await;
+    let first = agent.probers();
+    assert_eq!(first.len(), 1);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(first[0]).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    until_healths(&mut scheduler, &[DeviceHealth::Cordoned]).await;
+    until_healths(&mut scheduler, &[DeviceHealth::Healthy]).await;
+    let second = agent.probers();
+    assert!(second.len() == 1 && second != first, "{second:?}");
+    agent.kill().await;
+    until_gone(second[0]).await;
+}
+
+/// The file of the GPUs that were seen is gone, and so is the driver: what a worker holds
+/// is on the node all the same, so that nobody moves the work.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_only_its_worker_knows_is_still_the_nodes() {
+    use DeviceHealth::{Cordoned, Healthy};
+    let quick = ["--gpus-retry-ms", "100"];
+    let (mut scheduler, mut agent, devices) = cluster("1xH100-80GB", &quick).await;
+    let job = Job::of(1, JobKind::Batch, &["sleep", "600"]);
+    scheduler.want(&job, vec![job.row_with(0, vec![whole(&devices[0])], Vec::new())]);
+    scheduler.until_ready(job.id(0)).await;
+    let before = agent.processes(job.id(0));
+    agent.kill().await;
+    std::fs::remove_file(agent.data().join("gpus")).unwrap();
+    script(&agent, "init no-driver\n");
+    agent.start_again();
+    until_healths(&mut scheduler, &[Cordoned]).await;
+    script(&agent, "");
+    until_healths(&mut scheduler, &[Healthy]).await;
+    assert_eq!(agent.processes(job.id(0)), before, "the same process goes on");
+}

@@ -1,0 +1,446 @@
+//! What becomes of a GPU that shows faults. Its work leaves it, it is mended, has to be
+//! quiet for a while and to pass a test, and then it is as good as any other:
+//!
+//! ```text
+//! healthy -> suspect -> healthy
+//! healthy, suspect -> fenced -> mending -> soaking -> testing -> healthy
+//!                                              fenced -> retired
+//! ```
+//!
+//! It sees what a driver says and what this node's workers hold, and says what the GPU
+//! may be used for and what is to be done to it. It never decides whether the cluster
+//! follows: there, a brake stops a health check that is wrong everywhere at once.
+
+mod faults;
+mod release;
+mod signs;
+mod slow;
+mod standing;
+
+use std::collections::{BTreeSet, VecDeque};
+
+use berth_model::{DeviceHealth, DurationMs, JobId, WallMs};
+
+pub use faults::{FaultTable, Remedy};
+pub use release::{Release, STUCK_AFTER, Stuck};
+pub use signs::{Consent, Held, Presence, Recovery, Remap, Signs, Slowdown};
+pub use slow::Slow;
+pub use standing::{Fault, Mend, Repair, Standing};
+
+/// Faults of applications count together for this long.
+pub const APPLICATIONS_WINDOW: DurationMs = DurationMs::from_secs(24 * 3600);
+/// So many different jobs whose application failed on one GPU make it a suspect.
+pub const APPLICATIONS_MAX: usize = 3;
+/// The second fault of one kind within this time is no accident (XID 109: what others
+/// ignore, and NVIDIA's catalogue resets for).
+pub const REPEAT_WINDOW: DurationMs = DurationMs::from_secs(10 * 60);
+/// A suspect without another fault for this long is none any more.
+pub const SUSPECT_FOR: DurationMs = DurationMs::from_secs(24 * 3600);
+/// What is said of a suspect all the time begins its time anew no more often.
+const SUSPECT_NOTED_EVERY: DurationMs = DurationMs::from_secs(3600);
+/// Mended so often for one cause within [`RETIRE_WINDOW`], it is not mended again: somebody
+/// has to look at it (gpud escalates to an inspection by the same rule).
+pub const MENDS_MAX: usize = 2;
+pub const RETIRE_WINDOW: DurationMs = DurationMs::from_secs(7 * 24 * 3600);
+/// Mends that are remembered; more than the rule above ever looks at.
+const MENDS_KEPT: usize = 16;
+/// Free for so long, in two looks at least, it is free: what a driver says of a process that
+/// ends, and of errors that come together, may be late.
+pub const FREE_FOR: DurationMs = DurationMs::from_secs(2);
+/// After a try to mend that failed.
+pub const MEND_AGAIN_AFTER: DurationMs = DurationMs::from_secs(30 * 60);
+/// Faults that are remembered; more than the rules above ever look at.
+const FAULTS_MAX: usize = 64;
+/// Evidence of one whose memory is not free.
+const STUCK: &str = "its memory is in use";
+/// The longest evidence that is kept, in bytes.
+const EVIDENCE_BYTES_MAX: usize = 200;
+
+/// What is known of one GPU.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Gpu {
+    pub standing: Standing,
+    /// Why it is not healthy; empty if it is.
+    pub evidence: String,
+    /// Why its last reset failed.
+    pub problem: Option<String>,
+    /// Nothing is wrong enough to disturb anybody: once nobody uses it, it is reset.
+    pub reset_when_free: bool,
+    /// The newest last.
+    pub faults: VecDeque<Fault>,
+    /// How it was mended, the newest last.
+    pub mends: VecDeque<Mend>,
+    pub slow: Option<Slow>,
+}
+
+/// What is to be done to a GPU now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Deed {
+    Reset,
+    /// A test of its memory and of its computing.
+    Test,
+}
+
+/// How a test ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Tested {
+    Fine,
+    /// What it found.
+    Wrong(String),
+    /// Why there was none.
+    Undone(String),
+}
+
+/// What does not change from look to look.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    pub table: &'a FaultTable,
+    /// How long a mended GPU has to be quiet.
+    pub soak: DurationMs,
+    /// Of this run of the host.
+    pub boot_id: &'a str,
+}
+
+impl Default for Gpu {
+    fn default() -> Gpu {
+        Gpu {
+            standing: Standing::Healthy,
+            evidence: String::new(),
+            problem: None,
+            reset_when_free: false,
+            faults: VecDeque::new(),
+            mends: VecDeque::new(),
+            slow: None,
+        }
+    }
+}
+
+impl Gpu {
+    /// What it may be used for, and why no more than that. Steps that change neither
+    /// share their words: each change of them is told to the cluster.
+    #[must_use]
+    pub fn health(&self) -> (DeviceHealth, String) {
+        match &self.standing {
+            Standing::Healthy => slow::health(self.slow.as_ref()),
+            Standing::Suspect { .. } => (DeviceHealth::Suspect, self.evidence.clone()),
+            Standing::Fenced { repair: Repair::Reboot { .. }, .. } => {
+                let why = format!("{}: the host must be started again", self.evidence);
+                (DeviceHealth::Fenced, why)
+            }
+            Standing::Fenced { repair: Repair::Reset, .. } | Standing::Mending => {
+                let why = match &self.problem {
+                    None => format!("{}: it is to be reset", self.evidence),
+                    Some(problem) => format!("{}; a reset failed: {problem}", self.evidence),
+                };
+                (DeviceHealth::Fenced, why)
+            }
+            Standing::Soaking { .. } | Standing::Testing => {
+                let why = "mended; it has to be quiet for a while, and is tested";
+                let undone = self.problem.as_ref();
+                let undone = undone.map(|problem| format!("; no test: {problem}"));
+                (DeviceHealth::Cordoned, format!("{why}{}", undone.unwrap_or_default()))
+            }
+            Standing::Retired => {
+                (DeviceHealth::Fenced, format!("{}: it is to be exchanged", self.evidence))
+            }
+        }
+    }
+
+    /// Takes in an error that the driver reports.
+    pub fn happened(&mut self, rules: Rules<'_>, xid: u64, jobs: BTreeSet<JobId>, now: WallMs) {
+        let lately = |fault: &Fault| fault.xid == xid && now.since(fault.at) < REPEAT_WINDOW;
+        let is_repeated = self.faults.iter().any(lately);
+        self.faults.retain(|fault| fault.xid != xid || fault.jobs != jobs);
+        while self.faults.len() >= FAULTS_MAX {
+            self.faults.pop_front();
+        }
+        self.faults.push_back(Fault { at: now, xid, jobs });
+        let evidence = match xid {
+            0 => "an error that it does not name".to_owned(),
+            _ => format!("XID {xid}"),
+        };
+        match rules.table.remedy(xid) {
+            // What the driver says that it needs, the next look shows.
+            Remedy::Note | Remedy::Ask => {}
+            Remedy::Application => self.blame_applications(rules.table, now),
+            Remedy::Suspect => self.suspect(evidence, now),
+            Remedy::ResetIfRepeated if is_repeated => {
+                let evidence = format!("XID {xid} twice in ten minutes");
+                self.fence(Repair::Reset, evidence);
+            }
+            Remedy::ResetIfRepeated => self.suspect(evidence, now),
+            Remedy::Link => {
+                self.suspect(format!("{evidence}: its way to other GPUs is broken"), now);
+                self.reset_when_free = true;
+            }
+            Remedy::Reset => self.fence(Repair::Reset, evidence),
+            Remedy::Reboot => self.fence(reboot(rules), evidence),
+        }
+    }
+
+    /// Its memory is still in use long after its last worker.
+    pub fn stuck(&mut self, detail: &str) {
+        self.fence(Repair::Reset, format!("{STUCK} {detail}"));
+    }
+
+    /// Whether it is fenced for nothing but its memory.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        let reset = matches!(self.standing, Standing::Fenced { repair: Repair::Reset, .. });
+        reset && self.evidence.starts_with(STUCK)
+    }
+
+    /// Its memory is free after all: nothing else was wrong with it.
+    pub fn came_free(&mut self) {
+        if self.is_stuck() {
+            self.recover();
+        }
+    }
+
+    /// Takes in what a look shows.
+    pub fn looked(&mut self, rules: Rules<'_>, signs: Signs, now: WallMs) {
+        match signs.recovery {
+            None | Some(Recovery::Nothing) => {}
+            Some(Recovery::Reset | Recovery::DrainAndReset) => {
+                self.fence(Repair::Reset, "the driver asks for a reset".to_owned());
+            }
+            Some(Recovery::Reboot) => {
+                self.fence(reboot(rules), "the driver asks for a reboot".to_owned());
+            }
+            Some(Recovery::DrainPeers) => {
+                self.suspect("the driver asks for no work across GPUs".to_owned(), now);
+            }
+            Some(Recovery::Other(number)) => {
+                self.suspect(format!("the driver asks for action {number}"), now);
+            }
+        }
+        match signs.remap {
+            None | Some(Remap::Done) => {}
+            Some(Remap::Pending) => self.reset_when_free = true,
+            Some(Remap::Failed) => self.retire("no spare rows of memory are left".to_owned()),
+        }
+        self.slow = slow::seen(self.slow.take(), signs.slowdown, now);
+        if let Standing::Fenced { free_since, .. } = &mut self.standing {
+            let free = signs.held == Held::Free && signs.presence == Presence::Answers;
+            *free_since = if free { free_since.or(Some(now)) } else { None };
+        }
+        match signs.presence {
+            Presence::Answers => self.answered(rules, signs, now),
+            Presence::Unknown => self.begin_soak_anew(now),
+            Presence::Gone => self.gone(rules),
+        }
+    }
+
+    /// The end of a reset.
+    pub fn mended(&mut self, outcome: Result<(), String>, now: WallMs) {
+        if self.standing != Standing::Mending {
+            return;
+        }
+        match outcome {
+            Ok(()) => self.soak(now),
+            Err(problem) => {
+                self.problem = Some(short(problem));
+                self.standing = Standing::Fenced {
+                    repair: Repair::Reset,
+                    tried_at: Some(now),
+                    free_since: None,
+                    was_gone: false,
+                };
+            }
+        }
+    }
+
+    /// The end of a test.
+    pub fn tested(&mut self, outcome: Tested, now: WallMs) {
+        if self.standing != Standing::Testing {
+            return;
+        }
+        match outcome {
+            Tested::Fine => self.recover(),
+            // It proves nothing of the GPU.
+            Tested::Undone(problem) => {
+                self.problem = Some(short(problem));
+                self.standing = Standing::Soaking { since: now };
+            }
+            Tested::Wrong(problem) => {
+                self.standing = Standing::Healthy;
+                self.fence(Repair::Reset, format!("its test failed: {problem}"));
+            }
+        }
+    }
+
+    /// What is to be done now; asked for again, it is done again.
+    pub fn deed(&self) -> Option<Deed> {
+        match self.standing {
+            Standing::Mending => Some(Deed::Reset),
+            Standing::Testing => Some(Deed::Test),
+            Standing::Healthy
+            | Standing::Suspect { .. }
+            | Standing::Fenced { .. }
+            | Standing::Soaking { .. }
+            | Standing::Retired => None,
+        }
+    }
+
+    /// It is there: it goes on on its way, if it may.
+    fn answered(&mut self, rules: Rules<'_>, signs: Signs, now: WallMs) {
+        let free = signs.held == Held::Free;
+        match &self.standing {
+            Standing::Healthy | Standing::Suspect { .. } if self.reset_when_free && free => {
+                let evidence = match self.evidence.as_str() {
+                    "" => "rows of its memory are exchanged at a reset".to_owned(),
+                    evidence => evidence.to_owned(),
+                };
+                self.fence(Repair::Reset, evidence);
+            }
+            Standing::Suspect { since } if now.since(*since) >= SUSPECT_FOR => self.recover(),
+            Standing::Fenced { repair: Repair::Reboot { boot_id }, .. }
+                if boot_id != rules.boot_id =>
+            {
+                self.soak(now);
+            }
+            Standing::Fenced { was_gone: true, .. } => self.soak(now),
+            Standing::Fenced {
+                repair: Repair::Reset, tried_at, free_since: Some(since), ..
+            } if free && signs.consent == Consent::Given && now.since(*since) >= FREE_FOR => {
+                let is_due = tried_at.is_none_or(|at| now.since(at) >= MEND_AGAIN_AFTER);
+                if !self.retired_by_repairs(now) && is_due {
+                    self.standing = Standing::Mending;
+                }
+            }
+            Standing::Soaking { since } if now.since(*since) >= rules.soak && free => {
+                self.standing = Standing::Testing;
+            }
+            Standing::Healthy
+            | Standing::Suspect { .. }
+            | Standing::Fenced { .. }
+            | Standing::Mending
+            | Standing::Soaking { .. }
+            | Standing::Testing
+            | Standing::Retired => {}
+        }
+    }
+
+    fn gone(&mut self, rules: Rules<'_>) {
+        self.fence(reboot(rules), "it has fallen off the bus".to_owned());
+        if let Standing::Fenced { was_gone, .. } = &mut self.standing {
+            *was_gone = true;
+        }
+    }
+
+    fn begin_soak_anew(&mut self, now: WallMs) {
+        if let Standing::Soaking { .. } = self.standing {
+            self.standing = Standing::Soaking { since: now };
+        }
+    }
+
+    fn blame_applications(&mut self, table: &FaultTable, now: WallMs) {
+        let jobs: BTreeSet<JobId> = self
+            .faults
+            .iter()
+            .filter(|fault| now.since(fault.at) < APPLICATIONS_WINDOW)
+            .filter(|fault| table.remedy(fault.xid) == Remedy::Application)
+            .flat_map(|fault| fault.jobs.iter().copied())
+            .collect();
+        if jobs.len() >= APPLICATIONS_MAX {
+            self.suspect(format!("faults in {} different jobs in a day", jobs.len()), now);
+        }
+    }
+
+    /// Its evidence, without what differs from time to time.
+    fn cause(&self) -> String {
+        if self.evidence.starts_with(STUCK) { STUCK.to_owned() } else { self.evidence.clone() }
+    }
+
+    /// Retires it if it was mended too often; whether it did.
+    fn retired_by_repairs(&mut self, now: WallMs) -> bool {
+        let cause = self.cause();
+        let alike = |mend: &&Mend| mend.cause == cause && now.since(mend.at) < RETIRE_WINDOW;
+        let too_often = self.mends.iter().filter(alike).count() >= MENDS_MAX;
+        if too_often {
+            self.retire(format!("{}, after {MENDS_MAX} repairs", self.evidence));
+        }
+        too_often
+    }
+
+    /// Nothing is wrong with it any more.
+    fn recover(&mut self) {
+        self.standing = Standing::Healthy;
+        self.evidence.clear();
+        self.problem = None;
+    }
+
+    /// A suspect, unless it is worse already.
+    fn suspect(&mut self, evidence: String, now: WallMs) {
+        match self.standing {
+            // What is said all the time is taken down now and then.
+            Standing::Suspect { since }
+                if self.evidence == evidence && now.since(since) < SUSPECT_NOTED_EVERY => {}
+            Standing::Healthy | Standing::Suspect { .. } => {
+                self.evidence = short(evidence);
+                self.standing = Standing::Suspect { since: now };
+            }
+            // It has not been quiet.
+            Standing::Soaking { .. } | Standing::Testing => {
+                self.standing = Standing::Soaking { since: now };
+            }
+            Standing::Fenced { .. } | Standing::Mending | Standing::Retired => {}
+        }
+    }
+
+    /// Fenced, unless it is, or worse.
+    fn fence(&mut self, repair: Repair, evidence: String) {
+        let is_worse = match &self.standing {
+            Standing::Healthy
+            | Standing::Suspect { .. }
+            | Standing::Soaking { .. }
+            | Standing::Testing => true,
+            Standing::Fenced { repair: before, .. } => {
+                let mends_more = *before == Repair::Reset && repair != Repair::Reset;
+                // Any fault is more than memory that may come free.
+                let says_more = self.evidence.starts_with(STUCK) && !evidence.starts_with(STUCK);
+                mends_more || says_more
+            }
+            // What it says while it is reset belongs to the reset.
+            Standing::Mending | Standing::Retired => false,
+        };
+        if is_worse {
+            (self.evidence, self.problem) = (short(evidence), None);
+            self.standing = Standing::fenced(repair);
+        }
+    }
+
+    fn retire(&mut self, evidence: String) {
+        if self.standing != Standing::Retired {
+            self.evidence = short(evidence);
+            self.standing = Standing::Retired;
+        }
+    }
+
+    fn soak(&mut self, now: WallMs) {
+        if self.retired_by_repairs(now) {
+            return;
+        }
+        self.mends.retain(|mend| now.since(mend.at) < RETIRE_WINDOW);
+        while self.mends.len() >= MENDS_KEPT {
+            self.mends.pop_front();
+        }
+        self.mends.push_back(Mend { at: now, cause: self.cause() });
+        self.problem = None;
+        self.reset_when_free = false;
+        self.standing = Standing::Soaking { since: now };
+    }
+}
+
+fn reboot(rules: Rules<'_>) -> Repair {
+    Repair::Reboot { boot_id: rules.boot_id.to_owned() }
+}
+
+/// Without its end, if it is too long.
+fn short(mut evidence: String) -> String {
+    evidence.truncate(evidence.floor_char_boundary(EVIDENCE_BYTES_MAX));
+    evidence
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! Values that NVML hands out by a number, many with one call, and reasons as bits.
+
+use std::ffi::{c_int, c_longlong, c_uint, c_ulonglong};
+
+use crate::memory::{put, read};
+use crate::script::{Gpu, Remap, Slowdown};
+use crate::{Device, Return, answer_of};
+
+/// As in `nvml.h`; the value itself is a union of eight bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct FieldValue {
+    field: c_uint,
+    scope: c_uint,
+    timestamp: c_longlong,
+    latency_us: c_longlong,
+    value_type: c_uint,
+    result: c_uint,
+    value: u64,
+}
+
+/// Reasons for low clocks, as bits.
+const POWER_LIMIT: c_ulonglong = 0x4;
+const HARDWARE: c_ulonglong = 0x8;
+const HARDWARE_HEAT: c_ulonglong = 0x40;
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(
+    device: Device,
+    reasons: *mut c_ulonglong,
+) -> Return {
+    answer_of("nvmlDeviceGetCurrentClocksThrottleReasons", device, |gpu| {
+        let bits = match gpu.slowdown.ok_or(Return::NotSupported)? {
+            Slowdown::Nothing => 0,
+            Slowdown::Heat => HARDWARE | HARDWARE_HEAT,
+            Slowdown::Power => HARDWARE,
+            Slowdown::Limit => POWER_LIMIT,
+        };
+        // SAFETY: NVML's callers pass where to write.
+        unsafe { put(reasons, bits) }
+    })
+}
+
+const UNSIGNED_INT: c_uint = 1;
+
+const REMAPPED_PENDING: c_uint = 144;
+const REMAPPED_FAILURE: c_uint = 145;
+const RECOVERY_ACTION: c_uint = 230;
+
+/// One that is not supported says so in its own result; the call works.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetFieldValues(
+    device: Device,
+    count: c_int,
+    values: *mut FieldValue,
+) -> Return {
+    answer_of("nvmlDeviceGetFieldValues", device, |gpu| {
+        let count = usize::try_from(count).map_err(|_| Return::InvalidArgument)?;
+        for position in 0..count {
+            // SAFETY: NVML's callers pass as many as they say.
+            let place = unsafe { values.add(position) };
+            // SAFETY: as before.
+            let mut asked = unsafe { read(place) }?;
+            let found = value_of(gpu, asked.field);
+            asked.value_type = UNSIGNED_INT;
+            asked.value = found.map_or(0, u64::from);
+            asked.result = found.map_or(Return::NotSupported, |_| Return::Success) as c_uint;
+            // SAFETY: as before.
+            unsafe { put(place, asked) }?;
+        }
+        Ok(())
+    })
+}
+
+fn value_of(gpu: &Gpu, field: c_uint) -> Option<c_uint> {
+    match field {
+        REMAPPED_PENDING => gpu.remap.map(|remap| c_uint::from(remap == Remap::Pending)),
+        REMAPPED_FAILURE => gpu.remap.map(|remap| c_uint::from(remap == Remap::Failed)),
+        RECOVERY_ACTION => gpu.recovery.map(|recovery| recovery as c_uint),
+        _ => None,
+    }
+}
