@@ -256,6 +256,7 @@ impl World {
         process.watched = false;
         let (id, life) = (*id, agent.life);
         self.count("shims killed");
+        self.oracle.lock().unwrap().process_unwatched(id);
         self.note(|| format!("host {index}: the shim of {id} is killed"));
         self.at(5 * MILLI, Event::Agent(index, life, AgentEvent::ShimLost(id)));
     }

@@ -156,6 +156,7 @@ impl World {
         let told = self.rng.range(100, 2_000);
         self.at(told, Event::Agent(index, life, AgentEvent::Begun(id)));
         if exclusive {
+            self.oracle.lock().unwrap().process_leased(id);
             self.look_at_lease(index, id, pid);
         }
         if let Some(policy) = stop {

@@ -45,6 +45,8 @@ pub struct Oracle {
     leaders: BTreeMap<u64, u64>,
     /// Processes that live, and how those that do not ended.
     pub live: BTreeSet<AllocationId>,
+    /// Those among them that somebody ends with their lease.
+    leased: BTreeSet<AllocationId>,
     pub exits: BTreeMap<AllocationId, Exit>,
     started: BTreeSet<AllocationId>,
     pub trace: Fold,
@@ -200,6 +202,9 @@ impl Oracle {
             if outcome == Outcome::Succeeded {
                 self.violated(format!("entry {index}: {id} succeeded and nobody saw it"));
             }
+            if self.leased.contains(&id) {
+                self.violated(format!("entry {index} gives up exclusive {id}, which lives"));
+            }
             return;
         };
         if self.live.contains(&id) {
@@ -290,8 +295,19 @@ impl Oracle {
         self.live.insert(id);
     }
 
+    /// Its job is exclusive: it ends with its lease.
+    pub fn process_leased(&mut self, id: AllocationId) {
+        self.leased.insert(id);
+    }
+
+    /// Its shim was killed, so that its lease may end with nobody to see to it.
+    pub fn process_unwatched(&mut self, id: AllocationId) {
+        self.leased.remove(&id);
+    }
+
     pub fn process_ended(&mut self, id: AllocationId, exit: Exit) {
         self.live.remove(&id);
+        self.leased.remove(&id);
         self.exits.insert(id, exit);
     }
 }
