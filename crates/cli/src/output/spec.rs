@@ -50,6 +50,8 @@ fn task_json(task: &TaskSpec) -> Value {
         }),
         "cpu": format_cpu(task.cpu.0),
         "memory": format_size(task.memory.0),
+        "limits": limits_json(task),
+        "quality": task.quality().name(),
         "gpu": task.gpu.as_ref().map(gpu_json),
         "ports": ports,
         "stop": {
@@ -63,6 +65,15 @@ fn task_json(task: &TaskSpec) -> Value {
         },
         "health": task.health.as_ref().map(health_json),
         "time_limit": task.time_limit.map(|limit| format_duration(limit.0)),
+    })
+}
+
+/// What holds, also where the job file says nothing of it.
+fn limits_json(task: &TaskSpec) -> Value {
+    json!({
+        "cpu": task.limits.cpu.map(|cpu| format_cpu(cpu.0)),
+        "memory": task.memory_max().map(|most| format_size(most.0)),
+        "processes": task.processes_max(),
     })
 }
 
@@ -104,6 +115,7 @@ mod tests {
             "tasks": {"main": {
                 "command": ["x"], "env": {"HF_TOKEN": "hf_secret"}, "array": "0-8:2%3",
                 "cpu": "500m", "memory": "4GiB",
+                "limits": {"cpu": "1500m", "memory": "8GiB", "processes": 100},
                 "gpu": {"count": 2, "type": ["A100"], "vram": "40GB"}, "ports": ["http"],
                 "stop": {"signal": "SIGINT", "grace": "10s"},
                 "restart": {"attempts": 2, "backoff": "1s", "backoff_max": "1m"},
@@ -124,6 +136,7 @@ mod tests {
         let task = &mut expected["tasks"]["main"];
         task["env"]["HF_TOKEN"] = json!("***");
         task["count"] = json!(5);
+        task["quality"] = json!("burstable");
         task["workdir"] = Value::Null;
         expected["constraints"]["pool"] = Value::Null;
         expected["constraints"]["node"] = Value::Null;

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod fits;
 pub mod ids;
+pub mod limits;
 pub mod name;
 pub mod node;
 pub mod quantity;
@@ -21,6 +22,7 @@ pub use access::{
 };
 pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, free_devices, may_stay};
 pub use ids::{AllocationId, Attempt, InstanceIndex, JobId, NodeId, ParseIdError, TaskIndex};
+pub use limits::{Limits, QualityClass};
 pub use name::{Name, NameError};
 pub use node::{
     Device, DeviceHealth, HEALTH_REASON_BYTES_MAX, NodeCapacity, NodeSpec, NodeUse, PortRange,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::limits::Limits;
 use crate::name::Name;
 use crate::quantity::{CpuMilli, MemoryBytes};
 use crate::time::DurationMs;
@@ -84,6 +85,7 @@ pub struct TaskSpec {
     pub array: Option<ArraySpec>,
     pub cpu: CpuMilli,
     pub memory: MemoryBytes,
+    pub limits: Limits,
     pub gpu: Option<GpuRequest>,
     /// Names of ports to allot.
     pub ports: Vec<Name>,
@@ -260,6 +262,7 @@ impl TaskSpec {
             array: None,
             cpu: JobSpec::CPU_DEFAULT,
             memory: JobSpec::MEMORY_DEFAULT,
+            limits: Limits::default(),
             gpu: None,
             ports: Vec::new(),
             stop: StopPolicy::default(),

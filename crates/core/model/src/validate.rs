@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::limits::Limits;
 use crate::node::DEVICES_MAX;
 use crate::quantity::MemoryBytes;
 use crate::spec::{GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, TaskSpec};
@@ -20,6 +21,8 @@ pub const ARGUMENTS_MAX: usize = 1024;
 /// An encoded specification; larger ones would not fit a log entry with room
 /// for what travels beside them.
 pub const SPEC_BYTES_MAX: usize = 48 << 10;
+/// Processes and threads of one instance: as many as Linux can number.
+pub const PROCESSES_MAX: u32 = 1 << 22;
 /// Replicas of a service.
 pub const REPLICAS_MAX: u32 = 10_000;
 const PRIORITY_MAX: u8 = 100;
@@ -140,6 +143,7 @@ fn check_task(spec: &JobSpec, task: &TaskSpec, complaints: &mut Complaints) {
     if task.memory.0 == 0 || task.memory > MEMORY_MAX {
         complaints.add(at("memory"), format!("expected 1B to {MEMORY_MAX}, found {}", task.memory));
     }
+    check_limits(task, complaints);
     if let Some(gpu) = &task.gpu {
         check_gpu(&at("gpu"), gpu, complaints);
     }
@@ -155,6 +159,28 @@ fn check_task(spec: &JobSpec, task: &TaskSpec, complaints: &mut Complaints) {
     }
     if let Some(health) = &task.health {
         check_health(task, health, complaints);
+    }
+}
+
+fn check_limits(task: &TaskSpec, complaints: &mut Complaints) {
+    let at = |field: &str| format!("tasks.{}.limits.{field}", task.name);
+    let Limits { cpu, memory, processes } = task.limits;
+    if let Some(cpu) = cpu.filter(|cpu| *cpu < task.cpu || cpu.0 > CPU_MILLI_MAX) {
+        let (least, most) = (task.cpu, CPU_MILLI_MAX / 1000);
+        let what =
+            format!("expected at least `cpu` ({least}) and at most {most} cores, found {cpu}");
+        complaints.add(at("cpu"), what);
+    }
+    if let Some(memory) = memory.filter(|most| *most < task.memory || *most > MEMORY_MAX) {
+        let least = task.memory;
+        let what = format!(
+            "expected at least `memory` ({least}) and at most {MEMORY_MAX}, found {memory}"
+        );
+        complaints.add(at("memory"), what);
+    }
+    if let Some(processes) = processes.filter(|most| !(1..=PROCESSES_MAX).contains(most)) {
+        let what = format!("expected 1 to {PROCESSES_MAX}, found {processes}");
+        complaints.add(at("processes"), what);
     }
 }
 

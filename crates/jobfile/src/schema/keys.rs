@@ -23,6 +23,7 @@ const TASK_KEYS: &[&str] = &[
     "env",
     "gpu",
     "health",
+    "limits",
     "memory",
     "ports",
     "restart",
@@ -89,6 +90,7 @@ pub(super) const GPU: Keys = Keys {
     later: &["compute_capability", "mig", "mps", "share", "topology"],
     ..keys(&["count", "type", "vram"])
 };
+pub(super) const LIMITS: Keys = keys(&["cpu", "memory", "processes"]);
 pub(super) const REPLICAS: Keys = keys(&["max", "min"]);
 pub(super) const CONSTRAINTS: Keys = Keys {
     later: &["affinity", "anti_affinity", "topology", "zone"],

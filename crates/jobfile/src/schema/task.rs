@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use berth_config::units;
-use berth_model::validate::INSTANCES_MAX;
-use berth_model::{CpuMilli, JobKind, Name, RestartPolicy, Signal, StopPolicy, TaskSpec};
+use berth_model::validate::{INSTANCES_MAX, PROCESSES_MAX};
+use berth_model::{CpuMilli, JobKind, Limits, Name, RestartPolicy, Signal, StopPolicy, TaskSpec};
 
 use super::walk::{Field, Walk};
 use super::{array, gpu, health, keys};
@@ -119,24 +119,10 @@ fn read_count(walk: &mut Walk<'_>, table: &Table, path: &str, task: &mut TaskSpe
 
 fn read_resources(walk: &mut Walk<'_>, table: &Table, path: &str, task: &mut TaskSpec) {
     if let Some(cpu) = walk.field(table, path, "cpu") {
-        let text = match &cpu.node.value {
-            Value::Integer(Some(cores)) => Some(cores.to_string()),
-            Value::Float(text) | Value::Text(text) => Some(text.clone()),
-            Value::Integer(None)
-            | Value::Null
-            | Value::Boolean(_)
-            | Value::Date
-            | Value::List(_)
-            | Value::Table(_) => {
-                walk.wrong_kind(&cpu, "cores such as 4, or \"500m\"");
-                None
-            }
-        };
-        match text.as_deref().map(units::cpu_milli) {
-            Some(Ok(milli)) => task.cpu = CpuMilli(milli),
-            Some(Err(error)) => walk.complain(&cpu, error.to_string()),
-            None => {}
-        }
+        task.cpu = read_cpu(walk, &cpu).unwrap_or(task.cpu);
+    }
+    if let Some(limits) = walk.field(table, path, "limits") {
+        task.limits = read_limits(walk, &limits);
     }
     if let Some(memory) = walk.field(table, path, "memory") {
         task.memory = walk.size(&memory).unwrap_or(task.memory);
@@ -146,6 +132,41 @@ fn read_resources(walk: &mut Walk<'_>, table: &Table, path: &str, task: &mut Tas
     }
     if let Some(ports) = walk.field(table, path, "ports") {
         task.ports = read_ports(walk, &ports);
+    }
+}
+
+fn read_cpu(walk: &mut Walk<'_>, cpu: &Field<'_>) -> Option<CpuMilli> {
+    let text = match &cpu.node.value {
+        Value::Integer(Some(cores)) => cores.to_string(),
+        Value::Float(text) | Value::Text(text) => text.clone(),
+        Value::Integer(None)
+        | Value::Null
+        | Value::Boolean(_)
+        | Value::Date
+        | Value::List(_)
+        | Value::Table(_) => {
+            walk.wrong_kind(cpu, "cores such as 4, or \"500m\"");
+            return None;
+        }
+    };
+    match units::cpu_milli(&text) {
+        Ok(milli) => Some(CpuMilli(milli)),
+        Err(error) => {
+            walk.complain(cpu, error.to_string());
+            None
+        }
+    }
+}
+
+fn read_limits(walk: &mut Walk<'_>, limits: &Field<'_>) -> Limits {
+    let Some(table) = walk.table(limits, &keys::LIMITS) else { return Limits::default() };
+    let at = |walk: &mut Walk<'_>, key| walk.field(table, &limits.path, key);
+    let (cpu, memory) = (at(walk, "cpu"), at(walk, "memory"));
+    let processes = at(walk, "processes");
+    Limits {
+        cpu: cpu.and_then(|cpu| read_cpu(walk, &cpu)),
+        memory: memory.and_then(|memory| walk.size(&memory)),
+        processes: processes.and_then(|most| walk.integer(&most, 1, PROCESSES_MAX)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use berth_model::{
     ArraySpec, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth, DurationMs, GpuRequest,
-    HealthCheck, HealthProbe, JobKind, JobSpec, MemoryBytes, NodeSpec, Policy, PortClaim,
+    HealthCheck, HealthProbe, JobKind, JobSpec, Limits, MemoryBytes, NodeSpec, Policy, PortClaim,
     PortRange, RestartPolicy, ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
 };
 use proptest::collection::vec;
@@ -50,12 +50,12 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
 fn task() -> BoxedStrategy<TaskSpec> {
     (
         (name(), texts(), labels(), option::of(text()), any::<u32>(), option::of(array())),
-        (number(), number(), option::of(gpu()), vec(name(), 0..3)),
+        (number(), number(), limits(), option::of(gpu()), vec(name(), 0..3)),
         (stop(), restart(), option::of(health()), option::of(span())),
     )
         .prop_map(|(head, needs, life)| {
             let (name, command, env, workdir, count, array) = head;
-            let (cpu, memory, gpu, ports) = needs;
+            let (cpu, memory, limits, gpu, ports) = needs;
             let (stop, restart, health, time_limit) = life;
             TaskSpec {
                 name,
@@ -66,6 +66,7 @@ fn task() -> BoxedStrategy<TaskSpec> {
                 array,
                 cpu: CpuMilli(cpu),
                 memory: MemoryBytes(memory),
+                limits,
                 gpu,
                 ports,
                 stop,
@@ -80,6 +81,16 @@ fn task() -> BoxedStrategy<TaskSpec> {
 fn array() -> impl Strategy<Value = ArraySpec> {
     (any::<u32>(), any::<u32>(), any::<Option<u32>>())
         .prop_map(|(start, step, parallel_max)| ArraySpec { start, step, parallel_max })
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    (option::of(number()), option::of(number()), any::<Option<u32>>()).prop_map(
+        |(cpu, memory, processes)| Limits {
+            cpu: cpu.map(CpuMilli),
+            memory: memory.map(MemoryBytes),
+            processes,
+        },
+    )
 }
 
 fn gpu() -> impl Strategy<Value = GpuRequest> {

@@ -1,8 +1,8 @@
 //! A task of a job.
 
 use berth_model::{
-    ArraySpec, CpuMilli, DurationMs, GpuRequest, HealthCheck, HealthProbe, MemoryBytes, Name,
-    RestartPolicy, StopPolicy, TaskSpec,
+    ArraySpec, CpuMilli, DurationMs, GpuRequest, HealthCheck, HealthProbe, Limits, MemoryBytes,
+    Name, RestartPolicy, StopPolicy, TaskSpec,
 };
 use berth_proto::v1;
 use berth_proto::v1::health_check::Probe;
@@ -41,6 +41,25 @@ pub(super) fn task_to_proto(task: &TaskSpec) -> v1::TaskSpec {
         }),
         health: task.health.as_ref().map(health_to_proto),
         time_limit_ms: task.time_limit.map(|limit| limit.0),
+        limits: limits_to_proto(task.limits),
+    }
+}
+
+fn limits_to_proto(limits: Limits) -> Option<v1::Limits> {
+    let told = v1::Limits {
+        cpu_milli: limits.cpu.map(|cpu| cpu.0),
+        memory_bytes: limits.memory.map(|memory| memory.0),
+        processes: limits.processes,
+    };
+    // One way to say nothing, so that a digest says the same of the same.
+    (limits != Limits::default()).then_some(told)
+}
+
+fn limits_from_proto(proto: v1::Limits) -> Limits {
+    Limits {
+        cpu: proto.cpu_milli.map(CpuMilli),
+        memory: proto.memory_bytes.map(MemoryBytes),
+        processes: proto.processes,
     }
 }
 
@@ -99,6 +118,7 @@ pub(super) fn read_task(
         }),
         cpu: CpuMilli(proto.cpu_milli),
         memory: MemoryBytes(proto.memory_bytes),
+        limits: proto.limits.map(limits_from_proto).unwrap_or_default(),
         gpu: proto.gpu.map(|gpu| GpuRequest {
             count: gpu.count,
             models: gpu.models,

@@ -96,6 +96,9 @@ fn task_fields(task: &TaskSpec, fields: &mut Fields) {
     }
     put(fields, &at("cpu"), task.cpu);
     put(fields, &at("memory"), task.memory);
+    put_some(fields, &at("limits.cpu"), task.limits.cpu);
+    put_some(fields, &at("limits.memory"), task.limits.memory);
+    put_some(fields, &at("limits.processes"), task.limits.processes);
     if let Some(gpu) = &task.gpu {
         put(fields, &at("gpu.count"), gpu.count);
         put(fields, &at("gpu.type"), format!("{:?}", gpu.models));

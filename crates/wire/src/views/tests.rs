@@ -355,7 +355,7 @@ fn a_difference_names_fields_and_hides_environments() {
 }
 
 /// Each takes one field over from another specification.
-const FIELDS: [fn(&mut JobSpec, &JobSpec); 24] = [
+const FIELDS: [fn(&mut JobSpec, &JobSpec); 25] = [
     |to, from| to.kind = from.kind,
     |to, from| to.priority = from.priority,
     |to, from| to.policy = from.policy,
@@ -373,6 +373,7 @@ const FIELDS: [fn(&mut JobSpec, &JobSpec); 24] = [
     |to, from| to.tasks[0].array = from.tasks[0].array,
     |to, from| to.tasks[0].cpu = from.tasks[0].cpu,
     |to, from| to.tasks[0].memory = from.tasks[0].memory,
+    |to, from| to.tasks[0].limits = from.tasks[0].limits,
     |to, from| to.tasks[0].gpu.clone_from(&from.tasks[0].gpu),
     |to, from| to.tasks[0].ports.clone_from(&from.tasks[0].ports),
     |to, from| to.tasks[0].stop = from.tasks[0].stop,

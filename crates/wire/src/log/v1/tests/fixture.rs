@@ -7,9 +7,10 @@ use std::sync::Arc;
 use berth_model::{
     AllocationId, ArraySpec, Attempt, Claim, Constraints, CpuMilli, Device, DeviceClaim,
     DeviceHealth, Drain, DurationMs, EndCause, EndReport, GpuRequest, Grant, HealthCheck,
-    HealthProbe, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, Machine, MemoryBytes, Name,
-    NodeId, NodeSpec, Policy, PortClaim, PortRange, RestartPolicy, Role, Scope, ShareMilli, Signal,
-    SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
+    HealthProbe, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, Limits, Machine, MemoryBytes,
+    Name, NodeId, NodeSpec, Policy, PortClaim, PortRange, RestartPolicy, Role, Scope, ShareMilli,
+    Signal, SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId,
+    WallMs,
 };
 use berth_state::{
     Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
@@ -60,6 +61,11 @@ fn first_task() -> TaskSpec {
         array: Some(ArraySpec { start: 10, step: 2, parallel_max: Some(4) }),
         cpu: CpuMilli(4000),
         memory: MemoryBytes(32 << 30),
+        limits: Limits {
+            cpu: Some(CpuMilli(8000)),
+            memory: Some(MemoryBytes(48 << 30)),
+            processes: Some(5000),
+        },
         gpu: Some(GpuRequest {
             count: 2,
             models: vec!["H100".into(), "A100".into()],
