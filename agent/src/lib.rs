@@ -31,6 +31,7 @@
 #![forbid(unsafe_code)]
 
 mod allocation_dir;
+mod cgroups;
 mod clock;
 mod credentials;
 mod data_dir;
@@ -58,5 +59,6 @@ mod worker_user;
 pub use credentials::Transport;
 pub use data_dir::ClusterFile;
 pub use gpus::{BadPretence, GpuDriver, Pace, Pretence, host_gpus, look_at_gpus, pretend, probe};
+pub use node::Hold;
 pub use options::{AgentOptions, Program, Repair};
 pub use run::run;

@@ -12,6 +12,7 @@ use berth_telemetry::Metrics;
 
 use crate::credentials::Transport;
 use crate::gpus::Pace;
+use crate::node::Hold;
 
 /// Everything that an agent is told from outside.
 #[derive(Clone)]
@@ -45,6 +46,8 @@ pub struct AgentOptions {
     pub labels: BTreeMap<String, String>,
     pub pool: Name,
     pub zone: Name,
+    /// Whether workers are held to their limits.
+    pub hold: Hold,
     /// The user of workers, where the agent is root.
     pub worker_user: Option<String>,
     /// Between two tries to reach a scheduler, at least and at most.
@@ -129,6 +132,7 @@ impl AgentOptions {
             labels: BTreeMap::new(),
             pool: default.clone(),
             zone: default,
+            hold: Hold::default(),
             worker_user: None,
             retry_min: Duration::from_millis(20),
             retry_max: Duration::from_secs(1),

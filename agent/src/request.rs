@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use berth_model::JobKind;
+use berth_model::{JobKind, QualityClass};
 use berth_shim::protocol::{EnvironmentVariable, StartRequest, StopSettings, UserIds};
 use berth_supervise::AgentMs;
 
@@ -26,6 +26,16 @@ pub fn record_place(wanted: &Wanted) -> RecordPlace {
     match wanted.job.kind {
         JobKind::Batch if plain => RecordPlace::Lane,
         JobKind::Batch | JobKind::Service | JobKind::Daemon => RecordPlace::OwnDirectory,
+    }
+}
+
+/// Who goes first when the host runs out of memory, beside what it uses: −1000 is never and
+/// 1000 is first; a process that nobody has told anything is at 0.
+fn out_of_memory_score(quality: QualityClass) -> i32 {
+    match quality {
+        QualityClass::Guaranteed => 100,
+        QualityClass::Burstable => 500,
+        QualityClass::BestEffort => 1000,
     }
 }
 
@@ -59,6 +69,7 @@ pub fn start_request(
             ..StopSettings::default()
         }),
         user,
+        oom_score_adjust: Some(out_of_memory_score(task.quality())),
         lease_ends_at_boot_ms: lease_ends_at.map(|at| at.0),
         record_dir: match record_place(wanted) {
             RecordPlace::Lane => String::new(),

@@ -19,7 +19,7 @@ use crate::data_dir::DataDir;
 use crate::gpus::{
     self, Claims, Happened, Library, Prober, Probing, Resetting, Seen, Watch, Workshop,
 };
-use crate::node::{Ended, Event, Node, Repairs, Settings};
+use crate::node::{Ended, Event, Node, Repairs, Settings, cgroups};
 use crate::options::AgentOptions;
 use crate::session::{self, Facts, SessionSettings};
 use crate::{host, http, worker_user};
@@ -68,10 +68,11 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     }
     let mut signals = Signals::listen(options.stop_on_fd_close)?;
     let (events, received) = mpsc::unbounded_channel();
-    let Watched { seen: mut gpus, mut happened, workshop, claims } = watch_gpus(&options, &dir)?;
+    let Watched { seen: mut gpus, happened, workshop, claims } = watch_gpus(&options, &dir)?;
     let repairs = repairs(&options, workshop)?;
     let (facts, facts_seen) = watch::channel(Facts::default());
     let cluster = dir.cluster();
+    let cgroups = cgroups(options.hold, dir.instance_key, &spec)?;
     let settings = Settings {
         name: options.name.clone(),
         spec,
@@ -87,17 +88,11 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         .stop_after
         .map(|limit| DurationMs(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)));
     let node =
-        Node::adopt(Arc::new(settings), stop_after, events.clone(), facts, connected).await?;
+        Node::adopt(Arc::new(settings), cgroups, stop_after, events.clone(), facts, connected)
+            .await?;
     // Before anything is said to a scheduler.
     tell_of_gpus(&mut gpus, events.clone()).await;
-    let faults = events.clone();
-    tokio::spawn(async move {
-        while let Some(error) = happened.recv().await {
-            if faults.send(Event::GpuFault(error)).is_err() {
-                return;
-            }
-        }
-    });
+    tell_of_faults(happened, events.clone());
     let (sessions, session_events) = mpsc::channel(SESSION_EVENTS_MAX);
     let dialling = SessionSettings {
         servers: options.servers,
@@ -195,6 +190,17 @@ async fn tell_of_gpus(looks: &mut watch::Receiver<Seen>, events: mpsc::Unbounded
         while looks.changed().await.is_ok() {
             let seen = looks.borrow_and_update().clone();
             if events.send(Event::Gpus(seen)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Tells the loop of every error of a GPU.
+fn tell_of_faults(mut happened: mpsc::Receiver<Happened>, events: mpsc::UnboundedSender<Event>) {
+    tokio::spawn(async move {
+        while let Some(error) = happened.recv().await {
+            if events.send(Event::GpuFault(error)).is_err() {
                 return;
             }
         }

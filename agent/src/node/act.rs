@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_model::{AllocationId, EndCause, StopPolicy};
-use berth_shim::protocol::{RequestBody, StopRequest};
-use berth_shim::{KillError, Mark, kill_all};
+use berth_shim::protocol::{RequestBody, StartRequest, StopRequest};
+use berth_shim::{KillError, kill_all};
 use berth_supervise::{Allocation, StopReason, Worker, WorkerAction};
 use berth_wire::agent::worker_to_proto;
 use tracing::{error, info, warn};
@@ -87,7 +87,13 @@ impl Node {
         }
         let variables = environment(wanted, &self.settings.name, &dir.task());
         let lease = self.observed.lease.exclusive_ends_at().filter(|_| wanted.job.exclusive);
+        let cgroup_dirs = self
+            .bound(id, wanted)
+            .map_err(|problem| fault(format!("hold it to its limits: {problem}")))?;
+        let cgroup_dirs =
+            cgroup_dirs.iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
         let request = start_request(wanted, &variables, &dir, self.settings.user, lease);
+        let request = StartRequest { cgroup_dirs, ..request };
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.leased = lease.is_some();
             worker.request = Some(Box::new(request));
@@ -191,10 +197,7 @@ impl Node {
         self.set_worker(id, Worker::Stopping);
         let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
         let (shims, events) = (self.settings.dir.shims(), self.events.clone());
-        let mark = Mark {
-            allocation_id: id.to_string(),
-            task_dir: Some(dir.task().to_string_lossy().into_owned()),
-        };
+        let mark = self.mark_of(id);
         tokio::task::spawn_blocking(move || {
             while let Err(problem) = kill_all(&mark, SWEEP_PATIENCE) {
                 error!(%id, %problem, "processes without their shim do not end");

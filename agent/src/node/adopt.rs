@@ -17,6 +17,7 @@ use berth_wire::agent::worker_from_proto;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use super::bounds::Holding;
 use super::guard::Guard;
 use super::pool::{Pool, ShimId, in_words};
 use super::uplink::Uplink;
@@ -24,6 +25,7 @@ use super::wishes::{kept_lease, replay};
 use super::worker::WorkerEntry;
 use super::{Event, Node, Settings, ends};
 use crate::allocation_dir::{AllocationDir, AllocationRecord, FoundRecord, UnstartedCause};
+use crate::cgroups::Cgroups;
 use crate::ended_log::EndedLog;
 use crate::gpus::Seen;
 use crate::journal::{self, Journal};
@@ -57,6 +59,7 @@ impl Node {
     /// The data directory cannot be read.
     pub async fn adopt(
         settings: Arc<Settings>,
+        cgroups: Option<Cgroups>,
         stop_after: Option<DurationMs>,
         events: mpsc::UnboundedSender<Event>,
         facts: watch::Sender<Facts>,
@@ -93,6 +96,7 @@ impl Node {
             gpus: Seen::default(),
             devices: Vec::new(),
             guard,
+            holding: Holding::with(cgroups),
             inventory: 0,
             uplink: Uplink::default(),
             full_requested: false,
@@ -110,8 +114,10 @@ impl Node {
             node.adopt_shim(shim, dir, connected);
         }
         node.adopt_processes(&found.alive);
+        node.adopt_processes(&node.holding.alive());
         node.settle_wishes(found.host, &found.lanes);
         node.observed.note_wanted(&node.wishes);
+        node.remove_empty_groups();
         node.find_retired();
         node.clear_dead_shims(found.dead_shims);
         let full = crate::wanted::full_of(&node.wishes);

@@ -85,11 +85,12 @@ pub fn lane_records(shims: &Path) -> BTreeMap<AllocationId, ExitRecord> {
 
 impl Node {
     /// Takes the end of an allocation; a second one is ignored.
-    pub(super) fn ended(&mut self, id: AllocationId, end: EndReport) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.end.is_some() {
+    pub(super) fn ended(&mut self, id: AllocationId, mut end: EndReport) {
+        if self.workers.get(&id).is_none_or(|worker| worker.end.is_some()) {
             return;
         }
+        self.unbound(id, &mut end);
+        let Some(worker) = self.workers.get_mut(&id) else { return };
         // One line for each of a million successes helps nobody.
         if end.exit_code == Some(0) {
             debug!(%id, "allocation succeeded");

@@ -4,6 +4,7 @@
 
 mod act;
 mod adopt;
+mod bounds;
 mod checks;
 mod ends;
 mod gpus;
@@ -39,6 +40,8 @@ use crate::options::Program;
 use crate::session::{Facts, SessionEvent};
 use crate::shim_link::{Connected, ShimNews};
 use crate::wanted::{Specs, Wishes};
+use bounds::Holding;
+pub use bounds::{Hold, cgroups};
 use checks::Check;
 use guard::Guard;
 pub use guard::Repairs;
@@ -116,6 +119,7 @@ pub struct Node {
     gpus: Seen,
     devices: Vec<Device>,
     guard: Guard,
+    holding: Holding,
     /// Counts the changes of the devices.
     inventory: u64,
     uplink: Uplink,
@@ -189,6 +193,7 @@ impl Node {
         self.retry_journal();
         self.repeat_reports();
         self.guard_in_time();
+        self.end_parts();
         self.start_due_checks();
         self.observed.occupied = self.occupied();
         let mut reports = BTreeSet::new();
@@ -240,6 +245,7 @@ impl Node {
             .chain(self.pool.trim_at())
             .chain(self.uplink.repeat_at().filter(|_| at_work))
             .chain(self.guard.next_look().filter(|_| at_work))
+            .chain(self.holding.next_look().filter(|_| at_work))
             .chain(stopping)
             .min()
             .unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(3600))

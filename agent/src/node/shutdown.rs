@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use berth_model::AllocationId;
+use berth_shim::kill_all;
 use berth_shim::protocol::{RequestBody, StopRequest};
-use berth_shim::{Mark, kill_all};
 use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::{Ended, Node};
-use crate::allocation_dir::AllocationDir;
 use crate::leftovers;
 
 /// From the request to end until SIGKILL.
@@ -89,7 +88,7 @@ impl Node {
     fn sweep_all(&self) -> Ended {
         let allocations = self.settings.dir.allocations();
         let alive = match leftovers::allocations_alive(&allocations) {
-            Ok(alive) => alive,
+            Ok(marked) => &marked | &self.holding.alive(),
             Err(error) => {
                 error!(%error, "processes cannot be listed");
                 return Ended::SomethingLeft;
@@ -100,10 +99,7 @@ impl Node {
     }
 
     fn kill(&self, id: AllocationId) -> bool {
-        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
-        let task_dir = Some(dir.task().to_string_lossy().into_owned());
-        let mark = Mark { allocation_id: id.to_string(), task_dir };
-        match kill_all(&mark, KILL_PATIENCE) {
+        match kill_all(&self.mark_of(id), KILL_PATIENCE) {
             Ok(_) => true,
             Err(problem) => {
                 error!(%id, %problem, "allocation does not end");

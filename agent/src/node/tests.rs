@@ -98,7 +98,7 @@ async fn adopt(dir: &std::path::Path, boot_id: &str) -> Node {
     let (facts, _) = watch::channel(Facts::default());
     let connected = Arc::new(AtomicBool::new(false));
     let settings = settings(dir, boot_id);
-    let node = Node::adopt(settings, None, events, facts, connected).await.unwrap();
+    let node = Node::adopt(settings, None, None, events, facts, connected).await.unwrap();
     // Its snapshot is on disk.
     assert!(matches!(received.recv().await, Some(Event::Journal((_, Ok(()))))));
     node
@@ -192,7 +192,7 @@ async fn what_a_full_disk_keeps_from_being_begun_is_given_back() {
     let (facts, _) = watch::channel(Facts::default());
     let settings = settings(dir.path(), EARLIER_BOOT);
     let connected = Arc::new(AtomicBool::new(false));
-    let mut node = Node::adopt(settings, None, events, facts, connected).await.unwrap();
+    let mut node = Node::adopt(settings, None, None, events, facts, connected).await.unwrap();
     let mut outcome = async || loop {
         if let Event::Journal(outcome) = received.recv().await.unwrap() {
             return outcome;

@@ -8,4 +8,5 @@ mod gpu_faults;
 mod gpus;
 mod harness;
 mod lifecycle;
+mod limits;
 mod session;

@@ -60,6 +60,9 @@ fn options(arguments: &[String]) -> AgentOptions {
     if let Some(ms) = value("--gpus-stuck-after-ms") {
         options.repair.stuck_after = DurationMs(ms.parse().expect("a number"));
     }
+    if value("--hold").is_some_and(|hold| hold == "always") {
+        options.hold = berth_agent::Hold::Always;
+    }
     options.stop_on_fd_close = Some(0);
     options
 }

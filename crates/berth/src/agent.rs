@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use berth_agent::{AgentOptions, Pace, Repair, Transport};
+use berth_agent::{AgentOptions, Hold, Pace, Repair, Transport};
 use berth_config::units::Address;
-use berth_config::{Agent, Flags, Setting};
+use berth_config::{Agent, CgroupUse, Flags, Setting};
 use berth_identity::folder::Folder;
 use berth_model::{CpuMilli, DurationMs, MemoryBytes, Name, PortRange};
 
@@ -31,10 +31,20 @@ pub fn run(arguments: &AgentArguments, config: Option<&Path>) -> anyhow::Result<
         .build()
         .context("start the runtime")?;
     reload.listen(&runtime)?;
+    outlive_workers();
     let ended = runtime.block_on(berth_agent::run(options));
     runtime.shutdown_timeout(Duration::from_secs(1));
     log.flush(Duration::from_secs(1));
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// When the host runs out of memory its kernel ends workers, not those who know what became
+/// of them; shims inherit this. Only root may ask for it.
+fn outlive_workers() {
+    const LATE: &str = "-900";
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", LATE) {
+        tracing::debug!(%error, "the kernel may end this agent when memory runs out");
+    }
 }
 
 /// NVIDIA's library as the settings of this host's agent name it.
@@ -115,6 +125,11 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
     if let Some(zone) = &settings.zone {
         options.zone = checked(&zone.value, "agent.zone")?;
     }
+    options.hold = match settings.cgroups.value {
+        CgroupUse::Auto => Hold::IfPossible,
+        CgroupUse::Required => Hold::Always,
+        CgroupUse::Off => Hold::Never,
+    };
     options.worker_user = settings.worker_user.as_ref().map(|user| user.value.clone());
     options.retry_min = Duration::from_millis(settings.disconnect.retry_min.value);
     options.retry_max = Duration::from_millis(settings.disconnect.retry_max.value);

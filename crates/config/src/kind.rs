@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::layer::RawValue;
-use crate::sections::{LogFormat, OutputFormat, RaftProfile};
+use crate::sections::{CgroupUse, LogFormat, OutputFormat, RaftProfile};
 use crate::units::{self, Address, PortRange, SimulatedGpus, UnitError};
 
 /// The TOML types that a kind accepts.
@@ -76,6 +76,10 @@ pub(crate) const COUNT: Kind<u64> =
 pub(crate) const PROFILE: Kind<RaftProfile> = text_kind(
     |text| one_of(text, &RaftProfile::ALL, RaftProfile::as_str),
     |profile| profile.as_str().to_owned(),
+);
+pub(crate) const CGROUPS: Kind<CgroupUse> = text_kind(
+    |text| one_of(text, &CgroupUse::ALL, CgroupUse::as_str),
+    |cgroups| cgroups.as_str().to_owned(),
 );
 pub(crate) const OUTPUT: Kind<OutputFormat> = text_kind(
     |text| one_of(text, &OutputFormat::ALL, OutputFormat::as_str),

@@ -103,7 +103,7 @@ impl Agent {
 
     fn mark(&self, id: AllocationId) -> Mark {
         let task_dir = Some(self.task_dir(id).to_string_lossy().into_owned());
-        Mark { allocation_id: id.to_string(), task_dir }
+        Mark { allocation_id: id.to_string(), task_dir, cgroup_dirs: Vec::new() }
     }
 
     pub fn processes(&self, id: AllocationId) -> Vec<ProcessIdentity> {

@@ -11,6 +11,15 @@ use std::time::Duration;
 /// Far above what anything here takes on a busy machine.
 pub const BOUND: Duration = Duration::from_secs(30);
 
+/// Says why a test cannot run here; an error where `BERTH_TESTS_REQUIRE` names the need.
+pub fn skip(need: &str, reason: &str) {
+    use std::io::Write as _;
+    let required = std::env::var("BERTH_TESTS_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|one| one == need), "required but skipped: {reason}");
+    // The print macros are held back when a test passes, as a skipped one does.
+    let _ = writeln!(std::io::stderr().lock(), "skipped: {reason}");
+}
+
 /// Awaits `what`, or fails naming it.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(BOUND, future).await {

@@ -94,7 +94,7 @@ fn user(user: User) -> Finding {
         User::Another => finding(
             "user",
             Verdict::Absent,
-            "not root: workers run as the agent's own user, and GPUs cannot be reset",
+            "not root: workers run as the agent's own user and without limits, and GPUs cannot be reset",
             "run the agent as root, and name a user for workers (agent.worker_user)",
         ),
     }
@@ -177,13 +177,7 @@ fn cgroups(cgroups: &Cgroups) -> Finding {
                         (cgroup_disable=)";
             finding(what, Verdict::Absent, found, mend)
         }
-        Cgroups::V1 => finding(
-            what,
-            Verdict::Absent,
-            "version 1",
-            "version 2 limits more; the kernel \
-            takes it with systemd.unified_cgroup_hierarchy=1",
-        ),
+        Cgroups::V1 => finding(what, Verdict::Fine, "version 1, a tree for each controller", ""),
         Cgroups::Absent => finding(
             what,
             Verdict::Wrong,
@@ -313,7 +307,7 @@ mod tests {
             "without cpuset, pids",
             "controllers",
         );
-        check(|facts| facts.cgroups = Cgroups::V1, "cgroups", Absent, "version 1", "unified");
+        check(|facts| facts.cgroups = Cgroups::V1, "cgroups", Verdict::Fine, "version 1", "");
         check(|facts| facts.cgroups = Cgroups::Absent, "cgroups", Wrong, "none", "mount");
         check(|facts| facts.docker = Docker::Absent, "Docker", Absent, "no engine", "docker.io");
         let silent = Docker::Silent { reason: "permission denied".to_owned() };

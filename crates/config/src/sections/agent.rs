@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::scheduler::loopback;
-use crate::kind::{ADDRESS, CPU, GPUS, LISTEN, NAME, PATH, PORTS, SIZE, SWITCH, TIMER, WAIT};
+use crate::kind::{
+    ADDRESS, CGROUPS, CPU, GPUS, LISTEN, NAME, PATH, PORTS, SIZE, SWITCH, TIMER, WAIT,
+};
 use crate::reader::Reader;
 use crate::source::Setting;
 use crate::units::{Address, PortRange, SimulatedGpus};
@@ -43,12 +45,39 @@ pub struct Agent {
     pub pool: Setting<String>,
     /// The failure domain the node stands in.
     pub zone: Option<Setting<String>>,
+    /// Whether cgroups hold workers to their limits.
+    pub cgroups: Setting<CgroupUse>,
     /// The user that workers run as, where the agent is root.
     pub worker_user: Option<Setting<String>>,
     /// `[agent.gpus]`
     pub gpus: Gpus,
     /// `[agent.disconnect]`
     pub disconnect: Disconnect,
+}
+
+/// Whether cgroups hold workers to their limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupUse {
+    /// Where the host allows it.
+    Auto,
+    /// An agent that cannot does not start.
+    Required,
+    /// Never.
+    Off,
+}
+
+impl CgroupUse {
+    pub(crate) const ALL: [Self; 3] = [Self::Auto, Self::Required, Self::Off];
+
+    /// The word used in files.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Required => "required",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// `[agent.gpus]`: how the agent looks at the host's GPUs.
@@ -104,6 +133,7 @@ impl Agent {
             labels: reader.labels("agent.labels"),
             pool: reader.setting("agent.pool", &NAME, "default".to_owned()),
             zone: reader.optional("agent.zone", &NAME),
+            cgroups: reader.setting("agent.cgroups", &CGROUPS, CgroupUse::Auto),
             worker_user: reader.optional("agent.worker_user", &NAME),
             gpus: Gpus {
                 nvml_library: reader.optional("agent.gpus.nvml_library", &PATH),

@@ -4,8 +4,10 @@
 //! A process that overwrites its own environment area (some do, to change their title) is not found this way.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::ProcessIdentity;
+use super::cgroup::pids;
 use super::environ::scan_environments;
 use super::identity::boot_id;
 use super::stat::Stat;
@@ -18,6 +20,8 @@ pub struct Mark {
     pub allocation_id: String,
     /// Value of `BERTH_TASK_DIR`; `None` matches any.
     pub task_dir: Option<String>,
+    /// Cgroups of this allocation alone: whoever is in one is meant, whatever it carries.
+    pub cgroup_dirs: Vec<PathBuf>,
 }
 
 impl Mark {
@@ -28,7 +32,11 @@ impl Mark {
         let value = |wanted| {
             variables.clone().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned())
         };
-        Some(Self { allocation_id: value("BERTH_ALLOC_ID")?, task_dir: value("BERTH_TASK_DIR") })
+        Some(Self {
+            allocation_id: value("BERTH_ALLOC_ID")?,
+            task_dir: value("BERTH_TASK_DIR"),
+            cgroup_dirs: Vec::new(),
+        })
     }
 
     fn matches(&self, environment: &[u8]) -> bool {
@@ -74,6 +82,14 @@ pub(crate) fn marked(mark: &Mark) -> io::Result<Marked> {
             found.extend(Stat::read(pid).ok().filter(|stat| !stat.is_dead()));
         }
     })?;
+    for dir in &mark.cgroup_dirs {
+        let others = pids(dir)?.into_iter().filter_map(|pid| Stat::read(pid).ok());
+        for stat in others.filter(|stat| !stat.is_dead()) {
+            if found.iter().all(|known: &Stat| known.pid != stat.pid) {
+                found.push(stat);
+            }
+        }
+    }
     Ok(Marked { found, undecided })
 }
 
@@ -87,6 +103,7 @@ mod tests {
         let mark = |id: &str, dir: Option<&str>| Mark {
             allocation_id: id.to_owned(),
             task_dir: dir.map(str::to_owned),
+            cgroup_dirs: Vec::new(),
         };
         assert!(mark("1.main.0.1", None).matches(environment));
         assert!(mark("1.main.0.1", Some("/a/1")).matches(environment));
@@ -106,7 +123,11 @@ mod tests {
             Mark::of_environment([("BERTH_TASK_DIR", "/a"), ("BERTH_ALLOC_ID", "7")].into_iter());
         assert_eq!(
             mark,
-            Some(Mark { allocation_id: "7".to_owned(), task_dir: Some("/a".to_owned()) })
+            Some(Mark {
+                allocation_id: "7".to_owned(),
+                task_dir: Some("/a".to_owned()),
+                cgroup_dirs: Vec::new(),
+            })
         );
     }
 }

@@ -1,6 +1,7 @@
 //! Which processes belong to an allocation, read from `/proc`. It refuses to trust a bare pid: one is signalled only
 //! through a pidfd whose start time was compared after it was opened.
 
+pub(crate) mod cgroup;
 mod environ;
 mod identity;
 mod kill;

@@ -2,10 +2,10 @@
 //! so the worker is born inside, and the shim is neither charged nor killed with it. It makes and removes no cgroup.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
-const PROCS_FILE: &str = "cgroup.procs";
+use crate::process::cgroup::PROCS_FILE;
+
 /// Written to `cgroup.procs` it means the writing process.
 const SELF: &str = "0";
 
@@ -60,15 +60,6 @@ pub(super) fn kill(dir: &Path) {
     let file = dir.join("cgroup.kill");
     if file.exists() {
         let _ = fs::write(file, "1");
-    }
-}
-
-/// The pids in the cgroup; none if it is gone.
-pub(super) fn pids(dir: &Path) -> io::Result<Vec<u32>> {
-    match fs::read_to_string(dir.join(PROCS_FILE)) {
-        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
     }
 }
 

@@ -52,7 +52,8 @@ impl Rig {
     }
 
     pub fn mark(&self) -> Mark {
-        Mark { allocation_id: ID.to_owned(), task_dir: Some(self.text("task")) }
+        let task_dir = Some(self.text("task"));
+        Mark { allocation_id: ID.to_owned(), task_dir, cgroup_dirs: Vec::new() }
     }
 
     /// A start of `command` with a record file, both logs and the mark.

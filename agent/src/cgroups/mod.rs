@@ -1,0 +1,294 @@
+//! Holds each worker to what it may use: a cgroup of its own, with shares and quotas of CPU,
+//! a limit of memory and of processes, and cores of its own where it is guaranteed them.
+//!
+//! The kernel's files are written here and nowhere else. Which bounds a worker has is said
+//! by its task; when one begins and ends is the agent's affair; entering a group is the
+//! shim's. What is pinned is read back from the kernel after a restart: nothing of it is
+//! kept beside.
+
+mod cores;
+mod hierarchy;
+mod settings;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use berth_model::{AllocationId, CpuMilli, MemoryBytes};
+use tracing::{debug, warn};
+
+use cores::{CoreSet, Cores};
+use hierarchy::{Hierarchy, inherit_cores, read, write};
+pub use settings::{Bounds, Controller, Version};
+use settings::{Needed, settings};
+
+/// Ends the name of a group that has cores of its own.
+const OWN: &str = ".own";
+
+/// The cgroups of one agent's workers.
+pub struct Cgroups {
+    hierarchy: Hierarchy,
+    /// `None` without the controller.
+    cores: Option<Cores>,
+    /// Groups that did not go at once: their last process is just being taken apart.
+    leftover: BTreeSet<PathBuf>,
+}
+
+/// What the kernel says of a worker's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemoryUse {
+    /// `None`: without limit.
+    pub limit: Option<MemoryBytes>,
+    /// The most that was ever in use; not every kernel says so.
+    pub peak: Option<MemoryBytes>,
+    /// Whether the limit was ever in the way.
+    pub was_at_limit: bool,
+    /// Processes that the kernel has killed for want of memory.
+    pub kills: u64,
+}
+
+impl Cgroups {
+    /// Makes the place for the groups of the agent `name`, on a host that offers `cpu`;
+    /// `mountinfo` is what `/proc/self/mountinfo` says. Groups of an agent before this one
+    /// are taken over.
+    ///
+    /// # Errors
+    /// In one sentence: nothing is mounted that limits memory, or the system refuses.
+    pub fn begin(mountinfo: &str, name: &str, cpu: CpuMilli) -> Result<Cgroups, String> {
+        let hierarchy = Hierarchy::prepare(mountinfo, name, cpu)?;
+        let mut cgroups = Cgroups { hierarchy, cores: None, leftover: BTreeSet::new() };
+        cgroups.cores = cgroups.read_cores();
+        cgroups.share_cores();
+        Ok(cgroups)
+    }
+
+    pub fn version(&self) -> Version {
+        self.hierarchy.version
+    }
+
+    /// What this host cannot bound.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let all = Controller::ALL.into_iter();
+        all.filter(|one| !self.hierarchy.dirs.contains_key(one)).map(Controller::name).collect()
+    }
+
+    /// Makes the groups of a worker, and returns their directories, one for each tree.
+    ///
+    /// # Errors
+    /// In one sentence, and nothing of them is left.
+    pub fn make(&mut self, id: AllocationId, bounds: &Bounds) -> Result<Vec<PathBuf>, String> {
+        let own = self.cores.as_mut().and_then(|cores| cores.pin(id, bounds.cores_pinned));
+        if own.is_some() {
+            self.share_cores();
+        }
+        let name = if own.is_some() { format!("{id}{OWN}") } else { id.to_string() };
+        let cores = own.or_else(|| self.shared_cores());
+        let made = self.fill(&name, bounds, cores.as_ref());
+        if made.is_err() {
+            self.remove(id);
+        }
+        made
+    }
+
+    fn fill(
+        &self,
+        name: &str,
+        bounds: &Bounds,
+        cores: Option<&CoreSet>,
+    ) -> Result<Vec<PathBuf>, String> {
+        let mut dirs = Vec::new();
+        for tree in self.hierarchy.trees() {
+            let dir = tree.join(name);
+            match fs::create_dir(&dir) {
+                // Of an agent that was killed before anything began in it.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.map_err(|error| format!("cannot make {}: {error}", dir.display()))?,
+            }
+            dirs.push(dir);
+        }
+        for setting in settings(self.version(), bounds) {
+            let Some(tree) = self.hierarchy.dirs.get(&setting.controller) else { continue };
+            let file = tree.join(name).join(setting.file);
+            if setting.needed == Needed::Yes || file.exists() {
+                write(&file, &setting.value)?;
+            }
+        }
+        if let (Some(tree), Some(cores)) = (self.hierarchy.dirs.get(&Controller::Cpuset), cores) {
+            let dir = tree.join(name);
+            if self.version() == Version::V1 {
+                inherit_cores(tree, &dir)?;
+            }
+            write(&dir.join("cpuset.cpus"), &cores::text(cores))?;
+        }
+        Ok(dirs)
+    }
+
+    /// The directories of a worker's groups, as far as they are there.
+    pub fn dirs(&self, id: AllocationId) -> Vec<PathBuf> {
+        let names = [id.to_string(), format!("{id}{OWN}")];
+        let dirs = self
+            .hierarchy
+            .trees()
+            .into_iter()
+            .flat_map(|tree| names.iter().map(|name| tree.join(name)).collect::<Vec<_>>());
+        dirs.filter(|dir| dir.is_dir()).collect()
+    }
+
+    /// Removes the groups of a worker of which nothing is left.
+    pub fn remove(&mut self, id: AllocationId) {
+        self.leftover.extend(self.dirs(id));
+        self.leftover.retain(|dir| match fs::remove_dir(dir) {
+            Ok(()) => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => {
+                debug!(dir = %dir.display(), %error, "cgroup is left for now");
+                true
+            }
+        });
+        let released = self.cores.as_mut().and_then(|cores| cores.pinned.remove(&id));
+        if released.is_some() {
+            self.share_cores();
+        }
+    }
+
+    /// What the kernel says of a worker's memory; `None` if its group is gone.
+    pub fn memory(&self, id: AllocationId) -> Option<MemoryUse> {
+        let dir = self.memory_dir(id)?;
+        let number = |file: &str| fs::read_to_string(dir.join(file)).ok()?.trim().parse().ok();
+        // What version 1 says without a limit, in whole pages.
+        let limit = |bytes: &u64| *bytes < u64::MAX >> 2;
+        Some(match self.version() {
+            Version::V1 => MemoryUse {
+                limit: number("memory.limit_in_bytes").filter(limit).map(MemoryBytes),
+                peak: number("memory.max_usage_in_bytes").map(MemoryBytes),
+                // Linux 6.18 does not count in `memory.failcnt` any more.
+                was_at_limit: number("memory.failcnt") > Some(0)
+                    || number("memory.max_usage_in_bytes") >= number("memory.limit_in_bytes"),
+                kills: self.memory_kills(id),
+            },
+            Version::V2 => MemoryUse {
+                limit: number("memory.max").map(MemoryBytes),
+                peak: number("memory.peak").map(MemoryBytes),
+                was_at_limit: fact(&dir.join("memory.events"), "oom").unwrap_or(0) > 0,
+                kills: self.memory_kills(id),
+            },
+        })
+    }
+
+    /// How many of a worker's processes the kernel has killed for want of memory.
+    pub fn memory_kills(&self, id: AllocationId) -> u64 {
+        let file = match self.version() {
+            Version::V1 => "memory.oom_control",
+            Version::V2 => "memory.events",
+        };
+        self.memory_dir(id).and_then(|dir| fact(&dir.join(file), "oom_kill")).unwrap_or(0)
+    }
+
+    fn memory_dir(&self, id: AllocationId) -> Option<PathBuf> {
+        let tree = self.hierarchy.dirs.get(&Controller::Memory)?;
+        [id.to_string(), format!("{id}{OWN}")]
+            .into_iter()
+            .map(|name| tree.join(name))
+            .find(|dir| dir.is_dir())
+    }
+
+    /// Those that have groups, and whether any process is in them.
+    pub fn found(&self) -> BTreeMap<AllocationId, Inhabited> {
+        let mut found = BTreeMap::new();
+        for dir in self.hierarchy.trees() {
+            for (id, _, path) in groups(dir) {
+                let procs = fs::read_to_string(path.join("cgroup.procs"));
+                let inhabited = found.entry(id).or_insert(Inhabited::No);
+                if procs.is_ok_and(|procs| !procs.trim().is_empty()) {
+                    *inhabited = Inhabited::Yes;
+                }
+            }
+        }
+        found
+    }
+
+    fn shared_cores(&self) -> Option<CoreSet> {
+        self.cores.as_ref().map(Cores::shared)
+    }
+
+    /// Has everybody without cores of his own run on those that are nobody's.
+    fn share_cores(&self) {
+        let Some((tree, shared)) =
+            self.hierarchy.dirs.get(&Controller::Cpuset).zip(self.shared_cores())
+        else {
+            return;
+        };
+        for (_, owns, dir) in groups(tree) {
+            if owns == Owns::Nothing
+                && let Err(problem) = write(&dir.join("cpuset.cpus"), &cores::text(&shared))
+            {
+                warn!(problem, "a worker runs on cores that are another's");
+            }
+        }
+    }
+
+    fn read_cores(&self) -> Option<Cores> {
+        let tree = self.hierarchy.dirs.get(&Controller::Cpuset)?;
+        let file = match self.version() {
+            Version::V1 => "cpuset.cpus",
+            Version::V2 => "cpuset.cpus.effective",
+        };
+        let all = cores::parse(&read(&tree.join(file)).ok()?)?;
+        let pinned = groups(tree).into_iter().filter(|(_, owns, _)| *owns == Owns::Cores);
+        let own = |dir: &Path| cores::parse(&fs::read_to_string(dir.join("cpuset.cpus")).ok()?);
+        let pinned = pinned.filter_map(|(id, _, dir)| Some((id, own(&dir)?))).collect();
+        Some(Cores { all, pinned })
+    }
+}
+
+impl Drop for Cgroups {
+    /// An agent without workers leaves nothing behind.
+    fn drop(&mut self) {
+        for tree in self.hierarchy.trees() {
+            // It is still in use.
+            let _ = fs::remove_dir(tree);
+        }
+    }
+}
+
+/// Whether anything lives in a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Inhabited {
+    Yes,
+    No,
+}
+
+/// What is a group's alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Owns {
+    Nothing,
+    Cores,
+}
+
+/// The groups of workers in one tree.
+fn groups(tree: &Path) -> Vec<(AllocationId, Owns, PathBuf)> {
+    let entries = fs::read_dir(tree).into_iter().flatten().flatten();
+    let group = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        let name = name.to_str()?;
+        let (id, owns) = match name.strip_suffix(OWN) {
+            Some(id) => (id, Owns::Cores),
+            None => (name, Owns::Nothing),
+        };
+        Some((id.parse().ok()?, owns, entry.path()))
+    };
+    entries.filter_map(group).collect()
+}
+
+/// The number behind a name in a file of names and numbers.
+fn fact(file: &Path, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(' ')?;
+        (key == name).then(|| value.trim().parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests;
