@@ -44,6 +44,11 @@ impl DataDir {
         Ok(DataDir { path, instance_key, _lock: lock })
     }
 
+    /// Tells this directory from every other one on its host, where names of nodes may repeat.
+    pub fn key(&self) -> String {
+        self.instance_key.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }

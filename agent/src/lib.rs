@@ -23,7 +23,7 @@
 //! | `cluster.id` | the cluster that the directory belongs to |
 //! | `desired` | the desired state, on disk before anything of it is begun |
 //! | `lease` | when the last heartbeat was acknowledged |
-//! | `allocs/ID/` | `allocation` (that it was begun), `task/`, `stdout`, `stderr`, `exit` |
+//! | `allocs/ID/` | `allocation` (that it was begun), `task/`, `stdout`, `stderr`, `exit`; of a container `container.json` |
 //! | `shims/N/` | one shim each |
 //! | `gpus` | the GPUs that were last seen |
 //! | `simulated/` | the script of simulated GPUs |
@@ -35,6 +35,7 @@ mod cgroups;
 mod clock;
 mod credentials;
 mod data_dir;
+mod docker;
 mod ended_log;
 mod environment;
 mod frame;
@@ -58,6 +59,7 @@ mod worker_user;
 
 pub use credentials::Transport;
 pub use data_dir::ClusterFile;
+pub use docker::{Docker, Gpus, run_container};
 pub use gpus::{BadPretence, GpuDriver, Pace, Pretence, host_gpus, look_at_gpus, pretend, probe};
 pub use node::Hold;
 pub use options::{AgentOptions, Program, Repair};

@@ -11,6 +11,7 @@ use berth_supervise::gpu::STUCK_AFTER;
 use berth_telemetry::Metrics;
 
 use crate::credentials::Transport;
+use crate::docker::Docker;
 use crate::gpus::Pace;
 use crate::node::Hold;
 
@@ -60,6 +61,8 @@ pub struct AgentOptions {
     pub shim: Program,
     /// `exe arguments… more` must end in [`crate::probe`] of all that is more.
     pub prober: Program,
+    /// How workers in containers are run.
+    pub docker: Docker,
     /// A descriptor of a pipe: when its other end closes, everything here ends.
     pub stop_on_fd_close: Option<u32>,
     /// What `/metrics` shows.
@@ -139,6 +142,7 @@ impl AgentOptions {
             stop_after: None,
             shim: Program::of_this_executable("shim"),
             prober: Program::of_this_executable("gpu-prober"),
+            docker: Docker::default(),
             stop_on_fd_close: None,
             metrics: None,
         }

@@ -31,7 +31,7 @@ pub fn record_place(wanted: &Wanted) -> RecordPlace {
 
 /// Who goes first when the host runs out of memory, beside what it uses: −1000 is never and
 /// 1000 is first; a process that nobody has told anything is at 0.
-fn out_of_memory_score(quality: QualityClass) -> i32 {
+pub fn out_of_memory_score(quality: QualityClass) -> i32 {
     match quality {
         QualityClass::Guaranteed => 100,
         QualityClass::Burstable => 500,

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::credentials::{Transport, come_in};
 use crate::data_dir::DataDir;
+use crate::docker;
 use crate::gpus::{
     self, Claims, Happened, Library, Prober, Probing, Resetting, Seen, Watch, Workshop,
 };
@@ -55,7 +56,8 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     if options.servers.is_empty() {
         bail!("an agent needs at least one scheduler to dial (--servers)");
     }
-    let spec = node_spec(&options)?;
+    let mut spec = node_spec(&options)?;
+    spec.docker_version = docker::version(&options.docker.socket).await;
     // Before anything that another agent's worker could notice.
     let dir = DataDir::open(&options.data_dir)?;
     let user = options.worker_user.as_deref().map(worker_user::find).transpose()?;
@@ -72,7 +74,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     let repairs = repairs(&options, workshop)?;
     let (facts, facts_seen) = watch::channel(Facts::default());
     let cluster = dir.cluster();
-    let cgroups = cgroups(options.hold, dir.instance_key, &spec)?;
+    let cgroups = cgroups(options.hold, &dir.key(), &spec)?;
     let settings = Settings {
         name: options.name.clone(),
         spec,
@@ -83,6 +85,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         user,
         dialer: dialer.clone(),
         shim: options.shim.clone(),
+        docker: options.docker.clone(),
     };
     let stop_after = options
         .stop_after
@@ -220,6 +223,7 @@ fn node_spec(options: &AgentOptions) -> anyhow::Result<NodeSpec> {
         devices: Vec::new(),
         ports: options.ports,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        docker_version: String::new(),
         address: options.address.clone(),
     };
     let violations = validate_node(&spec);

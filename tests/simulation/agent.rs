@@ -129,6 +129,7 @@ impl Agent {
                 devices: (0..gpus).map(device).collect(),
                 ports: PortRange::DEFAULT,
                 agent_version: "simulation".to_owned(),
+                docker_version: String::new(),
                 address: String::new(),
             },
             stop_after: rng.chance(200).then_some(DurationMs(6_000)),

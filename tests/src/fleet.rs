@@ -99,6 +99,7 @@ impl Agent {
             devices: Vec::new(),
             ports: PortRange::DEFAULT,
             agent_version: "fleet".to_owned(),
+            docker_version: String::new(),
             address: String::new(),
         };
         let boot_id = "fleet".to_owned();

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_model::{AllocationId, EndCause, StopPolicy};
+use berth_model::{AllocationId, Driver, EndCause, StopPolicy};
 use berth_shim::protocol::{RequestBody, StartRequest, StopRequest};
 use berth_shim::{KillError, kill_all};
 use berth_supervise::{Allocation, StopReason, Worker, WorkerAction};
@@ -85,20 +85,31 @@ impl Node {
         if let Some(port) = ports::unusable(&wanted.row.ports) {
             return Err((port.cause, port.reason));
         }
-        let variables = environment(wanted, &self.settings.name, &dir.task());
-        let lease = self.observed.lease.exclusive_ends_at().filter(|_| wanted.job.exclusive);
-        let cgroup_dirs = self
-            .bound(id, wanted)
-            .map_err(|problem| fault(format!("hold it to its limits: {problem}")))?;
-        let cgroup_dirs =
-            cgroup_dirs.iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
-        let request = start_request(wanted, &variables, &dir, self.settings.user, lease);
-        let request = StartRequest { cgroup_dirs, ..request };
+        let request = match wanted.task().driver {
+            Driver::Exec => self.process_request(id, wanted, &dir),
+            Driver::Docker { .. } => self.container_request(id, wanted, &dir),
+        };
+        let request = request.map_err(fault)?;
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.leased = lease.is_some();
+            worker.leased = request.lease_ends_at_boot_ms.is_some();
             worker.request = Some(Box::new(request));
         }
         Ok(())
+    }
+
+    fn process_request(
+        &mut self,
+        id: AllocationId,
+        wanted: &Wanted,
+        dir: &AllocationDir,
+    ) -> Result<StartRequest, String> {
+        let variables = environment(wanted, &self.settings.name, &dir.task());
+        let lease = self.observed.lease.exclusive_ends_at().filter(|_| wanted.job.exclusive);
+        let request = start_request(wanted, &variables, dir, self.settings.user, lease);
+        let bound = self.bound(id, wanted);
+        let cgroups = bound.map_err(|problem| format!("hold it to its limits: {problem}"))?;
+        let cgroup_dirs = cgroups.iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
+        Ok(StartRequest { cgroup_dirs, ..request })
     }
 
     pub(super) fn record_of(&self, id: AllocationId) -> AllocationRecord {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use berth_model::{AllocationId, DurationMs, EndCause, EndReport, Signal, StopPolicy};
+use berth_model::{AllocationId, DurationMs, EndCause, EndReport, MemoryBytes, Signal, StopPolicy};
 use berth_shim::Mark;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -121,8 +121,13 @@ impl Node {
 
 /// Whose memory it was that did not suffice.
 fn out_of_memory(usage: &MemoryUse) -> String {
-    let peak = usage.peak.map(|peak| format!(", {peak} was the most in use")).unwrap_or_default();
-    match usage.limit.filter(|_| usage.was_at_limit) {
+    at_its_limit(usage.limit.filter(|_| usage.was_at_limit), usage.peak)
+}
+
+/// Its own limit that it was at, if it was, and the most that was in use.
+pub fn at_its_limit(limit: Option<MemoryBytes>, peak: Option<MemoryBytes>) -> String {
+    let peak = peak.map(|peak| format!(", {peak} was the most in use")).unwrap_or_default();
+    match limit {
         Some(limit) => format!("out of memory at its limit of {limit}{peak}"),
         None => format!("the host was out of memory{peak}"),
     }
@@ -144,16 +149,14 @@ pub enum Hold {
 /// They are needed and cannot be had.
 pub fn cgroups(
     hold: Hold,
-    instance_key: [u8; 16],
+    name: &str,
     spec: &berth_model::NodeSpec,
 ) -> anyhow::Result<Option<Cgroups>> {
     if hold == Hold::Never {
         return Ok(None);
     }
-    // Names of nodes repeat on a host where things are tried out; this one does not.
-    let name: String = instance_key.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    match Cgroups::begin(&mounts, &name, spec.cpu) {
+    match Cgroups::begin(&mounts, name, spec.cpu) {
         Ok(cgroups) => {
             let (version, missing) = (cgroups.version(), cgroups.missing());
             info!(?version, ?missing, "workers are held to their limits by cgroups");
@@ -171,8 +174,6 @@ pub fn cgroups(
 
 #[cfg(test)]
 mod tests {
-    use berth_model::MemoryBytes;
-
     use super::*;
 
     #[test]

@@ -85,7 +85,16 @@ pub fn lane_records(shims: &Path) -> BTreeMap<AllocationId, ExitRecord> {
 
 impl Node {
     /// Takes the end of an allocation; a second one is ignored.
-    pub(super) fn ended(&mut self, id: AllocationId, mut end: EndReport) {
+    pub(super) fn ended(&mut self, id: AllocationId, end: EndReport) {
+        if self.has_container(id) {
+            self.clear_container(id, end);
+        } else {
+            self.ended_wholly(id, end);
+        }
+    }
+
+    /// Nothing of it is left.
+    pub(super) fn ended_wholly(&mut self, id: AllocationId, mut end: EndReport) {
         if self.workers.get(&id).is_none_or(|worker| worker.end.is_some()) {
             return;
         }

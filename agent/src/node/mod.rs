@@ -6,6 +6,7 @@ mod act;
 mod adopt;
 mod bounds;
 mod checks;
+mod containers;
 mod ends;
 mod gpus;
 mod guard;
@@ -32,6 +33,7 @@ use tracing::info;
 
 use crate::clock;
 use crate::data_dir::DataDir;
+use crate::docker::Docker;
 use crate::ended_log::EndedLog;
 use crate::gpus::{Claims, Happened, Seen, describe_gauges};
 use crate::journal::{Journal, Outcome};
@@ -43,6 +45,7 @@ use crate::wanted::{Specs, Wishes};
 use bounds::Holding;
 pub use bounds::{Hold, cgroups};
 use checks::Check;
+use containers::ContainerNews;
 use guard::Guard;
 pub use guard::Repairs;
 use pool::{Pool, ShimId};
@@ -68,6 +71,7 @@ pub struct Settings {
     /// How schedulers are reached.
     pub dialer: Dialer,
     pub shim: Program,
+    pub docker: Docker,
 }
 
 /// What happens inside the agent. The channel has no bound of its own: each
@@ -83,6 +87,7 @@ pub enum Event {
     GpuMended(String, Result<(), String>),
     GpuTested(String, Tested),
     Probed(AllocationId, ProbeOutcome, String),
+    Container(AllocationId, ContainerNews),
     /// Everything of it is gone, or this is left.
     Swept(AllocationId, Result<Option<EndReport>, String>),
     StopAll,
@@ -180,6 +185,7 @@ impl Node {
             Event::GpuMended(uuid, outcome) => self.gpu_mended(&uuid, outcome),
             Event::GpuTested(uuid, outcome) => self.gpu_tested(&uuid, outcome),
             Event::Probed(id, outcome, problem) => self.probed(id, outcome, problem),
+            Event::Container(id, news) => self.container_news(id, news),
             Event::Swept(id, outcome) => self.swept(id, outcome),
             Event::StopAll => self.begin_stopping(),
         }

@@ -67,7 +67,7 @@ impl Node {
             .collect();
         ended.into_iter().for_each(|shim| self.pool.end(shim));
         self.pool.end_free();
-        if self.pool.is_over() {
+        if self.pool.is_over() && !self.is_clearing() {
             return Some(self.sweep_all());
         }
         let stopping = self.stopping.as_ref()?;

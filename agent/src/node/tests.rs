@@ -71,6 +71,7 @@ fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
             devices: Vec::new(),
             ports: PortRange::DEFAULT,
             agent_version: "0".to_owned(),
+            docker_version: String::new(),
             address: String::new(),
         },
         claims: None,
@@ -89,6 +90,7 @@ fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
         user: None,
         dialer: berth_identity::Dialer::PlainText,
         shim: Program::of_this_executable("shim"),
+        docker: Docker::default(),
     })
 }
 
@@ -121,7 +123,7 @@ fn cause(node: &Node, instance: u32) -> Option<EndCause> {
 }
 
 #[tokio::test]
-async fn after_a_reboot_everything_wanted_has_ended_and_stays_ended() {
+async fn f34_after_a_reboot_everything_wanted_has_ended_and_stays_ended() {
     let dir = tempfile::tempdir().unwrap();
     let mut node = adopt(dir.path(), EARLIER_BOOT).await;
     let mut specs = Specs::default();

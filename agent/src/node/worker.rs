@@ -28,6 +28,8 @@ pub struct WorkerEntry {
     pub started_at: Option<WallMs>,
     /// What the checks amount to; ready where there is none.
     pub verdict: Verdict,
+    /// Its container is being removed.
+    pub clearing: bool,
     /// For people: why it is unhealthy or does not end.
     pub detail: String,
     /// Why the agent asked it to end.
@@ -48,6 +50,7 @@ impl WorkerEntry {
             leased: false,
             started_at: None,
             verdict: if has_check { Verdict::Pending } else { Verdict::Ready },
+            clearing: false,
             detail: String::new(),
             stop_reason: None,
             end: None,

@@ -40,7 +40,7 @@ fn start_count(agent: &Agent) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_workers_outlive_a_killed_agent_and_five_ends_are_told_right() {
+async fn f34_f35_workers_outlive_a_killed_agent_and_ends_of_its_absence_are_told() {
     let (mut scheduler, mut agent) = cluster().await;
     // Lanes and own directories both.
     let lane = Job::shell(1, EXITS_WHEN_TOLD);
@@ -87,7 +87,7 @@ async fn twenty_workers_outlive_a_killed_agent_and_five_ends_are_told_right() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exclusive_work_ends_with_its_lease_while_the_agent_is_dead() {
+async fn f31_exclusive_work_ends_with_its_lease_while_the_agent_is_dead() {
     let (mut scheduler, mut agent) = cluster().await;
     let mut exclusive = Job::of(1, JobKind::Service, &["sleep", "600"]);
     exclusive.spec.exclusive = true;
@@ -287,7 +287,7 @@ async fn garbled_records_are_set_aside_and_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn old_repeated_and_unfitting_messages_change_nothing() {
+async fn f32_old_repeated_and_unfitting_messages_change_nothing() {
     let (mut scheduler, agent) = cluster().await;
     let job = Job::shell(1, EXITS_WHEN_TOLD);
     scheduler.know(&job);

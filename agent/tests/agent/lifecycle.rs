@@ -273,7 +273,7 @@ async fn nothing_begins_while_desired_state_cannot_be_written() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_report_that_is_not_acknowledged_is_said_again() {
+async fn f36_a_report_that_is_not_acknowledged_is_said_again() {
     let (mut scheduler, _agent) = cluster(&[]).await;
     let job = Job::shell(1, "exit 4");
     scheduler.acknowledge_no_reports();

@@ -113,7 +113,7 @@ async fn logs_are_followed_to_their_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_agent_on_the_directory_is_refused() {
+async fn f33_a_second_agent_on_the_directory_is_refused() {
     let (_scheduler, agent) = cluster(&[]).await;
     let (code, message) = agent.second().await;
     assert_eq!(code, Some(1));

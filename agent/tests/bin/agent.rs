@@ -1,5 +1,5 @@
 //! Agent and shim in one executable, as `berth` is, for the tests of this
-//! crate: `shim --dir DIR`, `gpu-prober …`, or `agent --server ADDR --data-dir DIR --name NAME
+//! crate: `shim --dir DIR`, `gpu-prober …`, `container-runner …`, or `agent --server ADDR --data-dir DIR --name NAME
 //! [--simulate GPUS]`, which ends everything when its standard input ends.
 
 use std::path::{Path, PathBuf};
@@ -16,6 +16,9 @@ fn main() -> ExitCode {
     }
     if arguments.first().is_some_and(|mode| mode == "gpu-prober") {
         return berth_agent::probe(arguments.into_iter().skip(1));
+    }
+    if arguments.first().is_some_and(|mode| mode == "container-runner") {
+        return berth_agent::run_container(arguments.into_iter().skip(1));
     }
     let _log = berth_telemetry::init_log("info", berth_telemetry::LogFormat::Text);
     let outcome = tokio::runtime::Runtime::new()
@@ -59,6 +62,12 @@ fn options(arguments: &[String]) -> AgentOptions {
     }
     if let Some(ms) = value("--gpus-stuck-after-ms") {
         options.repair.stuck_after = DurationMs(ms.parse().expect("a number"));
+    }
+    if let Some(socket) = value("--docker-socket") {
+        options.docker.socket = socket.into();
+        // The engine of the tests makes no networks of its own.
+        options.docker.network = "host".to_owned();
+        options.docker.gpus = berth_agent::Gpus::Simulated;
     }
     if value("--hold").is_some_and(|hold| hold == "always") {
         options.hold = berth_agent::Hold::Always;

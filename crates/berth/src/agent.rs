@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use berth_agent::{AgentOptions, Hold, Pace, Repair, Transport};
+use berth_agent::{AgentOptions, Docker, Gpus, Hold, Pace, Repair, Transport};
 use berth_config::units::Address;
 use berth_config::{Agent, CgroupUse, Flags, Setting};
 use berth_identity::folder::Folder;
@@ -129,6 +129,13 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
         CgroupUse::Auto => Hold::IfPossible,
         CgroupUse::Required => Hold::Always,
         CgroupUse::Off => Hold::Never,
+    };
+    let gpus = if options.simulate.is_some() { Gpus::Simulated } else { Gpus::Real };
+    options.docker = Docker {
+        socket: settings.docker.socket.value.clone(),
+        network: settings.docker.network.value.clone(),
+        gpus,
+        ..Docker::default()
     };
     options.worker_user = settings.worker_user.as_ref().map(|user| user.value.clone());
     options.retry_min = Duration::from_millis(settings.disconnect.retry_min.value);

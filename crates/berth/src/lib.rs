@@ -38,8 +38,10 @@ pub fn main() -> ExitCode {
         return berth_shim::run(&dir);
     }
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some("gpu-prober") {
-        return berth_agent::probe(arguments);
+    match arguments.next().as_deref() {
+        Some("gpu-prober") => return berth_agent::probe(arguments),
+        Some("container-runner") => return berth_agent::run_container(arguments),
+        Some(_) | None => {}
     }
     match Arguments::try_parse() {
         Ok(arguments) => match arguments.task {

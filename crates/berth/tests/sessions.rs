@@ -72,6 +72,7 @@ fn hello(name: &str, pool: &str, gpus: u32) -> v1::Hello {
             devices: (0..gpus).map(device).collect(),
             ports: PortRange::DEFAULT,
             agent_version: "test".to_owned(),
+            docker_version: String::new(),
             address: String::new(),
         },
         held: None,

@@ -71,6 +71,7 @@ fn node_json(node: &Node) -> Value {
         "allocations": node.allocations,
         "devices": devices,
         "agent_version": spec.agent_version,
+        "docker_version": Some(&spec.docker_version).filter(|version| !version.is_empty()),
         "last_report_ms": node.last_report_ms,
         "agent_refused": node.agent_refused.as_ref().map(|refused| refused.reason.as_str()),
     })

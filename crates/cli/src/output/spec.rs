@@ -38,6 +38,8 @@ fn task_json(task: &TaskSpec) -> Value {
         task.env.keys().map(|name| (name.clone(), json!(HIDDEN))).collect();
     let ports: Vec<&str> = task.ports.iter().map(|port| port.as_str()).collect();
     json!({
+        "driver": task.driver.name(),
+        "image": task.driver.image(),
         "command": task.command,
         "env": env,
         "workdir": task.workdir,
@@ -113,6 +115,7 @@ mod tests {
             "policy": "best-fit", "constraints": {"labels": {"disk": "nvme"}},
             "max_disconnect": "10s", "exclusive": false, "deadline": "5m",
             "tasks": {"main": {
+                "driver": "docker", "image": "a:1",
                 "command": ["x"], "env": {"HF_TOKEN": "hf_secret"}, "array": "0-8:2%3",
                 "cpu": "500m", "memory": "4GiB",
                 "limits": {"cpu": "1500m", "memory": "8GiB", "processes": 100},

@@ -49,6 +49,8 @@ pub struct Agent {
     pub cgroups: Setting<CgroupUse>,
     /// The user that workers run as, where the agent is root.
     pub worker_user: Option<Setting<String>>,
+    /// `[agent.docker]`
+    pub docker: Docker,
     /// `[agent.gpus]`
     pub gpus: Gpus,
     /// `[agent.disconnect]`
@@ -78,6 +80,15 @@ impl CgroupUse {
             Self::Off => "off",
         }
     }
+}
+
+/// `[agent.docker]`: how workers in containers are run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Docker {
+    /// Where Docker's engine listens.
+    pub socket: Setting<PathBuf>,
+    /// One of the engine's networks, on which ports are published, or `host`, or `none`.
+    pub network: Setting<String>,
 }
 
 /// `[agent.gpus]`: how the agent looks at the host's GPUs.
@@ -135,6 +146,10 @@ impl Agent {
             zone: reader.optional("agent.zone", &NAME),
             cgroups: reader.setting("agent.cgroups", &CGROUPS, CgroupUse::Auto),
             worker_user: reader.optional("agent.worker_user", &NAME),
+            docker: Docker {
+                socket: reader.setting("agent.docker.socket", &PATH, "/var/run/docker.sock".into()),
+                network: reader.setting("agent.docker.network", &NAME, "bridge".to_owned()),
+            },
             gpus: Gpus {
                 nvml_library: reader.optional("agent.gpus.nvml_library", &PATH),
                 report_every: reader.setting("agent.gpus.report_every", &TIMER, 1_000),

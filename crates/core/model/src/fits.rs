@@ -44,6 +44,8 @@ pub enum Misfit {
     OtherPool { asked: String, found: String },
     #[error("label `{key}` is not `{asked}`")]
     Label { key: String, asked: String },
+    #[error("no Docker engine answers there")]
+    NoDocker,
     #[error("no GPU of model {asked}")]
     GpuModel { asked: String },
     #[error("no GPU with at least {asked} of memory")]
@@ -100,6 +102,9 @@ pub fn eligible(
         if node.labels.get(key) != Some(asked) {
             return Err(Misfit::Label { key: key.clone(), asked: asked.clone() });
         }
+    }
+    if task.driver.image().is_some() && node.docker_version.is_empty() {
+        return Err(Misfit::NoDocker);
     }
     if let Some(gpu) = &task.gpu {
         gpus_exist(node, gpu)?;

@@ -30,7 +30,7 @@ pub use node::{
 pub use quantity::{CpuMilli, MemoryBytes, ShareMilli};
 pub use range_set::RangeSet;
 pub use spec::{
-    ArraySpec, Constraints, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, Policy,
+    ArraySpec, Constraints, Driver, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, Policy,
     RestartPolicy, Signal, SpecDigest, StopPolicy, TaskSpec,
 };
 pub use status::{

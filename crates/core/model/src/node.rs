@@ -23,6 +23,8 @@ pub struct NodeSpec {
     /// The ports that workers may be given.
     pub ports: PortRange,
     pub agent_version: String,
+    /// Of Docker's engine; empty where none answers.
+    pub docker_version: String,
     /// Where the agent itself may be reached, for people.
     pub address: String,
 }

@@ -71,12 +71,40 @@ pub struct Constraints {
     pub node: Option<Name>,
 }
 
+/// What starts a worker.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Driver {
+    /// A process of the host.
+    #[default]
+    Exec,
+    /// A container of Docker's engine, from this image.
+    Docker { image: String },
+}
+
+impl Driver {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Driver::Exec => "exec",
+            Driver::Docker { .. } => "docker",
+        }
+    }
+
+    /// The image of a container.
+    pub fn image(&self) -> Option<&str> {
+        match self {
+            Driver::Exec => None,
+            Driver::Docker { image } => Some(image),
+        }
+    }
+}
+
 /// A named template; `count` instances of it are placed.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct TaskSpec {
     pub name: Name,
+    pub driver: Driver,
     /// Program and arguments; `${NAME}` is replaced from the worker's
-    /// environment.
+    /// environment. Empty for what an image runs by itself.
     pub command: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub workdir: Option<String>,
@@ -255,6 +283,7 @@ impl TaskSpec {
     pub fn new(name: Name, kind: JobKind, command: Vec<String>) -> TaskSpec {
         TaskSpec {
             name,
+            driver: Driver::Exec,
             command,
             env: BTreeMap::new(),
             workdir: None,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::limits::Limits;
 use crate::node::DEVICES_MAX;
 use crate::quantity::MemoryBytes;
-use crate::spec::{GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, TaskSpec};
+use crate::spec::{Driver, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, TaskSpec};
 use crate::time::DurationMs;
 
 /// Tasks in a job.
@@ -23,6 +23,8 @@ pub const ARGUMENTS_MAX: usize = 1024;
 pub const SPEC_BYTES_MAX: usize = 48 << 10;
 /// Processes and threads of one instance: as many as Linux can number.
 pub const PROCESSES_MAX: u32 = 1 << 22;
+/// The name of an image: a registry's, a repository's, a tag's and a digest's limit together.
+const IMAGE_BYTES_MAX: usize = 512;
 /// Replicas of a service.
 pub const REPLICAS_MAX: u32 = 10_000;
 const PRIORITY_MAX: u8 = 100;
@@ -104,7 +106,7 @@ fn check_job_times(spec: &JobSpec, complaints: &mut Complaints) {
 
 fn check_task(spec: &JobSpec, task: &TaskSpec, complaints: &mut Complaints) {
     let at = |field: &str| format!("tasks.{}.{field}", task.name);
-    check_command(&at("command"), &task.command, complaints);
+    check_driver(task, complaints);
     check_env(task, complaints);
     let count_max = match spec.kind {
         JobKind::Batch => INSTANCES_MAX,
@@ -181,6 +183,31 @@ fn check_limits(task: &TaskSpec, complaints: &mut Complaints) {
     if let Some(processes) = processes.filter(|most| !(1..=PROCESSES_MAX).contains(most)) {
         let what = format!("expected 1 to {PROCESSES_MAX}, found {processes}");
         complaints.add(at("processes"), what);
+    }
+}
+
+fn check_driver(task: &TaskSpec, complaints: &mut Complaints) {
+    let at = |field: &str| format!("tasks.{}.{field}", task.name);
+    let Driver::Docker { image } = &task.driver else {
+        return check_command(&at("command"), &task.command, complaints);
+    };
+    let is_plain = image.chars().all(|c| c.is_ascii_graphic());
+    if image.is_empty() || image.len() > IMAGE_BYTES_MAX || !is_plain || image.starts_with('-') {
+        complaints.add_with_hint(
+            at("image"),
+            format!("expected the name of an image, at most {IMAGE_BYTES_MAX} characters"),
+            "such as \"vllm/vllm-openai:v0.11.0\"",
+        );
+    }
+    if !task.command.is_empty() {
+        check_command(&at("command"), &task.command, complaints);
+    }
+    if let Some(HealthCheck { probe: HealthProbe::Command { .. }, .. }) = &task.health {
+        complaints.add_with_hint(
+            at("health.command"),
+            "a command is run on the host, not in a container",
+            "use http or tcp",
+        );
     }
 }
 

@@ -126,6 +126,7 @@ fn node(number: u64) -> NodeSpec {
         devices: (0..GPUS).map(device).collect(),
         ports: PortRange::DEFAULT,
         agent_version: String::new(),
+        docker_version: String::new(),
         address: String::new(),
     }
 }

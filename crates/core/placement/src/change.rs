@@ -124,6 +124,8 @@ fn change_for(row: &NodeRow, task: &TaskSpec, misfit: Misfit) -> Option<ChangeKi
         Misfit::OtherNode { asked } => Some(ChangeKind::OtherNode { asked }),
         Misfit::GpuMemory { asked } => Some(ChangeKind::GpuMemory { asked }),
         Misfit::GpuModel { asked } => Some(ChangeKind::GpuModel { asked }),
+        // It takes an engine, and nothing else in the job.
+        Misfit::NoDocker => None,
         // These are said of a claim, and none has been made yet.
         Misfit::DeviceGone { .. }
         | Misfit::DeviceBusy { .. }

@@ -29,6 +29,7 @@ pub(crate) fn gpu_node(gpu_count: u32) -> NodeSpec {
         devices: (0..gpu_count).map(|index| device(index, "NVIDIA H100 80GB HBM3")).collect(),
         ports: PortRange::DEFAULT,
         agent_version: "test".to_owned(),
+        docker_version: String::new(),
         address: String::new(),
     }
 }

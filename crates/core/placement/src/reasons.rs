@@ -156,6 +156,7 @@ pub(crate) fn node_reasons(
             Misfit::OtherNode { .. }
             | Misfit::OtherPool { .. }
             | Misfit::Label { .. }
+            | Misfit::NoDocker
             | Misfit::GpuModel { .. }
             | Misfit::GpuMemory { .. }
             | Misfit::NotReady
@@ -184,6 +185,7 @@ pub fn misfit_code(misfit: &Misfit) -> &'static str {
         Misfit::OtherNode { .. } => "other-node",
         Misfit::OtherPool { .. } => "other-pool",
         Misfit::Label { .. } => "label",
+        Misfit::NoDocker => "no-docker",
         Misfit::GpuModel { .. } => "gpu-model",
         Misfit::GpuMemory { .. } => "gpu-memory",
         Misfit::GpuCount { .. } => "gpu-count",

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use berth_config::units;
 use berth_model::validate::{INSTANCES_MAX, PROCESSES_MAX};
-use berth_model::{CpuMilli, JobKind, Limits, Name, RestartPolicy, Signal, StopPolicy, TaskSpec};
+use berth_model::{
+    CpuMilli, Driver, JobKind, Limits, Name, RestartPolicy, Signal, StopPolicy, TaskSpec,
+};
 
 use super::walk::{Field, Walk};
 use super::{array, gpu, health, keys};
@@ -41,9 +43,7 @@ pub(super) fn read(
 }
 
 fn read_process(walk: &mut Walk<'_>, table: &Table, path: &str, task: &mut TaskSpec) {
-    if let Some(driver) = walk.field(table, path, "driver") {
-        walk.word(&driver, &[("exec", ())], &["docker"]);
-    }
+    read_driver(walk, table, path, task);
     if let Some(command) = walk.field(table, path, "command") {
         if let Value::Text(text) = &command.node.value {
             let words: Vec<String> =
@@ -66,6 +66,34 @@ fn read_process(walk: &mut Walk<'_>, table: &Table, path: &str, task: &mut TaskS
             walk.complain(&workdir, "expected the path of a directory");
         }
         task.workdir = text.map(str::to_owned);
+    }
+}
+
+fn read_driver(walk: &mut Walk<'_>, table: &Table, path: &str, task: &mut TaskSpec) {
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Word {
+        Exec,
+        Docker,
+    }
+    let words = [("exec", Word::Exec), ("docker", Word::Docker)];
+    let driver = walk.field(table, path, "driver");
+    let image = walk.field(table, path, "image");
+    let word = driver.as_ref().map(|driver| walk.word(driver, &words, &[]));
+    match (word, driver, image) {
+        // A misspelt driver beside an image is not one more mistake.
+        (Some(Some(Word::Docker) | None), _, Some(image)) => {
+            let image = walk.text(&image).unwrap_or_default().to_owned();
+            task.driver = Driver::Docker { image };
+        }
+        (Some(Some(Word::Docker)), Some(driver), None) => {
+            let hint = "write image = \"NAME:TAG\" beside it";
+            walk.complain_with_hint(&driver, "`docker` needs an `image`", hint);
+        }
+        (None | Some(Some(Word::Exec)), _, Some(image)) => {
+            let hint = "write driver = \"docker\" beside it";
+            walk.complain_with_hint(&image, "only `driver = \"docker\"` has an image", hint);
+        }
+        _ => {}
     }
 }
 

@@ -72,7 +72,7 @@ fn a_cgroup_that_does_not_exist_fails_the_start() {
 }
 
 #[test]
-fn a_process_that_cannot_die_is_unkillable_and_not_ended() {
+fn f39_a_process_that_cannot_die_is_unkillable_and_not_ended() {
     let Some(cgroup) = Cgroup::make("freezer", "stuck") else { return };
     let mut rig = Rig::new();
     let mut request = rig.worker("hold-deaf", &[]);

@@ -32,6 +32,7 @@ fn hello() -> Hello {
             devices: Vec::new(),
             ports: PortRange::DEFAULT,
             agent_version: "0.1.0".into(),
+            docker_version: String::new(),
             address: "127.0.0.1:9".into(),
         },
         held: Some(Held { incarnation: 1, generation: 9, digest: [3; 32] }),

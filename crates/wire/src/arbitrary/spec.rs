@@ -1,9 +1,9 @@
 //! Specifications and claims.
 
 use berth_model::{
-    ArraySpec, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth, DurationMs, GpuRequest,
-    HealthCheck, HealthProbe, JobKind, JobSpec, Limits, MemoryBytes, NodeSpec, Policy, PortClaim,
-    PortRange, RestartPolicy, ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
+    ArraySpec, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth, Driver, DurationMs,
+    GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, Limits, MemoryBytes, NodeSpec, Policy,
+    PortClaim, PortRange, RestartPolicy, ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -49,16 +49,25 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
 
 fn task() -> BoxedStrategy<TaskSpec> {
     (
-        (name(), texts(), labels(), option::of(text()), any::<u32>(), option::of(array())),
+        (
+            name(),
+            driver(),
+            texts(),
+            labels(),
+            option::of(text()),
+            any::<u32>(),
+            option::of(array()),
+        ),
         (number(), number(), limits(), option::of(gpu()), vec(name(), 0..3)),
         (stop(), restart(), option::of(health()), option::of(span())),
     )
         .prop_map(|(head, needs, life)| {
-            let (name, command, env, workdir, count, array) = head;
+            let (name, driver, command, env, workdir, count, array) = head;
             let (cpu, memory, limits, gpu, ports) = needs;
             let (stop, restart, health, time_limit) = life;
             TaskSpec {
                 name,
+                driver,
                 command,
                 env,
                 workdir,
@@ -76,6 +85,11 @@ fn task() -> BoxedStrategy<TaskSpec> {
             }
         })
         .boxed()
+}
+
+fn driver() -> impl Strategy<Value = Driver> {
+    option::of(text())
+        .prop_map(|image| image.map_or(Driver::Exec, |image| Driver::Docker { image }))
 }
 
 fn array() -> impl Strategy<Value = ArraySpec> {
@@ -132,11 +146,11 @@ fn health() -> impl Strategy<Value = HealthCheck> {
 pub(crate) fn node() -> BoxedStrategy<NodeSpec> {
     (
         (labels(), name(), name(), number(), number()),
-        (vec(device(), 0..4), any::<u16>(), any::<u16>(), text(), text()),
+        (vec(device(), 0..4), any::<u16>(), any::<u16>(), text(), text(), text()),
     )
         .prop_map(|(head, body)| {
             let (labels, pool, zone, cpu, memory) = head;
-            let (devices, first, last, agent_version, address) = body;
+            let (devices, first, last, agent_version, address, docker_version) = body;
             NodeSpec {
                 labels,
                 pool,
@@ -146,6 +160,7 @@ pub(crate) fn node() -> BoxedStrategy<NodeSpec> {
                 devices,
                 ports: PortRange { first, last },
                 agent_version,
+                docker_version,
                 address,
             }
         })

@@ -19,6 +19,7 @@ pub fn node_spec_to_proto(spec: &NodeSpec) -> v1::NodeSpec {
         port_last: u32::from(spec.ports.last),
         agent_version: spec.agent_version.clone(),
         address: spec.address.clone(),
+        docker_version: spec.docker_version.clone(),
     }
 }
 
@@ -57,6 +58,7 @@ pub(crate) fn read_node(
         ports: PortRange { first: first?, last: last? },
         agent_version: proto.agent_version,
         address: proto.address,
+        docker_version: proto.docker_version,
     })
 }
 

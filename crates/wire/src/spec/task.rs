@@ -1,8 +1,8 @@
 //! A task of a job.
 
 use berth_model::{
-    ArraySpec, CpuMilli, DurationMs, GpuRequest, HealthCheck, HealthProbe, Limits, MemoryBytes,
-    Name, RestartPolicy, StopPolicy, TaskSpec,
+    ArraySpec, CpuMilli, Driver, DurationMs, GpuRequest, HealthCheck, HealthProbe, Limits,
+    MemoryBytes, Name, RestartPolicy, StopPolicy, TaskSpec,
 };
 use berth_proto::v1;
 use berth_proto::v1::health_check::Probe;
@@ -42,6 +42,7 @@ pub(super) fn task_to_proto(task: &TaskSpec) -> v1::TaskSpec {
         health: task.health.as_ref().map(health_to_proto),
         time_limit_ms: task.time_limit.map(|limit| limit.0),
         limits: limits_to_proto(task.limits),
+        image: task.driver.image().map(str::to_owned),
     }
 }
 
@@ -107,6 +108,7 @@ pub(super) fn read_task(
     let restart = restart?;
     let (stop, health) = (stop?, health?);
     Some(TaskSpec {
+        driver: proto.image.map_or(Driver::Exec, |image| Driver::Docker { image }),
         command: proto.command,
         env: proto.env,
         workdir: proto.workdir,

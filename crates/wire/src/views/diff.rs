@@ -83,6 +83,7 @@ fn fields(spec: &JobSpec) -> Fields {
 
 fn task_fields(task: &TaskSpec, fields: &mut Fields) {
     let at = |field: &str| format!("tasks.{}.{field}", task.name);
+    put_some(fields, &at("image"), task.driver.image().map(quoted));
     put(fields, &at("command"), format!("{:?}", task.command));
     for (key, value) in &task.env {
         fields.insert(at(&format!("env.{}", key.escape_debug())), Value::Hidden(value.clone()));

@@ -71,6 +71,7 @@ fn node_spec() -> NodeSpec {
         devices: vec![device(4), device(5)],
         ports: PortRange::DEFAULT,
         agent_version: "0.1.0".into(),
+        docker_version: String::new(),
         address: "127.0.0.1:1".into(),
     }
 }
@@ -355,7 +356,7 @@ fn a_difference_names_fields_and_hides_environments() {
 }
 
 /// Each takes one field over from another specification.
-const FIELDS: [fn(&mut JobSpec, &JobSpec); 25] = [
+const FIELDS: [fn(&mut JobSpec, &JobSpec); 26] = [
     |to, from| to.kind = from.kind,
     |to, from| to.priority = from.priority,
     |to, from| to.policy = from.policy,
@@ -366,6 +367,7 @@ const FIELDS: [fn(&mut JobSpec, &JobSpec); 25] = [
     |to, from| to.max_disconnect = from.max_disconnect,
     |to, from| to.exclusive = from.exclusive,
     |to, from| to.tasks[0].name.clone_from(&from.tasks[0].name),
+    |to, from| to.tasks[0].driver.clone_from(&from.tasks[0].driver),
     |to, from| to.tasks[0].command.clone_from(&from.tasks[0].command),
     |to, from| to.tasks[0].env.clone_from(&from.tasks[0].env),
     |to, from| to.tasks[0].workdir.clone_from(&from.tasks[0].workdir),

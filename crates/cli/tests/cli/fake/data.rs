@@ -166,6 +166,7 @@ pub fn nodes() -> Vec<Node> {
             port_first: 20_000,
             port_last: 29_999,
             agent_version: "0.1.0".into(),
+            docker_version: "27.1".into(),
             address: "10.0.0.11:7073".into(),
             ..NodeSpec::default()
         }),
@@ -186,6 +187,7 @@ pub fn nodes() -> Vec<Node> {
             cpu_milli: 8_000,
             memory_bytes: 16 << 30,
             agent_version: "0.1.0".into(),
+            docker_version: String::new(),
             ..NodeSpec::default()
         }),
         agent_refused: Some(AgentRefusal {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::node::PortRange;
-use crate::spec::JobKind;
+use crate::spec::{Driver, JobKind};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -33,6 +33,7 @@ fn node(gpu_count: u32) -> NodeSpec {
             .collect(),
         ports: PortRange { first: 20_000, last: 20_001 },
         agent_version: "test".to_owned(),
+        docker_version: String::new(),
         address: String::new(),
     }
 }
@@ -65,6 +66,18 @@ fn a_model_is_matched_as_a_word() {
     assert_eq!(ask(&[], 2), Ok(()));
     assert_eq!(ask(&["H10"], 1), Err(Misfit::GpuModel { asked: "H10".to_owned() }));
     assert_eq!(ask(&["H100"], 3), Err(Misfit::GpuCount { asked: 3, found: 2 }));
+}
+
+#[test]
+fn a_container_needs_an_engine() {
+    let mut contained = task(None);
+    contained.driver = Driver::Docker { image: "a:1".to_owned() };
+    let ask = |version: &str| {
+        let spec = NodeSpec { docker_version: version.to_owned(), ..node(0) };
+        eligible(&name("n"), &spec, &Constraints::default(), &contained)
+    };
+    assert_eq!(ask("27.1"), Ok(()));
+    assert_eq!(ask(""), Err(Misfit::NoDocker));
 }
 
 #[test]

@@ -233,6 +233,7 @@ fn node_spec() -> NodeSpec {
         devices: Vec::new(),
         ports: PortRange::DEFAULT,
         agent_version: "test".to_owned(),
+        docker_version: String::new(),
         address: String::new(),
     }
 }

@@ -67,7 +67,7 @@ fn an_instance_is_granted_once_and_only_its_next_attempt() {
 }
 
 #[test]
-fn a_failed_attempt_waits_its_backoff_and_counts() {
+fn f38_a_failed_attempt_waits_its_backoff_and_counts() {
     let mut world = World::new(1);
     let mut spec = job(JobKind::Batch, "a", 1, 0);
     spec.tasks[0].restart = RestartPolicy {

@@ -239,6 +239,7 @@ pub fn node_spec(text: &str, gpus: u32) -> NodeSpec {
             .collect(),
         ports: PortRange::DEFAULT,
         agent_version: "test".to_owned(),
+        docker_version: String::new(),
         address: String::new(),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, ArraySpec, Attempt, Claim, Constraints, CpuMilli, Device, DeviceClaim,
-    DeviceHealth, Drain, DurationMs, EndCause, EndReport, GpuRequest, Grant, HealthCheck,
+    DeviceHealth, Drain, Driver, DurationMs, EndCause, EndReport, GpuRequest, Grant, HealthCheck,
     HealthProbe, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, Limits, Machine, MemoryBytes,
     Name, NodeId, NodeSpec, Policy, PortClaim, PortRange, RestartPolicy, Role, Scope, ShareMilli,
     Signal, SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId,
@@ -54,6 +54,7 @@ fn job() -> JobSpec {
 fn first_task() -> TaskSpec {
     TaskSpec {
         name: name("main"),
+        driver: Driver::Docker { image: "vllm/vllm-openai:v0.11.0".into() },
         command: vec!["serve".into(), "--port".into(), "${PORT}".into(), String::new()],
         env: BTreeMap::from([("Z".into(), String::new()), ("A".into(), "ä".into())]),
         workdir: Some("/srv".into()),
@@ -126,6 +127,7 @@ fn node() -> NodeSpec {
         ],
         ports: PortRange { first: 20_000, last: 29_999 },
         agent_version: "0.1.0".into(),
+        docker_version: "27.1".into(),
         address: "10.0.0.7:7070".into(),
     }
 }

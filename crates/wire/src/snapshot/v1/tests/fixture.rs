@@ -305,6 +305,7 @@ fn node(state: NodeState, purpose: Purpose) -> NodeRow {
             devices: vec![device],
             ports: PortRange { first: 20_000, last: 29_999 },
             agent_version: "0.1.0".into(),
+            docker_version: String::new(),
             address: "10.0.0.7:7070".into(),
         }),
         state,

@@ -1,0 +1,74 @@
+//! What the agent itself asks the engine.
+
+use std::path::Path;
+use std::time::Duration;
+
+use berth_model::MemoryBytes;
+use bollard::errors::Error;
+use bollard::query_parameters::{InspectContainerOptions, RemoveContainerOptionsBuilder};
+use bollard::{API_DEFAULT_VERSION, Docker as Client};
+use tokio::time::timeout;
+
+/// For an answer; what streams may go on for longer.
+const ANSWER_SECONDS: u64 = 120;
+/// An engine that does not say its version by then is none to count on.
+const VERSION_LIMIT: Duration = Duration::from_secs(2);
+
+/// What was left of a container, before it was removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Cleared {
+    pub out_of_memory: bool,
+    pub memory_limit: Option<MemoryBytes>,
+}
+
+/// Reaches the engine, in a version that both understand.
+///
+/// # Errors
+/// In one sentence.
+pub async fn connect(socket: &Path) -> Result<Client, String> {
+    let in_words =
+        |error: Error| format!("no Docker engine answers at {}: {error}", socket.display());
+    let path = socket.to_string_lossy();
+    let client = Client::connect_with_unix(&path, ANSWER_SECONDS, API_DEFAULT_VERSION);
+    client.map_err(in_words)?.negotiate_version().await.map_err(in_words)
+}
+
+/// The version of the engine; empty if none answers.
+pub async fn version(socket: &Path) -> String {
+    let asked = async { connect(socket).await.ok()?.version().await.ok()?.version };
+    timeout(VERSION_LIMIT, asked).await.ok().flatten().unwrap_or_default()
+}
+
+/// Sees to it that nothing of a container is left: what runs in it is killed.
+///
+/// # Errors
+/// In one sentence; it is to be tried again.
+pub async fn clear(socket: &Path, name: &str) -> Result<Cleared, String> {
+    let client = connect(socket).await?;
+    let mut cleared = Cleared::default();
+    loop {
+        let found = match client.inspect_container(name, None::<InspectContainerOptions>).await {
+            Err(error) if is(&error, 404) => return Ok(cleared),
+            found => found.map_err(|error| format!("cannot look at container {name}: {error}"))?,
+        };
+        let limit = found.host_config.and_then(|config| u64::try_from(config.memory?).ok());
+        cleared = Cleared {
+            out_of_memory: found.state.is_some_and(|state| state.oom_killed == Some(true)),
+            memory_limit: limit.filter(|bytes| *bytes > 0).map(MemoryBytes),
+        };
+        let all = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        match client.remove_container(name, Some(all)).await {
+            // Somebody else removes it: it is gone when the next look says so.
+            Err(error) if is(&error, 409) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(error) if !is(&error, 404) => {
+                return Err(format!("cannot remove container {name}: {error}"));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+/// Whether it is this answer of the engine's.
+pub fn is(error: &Error, status: u16) -> bool {
+    matches!(error, Error::DockerResponseServerError { status_code, .. } if *status_code == status)
+}

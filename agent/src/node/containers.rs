@@ -1,0 +1,214 @@
+//! Workers in containers: their runners, and that nothing is left of them before an end is
+//! told.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use berth_model::{AllocationId, EndCause, EndReport};
+use berth_shim::protocol::{EnvironmentVariable, StartRequest};
+use berth_supervise::Worker;
+use tracing::warn;
+
+use super::Node;
+use super::bounds::at_its_limit;
+use crate::allocation_dir::AllocationDir;
+use crate::docker::{self, Cleared, PLAN_FILE, Problem};
+use crate::environment::{Environment, environment};
+use crate::request::start_request;
+use crate::wanted::Wanted;
+
+/// Between two tries to have a container removed.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What is known of a container that was to be removed.
+pub enum ContainerNews {
+    /// Nothing of it is left; this is the end that its runner came to.
+    Gone(Box<EndReport>, Cleared),
+    /// It is tried again.
+    Stuck(String),
+}
+
+impl Node {
+    /// What a shim is asked for a worker in a container: to start its runner.
+    pub(super) fn container_request(
+        &self,
+        id: AllocationId,
+        wanted: &Wanted,
+        dir: &AllocationDir,
+    ) -> Result<StartRequest, String> {
+        let settings = &self.settings;
+        let inside = environment(wanted, &settings.name, Path::new(docker::TASK_DIR));
+        let docker = &settings.docker;
+        let body = docker::body(wanted, &inside, &dir.task(), docker, settings.name.as_str());
+        let plan = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
+        write_plan(&dir.path().join(PLAN_FILE), &plan)
+            .map_err(|error| format!("write down its container: {error}"))?;
+        let lease = self.observed.lease.exclusive_ends_at().filter(|_| wanted.job.exclusive);
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut command = vec![text(&docker.runner.exe)];
+        command.extend(docker.runner.arguments.iter().map(|word| word.to_string_lossy().into()));
+        command.extend([text(&docker.socket), self.container_name(id), text(dir.path())]);
+        let outside = environment(wanted, &settings.name, &dir.task());
+        let request = start_request(wanted, &Environment::new(), dir, None, lease);
+        Ok(StartRequest {
+            command,
+            working_dir: text(dir.path()),
+            // By these it is found; the job's own are the container's.
+            env: ["BERTH_ALLOC_ID", "BERTH_TASK_DIR", "PATH"]
+                .into_iter()
+                .filter_map(|name| {
+                    let value = outside.get(name)?.clone();
+                    Some(EnvironmentVariable { name: name.to_owned(), value })
+                })
+                .collect(),
+            // The container has its own; as its shim, the runner goes last.
+            oom_score_adjust: None,
+            ..request
+        })
+    }
+
+    /// One agent's containers are told from another's on the same engine.
+    fn container_name(&self, id: AllocationId) -> String {
+        format!("berth-{}-{id}", self.settings.dir.key())
+    }
+
+    /// Whether it has, or may have, a container.
+    pub(super) fn has_container(&self, id: AllocationId) -> bool {
+        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        dir.path().join(PLAN_FILE).exists()
+    }
+
+    /// Its runner has ended: the rest follows before anybody is told.
+    pub(super) fn clear_container(&mut self, id: AllocationId, end: EndReport) {
+        let name = self.container_name(id);
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if std::mem::replace(&mut worker.clearing, true) {
+            return;
+        }
+        self.checks.remove(&id);
+        let (socket, events) = (self.settings.docker.socket.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let mut told = None;
+            loop {
+                let news = match docker::clear(&socket, &name).await {
+                    Ok(cleared) => ContainerNews::Gone(Box::new(end.clone()), cleared),
+                    Err(problem) => ContainerNews::Stuck(problem),
+                };
+                let over = match &news {
+                    ContainerNews::Gone(..) => true,
+                    ContainerNews::Stuck(problem) => {
+                        let known = told.replace(problem.clone()) == told;
+                        if known {
+                            tokio::time::sleep(RETRY_AFTER).await;
+                            continue;
+                        }
+                        false
+                    }
+                };
+                // The agent may be ending.
+                if events.send(super::Event::Container(id, news)).is_err() || over {
+                    return;
+                }
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+        });
+    }
+
+    pub(super) fn container_news(&mut self, id: AllocationId, news: ContainerNews) {
+        match news {
+            ContainerNews::Gone(end, cleared) => {
+                let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+                let end = with_container(*end, cleared, docker::problem(dir.path()));
+                self.ended_wholly(id, end);
+            }
+            ContainerNews::Stuck(problem) => {
+                warn!(%id, problem, "a container is left");
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    worker.detail = problem;
+                }
+                self.set_worker(id, Worker::Unkillable);
+            }
+        }
+    }
+
+    /// Whether containers are still to be removed.
+    pub(super) fn is_clearing(&self) -> bool {
+        self.workers_here().any(|(_, worker)| worker.clearing)
+    }
+}
+
+/// What the container itself adds to the end of its runner.
+fn with_container(end: EndReport, cleared: Cleared, problem: Option<Problem>) -> EndReport {
+    match problem {
+        Some(Problem::Host(reason)) => EndReport { cause: EndCause::HostFault, reason, ..end },
+        Some(Problem::Start(reason)) => EndReport { cause: EndCause::CannotStart, reason, ..end },
+        None if cleared.out_of_memory => {
+            let reason = at_its_limit(cleared.memory_limit, None);
+            EndReport { cause: EndCause::OutOfMemory, reason, ..end }
+        }
+        None => match not_executed(&end) {
+            Some(reason) => EndReport { cause: EndCause::CannotStart, reason, ..end },
+            None => end,
+        },
+    }
+}
+
+/// What the engine's own first process in the container says when it cannot execute the
+/// command.
+fn not_executed(end: &EndReport) -> Option<String> {
+    let could_not = matches!(end.exit_code, Some(126 | 127));
+    let (_, reason) = end.stderr_tail.strip_prefix("[FATAL tini (")?.split_once("] ")?;
+    could_not.then(|| reason.trim_end().to_owned())
+}
+
+/// For the agent and its runners only: variables may be secrets.
+fn write_plan(file: &Path, plan: &[u8]) -> std::io::Result<()> {
+    let mut open = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    open.write_all(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_model::{MemoryBytes, WallMs};
+
+    use super::*;
+
+    #[test]
+    fn the_container_says_more_than_its_runner() {
+        let end = EndReport {
+            cause: EndCause::Exited,
+            exit_code: Some(0),
+            signal: None,
+            reason: String::new(),
+            stderr_tail: String::new(),
+            started_at: None,
+            finished_at: WallMs(1),
+        };
+        let with = |cleared, problem| {
+            let end = with_container(end.clone(), cleared, problem);
+            (end.cause, end.reason)
+        };
+        let limit = Some(MemoryBytes(64 << 20));
+        let killed = Cleared { out_of_memory: true, memory_limit: limit };
+        assert_eq!(with(Cleared::default(), None), (EndCause::Exited, String::new()));
+        let (cause, reason) = with(killed, None);
+        assert_eq!(
+            (cause, &*reason),
+            (EndCause::OutOfMemory, "out of memory at its limit of 64MiB")
+        );
+        let words = "[FATAL tini (8)] exec /bin/x failed: No such file or directory\n";
+        let said = EndReport { exit_code: Some(127), stderr_tail: words.to_owned(), ..end.clone() };
+        let mistyped = with_container(said.clone(), Cleared::default(), None);
+        assert_eq!(mistyped.cause, EndCause::CannotStart);
+        assert_eq!(mistyped.reason, "exec /bin/x failed: No such file or directory");
+        let other = EndReport { exit_code: Some(1), ..said };
+        assert_eq!(with_container(other, Cleared::default(), None).cause, EndCause::Exited);
+        let host = Problem::Host("no engine".to_owned());
+        assert_eq!(with(killed, Some(host)), (EndCause::HostFault, "no engine".to_owned()));
+        let start = Problem::Start("no image".to_owned());
+        assert_eq!(with(killed, Some(start)), (EndCause::CannotStart, "no image".to_owned()));
+    }
+}

@@ -1,0 +1,224 @@
+//! Workers in containers of a real engine, started for the test on a socket of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use berth_model::{AllocationId, Driver, JobKind, Limits, MemoryBytes};
+use berth_proto::v1::EndCause;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::harness::agent::Agent;
+use crate::harness::jobs::Job;
+use crate::harness::scheduler::Scheduler;
+use crate::harness::{skip, until_file};
+
+const IMAGE: &str = "berth-trial:1";
+/// What an image of one program is made of: the program, and the names it goes by.
+const NAMES: [&str; 9] = ["sh", "cat", "echo", "env", "head", "sleep", "tail", "touch", "true"];
+
+/// An engine with one image. Dropping it ends it with everything in it.
+struct Engine {
+    dir: TempDir,
+    child: Child,
+}
+
+impl Engine {
+    /// `None` where there is none to start.
+    async fn start() -> Option<Engine> {
+        let root = rustix::process::geteuid().is_root();
+        let is_there = |name: &str| {
+            let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+            path.split(':').map(|dir| Path::new(dir).join(name)).find(|file| file.exists())
+        };
+        let found = (is_there("dockerd"), is_there("docker"), is_there("busybox"), root);
+        let (Some(dockerd), Some(_), Some(busybox), true) = found else {
+            skip("docker", "no Docker engine can be started: it takes root, docker.io and busybox");
+            return None;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let flag = |name: &str, file: &str| format!("--{name}={}", dir.path().join(file).display());
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let child = Command::new(dockerd)
+            .args([flag("data-root", "data"), flag("exec-root", "exec"), flag("pidfile", "pid")])
+            .arg(format!("--host=unix://{}", dir.path().join("socket").display()))
+            .args(["--bridge=none", "--iptables=false", "--storage-driver=vfs"])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let engine = Engine { dir, child };
+        let socket = engine.socket();
+        let up = || (socket.exists() && engine.ask(&["version"]).is_some()).then_some(());
+        until_file("the engine", engine.dir.path(), up).await;
+        engine.make_image(&busybox);
+        Some(engine)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
+    }
+
+    /// What the engine's own client prints; `None` if it fails.
+    fn ask(&self, arguments: &[&str]) -> Option<String> {
+        let host = format!("unix://{}", self.socket().display());
+        let output = Command::new("docker").args(["--host", &host]).args(arguments).output();
+        let output = output.unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    fn make_image(&self, busybox: &Path) {
+        let bin = self.dir.path().join("root/bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::copy(busybox, bin.join("busybox")).unwrap();
+        for name in NAMES {
+            std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
+        }
+        let archive = self.dir.path().join("image.tar");
+        let (archive, root) = (archive.to_str().unwrap(), self.dir.path().join("root"));
+        let packed = Command::new("tar").args(["-cf", archive, "-C"]).arg(root).arg(".").status();
+        assert!(packed.unwrap().success());
+        self.ask(&["import", archive, IMAGE]).unwrap();
+    }
+
+    fn containers(&self) -> String {
+        self.ask(&["ps", "--all", "--format", "{{.Names}}"]).unwrap()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).unwrap();
+        // It ends its containers and its own helpers first.
+        let _ = kill_process(pid, Signal::TERM);
+        let _ = self.child.wait();
+    }
+}
+
+async fn cluster(engine: &Engine) -> (Scheduler, Agent) {
+    let mut scheduler = Scheduler::start().await;
+    let socket = engine.socket();
+    let more = ["--docker-socket", socket.to_str().unwrap(), "--simulate", "1xH100-80GB"];
+    let agent = Agent::start(&scheduler.address, &more);
+    let hello = scheduler.session().await;
+    let spec = hello.spec.unwrap();
+    assert!(!spec.docker_version.is_empty(), "{spec:?}");
+    scheduler.send_full();
+    (scheduler, agent)
+}
+
+fn job(number: u64, kind: JobKind, script: &str) -> Job {
+    let mut job = Job::of(number, kind, &["sh", "-c", script]);
+    job.task().driver = Driver::Docker { image: IMAGE.to_owned() };
+    job
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_runs_and_ends_like_a_process() {
+    let Some(engine) = Engine::start().await else { return };
+    let (mut scheduler, agent) = cluster(&engine).await;
+    let script = "echo $GREETING from $BERTH_TASK_DIR; echo done > $BERTH_TASK_DIR/file; \
+                  cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes \
+                      2>/dev/null; \
+                  cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max 2>/dev/null; \
+                  env | while read line; do echo \"env $line\"; done; echo last words >&2; exit 3";
+    let mut job = job(1, JobKind::Batch, script);
+    let task = job.task();
+    task.env = [("GREETING".to_owned(), "hello".to_owned())].into();
+    task.memory = MemoryBytes(64 << 20);
+    task.limits = Limits { processes: Some(33), ..Limits::default() };
+    let id = job.id(0);
+    scheduler.want(&job, vec![job.row(0)]);
+    let ended = scheduler.until_ended(id).await;
+    assert_eq!(ended.cause, i32::from(EndCause::Exited), "{ended:?}");
+    assert_eq!((ended.exit_code, &*ended.stderr_tail), (Some(3), "last words\n"));
+    let output = agent.stdout(id);
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines[..3], ["hello from /berth", "67108864", "33"], "{output}");
+    let has = |line: &str| lines.contains(&line);
+    assert!(has("env BERTH_ALLOC_ID=1.0.0.1") && has("env NVIDIA_VISIBLE_DEVICES=void"));
+    assert!(!output.contains("LEAKED_FROM_THE_AGENT"), "{output}");
+    assert_eq!(fs::read_to_string(agent.task_dir(id).join("file")).unwrap(), "done\n");
+    assert_eq!(engine.containers(), "", "nothing of it is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f40_a_container_out_of_memory_ends_as_a_whole_and_is_told_so() {
+    let Some(engine) = Engine::start().await else { return };
+    let (mut scheduler, _agent) = cluster(&engine).await;
+    let hog = "head -c 200000000 /dev/zero | tail -n 1 >/dev/null";
+    for (number, script) in [(1, format!("{hog}; exit 0")), (2, format!("({hog}) & sleep 600"))] {
+        let mut job = job(number, JobKind::Batch, &script);
+        job.task().memory = MemoryBytes(32 << 20);
+        scheduler.want(&job, vec![job.row(0)]);
+        let ended = scheduler.until_ended(job.id(0)).await;
+        assert_eq!(ended.cause, i32::from(EndCause::OutOfMemory), "{ended:?}");
+        assert_eq!(ended.reason, "out of memory at its limit of 32MiB");
+    }
+    assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f34_a_container_is_adopted_and_stopped_by_the_next_agent() {
+    let Some(engine) = Engine::start().await else { return };
+    let (mut scheduler, mut agent) = cluster(&engine).await;
+    let script = "trap 'echo bye; exit 0' TERM; touch /berth/up; while true; do sleep 0.1; done";
+    let job = job(1, JobKind::Service, script);
+    let id = job.id(0);
+    scheduler.want(&job, vec![job.row(0)]);
+    scheduler.until_ready(id).await;
+    let dir = agent.task_dir(id);
+    until_file("it is up", &dir, || dir.join("up").exists().then_some(())).await;
+    let before = engine.containers();
+    agent.kill().await;
+    agent.start_again();
+    scheduler.session().await;
+    scheduler.until_ready(id).await;
+    assert_eq!(engine.containers(), before, "it was left alone");
+    scheduler.stop(id);
+    let ended = scheduler.until_ended(id).await;
+    assert_eq!(ended.cause, i32::from(EndCause::Stopped), "{ended:?}");
+    assert_eq!((ended.exit_code, &*agent.stdout(id)), (Some(0), "bye\n"));
+    assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_is_told_when_the_container_is_gone_whoever_was_killed() {
+    let Some(engine) = Engine::start().await else { return };
+    let (mut scheduler, agent) = cluster(&engine).await;
+    // It does not care for SIGTERM, and its runner is killed.
+    let script = "trap '' TERM; touch /berth/up; while true; do sleep 0.1; done";
+    let job = job(1, JobKind::Service, script);
+    let id: AllocationId = job.id(0);
+    scheduler.want(&job, vec![job.row(0)]);
+    scheduler.until_ready(id).await;
+    let dir = agent.task_dir(id);
+    until_file("it is up", &dir, || dir.join("up").exists().then_some(())).await;
+    let runner = agent.processes(id).remove(0);
+    let pid = Pid::from_raw(i32::try_from(runner.pid).unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    let ended = scheduler.until_ended(id).await;
+    assert_eq!((ended.cause, ended.signal), (i32::from(EndCause::Exited), Some(9)), "{ended:?}");
+    assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_engine_cannot_start_is_told_with_its_reason() {
+    let Some(engine) = Engine::start().await else { return };
+    let (mut scheduler, _agent) = cluster(&engine).await;
+    let mut absent = job(1, JobKind::Batch, "exit 0");
+    absent.task().driver = Driver::Docker { image: "127.0.0.1:9/none:1".to_owned() };
+    let mut mistyped = job(2, JobKind::Batch, "");
+    mistyped.task().command = vec!["/bin/no-such-program".to_owned()];
+    for (job, reason) in [
+        (absent, "image 127.0.0.1:9/none:1 is not on this host and cannot be pulled: "),
+        (mistyped, "exec /bin/no-such-program failed: No such file or directory"),
+    ] {
+        scheduler.want(&job, vec![job.row(0)]);
+        let ended = scheduler.until_ended(job.id(0)).await;
+        assert_eq!(ended.cause, i32::from(EndCause::CannotStart), "{ended:?}");
+        assert!(ended.reason.starts_with(reason), "{ended:?}");
+    }
+    assert_eq!(engine.containers(), "");
+}
