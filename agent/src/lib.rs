@@ -33,6 +33,7 @@
 mod allocation_dir;
 mod cgroups;
 mod clock;
+mod confined;
 mod credentials;
 mod data_dir;
 mod docker;
@@ -57,6 +58,7 @@ mod shim_link;
 mod wanted;
 mod worker_user;
 
+pub use confined::become_confined;
 pub use credentials::Transport;
 pub use data_dir::ClusterFile;
 pub use docker::{Docker, Gpus, run_container};

@@ -8,13 +8,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use berth_model::{HealthProbe, Name, PortClaim};
-use berth_shim::protocol::UserIds;
 use berth_supervise::ProbeOutcome;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::confined::{Bounds, CANNOT_RUN};
 use crate::environment::{Environment, substitute};
 
 /// The longest status line that is read.
@@ -29,7 +29,8 @@ pub struct ProbeTarget {
     /// For commands: as the worker itself has them.
     pub environment: Environment,
     pub task_dir: PathBuf,
-    pub user: Option<UserIds>,
+    /// For commands: what holds the worker holds them. `None` where nothing does.
+    pub bounds: Option<Bounds>,
 }
 
 /// Probes once. The text says why it failed.
@@ -106,12 +107,14 @@ fn status(line: &[u8]) -> Option<u16> {
 async fn run(target: &ProbeTarget, words: &[String]) -> Result<(), String> {
     let words: Vec<String> =
         words.iter().map(|word| substitute(word, &target.environment)).collect();
-    let Some((program, arguments)) = words.split_first() else {
+    let Some(program) = words.first() else {
         return Err("the command is empty".to_owned());
     };
-    let mut command = Command::new(program);
+    let mut line = target.bounds.as_ref().map(Bounds::command_line).unwrap_or_default();
+    line.extend(words.iter().cloned());
+    let mut command = Command::new(&line[0]);
     command
-        .args(arguments)
+        .args(&line[1..])
         .env_clear()
         .envs(&target.environment)
         .current_dir(&target.task_dir)
@@ -120,13 +123,13 @@ async fn run(target: &ProbeTarget, words: &[String]) -> Result<(), String> {
         .stderr(Stdio::null())
         .process_group(0)
         .kill_on_drop(true);
-    if let Some(user) = target.user {
-        command.uid(user.uid).gid(user.gid);
-    }
     let mut child = command.spawn().map_err(|error| format!("run `{program}`: {error}"))?;
     let group = GroupKill::of(child.id());
     let status = child.wait().await.map_err(|error| format!("wait for `{program}`: {error}"))?;
     group.forget();
+    if status.code() == Some(i32::from(CANNOT_RUN)) {
+        return Err(format!("`{program}` is not found, or cannot be run"));
+    }
     if status.success() { Ok(()) } else { Err(format!("`{program}` ended with {status}")) }
 }
 
@@ -166,7 +169,7 @@ mod tests {
             ports: vec![PortClaim { name: "http".parse().unwrap(), port }],
             environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
             task_dir: std::env::temp_dir(),
-            user: None,
+            bounds: None,
         }
     }
 

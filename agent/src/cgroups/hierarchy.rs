@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use berth_model::CpuMilli;
+use tracing::warn;
 
 use super::settings::{Controller, Version, share};
 
@@ -28,7 +29,8 @@ struct Mounts {
 
 impl Hierarchy {
     /// Finds the trees in what `/proc/self/mountinfo` says, and makes this agent's place
-    /// in them: `berth/NAME`, which counts as much as `cpu` beside its neighbours.
+    /// in them: `berth/NAME`, which counts as much as `cpu` beside its neighbours. A
+    /// controller that cannot be used is left out.
     ///
     /// # Errors
     /// In one sentence: no tree has the memory controller, or the system refuses.
@@ -60,36 +62,38 @@ impl Hierarchy {
     fn prepare_unified(self, name: &str, cpu: CpuMilli) -> Result<Hierarchy, String> {
         let root = self.dirs[&Controller::Memory].clone();
         let own = root.join(FAMILY).join(name);
+        let mut dirs: BTreeMap<_, _> =
+            self.dirs.into_keys().map(|controller| (controller, own.clone())).collect();
         for dir in [root.clone(), root.join(FAMILY), own.clone()] {
             make(&dir)?;
-            let open = controllers_in(&dir.join("cgroup.subtree_control"));
-            for controller in self.dirs.keys().filter(|controller| !open.contains(controller)) {
-                write(&dir.join("cgroup.subtree_control"), &format!("+{}", controller.name()))
-                    .map_err(|error| {
-                        format!("cannot hand controller {} on: {error}", controller.name())
-                    })?;
+            let file = dir.join("cgroup.subtree_control");
+            let open = controllers_in(&file);
+            let mut closed = BTreeSet::new();
+            for controller in dirs.keys().filter(|controller| !open.contains(controller)) {
+                match write(&file, &format!("+{}", controller.name())) {
+                    Ok(()) => {}
+                    Err(problem) if *controller == Controller::Memory => return Err(problem),
+                    Err(problem) => {
+                        warn!(problem, "a controller of cgroups cannot be used");
+                        closed.insert(*controller);
+                    }
+                }
             }
+            dirs.retain(|controller, _| !closed.contains(controller));
         }
-        self.placed(own, cpu)
-    }
-
-    fn placed(self, own: PathBuf, cpu: CpuMilli) -> Result<Hierarchy, String> {
-        let dirs: BTreeMap<_, _> = self.dirs.into_keys().map(|key| (key, own.clone())).collect();
-        Hierarchy { version: self.version, dirs }.weighed(cpu)
+        Hierarchy { version: Version::V2, dirs }.weighed(cpu)
     }
 
     fn prepare_split(self, name: &str, cpu: CpuMilli) -> Result<Hierarchy, String> {
         let mut dirs = BTreeMap::new();
         for (controller, root) in self.dirs {
-            let family = root.join(FAMILY);
-            let own = family.join(name);
-            for (parent, dir) in [(&root, &family), (&family, &own)] {
-                make(dir)?;
-                if controller == Controller::Cpuset {
-                    inherit_cores(parent, dir)?;
+            match place(controller, &root, name) {
+                Ok(own) => {
+                    dirs.insert(controller, own);
                 }
+                Err(problem) if controller == Controller::Memory => return Err(problem),
+                Err(problem) => warn!(problem, "a controller of cgroups cannot be used"),
             }
-            dirs.insert(controller, own);
         }
         Hierarchy { version: Version::V1, dirs }.weighed(cpu)
     }
@@ -97,10 +101,28 @@ impl Hierarchy {
     fn weighed(self, cpu: CpuMilli) -> Result<Hierarchy, String> {
         if let Some(dir) = self.dirs.get(&Controller::Cpu) {
             let setting = share(self.version, cpu);
-            write(&dir.join(setting.file), &setting.value)?;
+            for dir in [Some(dir.as_path()), dir.parent()].into_iter().flatten() {
+                write(&dir.join(setting.file), &setting.value)?;
+            }
         }
         Ok(self)
     }
+}
+
+/// This agent's place in one tree of version 1.
+fn place(controller: Controller, root: &Path, name: &str) -> Result<PathBuf, String> {
+    let family = root.join(FAMILY);
+    let own = family.join(name);
+    for (parent, dir) in [(root, &family), (&family, &own)] {
+        make(dir)?;
+        if controller == Controller::Cpuset {
+            inherit_cores(parent, dir)?;
+            // Also those that were away when it was made.
+            let all = read(&parent.join("cpuset.cpus"))?;
+            write(&dir.join("cpuset.cpus"), all.trim())?;
+        }
+    }
+    Ok(own)
 }
 
 /// A new group of version 1 has no cores and no memory at all.
@@ -158,7 +180,13 @@ fn mounts(mountinfo: &str) -> Mounts {
     let mut mounts = Mounts::default();
     for line in mountinfo.lines() {
         let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
-        let Some(point) = mount.split(' ').nth(4).map(PathBuf::from) else { continue };
+        let mut fields = mount.split(' ').skip(4);
+        let (Some(point), Some(flags)) = (fields.next().map(PathBuf::from), fields.next()) else {
+            continue;
+        };
+        if flags.split(',').any(|flag| flag == "ro") {
+            continue;
+        }
         let mut words = filesystem.split(' ');
         match (words.next(), words.nth(1)) {
             (Some("cgroup2"), _) => mounts.unified = mounts.unified.or(Some(point)),
@@ -172,14 +200,6 @@ fn mounts(mountinfo: &str) -> Mounts {
             }
             _ => {}
         }
-    }
-    // Its groups would have to be told cores before anything could begin in them.
-    let cores = mounts.split.get(&Controller::Cpuset).cloned();
-    let shared = |(controller, dir): (&Controller, &PathBuf)| {
-        *controller != Controller::Cpuset && Some(dir) == cores.as_ref()
-    };
-    if mounts.split.iter().any(shared) {
-        mounts.split.remove(&Controller::Cpuset);
     }
     mounts
 }
@@ -209,8 +229,8 @@ mod tests {
                 ("memory", "/sys/fs/cgroup/memory")
             ]
         );
-        let together = "31 25 0:27 / /c rw - cgroup cgroup rw,cpu,cpuset,memory";
-        assert!(!mounts(together).split.contains_key(&Controller::Cpuset));
+        let locked = "31 25 0:27 / /c ro,nosuid - cgroup cgroup rw,cpu,cpuset,memory";
+        assert_eq!(mounts(locked), Mounts::default());
         let none = Hierarchy::prepare("25 20 0:22 / / rw - ext4 /dev/vda rw", "a", CpuMilli(1));
         assert_eq!(none.unwrap_err(), "no mounted hierarchy has the memory controller");
     }

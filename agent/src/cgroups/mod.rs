@@ -11,11 +11,13 @@ mod hierarchy;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use berth_model::{AllocationId, CpuMilli, MemoryBytes};
+use berth_shim::process::cgroup_pids;
+use rustix::fs::{FlockOperation, flock};
 use tracing::{debug, warn};
 
 use cores::{CoreSet, Cores};
@@ -33,6 +35,8 @@ pub struct Cgroups {
     cores: Option<Cores>,
     /// Groups that did not go at once: their last process is just being taken apart.
     leftover: BTreeSet<PathBuf>,
+    /// Held while this agent lives: who finds another's free may take its groups away.
+    _lock: Option<File>,
 }
 
 /// What the kernel says of a worker's memory.
@@ -57,10 +61,39 @@ impl Cgroups {
     /// In one sentence: nothing is mounted that limits memory, or the system refuses.
     pub fn begin(mountinfo: &str, name: &str, cpu: CpuMilli) -> Result<Cgroups, String> {
         let hierarchy = Hierarchy::prepare(mountinfo, name, cpu)?;
-        let mut cgroups = Cgroups { hierarchy, cores: None, leftover: BTreeSet::new() };
+        let lock = hierarchy.dirs.get(&Controller::Memory).and_then(|dir| lock(dir));
+        let mut cgroups =
+            Cgroups { hierarchy, cores: None, leftover: BTreeSet::new(), _lock: lock };
         cgroups.cores = cgroups.read_cores();
         cgroups.share_cores();
+        cgroups.remove_abandoned();
         Ok(cgroups)
+    }
+
+    /// What agents have left that are gone for good, such as those of trials: their groups
+    /// are empty, and nobody holds their place.
+    fn remove_abandoned(&self) {
+        let Some(own) = self.hierarchy.dirs.get(&Controller::Memory) else { return };
+        let siblings = own.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+        for sibling in siblings.map(|entry| entry.path()).filter(|path| path.is_dir()) {
+            let Some(name) = sibling.file_name() else { continue };
+            let Some(_lock) =
+                Some(&sibling).filter(|path| *path != own).and_then(|path| lock(path))
+            else {
+                continue;
+            };
+            for tree in self.hierarchy.trees() {
+                remove_tree(&tree.with_file_name(name));
+            }
+        }
+    }
+
+    /// Takes everything away that nobody lives in: no worker begins any more.
+    pub fn clear(&mut self) {
+        let empty = self.found().into_iter().filter(|(_, lives)| *lives == Inhabited::No);
+        for (id, _) in empty.collect::<Vec<_>>() {
+            self.remove(id);
+        }
     }
 
     pub fn version(&self) -> Version {
@@ -78,6 +111,8 @@ impl Cgroups {
     /// # Errors
     /// In one sentence, and nothing of them is left.
     pub fn make(&mut self, id: AllocationId, bounds: &Bounds) -> Result<Vec<PathBuf>, String> {
+        // Cores come and go.
+        self.cores = self.read_cores();
         let own = self.cores.as_mut().and_then(|cores| cores.pin(id, bounds.cores_pinned));
         if own.is_some() {
             self.share_cores();
@@ -138,13 +173,9 @@ impl Cgroups {
     /// Removes the groups of a worker of which nothing is left.
     pub fn remove(&mut self, id: AllocationId) {
         self.leftover.extend(self.dirs(id));
-        self.leftover.retain(|dir| match fs::remove_dir(dir) {
-            Ok(()) => false,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => {
-                debug!(dir = %dir.display(), %error, "cgroup is left for now");
-                true
-            }
+        self.leftover.retain(|dir| {
+            remove_tree(dir);
+            dir.is_dir()
         });
         let released = self.cores.as_mut().and_then(|cores| cores.pinned.remove(&id));
         if released.is_some() {
@@ -164,7 +195,9 @@ impl Cgroups {
                 peak: number("memory.max_usage_in_bytes").map(MemoryBytes),
                 // Linux 6.18 does not count in `memory.failcnt` any more.
                 was_at_limit: number("memory.failcnt") > Some(0)
-                    || number("memory.max_usage_in_bytes") >= number("memory.limit_in_bytes"),
+                    || number("memory.max_usage_in_bytes") >= number("memory.limit_in_bytes")
+                    || number("memory.memsw.max_usage_in_bytes")
+                        .is_some_and(|most| Some(most) >= number("memory.memsw.limit_in_bytes")),
                 kills: self.memory_kills(id),
             },
             Version::V2 => MemoryUse {
@@ -198,11 +231,12 @@ impl Cgroups {
         let mut found = BTreeMap::new();
         for dir in self.hierarchy.trees() {
             for (id, _, path) in groups(dir) {
-                let procs = fs::read_to_string(path.join("cgroup.procs"));
                 let inhabited = found.entry(id).or_insert(Inhabited::No);
-                if procs.is_ok_and(|procs| !procs.trim().is_empty()) {
-                    *inhabited = Inhabited::Yes;
+                // Who cannot be asked is not empty.
+                if cgroup_pids(&path).is_ok_and(|pids| pids.is_empty()) {
+                    continue;
                 }
+                *inhabited = Inhabited::Yes;
             }
         }
         found
@@ -219,6 +253,10 @@ impl Cgroups {
         else {
             return;
         };
+        if shared.is_empty() {
+            warn!("no core is left that is nobody's");
+            return;
+        }
         for (_, owns, dir) in groups(tree) {
             if owns == Owns::Nothing
                 && let Err(problem) = write(&dir.join("cpuset.cpus"), &cores::text(&shared))
@@ -249,6 +287,28 @@ impl Drop for Cgroups {
             // It is still in use.
             let _ = fs::remove_dir(tree);
         }
+    }
+}
+
+/// Holds a directory; `None` if somebody else does.
+fn lock(dir: &Path) -> Option<File> {
+    let open = File::open(dir).ok()?;
+    flock(&open, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(open)
+}
+
+/// Removes a group with those that its worker has made below it, as far as nobody lives
+/// there.
+fn remove_tree(dir: &Path) {
+    for below in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if below.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&below.path());
+        }
+    }
+    if let Err(error) = fs::remove_dir(dir)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        debug!(dir = %dir.display(), %error, "cgroup is left for now");
     }
 }
 

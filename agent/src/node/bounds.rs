@@ -24,8 +24,6 @@ const AT_ONCE: StopPolicy = StopPolicy { signal: Signal::Kill, grace: DurationMs
 pub struct Holding {
     cgroups: Option<Cgroups>,
     look_at: Option<Instant>,
-    /// Of which a part was killed, and the rest was told to end.
-    condemned: BTreeSet<AllocationId>,
 }
 
 impl Holding {
@@ -59,7 +57,6 @@ impl Node {
 
     /// It has ended: its groups go, and what they know of its end is said.
     pub(super) fn unbound(&mut self, id: AllocationId, end: &mut EndReport) {
-        self.holding.condemned.remove(&id);
         let Some(cgroups) = &mut self.holding.cgroups else { return };
         if end.cause == EndCause::OutOfMemory
             && let Some(usage) = cgroups.memory(id)
@@ -80,6 +77,13 @@ impl Node {
         }
     }
 
+    /// Nothing begins here any more.
+    pub(super) fn remove_groups(&mut self) {
+        if let Some(cgroups) = &mut self.holding.cgroups {
+            cgroups.clear();
+        }
+    }
+
     /// Ends the rest of each worker of which the kernel has killed a part: what is left of
     /// it hardly does what it should. Version 2 of the kernel's interface does so itself.
     pub(super) fn end_parts(&mut self) {
@@ -89,16 +93,13 @@ impl Node {
         }
         let now = Instant::now();
         if self.holding.look_at.is_none_or(|at| now >= at) {
-            let fresh = |id: &AllocationId| !self.holding.condemned.contains(id);
-            let killed: Vec<AllocationId> = self
-                .workers_here()
-                .map(|(id, _)| *id)
-                .filter(|id| fresh(id) && cgroups.memory_kills(*id) > 0)
-                .collect();
+            let here = self.workers_here().map(|(id, _)| *id);
+            let killed: Vec<AllocationId> =
+                here.filter(|id| cgroups.memory_kills(*id) > 0).collect();
+            // Again at the next look, should its shim not have heard.
             for id in killed {
                 info!(%id, "a part of it was killed for want of memory; the rest is ended");
                 self.ask_to_stop(id, Some(AT_ONCE));
-                self.holding.condemned.insert(id);
             }
             self.holding.look_at = Some(now + LOOK_EVERY);
         }
@@ -159,6 +160,10 @@ pub fn cgroups(
     match Cgroups::begin(&mounts, name, spec.cpu) {
         Ok(cgroups) => {
             let (version, missing) = (cgroups.version(), cgroups.missing());
+            if hold == Hold::Always && !missing.is_empty() {
+                let missing = missing.join(", ");
+                anyhow::bail!("this host cannot bound {missing} by cgroups (agent.cgroups)");
+            }
             info!(?version, ?missing, "workers are held to their limits by cgroups");
             Ok(Some(cgroups))
         }

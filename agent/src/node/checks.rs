@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use berth_model::AllocationId;
 use berth_supervise::{AgentMs, Health, HealthPolicy, ProbeOutcome, Verdict, Worker};
+use rustix::process::geteuid;
 use tracing::{info, warn};
 
 use super::{Event, Node};
 use crate::allocation_dir::{AllocationDir, FoundRecord};
 use crate::clock;
+use crate::confined::Bounds;
 use crate::environment::environment;
 use crate::probe::{ProbeTarget, probe};
+use crate::request::out_of_memory_score;
 
 /// The check of one worker.
 pub struct Check {
@@ -45,7 +48,12 @@ impl Node {
             ports: wanted.row.ports.clone(),
             environment: environment(&wanted, &self.settings.name, &task_dir),
             task_dir,
-            user: self.settings.user,
+            // Whoever is not root has neither groups nor another user to run it as.
+            bounds: geteuid().is_root().then(|| Bounds {
+                cgroup_dirs: self.mark_of(id).cgroup_dirs,
+                out_of_memory_score: out_of_memory_score(wanted.task().quality()),
+                user: self.settings.user,
+            }),
         };
         let verdict = self.workers.get(&id).map_or(Verdict::Pending, |worker| worker.verdict);
         let health = Health::resume(HealthPolicy::from(check), clock::now(), verdict);

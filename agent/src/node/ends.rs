@@ -5,6 +5,7 @@ use std::path::Path;
 
 use berth_model::{AllocationId, EndCause, EndReport, WallMs};
 use berth_shim::lane::read_lane_records;
+use berth_shim::record::CANNOT_ENTER_CGROUP;
 use berth_shim::{ExitRecord, RecordError, read_exit_record};
 use berth_supervise::{StopReason, Worker};
 use tracing::{debug, info, warn};
@@ -34,6 +35,7 @@ pub fn without_worker(cause: EndCause, reason: String) -> EndReport {
 /// An end as a shim recorded it.
 pub fn from_record(record: &ExitRecord, stop_reason: Option<StopReason>) -> EndReport {
     let cause = match (&record.start_error, record.oom_killed, stop_reason) {
+        (Some(error), _, _) if error.starts_with(CANNOT_ENTER_CGROUP) => EndCause::HostFault,
         (Some(_), _, _) => EndCause::CannotStart,
         (None, true, _) => EndCause::OutOfMemory,
         (None, false, Some(StopReason::Fenced)) => EndCause::Fenced,
@@ -181,6 +183,10 @@ mod tests {
             start_error: Some("no such file".to_owned()),
             ..record.clone()
         };
+        let unheld = ExitRecord {
+            start_error: Some(format!("{CANNOT_ENTER_CGROUP} `/x`: gone")),
+            ..never.clone()
+        };
         for (record, stop_reason, expected) in [
             (&record, None, EndCause::Exited),
             (&signalled, None, EndCause::Exited),
@@ -190,6 +196,7 @@ mod tests {
             (&lapsed, None, EndCause::Fenced),
             (&killed, None, EndCause::OutOfMemory),
             (&never, None, EndCause::CannotStart),
+            (&unheld, None, EndCause::HostFault),
         ] {
             assert_eq!(from_record(record, stop_reason).cause, expected, "{record:?}");
         }

@@ -68,7 +68,9 @@ impl Node {
         ended.into_iter().for_each(|shim| self.pool.end(shim));
         self.pool.end_free();
         if self.pool.is_over() && !self.is_clearing() {
-            return Some(self.sweep_all());
+            let ended = self.sweep_all();
+            self.remove_groups();
+            return Some(ended);
         }
         let stopping = self.stopping.as_ref()?;
         if Instant::now() < stopping.deadline {

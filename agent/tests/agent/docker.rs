@@ -93,6 +93,8 @@ impl Drop for Engine {
         // It ends its containers and its own helpers first.
         let _ = kill_process(pid, Signal::TERM);
         let _ = self.child.wait();
+        // It leaves this mounted, and what is mounted cannot be removed.
+        let _ = Command::new("umount").arg(self.dir.path().join("exec/netns/default")).status();
     }
 }
 

@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use berth_model::{AllocationId, CpuMilli, JobKind, Limits, MemoryBytes};
+use berth_model::{
+    AllocationId, CpuMilli, DurationMs, HealthCheck, HealthProbe, JobKind, Limits, MemoryBytes,
+};
 use berth_proto::v1::EndCause;
 use berth_shim::ProcessIdentity;
 
@@ -17,8 +20,10 @@ const MIB: u64 = 1 << 20;
 
 /// A cluster whose agent can hold workers to limits; `None` where the host does not let it.
 async fn cluster() -> Option<(Scheduler, Agent)> {
+    static TRIALS: AtomicU32 = AtomicU32::new(0);
     let trees = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"];
-    let trial = format!("berth-trial-{}", std::process::id());
+    let trial = TRIALS.fetch_add(1, Ordering::Relaxed);
+    let trial = format!("berth-trial-{}-{trial}", std::process::id());
     let writable = trees.iter().map(|tree| Path::new(tree).join(&trial)).any(|dir| {
         let made = fs::create_dir(&dir).is_ok();
         made && fs::remove_dir(dir).is_ok()
@@ -193,6 +198,33 @@ async fn f41_a_fork_bomb_gets_no_more_than_its_processes() {
     let next = Job::shell(2, "exit 0");
     scheduler.want(&next, vec![next.row(0)]);
     assert_eq!(scheduler.until_ended(next.id(0)).await.exit_code, Some(0));
+}
+
+/// Its health is asked for by a command of the job's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_health_check_is_held_to_the_limits_of_its_worker() {
+    let Some((mut scheduler, agent)) = cluster().await else { return };
+    let mut job = sleeper(1, 500, 64 * MIB, Limits::default());
+    let script = "cat /proc/self/cgroup /proc/self/oom_score_adj > found.new; \
+                  mv found.new found; test -e well";
+    job.task().health = Some(HealthCheck {
+        probe: HealthProbe::Command { command: ["sh", "-c", script].map(str::to_owned).into() },
+        interval: DurationMs(50),
+        timeout: DurationMs(10_000),
+        failures: 3,
+        start_period: DurationMs(60_000),
+    });
+    scheduler.want(&job, vec![job.row(0)]);
+    let dir = agent.task_dir(job.id(0));
+    until_file("the task's directory", &agent.data().join("allocs"), || dir.is_dir().then_some(()))
+        .await;
+    let found = || fs::read_to_string(dir.join("found")).ok();
+    let check = until_file("a check", &dir, found).await;
+    fs::write(dir.join("well"), "").unwrap();
+    scheduler.until_ready(job.id(0)).await;
+    let worker = agent.processes(job.id(0)).remove(0);
+    let own = text(Path::new(&format!("/proc/{}/cgroup", worker.pid)));
+    assert_eq!(check, format!("{own}500\n"));
 }
 
 /// Without its shim and without its environment, its group still says whose it is.

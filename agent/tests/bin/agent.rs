@@ -17,6 +17,9 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|mode| mode == "gpu-prober") {
         return berth_agent::probe(arguments.into_iter().skip(1));
     }
+    if arguments.first().is_some_and(|mode| mode == "confined") {
+        return berth_agent::become_confined(arguments.into_iter().skip(1));
+    }
     if arguments.first().is_some_and(|mode| mode == "container-runner") {
         return berth_agent::run_container(arguments.into_iter().skip(1));
     }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
+/// Begins `start_error` where it was no fault of what was to be started.
+pub const CANNOT_ENTER_CGROUP: &str = "cannot enter cgroup";
 /// Name of the record in an allocation's directory.
 pub const RECORD_FILE: &str = "exit";
 /// How much of the end of stderr a record keeps, in bytes.

@@ -39,12 +39,16 @@ impl TaskSpec {
     /// Far above what training and serving need, and far below what fills a host's table.
     pub const PROCESSES_DEFAULT: u32 = 16_384;
 
-    /// The memory at which a worker is ended. What asks for some memory gets no more than that
+    /// No less holds even a shell, and Docker's engine takes none.
+    pub const MEMORY_MAX_LEAST: MemoryBytes = MemoryBytes(6 << 20);
+
+    /// The memory at which a worker is ended, at least [`TaskSpec::MEMORY_MAX_LEAST`]. What asks for some memory gets no more than that
     /// unless its limits say so; what asks for none in particular has no limit, and goes first
     /// when the node has none left.
     pub fn memory_max(&self) -> Option<MemoryBytes> {
         let asks = self.memory != JobSpec::MEMORY_DEFAULT;
-        self.limits.memory.or(asks.then_some(self.memory))
+        let most = self.limits.memory.or(asks.then_some(self.memory));
+        most.map(|most| most.max(TaskSpec::MEMORY_MAX_LEAST))
     }
 
     /// Processes and threads of one instance.
@@ -97,6 +101,7 @@ mod tests {
             (100, DEFAULT, Limits { processes: Some(9), ..Limits::default() }, BestEffort, None, 0),
             (100, DEFAULT, limits(None, Some(GIB)), Burstable, Some(GIB), 0),
             (4_000, DEFAULT, limits(None, None), Burstable, None, 0),
+            (100, 1, limits(None, None), Burstable, Some(6 << 20), 0),
             (4_000, GIB, limits(None, None), Burstable, Some(GIB), 0),
             (4_000, GIB, limits(Some(4_000), None), Guaranteed, Some(GIB), 4),
             (4_000, GIB, limits(Some(4_000), Some(GIB)), Guaranteed, Some(GIB), 4),

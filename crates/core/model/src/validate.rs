@@ -21,6 +21,8 @@ pub const ARGUMENTS_MAX: usize = 1024;
 /// An encoded specification; larger ones would not fit a log entry with room
 /// for what travels beside them.
 pub const SPEC_BYTES_MAX: usize = 48 << 10;
+/// Who starts a worker counts as one of its processes while it does so.
+pub const PROCESSES_LEAST: u32 = 2;
 /// Processes and threads of one instance: as many as Linux can number.
 pub const PROCESSES_MAX: u32 = 1 << 22;
 /// The name of an image: a registry's, a repository's, a tag's and a digest's limit together.
@@ -180,8 +182,10 @@ fn check_limits(task: &TaskSpec, complaints: &mut Complaints) {
         );
         complaints.add(at("memory"), what);
     }
-    if let Some(processes) = processes.filter(|most| !(1..=PROCESSES_MAX).contains(most)) {
-        let what = format!("expected 1 to {PROCESSES_MAX}, found {processes}");
+    if let Some(processes) =
+        processes.filter(|most| !(PROCESSES_LEAST..=PROCESSES_MAX).contains(most))
+    {
+        let what = format!("expected {PROCESSES_LEAST} to {PROCESSES_MAX}, found {processes}");
         complaints.add(at("processes"), what);
     }
 }

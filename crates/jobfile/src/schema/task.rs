@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_config::units;
-use berth_model::validate::{INSTANCES_MAX, PROCESSES_MAX};
+use berth_model::validate::{INSTANCES_MAX, PROCESSES_LEAST, PROCESSES_MAX};
 use berth_model::{
     CpuMilli, Driver, JobKind, Limits, Name, RestartPolicy, Signal, StopPolicy, TaskSpec,
 };
@@ -194,7 +194,7 @@ fn read_limits(walk: &mut Walk<'_>, limits: &Field<'_>) -> Limits {
     Limits {
         cpu: cpu.and_then(|cpu| read_cpu(walk, &cpu)),
         memory: memory.and_then(|memory| walk.size(&memory)),
-        processes: processes.and_then(|most| walk.integer(&most, 1, PROCESSES_MAX)),
+        processes: processes.and_then(|most| walk.integer(&most, PROCESSES_LEAST, PROCESSES_MAX)),
     }
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::ProcessIdentity;
-use super::cgroup::pids;
+use super::cgroup::cgroup_pids;
 use super::environ::scan_environments;
 use super::identity::boot_id;
 use super::stat::Stat;
@@ -83,7 +83,7 @@ pub(crate) fn marked(mark: &Mark) -> io::Result<Marked> {
         }
     })?;
     for dir in &mark.cgroup_dirs {
-        let others = pids(dir)?.into_iter().filter_map(|pid| Stat::read(pid).ok());
+        let others = cgroup_pids(dir)?.into_iter().filter_map(|pid| Stat::read(pid).ok());
         for stat in others.filter(|stat| !stat.is_dead()) {
             if found.iter().all(|known: &Stat| known.pid != stat.pid) {
                 found.push(stat);

@@ -8,6 +8,7 @@ mod kill;
 mod mark;
 mod stat;
 
+pub use cgroup::cgroup_pids;
 pub use environ::scan_environments;
 pub(crate) use identity::signal_all;
 pub use identity::{ProcessIdentity, boot_id};

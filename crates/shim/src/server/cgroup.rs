@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::process::cgroup::PROCS_FILE;
+use crate::record::CANNOT_ENTER_CGROUP;
 
 /// Written to `cgroup.procs` it means the writing process.
 const SELF: &str = "0";
@@ -41,10 +42,12 @@ pub(super) fn enter(dirs: &[String]) -> Result<Visit, String> {
     let own = read("/proc/self/cgroup")?;
     for dir in dirs {
         let home = home_beside(Path::new(dir), &mounts, &own);
-        let home = home
-            .ok_or_else(|| format!("cannot enter cgroup `{dir}`: it is in no mounted hierarchy"))?;
-        fs::write(Path::new(dir).join(PROCS_FILE), SELF)
-            .map_err(|error| format!("cannot enter cgroup `{dir}`: {}", super::describe(&error)))?;
+        let home = home.ok_or_else(|| {
+            format!("{CANNOT_ENTER_CGROUP} `{dir}`: it is in no mounted hierarchy")
+        })?;
+        fs::write(Path::new(dir).join(PROCS_FILE), SELF).map_err(|error| {
+            format!("{CANNOT_ENTER_CGROUP} `{dir}`: {}", super::describe(&error))
+        })?;
         visit.homes.push(home);
     }
     Ok(visit)

@@ -18,11 +18,18 @@ use crate::protocol::{Resource, ResourceLimit};
 pub(super) struct Borrowed {
     limits: Vec<(Kernel, Rlimit)>,
     umask: Mode,
+    /// Of this process, where the child is born with another.
+    out_of_memory_score: Option<String>,
 }
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
         umask(self.umask);
+        if let Some(own) = &self.out_of_memory_score
+            && let Err(error) = std::fs::write(OUT_OF_MEMORY_SCORE, own)
+        {
+            super::log_trouble(format_args!("keeps its worker's score for out of memory: {error}"));
+        }
         for (resource, own) in &self.limits {
             // Allowed: the hard limit is unchanged, or the shim may raise it.
             let _ = setrlimit(*resource, *own);
@@ -53,8 +60,20 @@ fn check_one(limit: &ResourceLimit) -> Result<(Kernel, Rlimit), String> {
     Ok((kernel, Rlimit { current: finite(limit.soft), maximum: finite(limit.hard) }))
 }
 
-/// Takes the umask and the limits, the hard ones if they can be given back.
-pub(super) fn borrow(limits: &[(Kernel, Rlimit)], mask: u32) -> Borrowed {
+/// Who goes first when memory runs out.
+const OUT_OF_MEMORY_SCORE: &str = "/proc/self/oom_score_adj";
+
+/// Takes the score for out of memory if it can be given back, so that what a worker forks at once has it too.
+fn borrow_score(score: Option<i32>) -> Option<String> {
+    let score = score.filter(|_| may_raise_limits())?;
+    let own = std::fs::read_to_string(OUT_OF_MEMORY_SCORE).ok()?;
+    std::fs::write(OUT_OF_MEMORY_SCORE, score.to_string()).ok()?;
+    Some(own.trim().to_owned())
+}
+
+/// Takes the umask, the score and the limits, the hard ones if they can be given back.
+pub(super) fn borrow(limits: &[(Kernel, Rlimit)], mask: u32, score: Option<i32>) -> Borrowed {
+    let out_of_memory_score = borrow_score(score);
     let restores_hard = !limits.is_empty() && may_raise_limits();
     let mut own = Vec::new();
     for (resource, wanted) in limits {
@@ -65,7 +84,8 @@ pub(super) fn borrow(limits: &[(Kernel, Rlimit)], mask: u32) -> Borrowed {
             own.push((*resource, before));
         }
     }
-    Borrowed { limits: own, umask: umask(Mode::from_raw_mode(mask & 0o777)) }
+    let umask = umask(Mode::from_raw_mode(mask & 0o777));
+    Borrowed { limits: own, umask, out_of_memory_score }
 }
 
 fn may_raise_limits() -> bool {

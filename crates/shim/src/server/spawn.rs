@@ -50,7 +50,8 @@ pub(super) fn spawn(request: &StartRequest) -> Result<Spawned, String> {
     command.stdout(stdout_writer).stderr(stderr_writer);
     let child = {
         let _visit = cgroup::enter(&request.cgroup_dirs)?;
-        let _borrowed = limits::borrow(&limits, request.umask.unwrap_or(DEFAULT_UMASK));
+        let mask = request.umask.unwrap_or(DEFAULT_UMASK);
+        let _borrowed = limits::borrow(&limits, mask, request.oom_score_adjust);
         command.spawn()
     };
     let mut child = child.map_err(|error| {
@@ -80,6 +81,8 @@ fn adopt(
     limits::impose(raw_pid, limits)?;
     if let Some(adjust) = request.oom_score_adjust {
         match std::fs::write(format!("/proc/{pid}/oom_score_adj"), adjust.to_string()) {
+            // A program that is another user's, or not to be read, keeps what it was born with.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
             // An ended child needs no score.
             Err(error) if Stat::read(pid).is_ok_and(|stat| !stat.is_dead()) => return Err(error),
             Ok(()) | Err(_) => {}

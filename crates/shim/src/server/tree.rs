@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitOptions, wait};
 
 use super::cgroup;
-use crate::process::cgroup::pids;
+use crate::process::cgroup::cgroup_pids;
 use crate::process::{Mark, Marked, ProcessTable, Stat, marked, signal_all};
 
 /// Where to look.
@@ -54,7 +54,7 @@ impl Tree {
             strangers = marked(mark)?;
         }
         for dir in &self.cgroup_dirs {
-            let inside = pids(dir)?.into_iter().filter(|pid| *pid != self.shim_pid);
+            let inside = cgroup_pids(dir)?.into_iter().filter(|pid| *pid != self.shim_pid);
             strangers.found.extend(
                 inside.filter_map(|pid| Stat::read(pid).ok()).filter(|stat| !stat.is_dead()),
             );
