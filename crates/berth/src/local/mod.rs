@@ -16,6 +16,7 @@ use berth_proto::v1;
 use berth_scheduler::Seat;
 
 pub use child::{Child, TRIAL_SETTINGS};
+use ports::Ports;
 pub use ports::free_ports;
 pub use ready::write_ready_file;
 
@@ -85,19 +86,45 @@ impl LocalCluster {
             plan: plan.clone(),
             last_number: 0,
         };
-        let ports = free_ports(usize::from(plan.schedulers) * 2 + usize::from(plan.agents))?;
-        let (scheduler_ports, agent_ports) = ports.split_at(usize::from(plan.schedulers) * 2);
-        for pair in scheduler_ports.chunks(2) {
-            let number = cluster.join(Ports { grpc: pair[0], http: pair[1] }, Seat::Voter)?;
-            // One after the other: their ids in Raft are then their numbers.
-            cluster.wait_for_voters(usize::try_from(number)?).await?;
+        match Ports::read(&plan.data_dir)? {
+            Some(ports) => cluster.come_back(&ports).await?,
+            None => cluster.form().await?,
         }
+        let agent_ports = free_ports(usize::from(plan.agents))?;
         for (number, port) in (1_u16..).zip(agent_ports) {
-            let agent = cluster.start_agent(number, *port)?;
+            let agent = cluster.start_agent(number, port)?;
             cluster.agents.push(agent);
         }
         cluster.wait_for_nodes(usize::from(plan.agents)).await?;
         Ok(cluster)
+    }
+
+    /// Forms a new cluster.
+    async fn form(&mut self) -> anyhow::Result<()> {
+        let ports = free_ports(usize::from(self.plan.schedulers) * 2)?;
+        let ports: Vec<Ports> =
+            ports.chunks(2).map(|pair| Ports { grpc: pair[0], http: pair[1] }).collect();
+        for one in &ports {
+            let number = self.join(*one, Seat::Voter)?;
+            // One after the other: their ids in Raft are then their numbers.
+            self.wait_for_voters(usize::try_from(number)?).await?;
+        }
+        Ports::write(&self.plan.data_dir, &ports)
+    }
+
+    /// Starts the schedulers of an earlier time on their data, where they were: by their
+    /// addresses they know each other.
+    async fn come_back(&mut self, ports: &[Ports]) -> anyhow::Result<()> {
+        if ports.len() != usize::from(self.plan.schedulers) {
+            let (dir, count) = (self.plan.data_dir.display(), ports.len());
+            bail!("{dir} has a cluster of {count} schedulers; give --schedulers {count}");
+        }
+        for (number, ports) in (1..).zip(ports) {
+            let scheduler = LocalScheduler::of(&self.plan, number, *ports, &[])?;
+            self.schedulers.push(scheduler);
+            self.last_number = number;
+        }
+        self.wait_for_voters(ports.len()).await
     }
 
     /// Every scheduler's gRPC address.
@@ -305,28 +332,29 @@ fn start_scheduler(
     others: &[String],
     seat: Seat,
 ) -> anyhow::Result<LocalScheduler> {
-    let grpc = format!("127.0.0.1:{}", ports.grpc);
-    let http = format!("127.0.0.1:{}", ports.http);
-    let mut arguments = scheduler_arguments(plan, number, &grpc, &http);
+    let mut more = Vec::new();
     if others.is_empty() {
-        arguments.push("--bootstrap".to_owned());
+        more.push("--bootstrap".to_owned());
     } else {
-        arguments.extend(["--join".to_owned(), others.join(",")]);
+        more.extend(["--join".to_owned(), others.join(",")]);
         if seat == Seat::Learner {
-            arguments.push("--learner".to_owned());
+            more.push("--learner".to_owned());
         }
     }
-    arguments.extend(["--log-level".to_owned(), plan.log_level.clone()]);
-    let child = Child::spawn(&plan.program, &format!("scheduler {number}"), &arguments)?;
-    let data_dir = plan.data_dir.join(format!("scheduler-{number}"));
-    Ok(LocalScheduler { id: number, grpc, http, data_dir, child })
+    LocalScheduler::of(plan, number, ports, &more)
 }
 
-/// Where a scheduler listens.
-#[derive(Clone, Copy)]
-struct Ports {
-    grpc: u16,
-    http: u16,
+impl LocalScheduler {
+    fn of(plan: &Plan, number: u64, ports: Ports, more: &[String]) -> anyhow::Result<Self> {
+        let grpc = format!("127.0.0.1:{}", ports.grpc);
+        let http = format!("127.0.0.1:{}", ports.http);
+        let mut arguments = scheduler_arguments(plan, number, &grpc, &http);
+        arguments.extend_from_slice(more);
+        arguments.extend(["--log-level".to_owned(), plan.log_level.clone()]);
+        let child = Child::spawn(&plan.program, &format!("scheduler {number}"), &arguments)?;
+        let data_dir = plan.data_dir.join(format!("scheduler-{number}"));
+        Ok(LocalScheduler { id: number, grpc, http, data_dir, child })
+    }
 }
 
 fn port_of(address: &str) -> anyhow::Result<u16> {

@@ -44,7 +44,7 @@ fn superlative(misfit: &Misfit) -> String {
         Misfit::Label { key, asked } => {
             format!("no suitable node has the label `{key}` at `{asked}`")
         }
-        Misfit::NoDocker => "on none a Docker engine answers".to_owned(),
+        Misfit::NoDocker => "none has a Docker engine".to_owned(),
         Misfit::GpuModel { asked } => format!("none has a GPU of model {asked}"),
         Misfit::GpuMemory { asked } => format!("none has a GPU with at least {asked} of memory"),
         Misfit::GpuCount { asked, found } => {
