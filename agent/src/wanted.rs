@@ -25,6 +25,12 @@ pub type Digest = [u8; 32];
 pub type Specs = BTreeMap<SpecDigest, Arc<JobSpec>>;
 
 impl Wanted {
+    /// Of the first task.
+    #[cfg(test)]
+    pub fn first(row: WireRow, job: JobSpec) -> Wanted {
+        Wanted { row, job: Arc::new(job), task_index: 0 }
+    }
+
     pub fn task(&self) -> &TaskSpec {
         &self.job.tasks[self.task_index]
     }

@@ -1,11 +1,13 @@
 //! Where the kernel's trees of cgroups are, and this agent's place in them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use berth_model::CpuMilli;
+use rustix::fs::{FlockOperation, flock};
 use tracing::warn;
 
 use super::settings::{Controller, Version, share};
@@ -30,11 +32,16 @@ struct Mounts {
 impl Hierarchy {
     /// Finds the trees in what `/proc/self/mountinfo` says, and makes this agent's place
     /// in them: `berth/NAME`, which counts as much as `cpu` beside its neighbours. A
-    /// controller that cannot be used is left out.
+    /// controller that cannot be used is left out. While the file that comes along is open,
+    /// no other agent of this host does the same.
     ///
     /// # Errors
     /// In one sentence: no tree has the memory controller, or the system refuses.
-    pub fn prepare(mountinfo: &str, name: &str, cpu: CpuMilli) -> Result<Hierarchy, String> {
+    pub fn prepare(
+        mountinfo: &str,
+        name: &str,
+        cpu: CpuMilli,
+    ) -> Result<(Hierarchy, File), String> {
         let mounts = mounts(mountinfo);
         let unified = mounts.unified.map(|root| (controllers(&root), root));
         let (version, roots) = match unified {
@@ -44,14 +51,17 @@ impl Hierarchy {
             }
             Some(_) | None => (Version::V1, mounts.split),
         };
-        if !roots.contains_key(&Controller::Memory) {
+        let roots: BTreeMap<Controller, PathBuf> = roots;
+        let Some(memory) = roots.get(&Controller::Memory) else {
             return Err("no mounted hierarchy has the memory controller".to_owned());
-        }
+        };
+        let turn = take_turn(&memory.join(FAMILY))?;
         let hierarchy = Hierarchy { version, dirs: roots };
-        match version {
-            Version::V1 => hierarchy.prepare_split(name, cpu),
-            Version::V2 => hierarchy.prepare_unified(name, cpu),
-        }
+        let hierarchy = match version {
+            Version::V1 => hierarchy.prepare_split(name, cpu)?,
+            Version::V2 => hierarchy.prepare_unified(name, cpu)?,
+        };
+        Ok((hierarchy, turn))
     }
 
     /// Each tree once.
@@ -139,11 +149,21 @@ pub fn inherit_cores(parent: &Path, dir: &Path) -> Result<(), String> {
 
 fn make(dir: &Path) -> Result<(), String> {
     match fs::create_dir(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(format!("cannot make {}: {error}", dir.display()))
-        }
-        Ok(()) | Err(_) => Ok(()),
+        // Workers may look up their own limits, and nobody but root may hold the directory.
+        Ok(()) => fs::set_permissions(dir, Permissions::from_mode(0o711)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
     }
+    .map_err(|error| format!("cannot make {}: {error}", dir.display()))
+}
+
+/// Waits until no other agent of this host makes or takes away places.
+fn take_turn(family: &Path) -> Result<File, String> {
+    make(family)?;
+    let open = File::open(family).map_err(|error| format!("{}: {error}", family.display()))?;
+    flock(&open, FlockOperation::LockExclusive)
+        .map_err(|error| format!("cannot lock {}: {error}", family.display()))?;
+    Ok(open)
 }
 
 /// Writes a value to a file that is there.
@@ -232,6 +252,6 @@ mod tests {
         let locked = "31 25 0:27 / /c ro,nosuid - cgroup cgroup rw,cpu,cpuset,memory";
         assert_eq!(mounts(locked), Mounts::default());
         let none = Hierarchy::prepare("25 20 0:22 / / rw - ext4 /dev/vda rw", "a", CpuMilli(1));
-        assert_eq!(none.unwrap_err(), "no mounted hierarchy has the memory controller");
+        assert_eq!(none.err().unwrap(), "no mounted hierarchy has the memory controller");
     }
 }

@@ -60,8 +60,13 @@ impl Cgroups {
     /// # Errors
     /// In one sentence: nothing is mounted that limits memory, or the system refuses.
     pub fn begin(mountinfo: &str, name: &str, cpu: CpuMilli) -> Result<Cgroups, String> {
-        let hierarchy = Hierarchy::prepare(mountinfo, name, cpu)?;
-        let lock = hierarchy.dirs.get(&Controller::Memory).and_then(|dir| lock(dir));
+        // Nobody takes a place away between its making and its holding.
+        let (hierarchy, _turn) = Hierarchy::prepare(mountinfo, name, cpu)?;
+        let own = &hierarchy.dirs[&Controller::Memory];
+        let lock = lock(own);
+        if lock.is_none() {
+            return Err(format!("{} is another agent's", own.display()));
+        }
         let mut cgroups =
             Cgroups { hierarchy, cores: None, leftover: BTreeSet::new(), _lock: lock };
         cgroups.cores = cgroups.read_cores();

@@ -1,18 +1,30 @@
 //! What the agent itself asks the engine.
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use berth_model::MemoryBytes;
+use berth_model::{AllocationId, MemoryBytes};
 use bollard::errors::Error;
-use bollard::query_parameters::{InspectContainerOptions, RemoveContainerOptionsBuilder};
+use bollard::models::ContainerSummary;
+use bollard::query_parameters::{
+    InspectContainerOptions, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+};
 use bollard::{API_DEFAULT_VERSION, Docker as Client};
 use tokio::time::timeout;
+
+use super::plan::{AGENT_LABEL, ALLOCATION_LABEL};
 
 /// For an answer; what streams may go on for longer.
 const ANSWER_SECONDS: u64 = 120;
 /// An engine that does not say its version by then is none to count on.
 const VERSION_LIMIT: Duration = Duration::from_secs(2);
+
+/// For a removal that somebody else has begun.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// More of it says nothing more.
+const VERSION_CHARS_MAX: usize = 32;
 
 /// What was left of a container, before it was removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,7 +48,8 @@ pub async fn connect(socket: &Path) -> Result<Client, String> {
 /// The version of the engine; empty if none answers.
 pub async fn version(socket: &Path) -> String {
     let asked = async { connect(socket).await.ok()?.version().await.ok()?.version };
-    timeout(VERSION_LIMIT, asked).await.ok().flatten().unwrap_or_default()
+    let version = timeout(VERSION_LIMIT, asked).await.ok().flatten().unwrap_or_default();
+    version.chars().take(VERSION_CHARS_MAX).collect()
 }
 
 /// Sees to it that nothing of a container is left: what runs in it is killed.
@@ -46,6 +59,7 @@ pub async fn version(socket: &Path) -> String {
 pub async fn clear(socket: &Path, name: &str) -> Result<Cleared, String> {
     let client = connect(socket).await?;
     let mut cleared = Cleared::default();
+    let deadline = Instant::now() + REMOVAL_LIMIT;
     loop {
         let found = match client.inspect_container(name, None::<InspectContainerOptions>).await {
             Err(error) if is(&error, 404) => return Ok(cleared),
@@ -59,7 +73,9 @@ pub async fn clear(socket: &Path, name: &str) -> Result<Cleared, String> {
         let all = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         match client.remove_container(name, Some(all)).await {
             // Somebody else removes it: it is gone when the next look says so.
-            Err(error) if is(&error, 409) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(error) if is(&error, 409) && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
             Err(error) if !is(&error, 404) => {
                 return Err(format!("cannot remove container {name}: {error}"));
             }
@@ -68,7 +84,38 @@ pub async fn clear(socket: &Path, name: &str) -> Result<Cleared, String> {
     }
 }
 
+/// The containers of the agent with this key, by what they are for and their names.
+///
+/// # Errors
+/// In one sentence.
+pub async fn containers_of(
+    socket: &Path,
+    key: &str,
+) -> Result<Vec<(AllocationId, String)>, String> {
+    let client = connect(socket).await?;
+    let filters: HashMap<&str, Vec<String>> =
+        [("label", vec![format!("{AGENT_LABEL}={key}")])].into();
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    let found = client.list_containers(Some(options)).await;
+    let found = found.map_err(|error| format!("cannot list containers: {error}"))?;
+    let named = |container: ContainerSummary| {
+        let id = container.labels?.get(ALLOCATION_LABEL)?.parse().ok()?;
+        let name = container.names?.first()?.trim_start_matches('/').to_owned();
+        Some((id, name))
+    };
+    Ok(found.into_iter().filter_map(named).collect())
+}
+
 /// Whether it is this answer of the engine's.
 pub fn is(error: &Error, status: u16) -> bool {
-    matches!(error, Error::DockerResponseServerError { status_code, .. } if *status_code == status)
+    answer(error).is_some_and(|(found, _)| found == status)
+}
+
+/// What the engine answered, if it did: a status of HTTP, and words.
+pub fn answer(error: &Error) -> Option<(u16, &str)> {
+    if let Error::DockerResponseServerError { status_code, message } = error {
+        Some((*status_code, message))
+    } else {
+        None
+    }
 }

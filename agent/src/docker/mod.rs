@@ -8,13 +8,22 @@ mod engine;
 mod plan;
 mod runner;
 
-pub use engine::{Cleared, clear, version};
-pub use plan::{Docker, Gpus, TASK_DIR, body};
+pub use engine::{Cleared, clear, containers_of, version};
+pub use plan::{Docker, Gpus, Host, TASK_DIR, body};
 pub use runner::{Problem, problem, run_container};
 
 /// The file of an allocation that says what its container is. It holds the environment, so it
 /// is nobody's but the agent's.
 pub const PLAN_FILE: &str = "container.json";
-/// What the runner leaves in the allocation's directory when there is no container to speak
-/// of.
+/// The runner makes it before it asks for a container: from then on there may be one.
+pub const MADE_FILE: &str = "container.made";
+/// The runner makes it when the container runs.
+pub const UP_FILE: &str = "container.up";
+/// What the runner leaves when there is no container to speak of.
 const PROBLEM_FILE: &str = "container.problem";
+
+/// Whether a file of an allocation is there. Where nobody can say, it is taken for there: a
+/// container too many is looked for rather than one too few.
+pub fn is_there(dir: &std::path::Path, file: &str) -> bool {
+    dir.join(file).try_exists().unwrap_or(true)
+}

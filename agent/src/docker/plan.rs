@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use bollard::models::{
-    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, PortBinding,
+    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType,
+    PortBinding,
 };
+
+use berth_shim::protocol::UserIds;
 
 use crate::environment::{Environment, substitute};
 use crate::options::Program;
@@ -49,27 +52,39 @@ impl Default for Docker {
     }
 }
 
-/// What the engine is asked to make. `environment` is the worker's, with [`TASK_DIR`];
-/// `task_dir` is what that is on the host.
-pub fn body(
-    wanted: &Wanted,
-    environment: &Environment,
-    task_dir: &Path,
-    docker: &Docker,
-    node: &str,
-) -> ContainerCreateBody {
+/// Says whose a container is: [`crate::data_dir::DataDir::key`].
+pub const AGENT_LABEL: &str = "berth.agent";
+pub const ALLOCATION_LABEL: &str = "berth.allocation";
+
+/// What of the host a container depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Host<'a> {
+    /// What [`TASK_DIR`] is there.
+    pub task_dir: &'a Path,
+    pub docker: &'a Docker,
+    /// The agent's, by its data directory.
+    pub key: &'a str,
+    pub user: Option<UserIds>,
+    /// The engine takes no larger quota.
+    pub cores: u64,
+}
+
+/// What the engine is asked to make. `environment` is the worker's, with [`TASK_DIR`].
+pub fn body(wanted: &Wanted, environment: &Environment, host: Host<'_>) -> ContainerCreateBody {
+    let docker = host.docker;
     let task = wanted.task();
     let text = |words: &[String]| words.iter().map(|word| substitute(word, environment)).collect();
     let env = environment
         .iter()
         // An image knows best where its programs are.
         .filter(|(name, _)| *name != "PATH" || task.env.contains_key("PATH"))
+        .filter(|(name, _)| *name != VISIBLE)
         .map(|(name, value)| format!("{name}={value}"))
-        .chain([format!("NVIDIA_VISIBLE_DEVICES={}", visible(wanted))]);
+        .chain([format!("{VISIBLE}={}", visible(wanted))]);
     let (exposed_ports, port_bindings) = ports(wanted, &docker.network);
     let labels = [
-        ("berth.allocation".to_owned(), wanted.row.allocation.to_string()),
-        ("berth.node".to_owned(), node.to_owned()),
+        (ALLOCATION_LABEL.to_owned(), wanted.row.allocation.to_string()),
+        (AGENT_LABEL.to_owned(), host.key.to_owned()),
     ];
     ContainerCreateBody {
         image: task.driver.image().map(str::to_owned),
@@ -79,11 +94,17 @@ pub fn body(
         env: Some(env.collect()),
         working_dir: task.workdir.as_ref().map(|workdir| substitute(workdir, environment)),
         labels: Some(labels.into()),
+        user: host.user.map(|user| format!("{}:{}", user.uid, user.gid)),
         exposed_ports,
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         host_config: Some(HostConfig {
-            binds: Some(vec![format!("{}:{TASK_DIR}", task_dir.display())]),
+            mounts: Some(vec![Mount {
+                typ: Some(MountType::BIND),
+                source: Some(host.task_dir.to_string_lossy().into_owned()),
+                target: Some(TASK_DIR.to_owned()),
+                ..Mount::default()
+            }]),
             network_mode: Some(docker.network.clone()),
             port_bindings,
             device_requests: devices(wanted, docker.gpus),
@@ -94,20 +115,23 @@ pub fn body(
             // The shim keeps the output.
             log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
             oom_score_adj: Some(i64::from(out_of_memory_score(task.quality()))),
-            ..limits(wanted)
+            ..limits(wanted, host.cores)
         }),
         ..ContainerCreateBody::default()
     }
 }
 
 /// The same bounds as a process has, in the engine's words.
-fn limits(wanted: &Wanted) -> HostConfig {
+fn limits(wanted: &Wanted, cores: u64) -> HostConfig {
     let task = wanted.task();
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let memory = task.memory_max().map(|most| number(most.0));
     HostConfig {
         cpu_shares: Some(number((task.cpu.0.saturating_mul(1024) / 1000).clamp(2, 262_144))),
-        nano_cpus: task.limits.cpu.map(|most| number(most.0.saturating_mul(1_000_000))),
+        nano_cpus: task
+            .limits
+            .cpu
+            .map(|most| number(most.0.min(cores.saturating_mul(1000)).saturating_mul(1_000_000))),
         memory,
         // Swap included, so that no limit is outrun by swapping.
         memory_swap: memory,
@@ -138,6 +162,8 @@ fn ports(wanted: &Wanted, to: &str) -> Ports {
 }
 
 /// What NVIDIA's runtime goes by.
+const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
+
 fn visible(wanted: &Wanted) -> String {
     let uuids: Vec<&str> = wanted.row.devices.iter().map(|claim| claim.uuid.as_str()).collect();
     if uuids.is_empty() { "void".to_owned() } else { uuids.join(",") }
@@ -153,4 +179,104 @@ fn devices(wanted: &Wanted, gpus: Gpus) -> Option<Vec<DeviceRequest>> {
         capabilities: Some(vec![vec!["gpu".to_owned()]]),
         ..DeviceRequest::default()
     }])
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_model::{
+        Constraints, CpuMilli, DeviceClaim, Driver, DurationMs, JobKind, JobSpec, MemoryBytes,
+        Name, Policy, PortClaim, ShareMilli, SpecDigest, TaskSpec,
+    };
+    use berth_wire::agent::DesiredRow;
+
+    use super::*;
+    use crate::environment::environment;
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn wanted() -> Wanted {
+        let command = ["serve", "--port=${PORT}"].map(str::to_owned).into();
+        let mut task = TaskSpec::new(name("main"), JobKind::Service, command);
+        task.driver = Driver::Docker { image: "a:1".to_owned() };
+        task.env = [("NVIDIA_VISIBLE_DEVICES".to_owned(), "all".to_owned())].into();
+        task.memory = MemoryBytes(1 << 30);
+        task.limits.cpu = Some(CpuMilli(64_000));
+        let job = JobSpec {
+            name: name("job"),
+            namespace: name("default"),
+            kind: JobKind::Service,
+            priority: 50,
+            policy: Policy::BestFit,
+            constraints: Constraints::default(),
+            tasks: vec![task],
+            deadline: None,
+            max_disconnect: DurationMs(1),
+            exclusive: false,
+        };
+        let device = DeviceClaim {
+            uuid: "GPU-7".to_owned(),
+            share: ShareMilli::WHOLE,
+            memory: MemoryBytes(1 << 34),
+        };
+        let row = DesiredRow {
+            allocation: "7.0.0.1".parse().unwrap(),
+            spec: SpecDigest::default(),
+            devices: vec![device],
+            ports: vec![PortClaim { name: name("http"), port: 20_000 }],
+            stop: None,
+        };
+        Wanted::first(row, job)
+    }
+
+    /// As the runner reads it.
+    fn asked(wanted: &Wanted, docker: &Docker, user: Option<UserIds>) -> ContainerCreateBody {
+        let inside = environment(wanted, &name("node-a"), Path::new(TASK_DIR));
+        let host = Host { task_dir: Path::new("/data:1/task"), docker, key: "key", user, cores: 8 };
+        let text = serde_json::to_vec(&body(wanted, &inside, host)).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    #[test]
+    fn a_container_gets_what_a_process_would() {
+        let wanted = wanted();
+        let user = Some(UserIds { uid: 7, gid: 8 });
+        let asked = asked(&wanted, &Docker::default(), user);
+        assert_eq!(asked.cmd.unwrap(), ["serve", "--port=20000"]);
+        assert_eq!(asked.entrypoint, Some(Vec::new()));
+        assert_eq!(asked.user.as_deref(), Some("7:8"));
+        assert_eq!(asked.exposed_ports.unwrap(), ["20000/tcp"]);
+        let env = asked.env.unwrap();
+        let of = |name: &str| -> Vec<_> {
+            let begin = format!("{name}=");
+            env.iter().filter_map(|line| line.strip_prefix(&begin)).collect()
+        };
+        // Not what the job says of it, and once.
+        assert_eq!(of("NVIDIA_VISIBLE_DEVICES"), ["GPU-7"]);
+        assert_eq!((of("BERTH_TASK_DIR"), of("PATH")), (vec!["/berth"], vec![]));
+        let host = asked.host_config.unwrap();
+        let published = host.port_bindings.unwrap().remove("20000/tcp").flatten().unwrap();
+        assert_eq!(published[0].host_port.as_deref(), Some("20000"));
+        let mounted = &host.mounts.unwrap()[0];
+        assert_eq!(mounted.source.as_deref(), Some("/data:1/task"));
+        let devices = &host.device_requests.unwrap()[0];
+        assert_eq!(devices.device_ids.as_deref(), Some(&["GPU-7".to_owned()][..]));
+        assert_eq!((host.memory, host.memory_swap), (Some(1 << 30), Some(1 << 30)));
+        // The engine takes no more than the host has.
+        assert_eq!((host.nano_cpus, host.pids_limit), (Some(8_000_000_000), Some(16_384)));
+    }
+
+    #[test]
+    fn on_the_hosts_network_nothing_is_published_and_no_gpu_is_pretended() {
+        let docker =
+            Docker { network: "host".to_owned(), gpus: Gpus::Simulated, ..Docker::default() };
+        let mut wanted = wanted();
+        wanted.row.devices.clear();
+        let asked = asked(&wanted, &docker, None);
+        let host = asked.host_config.unwrap();
+        assert_eq!((asked.exposed_ports, host.port_bindings), (None, None));
+        assert_eq!((host.device_requests, asked.user), (None, None));
+        assert!(asked.env.unwrap().contains(&"NVIDIA_VISIBLE_DEVICES=void".to_owned()));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,11 +18,12 @@ use bollard::query_parameters::{
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
 
-use super::engine::{clear, connect, is};
-use super::{PLAN_FILE, PROBLEM_FILE};
+use super::engine::{answer, clear, connect, is};
+use super::{MADE_FILE, PLAN_FILE, PROBLEM_FILE, UP_FILE};
 
 /// As `docker run` ends when there is no container to speak of.
 const NO_CONTAINER: u8 = 125;
@@ -30,6 +32,10 @@ const KILLED: u8 = 137;
 const TERMINATED: u8 = 143;
 /// For the rest of the output of a container that has ended.
 const LAST_OUTPUT: Duration = Duration::from_secs(5);
+/// For the next piece of an image.
+const PULL_STALL: Duration = Duration::from_secs(300);
+/// How long before its shim the runner kills a container that does not end.
+const KILL_BEFORE: Duration = Duration::from_millis(500);
 /// Before an engine that has gone is asked again.
 const ENGINE_RETRY: Duration = Duration::from_secs(1);
 
@@ -38,8 +44,12 @@ const ENGINE_RETRY: Duration = Duration::from_secs(1);
 pub enum Problem {
     /// No other job would fare better on this host.
     Host(String),
-    /// The image cannot be had, or cannot run what it is asked to.
+    /// There is no such image, or it cannot run what it is asked to: so on any host.
     Start(String),
+    /// Perhaps not the next time: it counts as an attempt that failed.
+    Passing(String),
+    /// A stranger holds a port of it.
+    Port(String),
 }
 
 /// What a runner has left in the directory of its allocation.
@@ -47,29 +57,42 @@ pub fn problem(dir: &Path) -> Option<Problem> {
     let text = fs::read_to_string(dir.join(PROBLEM_FILE)).ok()?;
     let (kind, reason) = text.split_once('\n')?;
     let reason = reason.to_owned();
-    Some(if kind == "host" { Problem::Host(reason) } else { Problem::Start(reason) })
+    Some(match kind {
+        "host" => Problem::Host(reason),
+        "start" => Problem::Start(reason),
+        "port" => Problem::Port(reason),
+        _ => Problem::Passing(reason),
+    })
 }
 
 fn leave(dir: &Path, problem: &Problem) {
     let (kind, reason) = match problem {
         Problem::Host(reason) => ("host", reason),
         Problem::Start(reason) => ("start", reason),
+        Problem::Passing(reason) => ("passing", reason),
+        Problem::Port(reason) => ("port", reason),
     };
-    // Its exit code tells as much, and its output.
+    // Whoever reads its output learns it too, should there be no room for the file.
+    let _ = writeln!(std::io::stderr(), "{reason}");
     let _ = fs::write(dir.join(PROBLEM_FILE), format!("{kind}\n{reason}"));
 }
 
 /// Runs a container to its end and ends with its exit code. The arguments are the agent's own
-/// affair: the engine's socket, the container's name, the allocation's directory.
+/// affair: the engine's socket, the container's name, the allocation's directory, the
+/// milliseconds from a signal to SIGKILL.
 #[must_use]
 pub fn run_container(mut given: impl Iterator<Item = String>) -> ExitCode {
     let (Some(socket), Some(name), Some(dir)) = (given.next(), given.next(), given.next()) else {
         return ExitCode::from(2);
     };
-    let (socket, dir) = (PathBuf::from(socket), PathBuf::from(dir));
+    let Some(grace) = given.next().and_then(|ms| ms.parse().ok()) else {
+        return ExitCode::from(2);
+    };
+    let (socket, dir, grace) =
+        (PathBuf::from(socket), PathBuf::from(dir), Duration::from_millis(grace));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Ok(runtime) = runtime else { return ExitCode::from(NO_CONTAINER) };
-    let outcome = runtime.block_on(run(&socket, &name, &dir));
+    let outcome = runtime.block_on(run(&socket, &name, &dir, grace));
     // Whoever reads this pipe may be slow, and nothing waits for it any more.
     runtime.shutdown_background();
     match outcome {
@@ -81,11 +104,11 @@ pub fn run_container(mut given: impl Iterator<Item = String>) -> ExitCode {
     }
 }
 
-async fn run(socket: &Path, name: &str, dir: &Path) -> Result<u8, Problem> {
+async fn run(socket: &Path, name: &str, dir: &Path, grace: Duration) -> Result<u8, Problem> {
     let mut signals = signals().map_err(|error| Problem::Host(error.to_string()))?;
     let client = connect(socket).await.map_err(Problem::Host)?;
-    let container = Container { client, name, socket };
-    let begun = tokio::select! {
+    let container = Container { client, name, socket, output: Mutex::new(None) };
+    let id = tokio::select! {
         begun = container.begin(dir) => begun?,
         _ = signals.recv() => {
             // The agent does it again if this fails.
@@ -93,20 +116,36 @@ async fn run(socket: &Path, name: &str, dir: &Path) -> Result<u8, Problem> {
             return Ok(TERMINATED);
         }
     };
-    let mut output = tokio::spawn(carry(begun));
+    // Before the shim, which would kill this process and leave the container: also when its
+    // lease ends and no agent is there.
+    let patience = grace.saturating_sub(KILL_BEFORE).max(grace / 2);
     let code = {
         let ending = container.until_ended();
-        let out_of_memory = container.end_when_out_of_memory();
-        tokio::pin!(ending, out_of_memory);
-        loop {
-            tokio::select! {
-                code = &mut ending => break code,
-                Some(signal) = signals.recv() => container.kill(signal).await,
-                () = &mut out_of_memory => {}
+        let out_of_memory = container.end_when_out_of_memory(&id);
+        let signalling = async {
+            let Some(first) = signals.recv().await else { return std::future::pending().await };
+            let deadline = tokio::time::Instant::now() + patience;
+            container.signal(first).await;
+            while let Ok(more) = tokio::time::timeout_at(deadline, signals.recv()).await {
+                match more {
+                    Some(signal) => container.signal(signal).await,
+                    None => tokio::time::sleep_until(deadline).await,
+                }
             }
+            container.signal("SIGKILL").await;
+            std::future::pending::<()>().await;
+        };
+        tokio::pin!(ending, out_of_memory, signalling);
+        tokio::select! {
+            code = &mut ending => code,
+            () = &mut out_of_memory => KILLED,
+            () = &mut signalling => KILLED,
         }
     };
-    if tokio::time::timeout(LAST_OUTPUT, &mut output).await.is_err() {
+    let output = container.output.lock().await.take();
+    if let Some(mut output) = output
+        && tokio::time::timeout(LAST_OUTPUT, &mut output).await.is_err()
+    {
         output.abort();
     }
     Ok(code)
@@ -116,11 +155,13 @@ struct Container<'a> {
     client: Client,
     name: &'a str,
     socket: &'a Path,
+    /// Whoever carries it.
+    output: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Container<'_> {
-    /// Brings it up; its output comes from the first byte on.
-    async fn begin(&self, dir: &Path) -> Result<AttachContainerResults, Problem> {
+    /// Brings it up, with its output from the first byte on, and returns its id.
+    async fn begin(&self, dir: &Path) -> Result<String, Problem> {
         let body = read_plan(&dir.join(PLAN_FILE)).map_err(Problem::Host)?;
         let image = body.image.clone().unwrap_or_default();
         self.fetch(&image).await?;
@@ -129,19 +170,22 @@ impl Container<'_> {
         let named = CreateContainerOptionsBuilder::new().name(self.name).build();
         let cannot = |what: &str, error: Error| {
             let text = format!("cannot {what} a container of image {image}: {error}");
-            // What the engine answers is about what it was asked; silence is about the host.
-            if matches!(error, Error::DockerResponseServerError { .. }) {
-                Problem::Start(text)
-            } else {
-                Problem::Host(text)
+            match answer(&error) {
+                // Of what it was asked; of itself; of nothing.
+                Some((400..500, _)) => Problem::Start(text),
+                Some((_, message)) if names_a_port(message) => Problem::Port(text),
+                Some(_) => Problem::Passing(text),
+                None => Problem::Host(text),
             }
         };
+        mark(dir, MADE_FILE)?;
         let made = self.client.create_container(Some(named), body).await;
-        made.map_err(|error| cannot("make", error))?;
-        let attached = self.attach().await.map_err(|error| cannot("attach to", error))?;
+        let id = made.map_err(|error| cannot("make", error))?.id;
+        self.carry_output().await.map_err(|error| cannot("attach to", error))?;
         let started = self.client.start_container(self.name, None::<StartContainerOptions>).await;
         started.map_err(|error| cannot("start", error))?;
-        Ok(attached)
+        mark(dir, UP_FILE)?;
+        Ok(id)
     }
 
     /// Sees to it that the image is here.
@@ -149,23 +193,48 @@ impl Container<'_> {
         match self.client.inspect_image(image).await {
             Ok(_) => return Ok(()),
             Err(error) if is(&error, 404) => {}
+            Err(error) if matches!(answer(&error), Some((400..500, _))) => {
+                return Err(Problem::Start(format!("there is no image {image}: {error}")));
+            }
             Err(error) => return Err(Problem::Host(format!("cannot look for {image}: {error}"))),
         }
-        let options = CreateImageOptionsBuilder::new().from_image(image).build();
-        let mut pulling = std::pin::pin!(self.client.create_image(Some(options), None, None));
-        while let Some(step) = pulling.next().await {
-            step.map_err(|error| {
-                let text = format!("image {image} is not on this host and cannot be pulled");
-                Problem::Start(format!("{text}: {error}"))
-            })?;
+        let options = CreateImageOptionsBuilder::new().from_image(image);
+        // Without a tag the engine would fetch every one that there is.
+        let options = if has_tag(image) { options } else { options.tag("latest") };
+        let pulled = self.client.create_image(Some(options.build()), None, None);
+        let mut pulling = std::pin::pin!(pulled);
+        let cannot = |why: String| format!("image {image} is not on this host and {why}");
+        loop {
+            match tokio::time::timeout(PULL_STALL, pulling.next()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok(_))) => {}
+                Ok(Some(Err(error))) => {
+                    let text = cannot(format!("cannot be pulled: {error}"));
+                    return Err(if is_for_good(&error) {
+                        Problem::Start(text)
+                    } else {
+                        Problem::Passing(text)
+                    });
+                }
+                Err(_) => {
+                    let seconds = PULL_STALL.as_secs();
+                    let text = cannot(format!("nothing of it came for {seconds} s"));
+                    return Err(Problem::Passing(text));
+                }
+            }
         }
-        Ok(())
     }
 
-    async fn attach(&self) -> Result<AttachContainerResults, Error> {
+    /// What it says comes out of this process, from now on.
+    async fn carry_output(&self) -> Result<(), Error> {
         let options =
             AttachContainerOptionsBuilder::new().stream(true).stdout(true).stderr(true).build();
-        self.client.attach_container(self.name, Some(options)).await
+        let attached = self.client.attach_container(self.name, Some(options)).await?;
+        if let Some(before) = self.output.lock().await.replace(tokio::spawn(carry(attached))) {
+            // Nothing comes twice.
+            before.abort();
+        }
+        Ok(())
     }
 
     /// Its exit code, as soon as it has one. An engine that goes and comes back may have left
@@ -189,35 +258,72 @@ impl Container<'_> {
                     Some(state) if state.running == Some(false) => {
                         return exit_code(state.exit_code.unwrap_or(i64::from(KILLED)));
                     }
-                    // It goes on, and so does its output.
-                    _ => {
-                        if let Ok(attached) = self.attach().await {
-                            tokio::spawn(carry(attached));
-                        }
-                    }
+                    // It goes on, and so does its output; else it does at the next look.
+                    _ => drop(self.carry_output().await),
                 },
             }
         }
     }
 
     /// Ends all of it when the kernel has killed a part of it for want of memory.
-    async fn end_when_out_of_memory(&self) {
+    async fn end_when_out_of_memory(&self, id: &str) {
         let filters: HashMap<&str, Vec<&str>> =
-            [("container", vec![self.name]), ("event", vec!["oom"])].into();
-        let options = EventsOptionsBuilder::new().filters(&filters).build();
-        let mut events = std::pin::pin!(self.client.events(Some(options)));
-        if let Some(Ok(_)) = events.next().await {
-            self.kill("SIGKILL").await;
+            [("container", vec![id]), ("event", vec!["oom"])].into();
+        loop {
+            // All that the engine remembers: the first may be older than this question.
+            let options = EventsOptionsBuilder::new().since("0").filters(&filters).build();
+            let mut events = std::pin::pin!(self.client.events(Some(options)));
+            if let Some(Ok(_)) = events.next().await {
+                self.signal("SIGKILL").await;
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(ENGINE_RETRY).await;
         }
-        // An end is told once.
-        std::future::pending::<()>().await;
     }
 
-    async fn kill(&self, signal: &str) {
-        let options = KillContainerOptionsBuilder::new().signal(signal).build();
-        // It may have ended just now.
-        let _ = self.client.kill_container(self.name, Some(options)).await;
+    /// Sends a signal, also through an engine that goes and comes back.
+    async fn signal(&self, signal: &str) {
+        loop {
+            let options = KillContainerOptionsBuilder::new().signal(signal).build();
+            match self.client.kill_container(self.name, Some(options)).await {
+                Ok(()) => return,
+                // It has ended just now, or takes no such signal.
+                Err(error) if matches!(answer(&error), Some((400..500, _))) => return,
+                Err(_) => tokio::time::sleep(ENGINE_RETRY).await,
+            }
+        }
     }
+}
+
+/// Leaves a sign for the agent.
+fn mark(dir: &Path, file: &str) -> Result<(), Problem> {
+    let cannot = |error| Problem::Host(format!("cannot write {file}: {error}"));
+    fs::write(dir.join(file), "").map_err(cannot)
+}
+
+/// Whether an image's name says which of the repository's images is meant.
+fn has_tag(image: &str) -> bool {
+    image.contains('@') || image.rsplit('/').next().is_some_and(|last| last.contains(':'))
+}
+
+/// Whether no other try to pull would fare better.
+fn is_for_good(error: &Error) -> bool {
+    let streamed = if let Error::DockerStreamError { error } = error { error } else { "" };
+    match answer(error) {
+        // Too many have asked: later there is room.
+        Some((429, _)) => false,
+        Some((400..500, _)) => true,
+        other => {
+            let words = other.map_or(streamed, |(_, message)| message);
+            let told = ["not found", "denied", "manifest unknown", "does not exist"];
+            told.iter().any(|word| words.contains(word))
+        }
+    }
+}
+
+/// Whether the engine could not publish a port.
+fn names_a_port(message: &str) -> bool {
+    message.contains("port is already allocated") || message.contains("address already in use")
 }
 
 fn read_plan(file: &Path) -> Result<ContainerCreateBody, String> {
@@ -275,4 +381,56 @@ fn signals() -> std::io::Result<mpsc::Receiver<&'static str>> {
         });
     }
     Ok(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_are_read_as_they_are_left() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(problem(dir.path()), None);
+        for one in [
+            Problem::Host("no engine".to_owned()),
+            Problem::Start("no image\nat all".to_owned()),
+            Problem::Passing("stalled".to_owned()),
+            Problem::Port("taken".to_owned()),
+        ] {
+            leave(dir.path(), &one);
+            assert_eq!(problem(dir.path()), Some(one));
+        }
+    }
+
+    #[test]
+    fn an_image_without_a_tag_is_known() {
+        for (image, tagged) in [
+            ("vllm/vllm-openai", false),
+            ("vllm/vllm-openai:v0.11.0", true),
+            ("localhost:5000/a", false),
+            ("localhost:5000/a:1", true),
+            ("a@sha256:00", true),
+        ] {
+            assert_eq!(has_tag(image), tagged, "{image}");
+        }
+    }
+
+    #[test]
+    fn what_may_pass_is_told_from_what_will_not() {
+        let answer = |status_code, message: &str| Error::DockerResponseServerError {
+            status_code,
+            message: message.to_owned(),
+        };
+        for (error, for_good) in [
+            (answer(404, "pull access denied"), true),
+            (answer(500, "manifest for a:1 not found: manifest unknown"), true),
+            (answer(500, "dial tcp: lookup registry: no such host"), false),
+            (answer(429, "too many"), false),
+            (Error::DockerStreamError { error: "unexpected EOF".to_owned() }, false),
+            (Error::RequestTimeoutError, false),
+        ] {
+            assert_eq!(is_for_good(&error), for_good, "{error}");
+        }
+        assert!(names_a_port("Bind for 0.0.0.0:80 failed: port is already allocated"));
+    }
 }

@@ -118,6 +118,7 @@ impl Node {
         node.settle_wishes(found.host, &found.lanes);
         node.observed.note_wanted(&node.wishes);
         node.remove_empty_groups();
+        node.clear_strangers();
         node.find_retired();
         node.clear_dead_shims(found.dead_shims);
         let full = crate::wanted::full_of(&node.wishes);
@@ -143,7 +144,12 @@ impl Node {
             worker.leased = state.lease_ends_at_boot_ms.is_some();
             worker.started_at = Some(WallMs(state.started_at_unix_ms));
         }
-        self.begin_check(id);
+        let runs = self.observed.allocations.get(&id).map(|seen| seen.worker);
+        if runs == Some(Worker::Running) && self.awaits_container(id) {
+            self.set_worker(id, Worker::Launching);
+        } else {
+            self.begin_check(id);
+        }
         self.shim_state(shim, &state);
     }
 

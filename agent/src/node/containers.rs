@@ -1,13 +1,14 @@
 //! Workers in containers: their runners, and that nothing is left of them before an end is
 //! told.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use berth_model::{AllocationId, EndCause, EndReport};
+use berth_model::{AllocationId, EndCause, EndReport, Signal};
 use berth_shim::protocol::{EnvironmentVariable, StartRequest};
 use berth_supervise::Worker;
 use tracing::warn;
@@ -15,16 +16,22 @@ use tracing::warn;
 use super::Node;
 use super::bounds::at_its_limit;
 use crate::allocation_dir::AllocationDir;
-use crate::docker::{self, Cleared, PLAN_FILE, Problem};
+use crate::docker::{self, Cleared, MADE_FILE, PLAN_FILE, Problem, UP_FILE};
 use crate::environment::{Environment, environment};
 use crate::request::start_request;
 use crate::wanted::Wanted;
 
+/// Between two looks whether a container runs.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// For a container that was asked for by whoever was just killed.
+const LATE_CONTAINER: Duration = Duration::from_secs(1);
 /// Between two tries to have a container removed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What is known of a container that was to be removed.
 pub enum ContainerNews {
+    /// It runs.
+    Up,
     /// Nothing of it is left; this is the end that its runner came to.
     Gone(Box<EndReport>, Cleared),
     /// It is tried again.
@@ -42,7 +49,15 @@ impl Node {
         let settings = &self.settings;
         let inside = environment(wanted, &settings.name, Path::new(docker::TASK_DIR));
         let docker = &settings.docker;
-        let body = docker::body(wanted, &inside, &dir.task(), docker, settings.name.as_str());
+        let host = docker::Host {
+            task_dir: &dir.task(),
+            docker,
+            key: &settings.dir.key(),
+            user: settings.user,
+            cores: std::thread::available_parallelism()
+                .map_or(u64::MAX, |cores| cores.get() as u64),
+        };
+        let body = docker::body(wanted, &inside, host);
         let plan = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
         write_plan(&dir.path().join(PLAN_FILE), &plan)
             .map_err(|error| format!("write down its container: {error}"))?;
@@ -51,6 +66,7 @@ impl Node {
         let mut command = vec![text(&docker.runner.exe)];
         command.extend(docker.runner.arguments.iter().map(|word| word.to_string_lossy().into()));
         command.extend([text(&docker.socket), self.container_name(id), text(dir.path())]);
+        command.push(wanted.task().stop.grace.0.to_string());
         let outside = environment(wanted, &settings.name, &dir.task());
         let request = start_request(wanted, &Environment::new(), dir, None, lease);
         Ok(StartRequest {
@@ -78,7 +94,59 @@ impl Node {
     /// Whether it has, or may have, a container.
     pub(super) fn has_container(&self, id: AllocationId) -> bool {
         let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
-        dir.path().join(PLAN_FILE).exists()
+        let worker = self.workers.get(&id);
+        let contained = worker.and_then(|worker| worker.wanted.as_ref());
+        let contained = contained.is_some_and(|wanted| wanted.task().driver.image().is_some());
+        // What was begun and has no directory any more says nothing.
+        let unknown = contained
+            && worker.is_some_and(|worker| worker.started_at.is_some())
+            && !docker::is_there(dir.path(), PLAN_FILE);
+        docker::is_there(dir.path(), MADE_FILE) || unknown
+    }
+
+    /// Whether its runner is still on the way to a container; if so, it is told when that
+    /// runs.
+    pub(super) fn awaits_container(&self, id: AllocationId) -> bool {
+        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        let there = |file| docker::is_there(dir.path(), file);
+        if !there(PLAN_FILE) || there(UP_FILE) {
+            return false;
+        }
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            // It is there, or the allocation has ended and its directory is gone.
+            while docker::is_there(dir.path(), PLAN_FILE) && !docker::is_there(dir.path(), UP_FILE)
+            {
+                if docker::problem(dir.path()).is_some() || events.is_closed() {
+                    return;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            // The agent may be ending.
+            let _ = events.send(super::Event::Container(id, ContainerNews::Up));
+        });
+        true
+    }
+
+    /// Removes what an agent before this one has left of containers that nobody knows of.
+    pub(super) fn clear_strangers(&self) {
+        let known: BTreeSet<AllocationId> = self.workers.keys().copied().collect();
+        let (socket, key) = (self.settings.docker.socket.clone(), self.settings.dir.key());
+        if self.settings.spec.docker_version.is_empty() {
+            return;
+        }
+        tokio::spawn(async move {
+            let found = match docker::containers_of(&socket, &key).await {
+                Ok(found) => found,
+                Err(problem) => return warn!(problem, "containers of earlier work may be left"),
+            };
+            for (id, name) in found.into_iter().filter(|(id, _)| !known.contains(id)) {
+                warn!(%id, name, "a container that nobody watches is removed");
+                if let Err(problem) = docker::clear(&socket, &name).await {
+                    warn!(%id, problem, "a container is left");
+                }
+            }
+        });
     }
 
     /// Its runner has ended: the rest follows before anybody is told.
@@ -89,16 +157,24 @@ impl Node {
             return;
         }
         self.checks.remove(&id);
+        // Killed while it may have been asking for a container: the engine may yet make one.
+        let again = end.signal == Some(Signal::Kill.number());
+        self.set_worker(id, Worker::Stopping);
         let (socket, events) = (self.settings.docker.socket.clone(), self.events.clone());
         tokio::spawn(async move {
-            let mut told = None;
+            let (mut told, mut looked) = (None, false);
             loop {
                 let news = match docker::clear(&socket, &name).await {
+                    Ok(cleared) if again && cleared == Cleared::default() && !looked => {
+                        looked = true;
+                        tokio::time::sleep(LATE_CONTAINER).await;
+                        continue;
+                    }
                     Ok(cleared) => ContainerNews::Gone(Box::new(end.clone()), cleared),
                     Err(problem) => ContainerNews::Stuck(problem),
                 };
                 let over = match &news {
-                    ContainerNews::Gone(..) => true,
+                    ContainerNews::Up | ContainerNews::Gone(..) => true,
                     ContainerNews::Stuck(problem) => {
                         let known = told.replace(problem.clone()) == told;
                         if known {
@@ -119,6 +195,7 @@ impl Node {
 
     pub(super) fn container_news(&mut self, id: AllocationId, news: ContainerNews) {
         match news {
+            ContainerNews::Up => self.container_is_up(id),
             ContainerNews::Gone(end, cleared) => {
                 let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
                 let end = with_container(*end, cleared, docker::problem(dir.path()));
@@ -134,6 +211,20 @@ impl Node {
         }
     }
 
+    /// Why there was never a container.
+    pub(super) fn with_problem(&self, id: AllocationId, end: EndReport) -> EndReport {
+        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        with_container(end, Cleared::default(), docker::problem(dir.path()))
+    }
+
+    fn container_is_up(&mut self, id: AllocationId) {
+        let now = self.observed.allocations.get(&id).map(|allocation| allocation.worker);
+        if now == Some(Worker::Launching) {
+            self.set_worker(id, Worker::Running);
+            self.begin_check(id);
+        }
+    }
+
     /// Whether containers are still to be removed.
     pub(super) fn is_clearing(&self) -> bool {
         self.workers_here().any(|(_, worker)| worker.clearing)
@@ -145,6 +236,8 @@ fn with_container(end: EndReport, cleared: Cleared, problem: Option<Problem>) ->
     match problem {
         Some(Problem::Host(reason)) => EndReport { cause: EndCause::HostFault, reason, ..end },
         Some(Problem::Start(reason)) => EndReport { cause: EndCause::CannotStart, reason, ..end },
+        Some(Problem::Port(reason)) => EndReport { cause: EndCause::PortTaken, reason, ..end },
+        Some(Problem::Passing(reason)) => EndReport { reason, ..end },
         None if cleared.out_of_memory => {
             let reason = at_its_limit(cleared.memory_limit, None);
             EndReport { cause: EndCause::OutOfMemory, reason, ..end }

@@ -91,6 +91,7 @@ impl Node {
         if self.has_container(id) {
             self.clear_container(id, end);
         } else {
+            let end = self.with_problem(id, end);
             self.ended_wholly(id, end);
         }
     }

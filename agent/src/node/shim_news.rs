@@ -67,7 +67,8 @@ impl Node {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.started_at = Some(WallMs(state.started_at_unix_ms));
         let now = self.observed.allocations.get(&id).map(|allocation| allocation.worker);
-        if now == Some(Worker::Launching) {
+        // Of a container only its runner runs so far.
+        if now == Some(Worker::Launching) && !self.awaits_container(id) {
             self.set_worker(id, Worker::Running);
             self.begin_check(id);
         }

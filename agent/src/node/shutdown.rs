@@ -78,7 +78,7 @@ impl Node {
         }
         if let Some(ended) = stopping.swept {
             self.pool.disown();
-            return Some(ended);
+            return Some(if self.is_clearing() { Ended::SomethingLeft } else { ended });
         }
         // With its processes gone a shim records the end and can be ended.
         let swept = Some(self.sweep_all());

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use berth_model::{AllocationId, Driver, JobKind, Limits, MemoryBytes};
+use berth_model::{AllocationId, Driver, DurationMs, JobKind, Limits, MemoryBytes};
 use berth_proto::v1::EndCause;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::harness::agent::Agent;
+use crate::harness::agent::{Agent, until_gone};
 use crate::harness::jobs::Job;
 use crate::harness::scheduler::Scheduler;
 use crate::harness::{skip, until_file};
@@ -83,7 +83,7 @@ impl Engine {
     }
 
     fn containers(&self) -> String {
-        self.ask(&["ps", "--all", "--format", "{{.Names}}"]).unwrap()
+        self.ask(&["ps", "--all", "--format", "{{.ID}} {{.Names}} {{.CreatedAt}}"]).unwrap()
     }
 }
 
@@ -205,21 +205,56 @@ async fn an_end_is_told_when_the_container_is_gone_whoever_was_killed() {
     assert_eq!(engine.containers(), "");
 }
 
+/// Nobody is there but the shim, and the container does not care for SIGTERM.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f31_an_exclusive_container_ends_with_its_lease_while_the_agent_is_dead() {
+    let Some(engine) = Engine::start().await else { return };
+    let (mut scheduler, mut agent) = cluster(&engine).await;
+    let script = "trap '' TERM; touch /berth/up; while true; do sleep 0.1; done";
+    let mut job = job(1, JobKind::Service, script);
+    job.spec.exclusive = true;
+    job.task().stop.grace = DurationMs(1_000);
+    let id = job.id(0);
+    scheduler.want(&job, vec![job.row(0)]);
+    scheduler.until_ready(id).await;
+    let dir = agent.task_dir(id);
+    until_file("it is up", &dir, || dir.join("up").exists().then_some(())).await;
+    let runner = agent.processes(id).remove(0);
+    agent.kill().await;
+    until_gone(runner.pid).await;
+    assert_eq!(engine.ask(&["ps", "--quiet"]).unwrap(), "", "it does not run any more");
+    scheduler.seen.clear();
+    agent.start_again();
+    scheduler.session().await;
+    let ended = scheduler.until_ended(id).await;
+    assert_eq!(ended.cause, i32::from(EndCause::Fenced), "{ended:?}");
+    assert_eq!(engine.containers(), "");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_engine_cannot_start_is_told_with_its_reason() {
     let Some(engine) = Engine::start().await else { return };
     let (mut scheduler, _agent) = cluster(&engine).await;
-    let mut absent = job(1, JobKind::Batch, "exit 0");
-    absent.task().driver = Driver::Docker { image: "127.0.0.1:9/none:1".to_owned() };
+    let of = |number, image: &str| {
+        let mut job = job(number, JobKind::Batch, "exit 0");
+        job.task().driver = Driver::Docker { image: image.to_owned() };
+        job
+    };
     let mut mistyped = job(2, JobKind::Batch, "");
     mistyped.task().command = vec!["/bin/no-such-program".to_owned()];
-    for (job, reason) in [
-        (absent, "image 127.0.0.1:9/none:1 is not on this host and cannot be pulled: "),
-        (mistyped, "exec /bin/no-such-program failed: No such file or directory"),
+    for (job, cause, reason) in [
+        // The registry may be there the next time; the others never will be.
+        (
+            of(1, "127.0.0.1:9/none:1"),
+            EndCause::Exited,
+            "image 127.0.0.1:9/none:1 is not on this host and cannot be pulled: ",
+        ),
+        (mistyped, EndCause::CannotStart, "exec /bin/no-such-program failed: No such file"),
+        (of(3, "Upper:1"), EndCause::CannotStart, "there is no image Upper:1: "),
     ] {
         scheduler.want(&job, vec![job.row(0)]);
         let ended = scheduler.until_ended(job.id(0)).await;
-        assert_eq!(ended.cause, i32::from(EndCause::CannotStart), "{ended:?}");
+        assert_eq!(ended.cause, i32::from(cause), "{ended:?}");
         assert!(ended.reason.starts_with(reason), "{ended:?}");
     }
     assert_eq!(engine.containers(), "");

@@ -195,8 +195,7 @@ fn check_driver(task: &TaskSpec, complaints: &mut Complaints) {
     let Driver::Docker { image } = &task.driver else {
         return check_command(&at("command"), &task.command, complaints);
     };
-    let is_plain = image.chars().all(|c| c.is_ascii_graphic());
-    if image.is_empty() || image.len() > IMAGE_BYTES_MAX || !is_plain || image.starts_with('-') {
+    if image.len() > IMAGE_BYTES_MAX || !is_image(image) {
         complaints.add_with_hint(
             at("image"),
             format!("expected the name of an image, at most {IMAGE_BYTES_MAX} characters"),
@@ -210,9 +209,18 @@ fn check_driver(task: &TaskSpec, complaints: &mut Complaints) {
         complaints.add_with_hint(
             at("health.command"),
             "a command is run on the host, not in a container",
-            "use http or tcp",
+            "use http",
         );
     }
+}
+
+/// What may name an image: words of letters, digits and a few marks, between slashes.
+fn is_image(text: &str) -> bool {
+    let is_word = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && word.chars().all(|c| c.is_ascii_alphanumeric() || "._-:@".contains(c))
+    };
+    text.split('/').all(is_word)
 }
 
 fn check_command(field: &str, command: &[String], complaints: &mut Complaints) {

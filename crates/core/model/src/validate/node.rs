@@ -42,6 +42,9 @@ pub fn validate_node(spec: &NodeSpec) -> Vec<Violation> {
             "expected at most 64 characters, and at most 256 for the address",
         );
     }
+    if spec.docker_version.len() > 64 {
+        complaints.add("docker_version", "expected at most 64 characters");
+    }
     complaints.0
 }
 
