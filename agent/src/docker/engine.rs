@@ -13,7 +13,7 @@ use bollard::query_parameters::{
 use bollard::{API_DEFAULT_VERSION, Docker as Client};
 use tokio::time::timeout;
 
-use super::plan::{AGENT_LABEL, ALLOCATION_LABEL};
+use super::plan::{AGENT_LABEL, ALLOCATION_LABEL, RUN_LABEL};
 
 /// For an answer; what streams may go on for longer.
 const ANSWER_SECONDS: u64 = 120;
@@ -84,13 +84,15 @@ pub async fn clear(socket: &Path, name: &str) -> Result<Cleared, String> {
     }
 }
 
-/// The containers of the agent with this key, by what they are for and their names.
+/// The containers that earlier runs of the agent with this key have made, by what they are for
+/// and their names.
 ///
 /// # Errors
 /// In one sentence.
 pub async fn containers_of(
     socket: &Path,
     key: &str,
+    run: &str,
 ) -> Result<Vec<(AllocationId, String)>, String> {
     let client = connect(socket).await?;
     let filters: HashMap<&str, Vec<String>> =
@@ -99,7 +101,9 @@ pub async fn containers_of(
     let found = client.list_containers(Some(options)).await;
     let found = found.map_err(|error| format!("cannot list containers: {error}"))?;
     let named = |container: ContainerSummary| {
-        let id = container.labels?.get(ALLOCATION_LABEL)?.parse().ok()?;
+        let labels =
+            container.labels.filter(|labels| labels.get(RUN_LABEL) != Some(&run.into()))?;
+        let id = labels.get(ALLOCATION_LABEL)?.parse().ok()?;
         let name = container.names?.first()?.trim_start_matches('/').to_owned();
         Some((id, name))
     };

@@ -10,6 +10,7 @@ use bollard::models::{
 
 use berth_shim::protocol::UserIds;
 
+use crate::clock;
 use crate::environment::{Environment, substitute};
 use crate::options::Program;
 use crate::request::out_of_memory_score;
@@ -29,6 +30,8 @@ pub struct Docker {
     /// `none`.
     pub network: String,
     pub gpus: Gpus,
+    /// Tells this run of the agent from those before it.
+    pub run: String,
     /// `exe arguments… more` must end in [`crate::run_container`] of all that is more.
     pub runner: Program,
 }
@@ -47,6 +50,7 @@ impl Default for Docker {
             socket: DOCKER_SOCKET.into(),
             network: "bridge".to_owned(),
             gpus: Gpus::Real,
+            run: format!("{}-{}", clock::wall().0, std::process::id()),
             runner: Program::of_this_executable("container-runner"),
         }
     }
@@ -54,6 +58,8 @@ impl Default for Docker {
 
 /// Says whose a container is: [`crate::data_dir::DataDir::key`].
 pub const AGENT_LABEL: &str = "berth.agent";
+/// Which run of that agent has made it.
+pub const RUN_LABEL: &str = "berth.run";
 pub const ALLOCATION_LABEL: &str = "berth.allocation";
 
 /// What of the host a container depends on.
@@ -85,6 +91,7 @@ pub fn body(wanted: &Wanted, environment: &Environment, host: Host<'_>) -> Conta
     let labels = [
         (ALLOCATION_LABEL.to_owned(), wanted.row.allocation.to_string()),
         (AGENT_LABEL.to_owned(), host.key.to_owned()),
+        (RUN_LABEL.to_owned(), docker.run.clone()),
     ];
     ContainerCreateBody {
         image: task.driver.image().map(str::to_owned),

@@ -126,12 +126,10 @@ async fn run(socket: &Path, name: &str, dir: &Path, grace: Duration) -> Result<u
             let Some(first) = signals.recv().await else { return std::future::pending().await };
             let deadline = tokio::time::Instant::now() + patience;
             container.signal(first).await;
-            while let Ok(more) = tokio::time::timeout_at(deadline, signals.recv()).await {
-                match more {
-                    Some(signal) => container.signal(signal).await,
-                    None => tokio::time::sleep_until(deadline).await,
-                }
+            while let Ok(Some(more)) = tokio::time::timeout_at(deadline, signals.recv()).await {
+                container.signal(more).await;
             }
+            tokio::time::sleep_until(deadline).await;
             container.signal("SIGKILL").await;
             std::future::pending::<()>().await;
         };

@@ -28,7 +28,7 @@ const LATE_CONTAINER: Duration = Duration::from_secs(1);
 /// Between two tries to have a container removed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What is known of a container that was to be removed.
+/// What becomes of a container.
 pub enum ContainerNews {
     /// It runs.
     Up,
@@ -135,8 +135,10 @@ impl Node {
         if self.settings.spec.docker_version.is_empty() {
             return;
         }
+        // Not those that this agent has made by the time the engine answers.
+        let run = self.settings.docker.run.clone();
         tokio::spawn(async move {
-            let found = match docker::containers_of(&socket, &key).await {
+            let found = match docker::containers_of(&socket, &key, &run).await {
                 Ok(found) => found,
                 Err(problem) => return warn!(problem, "containers of earlier work may be left"),
             };

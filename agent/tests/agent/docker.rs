@@ -8,11 +8,12 @@ use berth_model::{AllocationId, Driver, DurationMs, JobKind, Limits, MemoryBytes
 use berth_proto::v1::EndCause;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::io::AsyncBufReadExt as _;
 
 use crate::harness::agent::{Agent, until_gone};
 use crate::harness::jobs::Job;
 use crate::harness::scheduler::Scheduler;
-use crate::harness::{skip, until_file};
+use crate::harness::{skip, until_file, within};
 
 const IMAGE: &str = "berth-trial:1";
 /// What an image of one program is made of: the program, and the names it goes by.
@@ -257,5 +258,43 @@ async fn what_the_engine_cannot_start_is_told_with_its_reason() {
         assert_eq!(ended.cause, i32::from(cause), "{ended:?}");
         assert!(ended.reason.starts_with(reason), "{ended:?}");
     }
+    assert_eq!(engine.containers(), "");
+}
+
+/// Agent, shim and runner are killed, and nobody wants it any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_that_nobody_watches_is_removed_by_the_next_agent() {
+    let Some(engine) = Engine::start().await else { return };
+    let (mut scheduler, mut agent) = cluster(&engine).await;
+    let job = job(1, JobKind::Service, "touch /berth/up; sleep 600");
+    let id = job.id(0);
+    scheduler.want(&job, vec![job.row(0)]);
+    scheduler.until_ready(id).await;
+    let runner = agent.processes(id).remove(0);
+    let shim = agent.shim_of(&runner);
+    agent.kill().await;
+    for pid in [shim, runner.pid] {
+        kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).unwrap();
+    }
+    until_gone(runner.pid).await;
+    assert_ne!(engine.containers(), "", "the engine goes on");
+    fs::remove_file(agent.data().join("desired")).unwrap();
+    agent.start_again();
+    // The cluster wants nothing yet.
+    scheduler.session().await;
+    until_removed(&engine).await;
+}
+
+/// Waits until the engine says that the last container is gone.
+async fn until_removed(engine: &Engine) {
+    let host = format!("--host=unix://{}", engine.socket().display());
+    let mut events = tokio::process::Command::new("docker")
+        .args([host.as_str(), "events", "--since=0", "--filter=event=destroy"])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = tokio::io::BufReader::new(events.stdout.take().unwrap()).lines();
+    within("a container is removed", async { lines.next_line().await.unwrap().unwrap() }).await;
     assert_eq!(engine.containers(), "");
 }

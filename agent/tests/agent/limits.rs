@@ -13,7 +13,7 @@ use berth_shim::ProcessIdentity;
 
 use crate::harness::agent::{Agent, text};
 use crate::harness::jobs::Job;
-use crate::harness::scheduler::Scheduler;
+use crate::harness::scheduler::{Scheduler, running};
 use crate::harness::{skip, until_file};
 
 const MIB: u64 = 1 << 20;
@@ -216,8 +216,7 @@ async fn a_health_check_is_held_to_the_limits_of_its_worker() {
     });
     scheduler.want(&job, vec![job.row(0)]);
     let dir = agent.task_dir(job.id(0));
-    until_file("the task's directory", &agent.data().join("allocs"), || dir.is_dir().then_some(()))
-        .await;
+    scheduler.until("runs", job.id(0), |state| running(state).map(drop)).await;
     let found = || fs::read_to_string(dir.join("found")).ok();
     let check = until_file("a check", &dir, found).await;
     fs::write(dir.join("well"), "").unwrap();
