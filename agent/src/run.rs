@@ -90,11 +90,12 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     let stop_after = options
         .stop_after
         .map(|limit| DurationMs(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)));
-    let node =
+    let mut node =
         Node::adopt(Arc::new(settings), cgroups, stop_after, events.clone(), facts, connected)
             .await?;
-    // Before anything is said to a scheduler.
-    tell_of_gpus(&mut gpus, events.clone()).await;
+    // Known, not only told, before anything is said to a scheduler.
+    node.saw_gpus(first_look(&mut gpus).await);
+    tell_of_gpus(gpus, events.clone());
     tell_of_faults(happened, events.clone());
     let (sessions, session_events) = mpsc::channel(SESSION_EVENTS_MAX);
     let dialling = SessionSettings {
@@ -180,15 +181,17 @@ fn watch_gpus(options: &AgentOptions, dir: &DataDir) -> anyhow::Result<Watched> 
     Ok(Watched { seen: looks, happened, workshop, claims })
 }
 
-/// Tells the loop of the GPUs: what a first look shows, and every change from then on.
-async fn tell_of_gpus(looks: &mut watch::Receiver<Seen>, events: mpsc::UnboundedSender<Event>) {
+/// What a first look at the GPUs shows.
+async fn first_look(looks: &mut watch::Receiver<Seen>) -> Seen {
     let begun = looks.wait_for(|seen| seen.probing != Probing::Starting);
     if tokio::time::timeout(FIRST_LOOK, begun).await.is_err() {
         warn!("GPUs were not seen yet; the node begins with those that it had");
     }
-    // The loop may be ending.
-    let _ = events.send(Event::Gpus(looks.borrow_and_update().clone()));
-    let mut looks = looks.clone();
+    looks.borrow_and_update().clone()
+}
+
+/// Tells the loop of every look from now on that shows anything new.
+fn tell_of_gpus(mut looks: watch::Receiver<Seen>, events: mpsc::UnboundedSender<Event>) {
     tokio::spawn(async move {
         while looks.changed().await.is_ok() {
             let seen = looks.borrow_and_update().clone();

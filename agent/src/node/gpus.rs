@@ -16,7 +16,7 @@ const UNSEEN_MODEL: &str = "unseen";
 impl Node {
     /// The GPUs were looked at. Another inventory takes another registration, which
     /// the session makes.
-    pub(super) fn saw_gpus(&mut self, seen: Seen) {
+    pub fn saw_gpus(&mut self, seen: Seen) {
         self.gpus = seen;
         self.gpus.show();
         self.guard_gpus();
