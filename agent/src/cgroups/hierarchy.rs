@@ -10,6 +10,7 @@ use berth_model::CpuMilli;
 use rustix::fs::{FlockOperation, flock};
 use tracing::warn;
 
+use super::cores::{self, CoreSet};
 use super::settings::{Controller, Version, share};
 
 /// Everything of Berth is below a group of this name.
@@ -67,6 +68,15 @@ impl Hierarchy {
     /// Each tree once.
     pub fn trees(&self) -> BTreeSet<&Path> {
         self.dirs.values().map(PathBuf::as_path).collect()
+    }
+
+    /// The cores that there are for this agent's workers now.
+    pub fn cores(&self) -> Option<CoreSet> {
+        let file = match self.version {
+            Version::V1 => "cpuset.cpus",
+            Version::V2 => "cpuset.cpus.effective",
+        };
+        cores::parse(&read(&self.dirs.get(&Controller::Cpuset)?.join(file)).ok()?)
     }
 
     fn prepare_unified(self, name: &str, cpu: CpuMilli) -> Result<Hierarchy, String> {
@@ -181,7 +191,7 @@ pub fn write(file: &Path, value: &str) -> Result<(), String> {
 ///
 /// # Errors
 /// In one sentence.
-pub fn read(file: &Path) -> Result<String, String> {
+fn read(file: &Path) -> Result<String, String> {
     fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
 }
 

@@ -21,8 +21,8 @@ use rustix::fs::{FlockOperation, flock};
 use tracing::{debug, warn};
 
 use cores::{CoreSet, Cores};
-use hierarchy::{Hierarchy, inherit_cores, read, write};
-pub use settings::{Bounds, Controller, Version};
+use hierarchy::{Hierarchy, inherit_cores, write};
+pub use settings::{Bounds, Controller, Version, shares};
 use settings::{Needed, settings};
 
 /// Ends the name of a group that has cores of its own.
@@ -48,8 +48,6 @@ pub struct MemoryUse {
     pub peak: Option<MemoryBytes>,
     /// Whether the limit was ever in the way.
     pub was_at_limit: bool,
-    /// Processes that the kernel has killed for want of memory.
-    pub kills: u64,
 }
 
 impl Cgroups {
@@ -117,7 +115,9 @@ impl Cgroups {
     /// In one sentence, and nothing of them is left.
     pub fn make(&mut self, id: AllocationId, bounds: &Bounds) -> Result<Vec<PathBuf>, String> {
         // Cores come and go.
-        self.cores = self.read_cores();
+        if let Some((cores, all)) = self.cores.as_mut().zip(self.hierarchy.cores()) {
+            cores.all = all;
+        }
         let own = self.cores.as_mut().and_then(|cores| cores.pin(id, bounds.cores_pinned));
         if own.is_some() {
             self.share_cores();
@@ -166,13 +166,7 @@ impl Cgroups {
 
     /// The directories of a worker's groups, as far as they are there.
     pub fn dirs(&self, id: AllocationId) -> Vec<PathBuf> {
-        let names = [id.to_string(), format!("{id}{OWN}")];
-        let dirs = self
-            .hierarchy
-            .trees()
-            .into_iter()
-            .flat_map(|tree| names.iter().map(|name| tree.join(name)).collect::<Vec<_>>());
-        dirs.filter(|dir| dir.is_dir()).collect()
+        self.hierarchy.trees().into_iter().filter_map(|tree| group_of(tree, id)).collect()
     }
 
     /// Removes the groups of a worker of which nothing is left.
@@ -203,13 +197,11 @@ impl Cgroups {
                     || number("memory.max_usage_in_bytes") >= number("memory.limit_in_bytes")
                     || number("memory.memsw.max_usage_in_bytes")
                         .is_some_and(|most| Some(most) >= number("memory.memsw.limit_in_bytes")),
-                kills: self.memory_kills(id),
             },
             Version::V2 => MemoryUse {
                 limit: number("memory.max").map(MemoryBytes),
                 peak: number("memory.peak").map(MemoryBytes),
                 was_at_limit: fact(&dir.join("memory.events"), "oom").unwrap_or(0) > 0,
-                kills: self.memory_kills(id),
             },
         })
     }
@@ -224,11 +216,7 @@ impl Cgroups {
     }
 
     fn memory_dir(&self, id: AllocationId) -> Option<PathBuf> {
-        let tree = self.hierarchy.dirs.get(&Controller::Memory)?;
-        [id.to_string(), format!("{id}{OWN}")]
-            .into_iter()
-            .map(|name| tree.join(name))
-            .find(|dir| dir.is_dir())
+        group_of(self.hierarchy.dirs.get(&Controller::Memory)?, id)
     }
 
     /// Those that have groups, and whether any process is in them.
@@ -273,11 +261,7 @@ impl Cgroups {
 
     fn read_cores(&self) -> Option<Cores> {
         let tree = self.hierarchy.dirs.get(&Controller::Cpuset)?;
-        let file = match self.version() {
-            Version::V1 => "cpuset.cpus",
-            Version::V2 => "cpuset.cpus.effective",
-        };
-        let all = cores::parse(&read(&tree.join(file)).ok()?)?;
+        let all = self.hierarchy.cores()?;
         let pinned = groups(tree).into_iter().filter(|(_, owns, _)| *owns == Owns::Cores);
         let own = |dir: &Path| cores::parse(&fs::read_to_string(dir.join("cpuset.cpus")).ok()?);
         let pinned = pinned.filter_map(|(id, _, dir)| Some((id, own(&dir)?))).collect();
@@ -329,6 +313,12 @@ pub enum Inhabited {
 enum Owns {
     Nothing,
     Cores,
+}
+
+/// The group of a worker in one tree, if it is there.
+fn group_of(tree: &Path, id: AllocationId) -> Option<PathBuf> {
+    let names = [id.to_string(), format!("{id}{OWN}")];
+    names.iter().map(|name| tree.join(name)).find(|dir| dir.is_dir())
 }
 
 /// The groups of workers in one tree.

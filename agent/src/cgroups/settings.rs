@@ -96,9 +96,14 @@ pub fn settings(version: Version, bounds: &Bounds) -> Vec<Setting> {
     all
 }
 
+/// As version 1 of cgroups counts shares, and Docker's engine on either.
+pub fn shares(cpu: CpuMilli) -> u64 {
+    (cpu.0.saturating_mul(1024) / 1000).clamp(SHARES_MIN, SHARES_MAX)
+}
+
 /// The share of CPU time under pressure, beside others of the same group.
 pub fn share(version: Version, cpu: CpuMilli) -> Setting {
-    let shares = (cpu.0.saturating_mul(1024) / 1000).clamp(SHARES_MIN, SHARES_MAX);
+    let shares = shares(cpu);
     match version {
         Version::V1 => must(Controller::Cpu, "cpu.shares", shares.to_string()),
         Version::V2 => {

@@ -135,14 +135,13 @@ fn what_the_kernel_says_of_memory_is_read() {
         limit: Some(MemoryBytes(1 << 30)),
         peak: Some(MemoryBytes(1_073_741_000)),
         was_at_limit: false,
-        kills: 0,
     };
-    assert_eq!(cgroups.memory(id(1)), Some(unharmed));
+    assert_eq!((cgroups.memory(id(1)), cgroups.memory_kills(id(1))), (Some(unharmed), 0));
     let events = "low 0\nhigh 0\nmax 41\noom 1\noom_kill 3\noom_group_kill 1\n";
     recorded.put(&format!("{group}/memory.events"), events);
     recorded.put(&format!("{group}/memory.max"), "max\n");
-    let killed = MemoryUse { limit: None, was_at_limit: true, kills: 3, ..unharmed };
-    assert_eq!(cgroups.memory(id(1)), Some(killed));
+    let killed = MemoryUse { limit: None, was_at_limit: true, ..unharmed };
+    assert_eq!((cgroups.memory(id(1)), cgroups.memory_kills(id(1))), (Some(killed), 3));
     assert_eq!(cgroups.memory(id(2)), None);
 }
 

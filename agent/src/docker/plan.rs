@@ -10,6 +10,7 @@ use bollard::models::{
 
 use berth_shim::protocol::UserIds;
 
+use crate::cgroups::shares;
 use crate::clock;
 use crate::environment::{Environment, substitute};
 use crate::options::Program;
@@ -134,7 +135,7 @@ fn limits(wanted: &Wanted, cores: u64) -> HostConfig {
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let memory = task.memory_max().map(|most| number(most.0));
     HostConfig {
-        cpu_shares: Some(number((task.cpu.0.saturating_mul(1024) / 1000).clamp(2, 262_144))),
+        cpu_shares: Some(number(shares(task.cpu))),
         nano_cpus: task
             .limits
             .cpu
@@ -147,16 +148,17 @@ fn limits(wanted: &Wanted, cores: u64) -> HostConfig {
     }
 }
 
-/// As the engine names networks that are not its bridges: nothing is published there.
-fn network(text: &str) -> Option<&str> {
-    matches!(text, "host" | "none").then_some(text)
+/// Whether ports are published there: the engine calls by these names what is no network of
+/// its own.
+fn publishes(network: &str) -> bool {
+    !matches!(network, "host" | "none")
 }
 
 type Ports = (Option<Vec<String>>, Option<HashMap<String, Option<Vec<PortBinding>>>>);
 
 /// Each allotted port is the same inside and outside.
 fn ports(wanted: &Wanted, to: &str) -> Ports {
-    if network(to).is_some() || wanted.row.ports.is_empty() {
+    if !publishes(to) || wanted.row.ports.is_empty() {
         return (None, None);
     }
     let named = || wanted.row.ports.iter().map(|claim| format!("{}/tcp", claim.port));

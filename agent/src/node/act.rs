@@ -8,7 +8,7 @@ use std::time::Duration;
 use berth_model::{AllocationId, Driver, EndCause, StopPolicy};
 use berth_shim::protocol::{RequestBody, StartRequest, StopRequest};
 use berth_shim::{KillError, kill_all};
-use berth_supervise::{Allocation, StopReason, Worker, WorkerAction};
+use berth_supervise::{AgentMs, Allocation, StopReason, Worker, WorkerAction};
 use berth_wire::agent::worker_to_proto;
 use tracing::{error, info, warn};
 
@@ -68,7 +68,7 @@ impl Node {
     }
 
     fn prepare(&mut self, id: AllocationId, wanted: &Wanted) -> Result<(), (EndCause, String)> {
-        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        let dir = self.dir_of(id);
         let fault = |reason: String| (EndCause::HostFault, reason);
         match dir.begin(&self.record_of(id)) {
             Ok(()) => {}
@@ -97,6 +97,11 @@ impl Node {
         Ok(())
     }
 
+    /// When its shim ends it unless told of a renewal.
+    pub(super) fn lease_of(&self, wanted: &Wanted) -> Option<AgentMs> {
+        self.observed.lease.exclusive_ends_at().filter(|_| wanted.job.exclusive)
+    }
+
     fn process_request(
         &mut self,
         id: AllocationId,
@@ -104,7 +109,7 @@ impl Node {
         dir: &AllocationDir,
     ) -> Result<StartRequest, String> {
         let variables = environment(wanted, &self.settings.name, &dir.task());
-        let lease = self.observed.lease.exclusive_ends_at().filter(|_| wanted.job.exclusive);
+        let lease = self.lease_of(wanted);
         let request = start_request(wanted, &variables, dir, self.settings.user, lease);
         let bound = self.bound(id, wanted);
         let cgroups = bound.map_err(|problem| format!("hold it to its limits: {problem}"))?;
@@ -171,7 +176,7 @@ impl Node {
             cause: cause.into(),
             reason: reason.to_owned(),
         });
-        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        let dir = self.dir_of(id);
         let written = match dir.begin(&record) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => dir.write_record(&record),
             other => other,
@@ -206,7 +211,7 @@ impl Node {
     fn sweep(&mut self, id: AllocationId) {
         self.checks.remove(&id);
         self.set_worker(id, Worker::Stopping);
-        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        let dir = self.dir_of(id);
         let (shims, events) = (self.settings.dir.shims(), self.events.clone());
         let mark = self.mark_of(id);
         tokio::task::spawn_blocking(move || {

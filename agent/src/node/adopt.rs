@@ -252,10 +252,6 @@ impl Node {
         }
     }
 
-    fn dir_of(&self, id: AllocationId) -> AllocationDir {
-        AllocationDir::of(&self.settings.dir.allocations(), id)
-    }
-
     /// Directories of allocations that nobody asks for, oldest first.
     fn find_retired(&mut self) {
         let entries = std::fs::read_dir(self.settings.dir.allocations());

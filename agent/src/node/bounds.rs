@@ -10,7 +10,6 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Node;
-use crate::allocation_dir::AllocationDir;
 use crate::cgroups::{Bounds, Cgroups, Inhabited, MemoryUse, Version};
 use crate::wanted::Wanted;
 
@@ -110,7 +109,7 @@ impl Node {
 
     /// By what the processes of an allocation are found, whoever watches them.
     pub(super) fn mark_of(&self, id: AllocationId) -> Mark {
-        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        let dir = self.dir_of(id);
         let cgroups = self.holding.cgroups.iter();
         Mark {
             allocation_id: id.to_string(),
@@ -187,7 +186,6 @@ mod tests {
             limit: Some(MemoryBytes(64 << 20)),
             peak: Some(MemoryBytes(64 << 20)),
             was_at_limit: true,
-            kills: 1,
         };
         let found = out_of_memory(&own);
         assert_eq!(found, "out of memory at its limit of 64MiB, 64MiB was the most in use");

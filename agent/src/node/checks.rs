@@ -8,7 +8,7 @@ use rustix::process::geteuid;
 use tracing::{info, warn};
 
 use super::{Event, Node};
-use crate::allocation_dir::{AllocationDir, FoundRecord};
+use crate::allocation_dir::FoundRecord;
 use crate::clock;
 use crate::confined::Bounds;
 use crate::environment::environment;
@@ -41,7 +41,7 @@ impl Node {
         let wanted = self.workers.get(&id).and_then(|worker| worker.wanted.clone());
         let Some(wanted) = wanted else { return };
         let Some(check) = &wanted.task().health else { return };
-        let task_dir = AllocationDir::of(&self.settings.dir.allocations(), id).task();
+        let task_dir = self.dir_of(id).task();
         let target = ProbeTarget {
             probe: check.probe.clone(),
             timeout: Duration::from_millis(check.timeout.0),
@@ -98,7 +98,7 @@ impl Node {
 
     /// The next agent must not take a ready worker for one that is not.
     fn remember_readiness(&self, id: AllocationId, verdict: Verdict) {
-        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        let dir = self.dir_of(id);
         if let FoundRecord::Record(mut record) = dir.record() {
             record.ready = verdict == Verdict::Ready;
             if let Err(error) = dir.write_record(&record) {

@@ -61,7 +61,7 @@ impl Node {
         let plan = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
         write_plan(&dir.path().join(PLAN_FILE), &plan)
             .map_err(|error| format!("write down its container: {error}"))?;
-        let lease = self.observed.lease.exclusive_ends_at().filter(|_| wanted.job.exclusive);
+        let lease = self.lease_of(wanted);
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let mut command = vec![text(&docker.runner.exe)];
         command.extend(docker.runner.arguments.iter().map(|word| word.to_string_lossy().into()));
@@ -93,7 +93,7 @@ impl Node {
 
     /// Whether it has, or may have, a container.
     pub(super) fn has_container(&self, id: AllocationId) -> bool {
-        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        let dir = self.dir_of(id);
         let worker = self.workers.get(&id);
         let contained = worker.and_then(|worker| worker.wanted.as_ref());
         let contained = contained.is_some_and(|wanted| wanted.task().driver.image().is_some());
@@ -107,7 +107,7 @@ impl Node {
     /// Whether its runner is still on the way to a container; if so, it is told when that
     /// runs.
     pub(super) fn awaits_container(&self, id: AllocationId) -> bool {
-        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        let dir = self.dir_of(id);
         let there = |file| docker::is_there(dir.path(), file);
         if !there(PLAN_FILE) || there(UP_FILE) {
             return false;
@@ -164,33 +164,29 @@ impl Node {
         self.set_worker(id, Worker::Stopping);
         let (socket, events) = (self.settings.docker.socket.clone(), self.events.clone());
         tokio::spawn(async move {
-            let (mut told, mut looked) = (None, false);
+            // The agent may be ending.
+            let tell = |news| events.send(super::Event::Container(id, news)).is_ok();
+            let (mut told, mut looked) = (String::new(), false);
             loop {
-                let news = match docker::clear(&socket, &name).await {
+                match docker::clear(&socket, &name).await {
                     Ok(cleared) if again && cleared == Cleared::default() && !looked => {
                         looked = true;
                         tokio::time::sleep(LATE_CONTAINER).await;
-                        continue;
                     }
-                    Ok(cleared) => ContainerNews::Gone(Box::new(end.clone()), cleared),
-                    Err(problem) => ContainerNews::Stuck(problem),
-                };
-                let over = match &news {
-                    ContainerNews::Up | ContainerNews::Gone(..) => true,
-                    ContainerNews::Stuck(problem) => {
-                        let known = told.replace(problem.clone()) == told;
-                        if known {
-                            tokio::time::sleep(RETRY_AFTER).await;
-                            continue;
+                    Ok(cleared) => {
+                        tell(ContainerNews::Gone(Box::new(end), cleared));
+                        return;
+                    }
+                    Err(problem) => {
+                        if problem != told {
+                            told.clone_from(&problem);
+                            if !tell(ContainerNews::Stuck(problem)) {
+                                return;
+                            }
                         }
-                        false
+                        tokio::time::sleep(RETRY_AFTER).await;
                     }
-                };
-                // The agent may be ending.
-                if events.send(super::Event::Container(id, news)).is_err() || over {
-                    return;
                 }
-                tokio::time::sleep(RETRY_AFTER).await;
             }
         });
     }
@@ -199,7 +195,7 @@ impl Node {
         match news {
             ContainerNews::Up => self.container_is_up(id),
             ContainerNews::Gone(end, cleared) => {
-                let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+                let dir = self.dir_of(id);
                 let end = with_container(*end, cleared, docker::problem(dir.path()));
                 self.ended_wholly(id, end);
             }
@@ -215,7 +211,7 @@ impl Node {
 
     /// Why there was never a container.
     pub(super) fn with_problem(&self, id: AllocationId, end: EndReport) -> EndReport {
-        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        let dir = self.dir_of(id);
         with_container(end, Cleared::default(), docker::problem(dir.path()))
     }
 

@@ -138,7 +138,7 @@ impl Node {
                 return;
             }
             self.retired.pop_front();
-            let dir = AllocationDir::of(&self.settings.dir.allocations(), oldest);
+            let dir = self.dir_of(oldest);
             tokio::task::spawn_blocking(move || {
                 if let Err(error) = std::fs::remove_dir_all(dir.path()) {
                     debug!(id = %oldest, %error, "allocation directory is left");

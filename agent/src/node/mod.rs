@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
+use crate::allocation_dir::AllocationDir;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::docker::Docker;
@@ -211,6 +212,11 @@ impl Node {
         self.fill_pool();
         self.publish_facts();
         None
+    }
+
+    /// Where an allocation keeps everything.
+    fn dir_of(&self, id: AllocationId) -> AllocationDir {
+        AllocationDir::of(&self.settings.dir.allocations(), id)
     }
 
     /// The workers that have not ended.

@@ -7,7 +7,6 @@ use tracing::{error, warn};
 
 use super::pool::{ShimId, in_words};
 use super::{Event, Node, ends};
-use crate::allocation_dir::AllocationDir;
 use crate::shim_link::{self, Asked, Connected, ShimNews};
 
 impl Node {
@@ -78,7 +77,7 @@ impl Node {
     fn start_refused(&mut self, shim: ShimId, allocation_id: &str, refusal: &Refusal) {
         let Ok(id) = allocation_id.parse::<AllocationId>() else { return };
         warn!(%id, message = refusal.message, "shim refused a start");
-        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        let dir = self.dir_of(id);
         let end = if refusal.code == i32::from(RefusalCode::AlreadyEnded) {
             let unseen = || {
                 let reason = "it has ended before; how is not known";

@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Node;
-use crate::allocation_dir::AllocationDir;
 use crate::logs::{Follow, Wanted};
 use crate::session::{Greeting, SessionEvent};
 use crate::wanted::digest_of;
@@ -225,7 +224,7 @@ impl Node {
             let reason = format!("`{}` is no allocation", request.allocation_id);
             return self.logs.refuse(scheduler, request.request_id, reason);
         };
-        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        let dir = self.dir_of(id);
         let worker = self.workers.get(&id);
         if worker.is_none() && !dir.path().is_dir() {
             let reason = format!("no output of allocation {id} is kept on this node");

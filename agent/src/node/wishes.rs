@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::Node;
-use crate::allocation_dir::{AllocationDir, FoundRecord};
+use crate::allocation_dir::FoundRecord;
 use crate::clock;
 use crate::journal::{Found, Outcome};
 use crate::wanted::{
@@ -135,7 +135,7 @@ impl Node {
 
     /// Over a restart its absence from desired state must still mean "stop".
     fn remember_wanted(&self, id: AllocationId) {
-        let dir = AllocationDir::of(&self.settings.dir.allocations(), id);
+        let dir = self.dir_of(id);
         if let FoundRecord::Record(mut record) = dir.record() {
             record.wanted_in = self.wishes.version.incarnation;
             if let Err(error) = dir.write_record(&record) {

@@ -185,10 +185,7 @@ impl LocalCluster {
             .iter_mut()
             .find(|scheduler| scheduler.id == id)
             .with_context(|| format!("no scheduler {id}"))?;
-        let mut arguments =
-            scheduler_arguments(&plan, scheduler.id, &scheduler.grpc, &scheduler.http);
-        arguments.push("--log-level".to_owned());
-        arguments.push(plan.log_level.clone());
+        let arguments = scheduler_arguments(&plan, scheduler.id, &scheduler.grpc, &scheduler.http);
         scheduler.child = Child::spawn(&plan.program, &format!("scheduler {id}"), &arguments)?;
         Ok(())
     }
@@ -320,6 +317,8 @@ fn scheduler_arguments(plan: &Plan, number: u64, grpc: &str, http: &str) -> Vec<
         http,
         "--stop-on-fd-close",
         "0",
+        "--log-level",
+        &plan.log_level,
     ]
     .map(str::to_owned)
     .to_vec()
@@ -350,7 +349,6 @@ impl LocalScheduler {
         let http = format!("127.0.0.1:{}", ports.http);
         let mut arguments = scheduler_arguments(plan, number, &grpc, &http);
         arguments.extend_from_slice(more);
-        arguments.extend(["--log-level".to_owned(), plan.log_level.clone()]);
         let child = Child::spawn(&plan.program, &format!("scheduler {number}"), &arguments)?;
         let data_dir = plan.data_dir.join(format!("scheduler-{number}"));
         Ok(LocalScheduler { id: number, grpc, http, data_dir, child })

@@ -17,7 +17,7 @@ impl LocalCluster {
     pub fn restore(&mut self, backup: &Path, scheduler_id: u64) -> anyhow::Result<()> {
         let first = self.schedulers.first().context("no scheduler")?;
         let (grpc, http) = (first.grpc.clone(), first.http.clone());
-        let Plan { program, data_dir, log_level, .. } = &self.plan;
+        let Plan { program, data_dir, .. } = &self.plan;
         let data_dir = data_dir.join(format!("scheduler-{scheduler_id}"));
         let output = Command::new(program)
             .args(["operator", "snapshot", "restore"])
@@ -30,8 +30,7 @@ impl LocalCluster {
         if !output.status.success() {
             bail!("restore: {}", String::from_utf8_lossy(&output.stderr));
         }
-        let mut arguments = scheduler_arguments(&self.plan, scheduler_id, &grpc, &http);
-        arguments.extend(["--log-level".to_owned(), log_level.clone()]);
+        let arguments = scheduler_arguments(&self.plan, scheduler_id, &grpc, &http);
         let child = Child::spawn(program, &format!("scheduler {scheduler_id}"), &arguments)?;
         self.schedulers = vec![LocalScheduler { id: scheduler_id, grpc, http, data_dir, child }];
         self.last_number = scheduler_id;
