@@ -81,7 +81,8 @@ pub struct StartRequest {
     pub user: Option<UserIds>,
     #[prost(message, repeated, tag = "11")]
     pub limits: Vec<ResourceLimit>,
-    /// Cgroup directories of this allocation alone (one per hierarchy in v1, one in v2), entered before exec.
+    /// Cgroup directories of this allocation alone (one per hierarchy in v1, one in v2), entered before exec
+    /// unless its program does that itself.
     #[prost(string, repeated, tag = "12")]
     pub cgroup_dirs: Vec<String>,
     /// Directory for the file `exit`, not writable by the worker's user; empty means the lane journal, and that only
@@ -98,6 +99,9 @@ pub struct StartRequest {
     /// Absent: never.
     #[prost(uint64, optional, tag = "16")]
     pub lease_ends_at_boot_ms: Option<u64>,
+    /// Its program enters `cgroup_dirs` by itself: what stands around a worker is not the worker's to pay for.
+    #[prost(bool, tag = "17")]
+    pub enters_cgroups_itself: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

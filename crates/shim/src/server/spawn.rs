@@ -49,7 +49,8 @@ pub(super) fn spawn(request: &StartRequest) -> Result<Spawned, String> {
     let mut command = build(request, &program);
     command.stdout(stdout_writer).stderr(stderr_writer);
     let child = {
-        let _visit = cgroup::enter(&request.cgroup_dirs)?;
+        let dirs = if request.enters_cgroups_itself { &[][..] } else { &request.cgroup_dirs };
+        let _visit = cgroup::enter(dirs)?;
         let mask = request.umask.unwrap_or(DEFAULT_UMASK);
         let _borrowed = limits::borrow(&limits, mask, request.oom_score_adjust);
         command.spawn()
