@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use berth_model::{AllocationId, EndCause};
@@ -77,8 +77,27 @@ impl AllocationDir {
         AllocationDir { path: allocations.join(id.to_string()) }
     }
 
+    /// One that is of no allocation.
+    pub fn at(path: PathBuf) -> AllocationDir {
+        AllocationDir { path }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What a confined worker sees as `/tmp`.
+    pub fn temporary(&self) -> PathBuf {
+        self.path.join("tmp")
+    }
+
+    /// Makes it, for everybody in the worker's view to write to.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn make_temporary(&self) -> io::Result<()> {
+        fs::create_dir(self.temporary())?;
+        fs::set_permissions(self.temporary(), fs::Permissions::from_mode(0o1777))
     }
 
     /// `BERTH_TASK_DIR`.

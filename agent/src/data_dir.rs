@@ -49,6 +49,10 @@ impl DataDir {
         self.instance_key.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }

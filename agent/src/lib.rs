@@ -23,17 +23,17 @@
 //! | `cluster.id` | the cluster that the directory belongs to |
 //! | `desired` | the desired state, on disk before anything of it is begun |
 //! | `lease` | when the last heartbeat was acknowledged |
-//! | `allocs/ID/` | `allocation` (that it was begun), `task/`, `stdout`, `stderr`, `exit`; of a container `container.json` |
+//! | `allocs/ID/` | `allocation` (that it was begun), `task/`, `tmp/` (its `/tmp`), `stdout`, `stderr`, `exit`, `enclosure`, `inside` (its first process), `problem`; of a container `container.json` |
 //! | `shims/N/` | one shim each |
 //! | `gpus` | the GPUs that were last seen |
 //! | `simulated/` | the script of simulated GPUs |
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod allocation_dir;
 mod cgroups;
 mod clock;
-mod confined;
+mod confinement;
 mod credentials;
 mod data_dir;
 mod docker;
@@ -41,28 +41,32 @@ mod ended_log;
 mod environment;
 mod frame;
 mod gpus;
+mod holds;
 mod host;
 mod http;
 mod journal;
 mod leftovers;
 mod logs;
+mod metadata;
 mod node;
 mod options;
 mod ports;
 mod probe;
+mod problem;
 mod request;
 mod run;
 /// For fleets of agents without hosts: the session alone, as every agent has it.
 pub mod session;
 mod shim_link;
+mod sys;
 mod wanted;
 mod worker_user;
 
-pub use confined::become_confined;
+pub use confinement::{Wish, confined, try_confinement};
 pub use credentials::Transport;
 pub use data_dir::ClusterFile;
 pub use docker::{Docker, Gpus, run_container};
 pub use gpus::{BadPretence, GpuDriver, Pace, Pretence, host_gpus, look_at_gpus, pretend, probe};
-pub use node::Hold;
-pub use options::{AgentOptions, Program, Repair};
+pub use metadata::{MetadataService, refuse_metadata_service};
+pub use options::{AgentOptions, Hold, Program, Repair};
 pub use run::run;

@@ -10,10 +10,11 @@ use berth_model::{CpuMilli, DurationMs, MemoryBytes, Name, PortRange};
 use berth_supervise::gpu::STUCK_AFTER;
 use berth_telemetry::Metrics;
 
+use crate::confinement::Wish;
 use crate::credentials::Transport;
 use crate::docker::Docker;
 use crate::gpus::Pace;
-use crate::node::Hold;
+use crate::metadata::MetadataService;
 
 /// Everything that an agent is told from outside.
 #[derive(Clone)]
@@ -49,6 +50,10 @@ pub struct AgentOptions {
     pub zone: Name,
     /// Whether workers are held to their limits.
     pub hold: Hold,
+    /// What workers see and may.
+    pub confinement: Wish,
+    /// Whether workers may ask the cloud who this host is.
+    pub metadata_service: MetadataService,
     /// The user of workers, where the agent is root.
     pub worker_user: Option<String>,
     /// Between two tries to reach a scheduler, at least and at most.
@@ -97,6 +102,17 @@ impl Default for Repair {
     }
 }
 
+/// Whether something holds workers that not every host has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Hold {
+    /// Where the host allows it.
+    #[default]
+    IfPossible,
+    /// An agent that cannot have it does not start.
+    Always,
+    Never,
+}
+
 /// How a process of the agent's own is started.
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -136,6 +152,8 @@ impl AgentOptions {
             pool: default.clone(),
             zone: default,
             hold: Hold::default(),
+            confinement: Wish::default(),
+            metadata_service: MetadataService::default(),
             worker_user: None,
             retry_min: Duration::from_millis(20),
             retry_max: Duration::from_secs(1),

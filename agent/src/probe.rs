@@ -14,8 +14,9 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::confined::{Bounds, CANNOT_RUN};
+use crate::confinement::{CANNOT_RUN, Guest, guest_program};
 use crate::environment::{Environment, substitute};
+use crate::options::Program;
 
 /// The longest status line that is read.
 const STATUS_LINE_BYTES_MAX: usize = 1024;
@@ -30,7 +31,7 @@ pub struct ProbeTarget {
     pub environment: Environment,
     pub task_dir: PathBuf,
     /// For commands: what holds the worker holds them. `None` where nothing does.
-    pub bounds: Option<Bounds>,
+    pub guest: Option<Guest>,
 }
 
 /// Probes once. The text says why it failed.
@@ -103,28 +104,35 @@ fn status(line: &[u8]) -> Option<u16> {
 }
 
 /// Runs a command as the worker would; it is killed with its group's leader
-/// when the probe is given up.
+/// when the probe is given up. No variable of the job's reaches a process that may more than
+/// the worker.
 async fn run(target: &ProbeTarget, words: &[String]) -> Result<(), String> {
     let words: Vec<String> =
         words.iter().map(|word| substitute(word, &target.environment)).collect();
     let Some(program) = words.first() else {
         return Err("the command is empty".to_owned());
     };
-    let mut line = target.bounds.as_ref().map(Bounds::command_line).unwrap_or_default();
-    line.extend(words.iter().cloned());
-    let mut command = Command::new(&line[0]);
-    command
-        .args(&line[1..])
-        .env_clear()
-        .envs(&target.environment)
-        .current_dir(&target.task_dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(true);
+    let mut command;
+    match &target.guest {
+        Some(guest) => {
+            let Program { exe, arguments } = guest_program();
+            command = Command::new(exe);
+            command.args(arguments).env_clear().envs(guest.marks());
+            command.stdin(Stdio::piped());
+        }
+        None => {
+            command = Command::new(program);
+            command.args(&words[1..]).env_clear().envs(&target.environment);
+            command.current_dir(&target.task_dir).stdin(Stdio::null());
+        }
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| format!("run `{program}`: {error}"))?;
     let group = GroupKill::of(child.id());
+    if let (Some(guest), Some(mut input)) = (&target.guest, child.stdin.take()) {
+        let told = input.write_all(&guest.running(words.clone()).encode()).await;
+        told.map_err(|error| format!("run `{program}`: {error}"))?;
+    }
     let status = child.wait().await.map_err(|error| format!("wait for `{program}`: {error}"))?;
     group.forget();
     if status.code() == Some(i32::from(CANNOT_RUN)) {
@@ -169,7 +177,7 @@ mod tests {
             ports: vec![PortClaim { name: "http".parse().unwrap(), port }],
             environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
             task_dir: std::env::temp_dir(),
-            bounds: None,
+            guest: None,
         }
     }
 

@@ -39,6 +39,15 @@ pub fn out_of_memory_score(quality: QualityClass) -> i32 {
     }
 }
 
+/// As it is told to other processes.
+pub fn variables(environment: &Environment) -> Vec<EnvironmentVariable> {
+    let variable = |(name, value): (&String, &String)| EnvironmentVariable {
+        name: name.clone(),
+        value: value.clone(),
+    };
+    environment.iter().map(variable).collect()
+}
+
 /// What the shim is asked.
 pub fn start_request(
     wanted: &Wanted,
@@ -56,10 +65,7 @@ pub fn start_request(
     StartRequest {
         allocation_id: wanted.row.allocation.to_string(),
         command: task.command.iter().map(|word| substitute(word, environment)).collect(),
-        env: environment
-            .iter()
-            .map(|(name, value)| EnvironmentVariable { name: name.clone(), value: value.clone() })
-            .collect(),
+        env: variables(environment),
         working_dir,
         stdout_path: text(&dir.stdout()),
         stderr_path: text(&dir.stderr()),

@@ -20,10 +20,11 @@ use crate::docker;
 use crate::gpus::{
     self, Claims, Happened, Library, Prober, Probing, Resetting, Seen, Watch, Workshop,
 };
-use crate::node::{Ended, Event, Node, Repairs, Settings, cgroups};
+use crate::holds::Holds;
+use crate::node::{Ended, Event, Node, Repairs, Settings};
 use crate::options::AgentOptions;
 use crate::session::{self, Facts, SessionSettings};
-use crate::{host, http, worker_user};
+use crate::{host, http};
 
 /// Messages of a session that wait for the loop; more slow the scheduler down.
 const SESSION_EVENTS_MAX: usize = 256;
@@ -60,7 +61,6 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     spec.docker_version = docker::version(&options.docker.socket).await;
     // Before anything that another agent's worker could notice.
     let dir = DataDir::open(&options.data_dir)?;
-    let user = options.worker_user.as_deref().map(worker_user::find).transpose()?;
     let boot_id = berth_shim::process::boot_id().context("read the host's boot id")?;
     let connected = Arc::new(AtomicBool::new(false));
     let (dialer, credentials) = reach(&options).await?;
@@ -74,7 +74,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     let repairs = repairs(&options, workshop)?;
     let (facts, facts_seen) = watch::channel(Facts::default());
     let cluster = dir.cluster();
-    let cgroups = cgroups(options.hold, &dir.key(), &spec)?;
+    let Holds { user, cgroups, confinement } = Holds::begin(&options, &spec, &dir).await?;
     let settings = Settings {
         name: options.name.clone(),
         spec,
@@ -83,6 +83,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         boot_id,
         dir,
         user,
+        confinement,
         dialer: dialer.clone(),
         shim: options.shim.clone(),
         docker: options.docker.clone(),

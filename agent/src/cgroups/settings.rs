@@ -57,6 +57,11 @@ impl Bounds {
             cores_pinned: task.cores_pinned(),
         }
     }
+
+    /// With room for so many processes that are not the worker's own.
+    pub fn with_processes_beside(self, count: u32) -> Bounds {
+        Bounds { processes_max: self.processes_max.saturating_add(count), ..self }
+    }
 }
 
 /// One value for one file.

@@ -10,7 +10,7 @@ mod runner;
 
 pub use engine::{Cleared, clear, containers_of, version};
 pub use plan::{Docker, Gpus, Host, TASK_DIR, body};
-pub use runner::{Problem, problem, run_container};
+pub use runner::run_container;
 
 /// The file of an allocation that says what its container is. It holds the environment, so it
 /// is nobody's but the agent's.
@@ -19,8 +19,6 @@ pub const PLAN_FILE: &str = "container.json";
 pub const MADE_FILE: &str = "container.made";
 /// The runner makes it when the container runs.
 pub const UP_FILE: &str = "container.up";
-/// What the runner leaves when there is no container to speak of.
-const PROBLEM_FILE: &str = "container.problem";
 
 /// Whether a file of an allocation is there. Where nobody can say, it is taken for there: a
 /// container too many is looked for rather than one too few.

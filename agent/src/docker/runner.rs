@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,7 +22,8 @@ use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
 
 use super::engine::{answer, clear, connect, is};
-use super::{MADE_FILE, PLAN_FILE, PROBLEM_FILE, UP_FILE};
+use super::{MADE_FILE, PLAN_FILE, UP_FILE};
+use crate::problem::Problem;
 
 /// As `docker run` ends when there is no container to speak of.
 const NO_CONTAINER: u8 = 125;
@@ -38,44 +38,6 @@ const PULL_STALL: Duration = Duration::from_secs(300);
 const KILL_BEFORE: Duration = Duration::from_millis(500);
 /// Before an engine that has gone is asked again.
 const ENGINE_RETRY: Duration = Duration::from_secs(1);
-
-/// Why there is no container.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Problem {
-    /// No other job would fare better on this host.
-    Host(String),
-    /// There is no such image, or it cannot run what it is asked to: so on any host.
-    Start(String),
-    /// Perhaps not the next time: it counts as an attempt that failed.
-    Passing(String),
-    /// A stranger holds a port of it.
-    Port(String),
-}
-
-/// What a runner has left in the directory of its allocation.
-pub fn problem(dir: &Path) -> Option<Problem> {
-    let text = fs::read_to_string(dir.join(PROBLEM_FILE)).ok()?;
-    let (kind, reason) = text.split_once('\n')?;
-    let reason = reason.to_owned();
-    Some(match kind {
-        "host" => Problem::Host(reason),
-        "start" => Problem::Start(reason),
-        "port" => Problem::Port(reason),
-        _ => Problem::Passing(reason),
-    })
-}
-
-fn leave(dir: &Path, problem: &Problem) {
-    let (kind, reason) = match problem {
-        Problem::Host(reason) => ("host", reason),
-        Problem::Start(reason) => ("start", reason),
-        Problem::Passing(reason) => ("passing", reason),
-        Problem::Port(reason) => ("port", reason),
-    };
-    // Whoever reads its output learns it too, should there be no room for the file.
-    let _ = writeln!(std::io::stderr(), "{reason}");
-    let _ = fs::write(dir.join(PROBLEM_FILE), format!("{kind}\n{reason}"));
-}
 
 /// Runs a container to its end and ends with its exit code. The arguments are the agent's own
 /// affair: the engine's socket, the container's name, the allocation's directory, the
@@ -98,7 +60,7 @@ pub fn run_container(mut given: impl Iterator<Item = String>) -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(problem) => {
-            leave(&dir, &problem);
+            problem.leave_in(&dir);
             ExitCode::from(NO_CONTAINER)
         }
     }
@@ -384,21 +346,6 @@ fn signals() -> std::io::Result<mpsc::Receiver<&'static str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn problems_are_read_as_they_are_left() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(problem(dir.path()), None);
-        for one in [
-            Problem::Host("no engine".to_owned()),
-            Problem::Start("no image\nat all".to_owned()),
-            Problem::Passing("stalled".to_owned()),
-            Problem::Port("taken".to_owned()),
-        ] {
-            leave(dir.path(), &one);
-            assert_eq!(problem(dir.path()), Some(one));
-        }
-    }
 
     #[test]
     fn an_image_without_a_tag_is_known() {

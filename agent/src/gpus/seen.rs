@@ -100,6 +100,11 @@ impl Seen {
         (self.probing == Probing::Live).then(|| self.gpus.values().map(remembered).collect())
     }
 
+    /// The number of a GPU's device node, if the driver says it.
+    pub fn minor(&self, uuid: &str) -> Option<u32> {
+        self.gpus.get(uuid)?.look.minor
+    }
+
     /// Forgets those that are not among these.
     pub fn keep_only(&mut self, uuids: &[String]) {
         self.gpus.retain(|uuid, _| uuids.contains(uuid));

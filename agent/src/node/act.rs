@@ -16,6 +16,7 @@ use super::pool::in_words;
 use super::worker::WorkerEntry;
 use super::{Event, Node, ends};
 use crate::allocation_dir::{AllocationDir, AllocationRecord, UnstartedCause};
+use crate::confinement::{Confined, Level};
 use crate::environment::environment;
 use crate::request::start_request;
 use crate::wanted::Wanted;
@@ -114,7 +115,31 @@ impl Node {
         let bound = self.bound(id, wanted);
         let cgroups = bound.map_err(|problem| format!("hold it to its limits: {problem}"))?;
         let cgroup_dirs = cgroups.iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
-        Ok(StartRequest { cgroup_dirs, ..request })
+        let gpu_minors = match self.settings.confinement.level() {
+            Level::Nothing | Level::Rights => Vec::new(),
+            Level::View => self.minors_of(wanted)?,
+        };
+        let confined = Confined { dir, gpu_minors };
+        let request = StartRequest { cgroup_dirs, ..request };
+        self.settings.confinement.confine(request, &confined)
+    }
+
+    /// By which numbers the driver counts the device nodes of a worker's GPUs; pretended ones
+    /// need none.
+    fn minors_of(&self, wanted: &Wanted) -> Result<Vec<u32>, String> {
+        let are_simulated = self.settings.claims.is_some();
+        let mut minors = Vec::new();
+        for claim in &wanted.row.devices {
+            match self.gpus.minor(claim.uuid.as_str()) {
+                Some(minor) => minors.push(minor),
+                None if are_simulated => {}
+                None => {
+                    let uuid = &claim.uuid;
+                    return Err(format!("the driver does not say which device node is {uuid}'s"));
+                }
+            }
+        }
+        Ok(minors)
     }
 
     pub(super) fn record_of(&self, id: AllocationId) -> AllocationRecord {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use berth_model::{AllocationId, DurationMs, EndCause, EndReport, MemoryBytes, Signal, StopPolicy};
 use berth_shim::Mark;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::Node;
 use crate::cgroups::{Bounds, Cgroups, Inhabited, MemoryUse, Version};
@@ -51,7 +51,8 @@ impl Node {
         wanted: &Wanted,
     ) -> Result<Vec<PathBuf>, String> {
         let Some(cgroups) = &mut self.holding.cgroups else { return Ok(Vec::new()) };
-        cgroups.make(id, &Bounds::of(wanted.task()))
+        let beside = self.settings.confinement.processes_beside();
+        cgroups.make(id, &Bounds::of(wanted.task()).with_processes_beside(beside))
     }
 
     /// It has ended: its groups go, and what they know of its end is said.
@@ -130,49 +131,6 @@ pub fn at_its_limit(limit: Option<MemoryBytes>, peak: Option<MemoryBytes>) -> St
     match limit {
         Some(limit) => format!("out of memory at its limit of {limit}{peak}"),
         None => format!("the host was out of memory{peak}"),
-    }
-}
-
-/// Whether workers are held to their bounds, as the agent is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Hold {
-    /// Where the host allows it.
-    #[default]
-    IfPossible,
-    Always,
-    Never,
-}
-
-/// The groups below which this agent's workers get theirs.
-///
-/// # Errors
-/// They are needed and cannot be had.
-pub fn cgroups(
-    hold: Hold,
-    name: &str,
-    spec: &berth_model::NodeSpec,
-) -> anyhow::Result<Option<Cgroups>> {
-    if hold == Hold::Never {
-        return Ok(None);
-    }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    match Cgroups::begin(&mounts, name, spec.cpu) {
-        Ok(cgroups) => {
-            let (version, missing) = (cgroups.version(), cgroups.missing());
-            if hold == Hold::Always && !missing.is_empty() {
-                let missing = missing.join(", ");
-                anyhow::bail!("this host cannot bound {missing} by cgroups (agent.cgroups)");
-            }
-            info!(?version, ?missing, "workers are held to their limits by cgroups");
-            Ok(Some(cgroups))
-        }
-        Err(problem) if hold == Hold::Always => {
-            anyhow::bail!("workers cannot be held to their limits: {problem} (agent.cgroups)")
-        }
-        Err(problem) => {
-            warn!(problem, "workers are not held to their limits");
-            Ok(None)
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::{Event, Node};
 use crate::allocation_dir::FoundRecord;
 use crate::clock;
-use crate::confined::Bounds;
+use crate::confinement::Level;
 use crate::environment::environment;
 use crate::probe::{ProbeTarget, probe};
 use crate::request::out_of_memory_score;
@@ -41,19 +41,27 @@ impl Node {
         let wanted = self.workers.get(&id).and_then(|worker| worker.wanted.clone());
         let Some(wanted) = wanted else { return };
         let Some(check) = &wanted.task().health else { return };
-        let task_dir = self.dir_of(id).task();
+        let (dir, confinement) = (self.dir_of(id), &self.settings.confinement);
+        let variables = environment(&wanted, &self.settings.name, &dir.task());
+        // Whoever is not root has neither groups nor another user to run it as.
+        let held = geteuid().is_root() || confinement.level() != Level::Nothing;
+        let guest = held.then(|| {
+            let mut guest = confinement.guest(&dir, &variables);
+            let groups = self.mark_of(id).cgroup_dirs;
+            guest.enclosure.user = self.settings.user;
+            guest.enclosure.cgroup_dirs =
+                groups.iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
+            guest.enclosure.out_of_memory_score =
+                Some(out_of_memory_score(wanted.task().quality()));
+            guest
+        });
         let target = ProbeTarget {
             probe: check.probe.clone(),
             timeout: Duration::from_millis(check.timeout.0),
             ports: wanted.row.ports.clone(),
-            environment: environment(&wanted, &self.settings.name, &task_dir),
-            task_dir,
-            // Whoever is not root has neither groups nor another user to run it as.
-            bounds: geteuid().is_root().then(|| Bounds {
-                cgroup_dirs: self.mark_of(id).cgroup_dirs,
-                out_of_memory_score: out_of_memory_score(wanted.task().quality()),
-                user: self.settings.user,
-            }),
+            environment: variables,
+            task_dir: dir.task(),
+            guest,
         };
         let verdict = self.workers.get(&id).map_or(Verdict::Pending, |worker| worker.verdict);
         let health = Health::resume(HealthPolicy::from(check), clock::now(), verdict);

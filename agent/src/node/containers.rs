@@ -16,8 +16,10 @@ use tracing::warn;
 use super::Node;
 use super::bounds::at_its_limit;
 use crate::allocation_dir::AllocationDir;
-use crate::docker::{self, Cleared, MADE_FILE, PLAN_FILE, Problem, UP_FILE};
+use crate::confinement;
+use crate::docker::{self, Cleared, MADE_FILE, PLAN_FILE, UP_FILE};
 use crate::environment::{Environment, environment};
+use crate::problem::Problem;
 use crate::request::start_request;
 use crate::wanted::Wanted;
 
@@ -117,7 +119,7 @@ impl Node {
             // It is there, or the allocation has ended and its directory is gone.
             while docker::is_there(dir.path(), PLAN_FILE) && !docker::is_there(dir.path(), UP_FILE)
             {
-                if docker::problem(dir.path()).is_some() || events.is_closed() {
+                if Problem::left_in(dir.path()).is_some() || events.is_closed() {
                     return;
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -196,7 +198,7 @@ impl Node {
             ContainerNews::Up => self.container_is_up(id),
             ContainerNews::Gone(end, cleared) => {
                 let dir = self.dir_of(id);
-                let end = with_container(*end, cleared, docker::problem(dir.path()));
+                let end = with_container(*end, cleared, Problem::left_in(dir.path()));
                 self.ended_wholly(id, end);
             }
             ContainerNews::Stuck(problem) => {
@@ -209,10 +211,16 @@ impl Node {
         }
     }
 
-    /// Why there was never a container.
+    /// Why there was never a worker.
     pub(super) fn with_problem(&self, id: AllocationId, end: EndReport) -> EndReport {
         let dir = self.dir_of(id);
-        with_container(end, Cleared::default(), docker::problem(dir.path()))
+        let problem = Problem::left_in(dir.path());
+        // Not the job's program was not to be executed, but the one that would have.
+        let is_ours = end.cause == EndCause::CannotStart
+            && problem.is_none()
+            && confinement::is_of(dir.path());
+        let cause = if is_ours { EndCause::HostFault } else { end.cause };
+        with_container(EndReport { cause, ..end }, Cleared::default(), problem)
     }
 
     fn container_is_up(&mut self, id: AllocationId) {
@@ -232,10 +240,7 @@ impl Node {
 /// What the container itself adds to the end of its runner.
 fn with_container(end: EndReport, cleared: Cleared, problem: Option<Problem>) -> EndReport {
     match problem {
-        Some(Problem::Host(reason)) => EndReport { cause: EndCause::HostFault, reason, ..end },
-        Some(Problem::Start(reason)) => EndReport { cause: EndCause::CannotStart, reason, ..end },
-        Some(Problem::Port(reason)) => EndReport { cause: EndCause::PortTaken, reason, ..end },
-        Some(Problem::Passing(reason)) => EndReport { reason, ..end },
+        Some(problem) => problem.into_end(end),
         None if cleared.out_of_memory => {
             let reason = at_its_limit(cleared.memory_limit, None);
             EndReport { cause: EndCause::OutOfMemory, reason, ..end }

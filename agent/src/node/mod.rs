@@ -33,6 +33,7 @@ use tracing::info;
 
 use crate::allocation_dir::AllocationDir;
 use crate::clock;
+use crate::confinement::Confinement;
 use crate::data_dir::DataDir;
 use crate::docker::Docker;
 use crate::ended_log::EndedLog;
@@ -44,7 +45,6 @@ use crate::session::{Facts, SessionEvent};
 use crate::shim_link::{Connected, ShimNews};
 use crate::wanted::{Specs, Wishes};
 use bounds::Holding;
-pub use bounds::{Hold, cgroups};
 use checks::Check;
 use containers::ContainerNews;
 use guard::Guard;
@@ -69,6 +69,7 @@ pub struct Settings {
     pub boot_id: String,
     pub dir: DataDir,
     pub user: Option<UserIds>,
+    pub confinement: Confinement,
     /// How schedulers are reached.
     pub dialer: Dialer,
     pub shim: Program,

@@ -15,7 +15,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::*;
 use crate::allocation_dir::{AllocationDir, AllocationRecord};
+use crate::confinement::Wish;
 use crate::gpus::Workshop;
+use crate::options::Hold;
 use crate::wanted::{digest_of, full_of, offer_of_full};
 
 const EARLIER_BOOT: &str = "00000000-0000-4000-8000-000000000000";
@@ -75,6 +77,8 @@ fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
             address: String::new(),
         },
         claims: None,
+        confinement: Confinement::begin(Wish { hold: Hold::Never, ..Wish::default() }, None, dir)
+            .unwrap(),
         repairs: Repairs {
             table: FaultTable::default(),
             soak: DurationMs(0),

@@ -20,6 +20,13 @@ const MIB: u64 = 1 << 20;
 
 /// A cluster whose agent can hold workers to limits; `None` where the host does not let it.
 async fn cluster() -> Option<(Scheduler, Agent)> {
+    cluster_with(&[]).await
+}
+
+/// With and without namespaces around each worker.
+const CONFINED_OR_NOT: [&[&str]; 2] = [&[], &["--confine", "always"]];
+
+async fn cluster_with(more: &[&str]) -> Option<(Scheduler, Agent)> {
     static TRIALS: AtomicU32 = AtomicU32::new(0);
     let trees = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"];
     let trial = TRIALS.fetch_add(1, Ordering::Relaxed);
@@ -33,7 +40,7 @@ async fn cluster() -> Option<(Scheduler, Agent)> {
         return None;
     }
     let mut scheduler = Scheduler::start().await;
-    let agent = Agent::start(&scheduler.address, &["--hold", "always"]);
+    let agent = Agent::start(&scheduler.address, &[&["--hold", "always"], more].concat());
     scheduler.session().await;
     scheduler.send_full();
     Some((scheduler, agent))
@@ -165,39 +172,46 @@ fn numbers(list: &str) -> BTreeSet<u32> {
 /// Bound: told within 2 s, which is a look later at most.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f40_who_runs_out_of_memory_ends_as_a_whole_and_is_told_so() {
-    let Some((mut scheduler, agent)) = cluster().await else { return };
-    let neighbour = sleeper(9, 100, 64 * MIB, Limits::default());
-    let spared = begin(&mut scheduler, &agent, &neighbour).await;
-    let hog = "head -c 200000000 /dev/zero | tail -n 1 >/dev/null";
-    for (number, script) in [(1, format!("{hog}; exit 0")), (2, format!("({hog}) & sleep 600"))] {
-        let mut job = Job::shell(number, &script);
-        job.task().memory = MemoryBytes(32 * MIB);
-        scheduler.want(&job, vec![job.row(0)]);
-        let ended = scheduler.until_ended(job.id(0)).await;
-        assert_eq!(ended.cause, i32::from(EndCause::OutOfMemory), "{ended:?}");
-        assert!(ended.reason.starts_with("out of memory at its limit of 32MiB"), "{ended:?}");
-        assert_eq!(agent.processes(job.id(0)), []);
+    for confined in CONFINED_OR_NOT {
+        let Some((mut scheduler, agent)) = cluster_with(confined).await else { return };
+        let neighbour = sleeper(9, 100, 64 * MIB, Limits::default());
+        begin(&mut scheduler, &agent, &neighbour).await;
+        let spared = agent.processes(neighbour.id(0));
+        let hog = "head -c 200000000 /dev/zero | tail -n 1 >/dev/null";
+        for (number, script) in [(1, format!("{hog}; exit 0")), (2, format!("({hog}) & sleep 600"))]
+        {
+            let mut job = Job::shell(number, &script);
+            job.task().memory = MemoryBytes(32 * MIB);
+            scheduler.want(&job, vec![job.row(0)]);
+            let ended = scheduler.until_ended(job.id(0)).await;
+            assert_eq!(ended.cause, i32::from(EndCause::OutOfMemory), "{ended:?}");
+            assert!(ended.reason.starts_with("out of memory at its limit of 32MiB"), "{ended:?}");
+            assert_eq!(agent.processes(job.id(0)), []);
+        }
+        let left = agent.processes(neighbour.id(0));
+        assert!(spared.iter().all(|process| left.contains(process)), "{left:?}");
     }
-    assert_eq!(agent.processes(neighbour.id(0)), [spared]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f41_a_fork_bomb_gets_no_more_than_its_processes() {
-    let Some((mut scheduler, agent)) = cluster().await else { return };
-    let script = "i=0; while [ $i -lt 200 ]; do sleep 600 & i=$((i+1)); done; touch all";
-    let mut job = Job::shell(1, script);
-    job.task().limits.processes = Some(20);
-    scheduler.want(&job, vec![job.row(0)]);
-    // The shell gives up at the first fork that fails, and its children go with it.
-    let ended = scheduler.until_ended(job.id(0)).await;
-    assert_eq!(ended.cause, i32::from(EndCause::Exited), "{ended:?}");
-    assert!(ended.exit_code.is_some_and(|code| code != 0), "{ended:?}");
-    assert!(ended.stderr_tail.contains("ork"), "{ended:?}");
-    assert!(!agent.task_dir(job.id(0)).join("all").exists());
-    assert_eq!(agent.processes(job.id(0)), []);
-    let next = Job::shell(2, "exit 0");
-    scheduler.want(&next, vec![next.row(0)]);
-    assert_eq!(scheduler.until_ended(next.id(0)).await.exit_code, Some(0));
+    for confined in CONFINED_OR_NOT {
+        let Some((mut scheduler, agent)) = cluster_with(confined).await else { return };
+        let script = "i=0; while [ $i -lt 200 ]; do sleep 600 & i=$((i+1)); done; touch all";
+        let mut job = Job::shell(1, script);
+        job.task().limits.processes = Some(20);
+        scheduler.want(&job, vec![job.row(0)]);
+        // The shell gives up at the first fork that fails, and its children go with it.
+        let ended = scheduler.until_ended(job.id(0)).await;
+        assert_eq!(ended.cause, i32::from(EndCause::Exited), "{ended:?}");
+        assert!(ended.exit_code.is_some_and(|code| code != 0), "{ended:?}");
+        assert!(ended.stderr_tail.contains("ork"), "{ended:?}");
+        assert!(!agent.task_dir(job.id(0)).join("all").exists());
+        assert_eq!(agent.processes(job.id(0)), []);
+        let next = Job::shell(2, "exit 0");
+        scheduler.want(&next, vec![next.row(0)]);
+        assert_eq!(scheduler.until_ended(next.id(0)).await.exit_code, Some(0));
+    }
 }
 
 /// Its health is asked for by a command of the job's own.

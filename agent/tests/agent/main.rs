@@ -4,10 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "what is not so fails the test")]
 
 mod adoption;
+mod confinement;
 mod docker;
 mod gpu_faults;
 mod gpus;
 mod harness;
 mod lifecycle;
 mod limits;
+mod metadata;
 mod session;

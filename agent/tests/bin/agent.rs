@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         return berth_agent::probe(arguments.into_iter().skip(1));
     }
     if arguments.first().is_some_and(|mode| mode == "confined") {
-        return berth_agent::become_confined(arguments.into_iter().skip(1));
+        return berth_agent::confined(arguments.into_iter().skip(1));
     }
     if arguments.first().is_some_and(|mode| mode == "container-runner") {
         return berth_agent::run_container(arguments.into_iter().skip(1));
@@ -75,6 +75,15 @@ fn options(arguments: &[String]) -> AgentOptions {
     if value("--hold").is_some_and(|hold| hold == "always") {
         options.hold = berth_agent::Hold::Always;
     }
+    // Most tests look at the processes of a worker, which has its own alone without.
+    options.confinement.hold = berth_agent::Hold::Never;
+    if value("--confine").is_some_and(|confine| confine == "always") {
+        options.confinement.hold = berth_agent::Hold::Always;
+    }
+    options.confinement.writable = value("--writable").map(PathBuf::from).into_iter().collect();
+    options.worker_user = value("--worker-user");
+    // Its rules are the host's.
+    options.metadata_service = berth_agent::MetadataService::Open;
     options.stop_on_fd_close = Some(0);
     options
 }

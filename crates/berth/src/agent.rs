@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use berth_agent::{AgentOptions, Docker, Gpus, Hold, Pace, Repair, Transport};
+use berth_agent::{
+    AgentOptions, Docker, Gpus, Hold, MetadataService, Pace, Repair, Transport, Wish,
+};
 use berth_config::units::Address;
-use berth_config::{Agent, CgroupUse, Flags, Setting};
+use berth_config::{Agent, Flags, HostUse, Setting};
 use berth_identity::folder::Folder;
 use berth_model::{CpuMilli, DurationMs, MemoryBytes, Name, PortRange};
 
@@ -125,11 +127,17 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
     if let Some(zone) = &settings.zone {
         options.zone = checked(&zone.value, "agent.zone")?;
     }
-    options.hold = match settings.cgroups.value {
-        CgroupUse::Auto => Hold::IfPossible,
-        CgroupUse::Required => Hold::Always,
-        CgroupUse::Off => Hold::Never,
+    options.hold = hold(settings.cgroups.value);
+    let confinement = &settings.confinement;
+    options.confinement = Wish {
+        hold: hold(confinement.mode.value),
+        writable: confinement.writable.value.clone(),
+        hidden: confinement.hidden.value.clone(),
+        devices: confinement.devices.value.clone(),
     };
+    if confinement.metadata_service.value {
+        options.metadata_service = MetadataService::Open;
+    }
     let gpus = if options.simulate.is_some() { Gpus::Simulated } else { Gpus::Real };
     options.docker = Docker {
         socket: settings.docker.socket.value.clone(),
@@ -143,6 +151,14 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
     options.stop_after =
         settings.disconnect.stop_after.as_ref().map(|after| Duration::from_millis(after.value));
     Ok(options)
+}
+
+fn hold(wanted: HostUse) -> Hold {
+    match wanted {
+        HostUse::Auto => Hold::IfPossible,
+        HostUse::Required => Hold::Always,
+        HostUse::Off => Hold::Never,
+    }
 }
 
 /// With TLS where there is a certificate or a token to get one with. Without,

@@ -40,7 +40,7 @@ pub fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("gpu-prober") => return berth_agent::probe(arguments),
-        Some("confined") => return berth_agent::become_confined(arguments),
+        Some("confined") => return berth_agent::confined(arguments),
         Some("container-runner") => return berth_agent::run_container(arguments),
         Some(_) | None => {}
     }

@@ -1,10 +1,10 @@
 //! The kinds of value that settings have: what a file must write, how the text
 //! is read, how the value is shown.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use crate::layer::RawValue;
-use crate::sections::{CgroupUse, LogFormat, OutputFormat, RaftProfile};
+use crate::sections::{HostUse, LogFormat, OutputFormat, RaftProfile};
 use crate::units::{self, Address, PortRange, SimulatedGpus, UnitError};
 
 /// The TOML types that a kind accepts.
@@ -77,10 +77,14 @@ pub(crate) const PROFILE: Kind<RaftProfile> = text_kind(
     |text| one_of(text, &RaftProfile::ALL, RaftProfile::as_str),
     |profile| profile.as_str().to_owned(),
 );
-pub(crate) const CGROUPS: Kind<CgroupUse> = text_kind(
-    |text| one_of(text, &CgroupUse::ALL, CgroupUse::as_str),
-    |cgroups| cgroups.as_str().to_owned(),
+pub(crate) const HOST_USE: Kind<HostUse> = text_kind(
+    |text| one_of(text, &HostUse::ALL, HostUse::as_str),
+    |host_use| host_use.as_str().to_owned(),
 );
+/// One whose meaning does not depend on where anybody stands.
+pub(crate) const FULL_PATH: Kind<PathBuf> = text_kind(full_path, |path| path.display().to_string());
+pub(crate) const DEVICE_PATH: Kind<PathBuf> =
+    text_kind(device_path, |path| path.display().to_string());
 pub(crate) const OUTPUT: Kind<OutputFormat> = text_kind(
     |text| one_of(text, &OutputFormat::ALL, OutputFormat::as_str),
     |format| format.as_str().to_owned(),
@@ -99,6 +103,26 @@ fn path(text: &str) -> Result<PathBuf, UnitError> {
         return Err(UnitError::new(text, "is no path", allowed));
     }
     Ok(PathBuf::from(text))
+}
+
+fn full_path(text: &str) -> Result<PathBuf, UnitError> {
+    let path = path(text)?;
+    let is_plain =
+        path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if path.is_absolute() && is_plain {
+        Ok(path)
+    } else {
+        Err(UnitError::new(text, "is no path from the root", "a path like `/data`, without `..`"))
+    }
+}
+
+fn device_path(text: &str) -> Result<PathBuf, UnitError> {
+    let path = full_path(text)?;
+    if path.starts_with("/dev") && path != Path::new("/dev") {
+        Ok(path)
+    } else {
+        Err(UnitError::new(text, "is not below `/dev`", "a path like `/dev/infiniband`"))
+    }
 }
 
 /// Names of nodes, pools, zones, namespaces and users: they end up in ids,

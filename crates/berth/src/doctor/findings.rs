@@ -10,6 +10,7 @@ pub struct Facts {
     /// Device nodes that work on a GPU takes, and that are not there.
     pub missing_nodes: Vec<String>,
     pub cgroups: Cgroups,
+    pub confinement: Confinement,
     pub docker: Docker,
     /// The version of NVIDIA's container toolkit.
     pub toolkit: Option<String>,
@@ -19,6 +20,13 @@ pub struct Facts {
 pub enum User {
     Root,
     Another,
+}
+
+/// Whether workers can be confined here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Confinement {
+    Works,
+    Fails { reason: String },
 }
 
 /// What the driver's library says.
@@ -80,7 +88,8 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     if facts.pci_gpus > 0 || matches!(facts.driver, Driver::Works { .. }) {
         found.push(nodes(&facts.missing_nodes));
     }
-    found.extend([cgroups(&facts.cgroups), docker(&facts.docker), toolkit(facts)]);
+    found.extend([cgroups(&facts.cgroups), confinement(facts)]);
+    found.extend([docker(&facts.docker), toolkit(facts)]);
     found
 }
 
@@ -187,6 +196,24 @@ fn cgroups(cgroups: &Cgroups) -> Finding {
     }
 }
 
+fn confinement(facts: &Facts) -> Finding {
+    let what = "confinement";
+    match (&facts.confinement, facts.user) {
+        (Confinement::Works, _) => {
+            finding(what, Verdict::Fine, "workers see what is theirs alone", "")
+        }
+        (Confinement::Fails { .. }, User::Another) => {
+            finding(what, Verdict::Absent, "not to be had without root", "run the agent as root")
+        }
+        (Confinement::Fails { reason }, User::Root) => finding(
+            what,
+            Verdict::Wrong,
+            format!("workers see all of this host: {reason}"),
+            "it takes Linux 5.12 and the right to mount, which containers do not have by default",
+        ),
+    }
+}
+
 fn docker(docker: &Docker) -> Finding {
     let what = "Docker";
     match docker {
@@ -244,6 +271,7 @@ mod tests {
             driver: Driver::Works { version: "570.86".to_owned(), gpus: 8 },
             missing_nodes: Vec::new(),
             cgroups: Cgroups::V2 { controllers: CONTROLLERS.map(str::to_owned).to_vec() },
+            confinement: Confinement::Works,
             docker: Docker::Answers { version: "27.1".to_owned(), knows_nvidia: true },
             toolkit: Some("1.17.4".to_owned()),
         }
@@ -309,6 +337,9 @@ mod tests {
         );
         check(|facts| facts.cgroups = Cgroups::V1, "cgroups", Verdict::Fine, "version 1", "");
         check(|facts| facts.cgroups = Cgroups::Absent, "cgroups", Wrong, "none", "mount");
+        let refused = Confinement::Fails { reason: "cannot hide /x: no".to_owned() };
+        let unconfined = |facts: &mut Facts| facts.confinement = refused;
+        check(unconfined, "confinement", Wrong, "cannot hide /x", "5.12");
         check(|facts| facts.docker = Docker::Absent, "Docker", Absent, "no engine", "docker.io");
         let silent = Docker::Silent { reason: "permission denied".to_owned() };
         check(|facts| facts.docker = silent, "Docker", Wrong, "permission denied", "group docker");

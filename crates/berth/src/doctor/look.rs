@@ -10,7 +10,7 @@ use std::time::Duration;
 use berth_agent::{GpuDriver, Program, look_at_gpus};
 use serde_json::Value;
 
-use super::findings::{Cgroups, Docker, Driver, Facts, User};
+use super::findings::{Cgroups, Confinement, Docker, Driver, Facts, User};
 
 /// A driver that was not in use takes seconds to wake; one that hangs never answers.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(15);
@@ -39,6 +39,10 @@ pub async fn facts(nvml_library: Option<&Path>, docker_socket: &Path) -> Facts {
         driver,
         missing_nodes: nodes,
         cgroups: cgroups(Path::new("/sys/fs/cgroup")),
+        confinement: match berth_agent::try_confinement() {
+            Ok(()) => Confinement::Works,
+            Err(reason) => Confinement::Fails { reason },
+        },
         docker: docker(docker_socket),
         toolkit: toolkit(),
     }

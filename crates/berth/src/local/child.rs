@@ -1,5 +1,6 @@
 //! A child process that ends when the pipe on its standard input does.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -21,7 +22,9 @@ pub struct Child {
 
 /// Settings of clusters for trials: their data may be where temporary files are,
 /// which is memory on many machines.
-pub const TRIAL_SETTINGS: [(&str, &str); 1] = [("BERTH_SCHEDULER__DISK__ALLOW_MEMORY", "true")];
+/// And whoever tries something out works where they stand.
+pub const TRIAL_SETTINGS: [(&str, &str); 2] =
+    [("BERTH_SCHEDULER__DISK__ALLOW_MEMORY", "true"), ("BERTH_AGENT__CONFINEMENT__WRITABLE", "/")];
 
 /// What children have of this process's environment; the last is where some hosts have
 /// their driver's library.
@@ -37,11 +40,22 @@ impl Child {
     /// Starts `program` with `arguments`. It has a process group of
     /// its own, so that Ctrl-C in the terminal reaches the parent alone.
     pub fn spawn(program: &Path, name: &str, arguments: &[String]) -> anyhow::Result<Child> {
+        Child::spawn_with(program, name, arguments, &[])
+    }
+
+    /// The same, with more settings.
+    pub fn spawn_with(
+        program: &Path,
+        name: &str,
+        arguments: &[String],
+        settings: &[(&str, &OsStr)],
+    ) -> anyhow::Result<Child> {
         let process = Command::new(program)
             .args(arguments)
             .env_clear()
             .envs(std::env::vars_os().filter(|(key, _)| KEPT.iter().any(|kept| key == kept)))
             .envs(TRIAL_SETTINGS)
+            .envs(settings.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())

@@ -192,10 +192,9 @@ impl LocalCluster {
 
     /// Starts an agent again on its own data, as it was started before.
     pub fn restart_agent(&mut self, name: &str) -> anyhow::Result<()> {
-        let program = &self.plan.program;
         let agent = self.agents.iter_mut().find(|agent| agent.name == name);
         let agent = agent.with_context(|| format!("no agent {name}"))?;
-        agent.child = Child::spawn(program, &format!("agent {name}"), &agent.arguments)?;
+        agent.child = spawn_agent(&self.plan, name, &agent.arguments)?;
         Ok(())
     }
 
@@ -261,7 +260,7 @@ impl LocalCluster {
             Gpus::OfTheHost => Vec::new(),
         };
         let arguments = [arguments.to_vec(), simulated].concat();
-        let child = Child::spawn(&self.plan.program, &format!("agent {name}"), &arguments)?;
+        let child = spawn_agent(&self.plan, &name, &arguments)?;
         Ok(LocalAgent { name, http, data_dir, child, arguments })
     }
 
@@ -303,6 +302,13 @@ impl LocalCluster {
         }
         Ok(())
     }
+}
+
+/// Workers are to see nothing of the cluster's own files, whose user they may be.
+fn spawn_agent(plan: &Plan, name: &str, arguments: &[String]) -> anyhow::Result<Child> {
+    let data_dir = plan.data_dir.canonicalize().context("find the data directory")?;
+    let hidden = [("BERTH_AGENT__CONFINEMENT__HIDDEN", data_dir.as_os_str())];
+    Child::spawn_with(&plan.program, &format!("agent {name}"), arguments, &hidden)
 }
 
 fn scheduler_arguments(plan: &Plan, number: u64, grpc: &str, http: &str) -> Vec<String> {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::scheduler::loopback;
 use crate::kind::{
-    ADDRESS, CGROUPS, CPU, GPUS, LISTEN, NAME, PATH, PORTS, SIZE, SWITCH, TIMER, WAIT,
+    ADDRESS, CPU, DEVICE_PATH, FULL_PATH, GPUS, HOST_USE, LISTEN, NAME, PATH, PORTS, SIZE, SWITCH,
+    TIMER, WAIT,
 };
 use crate::reader::Reader;
 use crate::source::Setting;
@@ -46,7 +47,9 @@ pub struct Agent {
     /// The failure domain the node stands in.
     pub zone: Option<Setting<String>>,
     /// Whether cgroups hold workers to their limits.
-    pub cgroups: Setting<CgroupUse>,
+    pub cgroups: Setting<HostUse>,
+    /// `[agent.confinement]`
+    pub confinement: Confinement,
     /// The user that workers run as, where the agent is root.
     pub worker_user: Option<Setting<String>>,
     /// `[agent.docker]`
@@ -57,9 +60,9 @@ pub struct Agent {
     pub disconnect: Disconnect,
 }
 
-/// Whether cgroups hold workers to their limits.
+/// Whether something is used that not every host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CgroupUse {
+pub enum HostUse {
     /// Where the host allows it.
     Auto,
     /// An agent that cannot does not start.
@@ -68,7 +71,7 @@ pub enum CgroupUse {
     Off,
 }
 
-impl CgroupUse {
+impl HostUse {
     pub(crate) const ALL: [Self; 3] = [Self::Auto, Self::Required, Self::Off];
 
     /// The word used in files.
@@ -80,6 +83,21 @@ impl CgroupUse {
             Self::Off => "off",
         }
     }
+}
+
+/// `[agent.confinement]`: what workers that are processes of the host see and may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confinement {
+    /// Whether they are confined.
+    pub mode: Setting<HostUse>,
+    /// Paths of the host that they may write to, as its owners allow; `/` for all.
+    pub writable: Setting<Vec<PathBuf>>,
+    /// Paths of which they are to see nothing, beside the agent's own.
+    pub hidden: Setting<Vec<PathBuf>>,
+    /// Paths below `/dev` that each of them gets.
+    pub devices: Setting<Vec<PathBuf>>,
+    /// Whether they may ask the cloud who this host is, which often tells its credentials.
+    pub metadata_service: Setting<bool>,
 }
 
 /// `[agent.docker]`: how workers in containers are run.
@@ -144,7 +162,18 @@ impl Agent {
             labels: reader.labels("agent.labels"),
             pool: reader.setting("agent.pool", &NAME, "default".to_owned()),
             zone: reader.optional("agent.zone", &NAME),
-            cgroups: reader.setting("agent.cgroups", &CGROUPS, CgroupUse::Auto),
+            cgroups: reader.setting("agent.cgroups", &HOST_USE, HostUse::Auto),
+            confinement: Confinement {
+                mode: reader.setting("agent.confinement.mode", &HOST_USE, HostUse::Auto),
+                writable: reader.list("agent.confinement.writable", &FULL_PATH, Vec::new()),
+                hidden: reader.list("agent.confinement.hidden", &FULL_PATH, Vec::new()),
+                devices: reader.list("agent.confinement.devices", &DEVICE_PATH, Vec::new()),
+                metadata_service: reader.setting(
+                    "agent.confinement.metadata_service",
+                    &SWITCH,
+                    false,
+                ),
+            },
             worker_user: reader.optional("agent.worker_user", &NAME),
             docker: Docker {
                 socket: reader.setting("agent.docker.socket", &PATH, "/var/run/docker.sock".into()),

@@ -1,0 +1,312 @@
+//! Workers that are processes of this host see and may no more than they need: their own
+//! directory and devices, their own processes, the host's programs and files to read. Decided
+//! here, carried out by processes between shim and worker, which are modes of this executable:
+//! nothing may run between fork and exec. Who is refused what on the network is
+//! [`crate::metadata`]'s; how much of the host a worker may use is [`crate::cgroups`]'.
+
+mod enclosure;
+mod first;
+mod guest;
+mod inside;
+mod keeper;
+mod rights;
+mod syscalls;
+mod view;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use berth_shim::protocol::{StartRequest, UserIds};
+use rustix::process::geteuid;
+
+pub use enclosure::{Enclosure, Rights, Shown, View};
+pub use guest::{CANNOT_RUN, Guest};
+
+use crate::allocation_dir::AllocationDir;
+use crate::environment::Environment;
+use crate::options::{Hold, Program};
+use crate::problem::Problem;
+use crate::request::variables;
+
+const MODE: &str = "confined";
+const KEEP: &str = "keep";
+const FIRST: &str = "first";
+const GUEST: &str = "guest";
+const NOTHING: &str = "nothing";
+
+/// What its processes are found by; all that the keeper is told of the job's environment, so
+/// that no variable of a tenant's reaches a process with rights.
+const MARKS: [&str; 2] = ["BERTH_ALLOC_ID", "BERTH_TASK_DIR"];
+
+/// Every program with a GPU needs these, where they are there.
+const GPU_NODES: [&str; 4] =
+    ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
+
+/// How far workers are confined.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// They see all that their user sees, and may what it may.
+    Nothing,
+    /// As much, but without new privileges, capabilities and the calls that lead out.
+    Rights,
+    /// Their own view of the host besides.
+    View,
+}
+
+/// What is asked for, as the agent is told.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    pub hold: Hold,
+    /// Paths of the host that workers may write to, as its owners allow; `/` for all.
+    pub writable: Vec<PathBuf>,
+    /// Paths of which they are to see nothing, beside the agent's own.
+    pub hidden: Vec<PathBuf>,
+    /// Paths below `/dev` that each of them gets.
+    pub devices: Vec<PathBuf>,
+}
+
+/// How this agent's workers are confined.
+#[derive(Clone, Debug)]
+pub struct Confinement {
+    level: Level,
+    wish: Wish,
+}
+
+/// One worker that is to be confined.
+pub struct Confined<'a> {
+    pub dir: &'a AllocationDir,
+    /// The numbers of the GPUs that it has, as the driver counts its device nodes.
+    pub gpu_minors: Vec<u32>,
+}
+
+/// One of the modes of this executable that confine. The arguments are the agent's own affair.
+#[must_use]
+pub fn confined(mut given: impl Iterator<Item = String>) -> ExitCode {
+    match given.next().as_deref() {
+        Some(KEEP) => keeper::keep(given),
+        Some(FIRST) => first::be_first(given),
+        Some(GUEST) => guest::be_guest(),
+        Some(NOTHING) => ExitCode::SUCCESS,
+        Some(_) | None => ExitCode::from(2),
+    }
+}
+
+impl Confinement {
+    /// Finds out how far this host lets workers be confined, by trying it in `dir`.
+    ///
+    /// # Errors
+    /// It is needed and cannot be had; why.
+    pub fn begin(wish: Wish, user: Option<UserIds>, dir: &Path) -> Result<Confinement, String> {
+        let mut confinement = Confinement { level: Level::Nothing, wish };
+        if confinement.wish.hold == Hold::Never {
+            return Ok(confinement);
+        }
+        let refused = if geteuid().is_root() {
+            match confinement.try_out(user, dir) {
+                Ok(()) => {
+                    confinement.level = Level::View;
+                    return Ok(confinement);
+                }
+                Err(problem) => problem,
+            }
+        } else {
+            "the agent does not run as root".to_owned()
+        };
+        if confinement.wish.hold == Hold::Always {
+            return Err(format!("workers cannot be confined: {refused} (agent.confinement)"));
+        }
+        tracing::warn!(problem = refused, "workers see all of this host that their user sees");
+        confinement.level = Level::Rights;
+        Ok(confinement)
+    }
+
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// The processes beside a worker's own that run in its groups.
+    pub fn processes_beside(&self) -> u32 {
+        match self.level {
+            Level::Nothing | Level::Rights => 0,
+            // Its first one.
+            Level::View => 1,
+        }
+    }
+
+    /// Runs nothing as a worker would be run.
+    fn try_out(&self, user: Option<UserIds>, dir: &Path) -> Result<(), String> {
+        let failed = |error: std::io::Error| format!("{}: {error}", dir.display());
+        // Of an agent that was killed while it tried.
+        let _ = fs::remove_dir_all(dir);
+        let trial = AllocationDir::at(dir.to_owned());
+        fs::create_dir_all(trial.task()).map_err(failed)?;
+        trial.make_temporary().map_err(failed)?;
+        let confined = Confined { dir: &trial, gpu_minors: Vec::new() };
+        let program = Program::of_this_executable(MODE);
+        let words = [program.exe.into_os_string()].into_iter().chain(program.arguments);
+        let command = words.chain([NOTHING.into()]).map(|word| word.to_string_lossy().into_owned());
+        let enclosure = Enclosure {
+            command: command.collect(),
+            environment: Vec::new(),
+            working_dir: text(&trial.task()),
+            user,
+            view: Some(self.view(&confined)),
+            rights: Rights::Few.into(),
+            ..Enclosure::default()
+        };
+        enclosure.write_to(dir).map_err(failed)?;
+        let ended = keeper_command(dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        let ended = ended.map_err(failed)?;
+        let problem = Problem::left_in(dir);
+        let _ = fs::remove_dir_all(dir);
+        match problem {
+            Some(Problem::Host(reason) | Problem::Start(reason)) => Err(reason),
+            Some(Problem::Passing(reason) | Problem::Port(reason)) => Err(reason),
+            None if ended.success() => Ok(()),
+            None => Err(format!("a trial ended with {ended}")),
+        }
+    }
+
+    /// What is asked of a shim, for a worker that is confined.
+    ///
+    /// # Errors
+    /// It cannot be written down, in words.
+    pub fn confine(
+        &self,
+        request: StartRequest,
+        confined: &Confined<'_>,
+    ) -> Result<StartRequest, String> {
+        let view = match self.level {
+            Level::Nothing => return Ok(request),
+            Level::Rights => None,
+            Level::View => {
+                confined.dir.make_temporary().map_err(|error| format!("make its /tmp: {error}"))?;
+                Some(self.view(confined))
+            }
+        };
+        let dir = confined.dir.path();
+        let (marks, _): (Vec<_>, Vec<_>) =
+            request.env.iter().cloned().partition(|variable| MARKS.contains(&&*variable.name));
+        let enclosure = Enclosure {
+            command: request.command,
+            environment: request.env,
+            working_dir: request.working_dir,
+            user: request.user,
+            view,
+            rights: Rights::Few.into(),
+            cgroup_dirs: request.cgroup_dirs.clone(),
+            out_of_memory_score: request.oom_score_adjust,
+        };
+        enclosure.write_to(dir).map_err(|error| format!("write down its enclosure: {error}"))?;
+        Ok(StartRequest {
+            command: vec![own_executable(), MODE.to_owned(), KEEP.to_owned(), text(dir)],
+            env: marks,
+            working_dir: text(dir),
+            user: None,
+            enters_cgroups_itself: true,
+            // Those around it go last, as its shim does.
+            oom_score_adjust: None,
+            ..request
+        })
+    }
+
+    /// What a program that is run for a worker is held by, beside the worker's groups.
+    pub fn guest(&self, dir: &AllocationDir, environment: &Environment) -> Guest {
+        let rights = match self.level {
+            Level::Nothing => Rights::OfUser,
+            Level::Rights | Level::View => Rights::Few,
+        };
+        let inside = (self.level == Level::View).then(|| text(dir.path()));
+        Guest {
+            enclosure: Enclosure {
+                environment: variables(environment),
+                working_dir: text(&dir.task()),
+                rights: rights.into(),
+                ..Enclosure::default()
+            },
+            inside,
+        }
+    }
+
+    fn view(&self, confined: &Confined<'_>) -> View {
+        let paths = |paths: &[PathBuf]| paths.iter().map(|path| text(path)).collect::<Vec<_>>();
+        let own = ["/tmp", "/var/tmp"].into_iter().filter(|path| Path::new(path).is_dir());
+        let source = text(&confined.dir.temporary());
+        let own = own.map(|target| Shown { source: source.clone(), target: target.to_owned() });
+        let there = |path: &String| Path::new(path).exists();
+        let gpus = nodes_of(&confined.gpu_minors);
+        View {
+            own: own.collect(),
+            writable: paths(&self.wish.writable).into_iter().filter(there).collect(),
+            hidden: paths(&self.wish.hidden),
+            task_dir: text(&confined.dir.task()),
+            // Its own GPUs are not left out for not being there: that it would notice late.
+            devices: paths(&self.wish.devices)
+                .into_iter()
+                .chain(gpus.common)
+                .filter(there)
+                .chain(gpus.own)
+                .collect(),
+        }
+    }
+}
+
+/// Whether this process could confine a worker on this host. Blocks for some milliseconds.
+///
+/// # Errors
+/// Why not, in words.
+pub fn try_confinement() -> Result<(), String> {
+    // Nobody can have made it before.
+    let name = getrandom::u64().map_err(|error| error.to_string())?;
+    let dir = std::env::temp_dir().join(format!("berth-trial-{name:016x}"));
+    let wish = Wish { hold: Hold::Always, ..Wish::default() };
+    Confinement::begin(wish, None, &dir).map(drop)
+}
+
+/// The device nodes of a worker with GPUs.
+struct GpuNodes {
+    common: Vec<String>,
+    own: Vec<String>,
+}
+
+fn nodes_of(minors: &[u32]) -> GpuNodes {
+    let common = if minors.is_empty() { &[][..] } else { &GPU_NODES[..] };
+    GpuNodes {
+        common: common.iter().map(|node| (*node).to_owned()).collect(),
+        own: minors.iter().map(|minor| format!("/dev/nvidia{minor}")).collect(),
+    }
+}
+
+/// This very executable, whatever its path means by now and whoever runs it: a shim may be of an
+/// older release, which knows nothing of these modes.
+fn own_executable() -> String {
+    format!("/proc/{}/exe", std::process::id())
+}
+
+fn keeper_command(dir: &Path) -> Command {
+    let Program { exe, arguments } = Program::of_this_executable(MODE);
+    let mut command = Command::new(exe);
+    command.args(arguments).arg(KEEP).arg(dir).env_clear();
+    command
+}
+
+/// The beginning of the command line of a process that runs a [`Guest`].
+pub fn guest_program() -> Program {
+    let mut program = Program::of_this_executable(MODE);
+    program.arguments.push(GUEST.into());
+    program
+}
+
+/// Whether the worker of this directory is a confined one.
+pub fn is_of(dir: &Path) -> bool {
+    Enclosure::is_in(dir)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

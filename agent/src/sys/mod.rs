@@ -1,0 +1,74 @@
+//! What the kernel offers and no library here gives without unsafe code. Nothing else may hold any.
+#![expect(
+    unsafe_code,
+    reason = "system calls that no library wraps safely; a reason stands at each"
+)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// How much of a tree of mounts is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Depth {
+    OneMount,
+    AllBelow,
+}
+
+/// What a process has of its own from then on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Own {
+    /// Process ids, of the children that it has afterwards.
+    Processes,
+    /// Mounts, and what System V and POSIX share between processes.
+    MountsAndMemory,
+}
+
+/// Enters a new namespace.
+///
+/// # Errors
+/// The system's; whoever is not root may not.
+pub fn enter(own: Own) -> io::Result<()> {
+    let flags = match own {
+        Own::Processes => UnshareFlags::NEWPID,
+        Own::MountsAndMemory => UnshareFlags::NEWNS | UnshareFlags::NEWIPC,
+    };
+    // SAFETY: what is unsafe of it is a table of descriptors that is shared no more
+    // (CLONE_FILES), which is not asked for.
+    unsafe { unshare_unsafe(flags) }.map_err(io::Error::from)
+}
+
+/// Nothing can be written any more below `path`, in this namespace of mounts. Asks no file
+/// system anything, so that one that does not answer harms nobody.
+///
+/// # Errors
+/// The system's; `ENOSYS` before Linux 5.12.
+pub fn make_read_only(path: &Path, depth: Depth) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let flags = match depth {
+        Depth::OneMount => 0,
+        Depth::AllBelow => libc::AT_RECURSIVE,
+    };
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the kernel reads a string that ends in a zero and a structure of the length
+    // that it is told, which both outlive the call, and keeps neither.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
