@@ -60,7 +60,8 @@ pub fn write_host(folder: &Path, gpus: &SimulatedGpus, name: &Name) -> io::Resul
         uuid: Some(uuid(name, index)),
         name: Some(gpus.model.clone()),
         bus: Some(format!("00000000:{:02X}:00.0", index + 1)),
-        minor: Some(index),
+        // It has no device node.
+        minor: None,
         memory_total_bytes: Some(gpus.memory_bytes),
         memory_used_bytes: Some(0),
         ..Gpu::default()

@@ -193,6 +193,10 @@ pub struct DevArguments {
     /// there are any, else 8xH100-80GB]
     #[arg(long, value_name = "GPUS")]
     pub gpus: Option<String>,
+    /// Let workers see and do all that you may; as root they see only their own processes and
+    /// devices otherwise
+    #[arg(long)]
+    pub unconfined: bool,
     /// Where the cluster keeps its data [default: a temporary directory, removed at the end]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

@@ -9,7 +9,7 @@ use berth_agent::Program;
 use berth_config::units::simulated_gpus;
 
 use crate::arguments::DevArguments;
-use crate::local::{Gpus, LocalCluster, Plan, write_ready_file};
+use crate::local::{Gpus, LocalCluster, Plan, Workers, write_ready_file};
 use crate::{settings, stop};
 
 /// What a trial has on a host without GPUs.
@@ -44,6 +44,7 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<ExitCode> {
         schedulers: arguments.schedulers,
         agents: arguments.agents,
         gpus,
+        workers: if arguments.unconfined { Workers::Unconfined } else { Workers::Confined },
         data_dir: scratch.path.clone(),
         log_level: arguments.log_level.clone(),
     };

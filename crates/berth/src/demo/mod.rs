@@ -12,7 +12,7 @@ use anyhow::Context as _;
 
 use crate::arguments::DemoArguments;
 use crate::dev::Scratch;
-use crate::local::{Gpus, LocalCluster, Plan};
+use crate::local::{Gpus, LocalCluster, Plan, Workers};
 use crate::stop;
 
 use checks::Checks;
@@ -43,6 +43,7 @@ async fn tell(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
         schedulers: SCHEDULERS,
         agents: AGENTS,
         gpus: Gpus::Simulated(GPUS.to_owned()),
+        workers: Workers::Confined,
         data_dir: scratch.path.clone(),
         log_level: "error".to_owned(),
     };

@@ -1,6 +1,5 @@
 //! A child process that ends when the pipe on its standard input does.
 
-use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -48,14 +47,14 @@ impl Child {
         program: &Path,
         name: &str,
         arguments: &[String],
-        settings: &[(&str, &OsStr)],
+        settings: &[(&str, String)],
     ) -> anyhow::Result<Child> {
         let process = Command::new(program)
             .args(arguments)
             .env_clear()
             .envs(std::env::vars_os().filter(|(key, _)| KEPT.iter().any(|kept| key == kept)))
             .envs(TRIAL_SETTINGS)
-            .envs(settings.iter().copied())
+            .envs(settings.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())

@@ -28,6 +28,7 @@ pub struct Plan {
     pub schedulers: u8,
     pub agents: u8,
     pub gpus: Gpus,
+    pub workers: Workers,
     pub data_dir: PathBuf,
     /// What the children log.
     pub log_level: String,
@@ -40,6 +41,15 @@ pub enum Gpus {
     Simulated(String),
     /// Of one agent only: a GPU belongs to one node.
     OfTheHost,
+}
+
+/// What workers may see of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Workers {
+    /// All but other workers and the cluster's own files, where the host lets it be so.
+    Confined,
+    /// What their user may.
+    Unconfined,
 }
 
 /// A running local cluster.
@@ -304,11 +314,21 @@ impl LocalCluster {
     }
 }
 
-/// Workers are to see nothing of the cluster's own files, whose user they may be.
+/// Its workers are to see nothing of the schedulers' files, whose user they may be.
 fn spawn_agent(plan: &Plan, name: &str, arguments: &[String]) -> anyhow::Result<Child> {
     let data_dir = plan.data_dir.canonicalize().context("find the data directory")?;
-    let hidden = [("BERTH_AGENT__CONFINEMENT__HIDDEN", data_dir.as_os_str())];
-    Child::spawn_with(&plan.program, &format!("agent {name}"), arguments, &hidden)
+    let hidden: Vec<String> = (1..=plan.schedulers)
+        .map(|number| data_dir.join(format!("scheduler-{number}")).display().to_string())
+        .collect();
+    let mode = match plan.workers {
+        Workers::Confined => "auto",
+        Workers::Unconfined => "off",
+    };
+    let settings = [
+        ("BERTH_AGENT__CONFINEMENT__HIDDEN", hidden.join(",")),
+        ("BERTH_AGENT__CONFINEMENT__MODE", mode.to_owned()),
+    ];
+    Child::spawn_with(&plan.program, &format!("agent {name}"), arguments, &settings)
 }
 
 fn scheduler_arguments(plan: &Plan, number: u64, grpc: &str, http: &str) -> Vec<String> {

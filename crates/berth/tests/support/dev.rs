@@ -41,7 +41,7 @@ impl Dev {
         };
         let (data_dir, ready) = (folder.join("dev"), folder.join("ready"));
         let child = command
-            .args(["dev", "--schedulers", &schedulers.to_string()])
+            .args(["dev", "--unconfined", "--schedulers", &schedulers.to_string()])
             .args(["--agents", &agents.to_string(), "--log-level", &super::log_level()])
             .arg("--data-dir")
             .arg(&data_dir)

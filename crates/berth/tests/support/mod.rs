@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use berth::local::{Gpus, Plan};
+use berth::local::{Gpus, Plan, Workers};
 use berth_client::{Client, ClientError};
 use berth_model::{Constraints, JobKind, JobSpec, Name, Policy, TaskSpec};
 use berth_proto::v1;
@@ -33,6 +33,8 @@ pub fn plan(data_dir: &Path, schedulers: u8, agents: u8) -> Plan {
         schedulers,
         agents,
         gpus: Gpus::Simulated("2xH100-80GB".to_owned()),
+        // Tests know workers by their process ids, as the host counts them.
+        workers: Workers::Unconfined,
         data_dir: data_dir.to_owned(),
         log_level: log_level(),
     }
