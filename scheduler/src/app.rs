@@ -93,6 +93,11 @@ impl Published {
         self.revocations.subscribe()
     }
 
+    /// Every newest applied state from now on.
+    pub fn views(&self) -> watch::Receiver<ClusterState> {
+        self.view.subscribe()
+    }
+
     /// The newest applied state; O(1).
     pub fn view(&self) -> ClusterState {
         self.view.borrow().clone()

@@ -31,12 +31,18 @@ pub struct Session {
 /// The registry. The lock guards look-ups only.
 pub struct Sessions {
     by_node: Mutex<BTreeMap<NodeId, Session>>,
+    /// Notified when one comes in.
+    came: Notify,
     pub logs: LogRequests,
 }
 
 impl Sessions {
     pub fn new() -> Sessions {
-        Sessions { by_node: Mutex::new(BTreeMap::new()), logs: LogRequests::new() }
+        Sessions {
+            by_node: Mutex::new(BTreeMap::new()),
+            came: Notify::new(),
+            logs: LogRequests::new(),
+        }
     }
 
     /// Takes a session in; an older one of the same node ends.
@@ -44,6 +50,12 @@ impl Sessions {
         if let Some(old) = self.lock().insert(session.node, session) {
             old.over.cancel();
         }
+        self.came.notify_waiters();
+    }
+
+    /// Until a session comes in, from the moment of this call.
+    pub fn changed(&self) -> impl Future<Output = ()> + '_ {
+        self.came.notified()
     }
 
     /// Takes a session out, unless a newer one has its place.

@@ -1,0 +1,271 @@
+//! One reader's stream: what agents push is passed on; a followed stream goes on when its agent
+//! was away for a while, and with the next attempt.
+
+use std::time::Duration;
+
+use berth_model::{AllocationId, AllocationState, JobKind, NodeId};
+use berth_proto::v1;
+use berth_proto::v1::scheduler_message::Message as ToAgent;
+use berth_state::ClusterState;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::{Instance, LastWords};
+use crate::access::Granted;
+use crate::rpc::Shared;
+use crate::sessions::Session;
+
+/// An agent answers a request at once, if only to say that there is nothing yet.
+const FIRST_CHUNK_LIMIT: Duration = Duration::from_secs(10);
+
+/// A stream that is passed on.
+pub struct Passing {
+    pub shared: Shared,
+    pub granted: Granted,
+    pub out: mpsc::Sender<Result<v1::LogChunk, Status>>,
+}
+
+/// Whose output is read, and from whom.
+pub struct Reading {
+    pub allocation: AllocationId,
+    /// The node's name.
+    pub node: String,
+    pub session: Session,
+    /// Shown where the node has nothing of it any more.
+    pub words: Option<LastWords>,
+    /// Bytes of it that the reader has had.
+    pub sent: u64,
+}
+
+/// Why no more comes of one allocation.
+enum Stop {
+    /// All that there is has come; a remark, or nothing.
+    Whole(String),
+    /// The agent has gone, or does not answer.
+    AgentAway,
+    /// There is nobody to tell it to.
+    Unheard,
+    /// It may not be shown any more.
+    Refused(Status),
+}
+
+impl Passing {
+    /// Passes on until there is no more to come, or nobody to hear it.
+    pub async fn run(self, first: Reading, instance: Instance, request: v1::LogsRequest) {
+        let mut reading = first;
+        loop {
+            let stop = self.pass(&mut reading, &request).await;
+            let last = reading.allocation;
+            let next = match stop {
+                Stop::Unheard => return,
+                Stop::Refused(status) => return self.end(Err(status)).await,
+                Stop::AgentAway if !request.follow => {
+                    return self.end(Err(away(&reading.node))).await;
+                }
+                Stop::AgentAway => self.until_back(&reading, &request).await,
+                Stop::Whole(note) if !request.follow || request.attempt > 0 || !note.is_empty() => {
+                    return self.end(Ok(note)).await;
+                }
+                Stop::Whole(_) => self.until_next(last, instance, &request).await,
+            };
+            match next {
+                Ok(Some(next)) => reading = next,
+                Ok(None) => return,
+                Err(status) => return self.end(Err(status)).await,
+            }
+        }
+    }
+
+    /// Passes on one allocation's output.
+    async fn pass(&self, reading: &mut Reading, request: &v1::LogsRequest) -> Stop {
+        let published = &self.shared.published;
+        let (logs, session) = (&published.sessions.logs, reading.session.clone());
+        let (request_id, mut pushes) = logs.open(session.node);
+        let order = v1::LogRequest {
+            request_id: request_id.clone(),
+            allocation_id: reading.allocation.to_string(),
+            stderr: request.stderr,
+            follow: request.follow,
+        };
+        let order = v1::SchedulerMessage { message: Some(ToAgent::LogRequest(order)) };
+        let stop = if session.orders.send(order).await.is_ok() {
+            self.pass_pushes(&mut pushes, reading).await
+        } else {
+            Stop::AgentAway
+        };
+        logs.close(&request_id);
+        let cancel = ToAgent::LogCancel(v1::LogCancel { request_id });
+        let _ = session.orders.try_send(v1::SchedulerMessage { message: Some(cancel) });
+        stop
+    }
+
+    async fn pass_pushes(
+        &self,
+        pushes: &mut mpsc::Receiver<v1::LogPush>,
+        reading: &mut Reading,
+    ) -> Stop {
+        let published = &self.shared.published;
+        // An agent begins with the first byte that it has.
+        let mut skip = reading.sent;
+        let mut is_first = true;
+        loop {
+            let silent = async {
+                match is_first {
+                    true => tokio::time::sleep(FIRST_CHUNK_LIMIT).await,
+                    false => std::future::pending().await,
+                }
+            };
+            let push = tokio::select! {
+                push = pushes.recv() => push,
+                () = silent => None,
+                () = self.out.closed() => return Stop::Unheard,
+                () = reading.session.over.cancelled() => None,
+            };
+            let Some(mut push) = push else { return Stop::AgentAway };
+            if let Err(revoked) = self.granted.still(&published.view(), published.now()) {
+                return Stop::Refused(revoked);
+            }
+            let gone = push.data.is_empty() && push.end.as_ref().is_some_and(|end| !end.is_empty());
+            if let (true, true, 0, Some(words)) = (is_first, gone, skip, &reading.words) {
+                let why = push.end.unwrap_or_default();
+                let chunk = words.chunk(reading.allocation.to_string(), reading.node.clone(), &why);
+                return match self.out.send(Ok(chunk)).await {
+                    Ok(()) => Stop::Whole(String::new()),
+                    Err(_) => Stop::Unheard,
+                };
+            }
+            let cut = usize::try_from(skip).unwrap_or(usize::MAX).min(push.data.len());
+            let data = push.data.split_off(cut);
+            skip -= cut as u64;
+            reading.sent += data.len() as u64;
+            let mut chunk = v1::LogChunk { data, ..v1::LogChunk::default() };
+            if is_first {
+                chunk.allocation_id = reading.allocation.to_string();
+                chunk.node.clone_from(&reading.node);
+            }
+            is_first = false;
+            if self.out.send(Ok(chunk)).await.is_err() {
+                return Stop::Unheard;
+            }
+            if let Some(end) = push.end {
+                return Stop::Whole(end);
+            }
+        }
+    }
+
+    /// The same output again once its agent is back; `None` where nobody waits for that.
+    async fn until_back(
+        &self,
+        reading: &Reading,
+        request: &v1::LogsRequest,
+    ) -> Result<Option<Reading>, Status> {
+        let (allocation, sent) = (reading.allocation, reading.sent);
+        let node = reading.session.node;
+        loop {
+            // Asked before looking: whoever comes in between is not missed.
+            let changed = self.shared.published.sessions.changed();
+            self.shared.leading_or_redirect()?;
+            let session = self.shared.published.sessions.get(node);
+            if let Some(session) = session.filter(|session| !session.over.is_cancelled()) {
+                let reading = self.reading(allocation, session, request);
+                return Ok(Some(Reading { sent, ..reading }));
+            }
+            tokio::select! {
+                () = changed => {}
+                () = self.out.closed() => return Ok(None),
+            }
+        }
+    }
+
+    /// The next attempt's output once that has begun; `None` if there will be none.
+    async fn until_next(
+        &self,
+        last: AllocationId,
+        instance: Instance,
+        request: &v1::LogsRequest,
+    ) -> Result<Option<Reading>, Status> {
+        let mut views = self.shared.published.views();
+        loop {
+            let view = views.borrow_and_update().clone();
+            self.shared.leading_or_redirect()?;
+            let next = match self.standing(&view, last, instance) {
+                Standing::Begun(next, node) => Some((next, node)),
+                Standing::Over => return Ok(None),
+                Standing::Waits => None,
+            };
+            if let Some((allocation, node)) = next
+                && let Some(session) = self.shared.published.sessions.get(node)
+            {
+                return Ok(Some(self.reading(allocation, session, request)));
+            }
+            tokio::select! {
+                changed = views.changed() => if changed.is_err() {
+                    return Ok(None);
+                },
+                () = self.out.closed() => return Ok(None),
+            }
+        }
+    }
+
+    fn reading(
+        &self,
+        allocation: AllocationId,
+        session: Session,
+        request: &v1::LogsRequest,
+    ) -> Reading {
+        let view = self.shared.published.view();
+        let name = view.nodes().get(&session.node);
+        let node = name.map_or_else(|| session.node.to_string(), |row| row.name.to_string());
+        let words = LastWords::of(&view, allocation).filter(|_| request.stderr);
+        Reading { allocation, node, session, words, sent: 0 }
+    }
+
+    fn standing(&self, view: &ClusterState, last: AllocationId, instance: Instance) -> Standing {
+        let (Some(job), Some(task)) =
+            (view.jobs().get(&instance.job), view.tasks().get(&(instance.job, instance.task)))
+        else {
+            return Standing::Over;
+        };
+        // One after the other; but for those that nobody remembers.
+        let next = self.shared.shown(view, instance, last.attempt.next().0);
+        let next = next.or_else(|| self.shared.shown(view, instance, 0));
+        let live = |id: AllocationId| view.allocations().get(&id);
+        match next.filter(|(id, _)| id.attempt > last.attempt) {
+            // Its node may not have heard of it yet.
+            Some((id, _)) if live(id).is_some_and(|row| row.state == AllocationState::Planned) => {
+                Standing::Waits
+            }
+            Some((id, node)) => Standing::Begun(id, node),
+            // The end of the last was written to its log before the cluster has heard of it;
+            // a daemon's instances wait on their nodes.
+            None if !job.is_ended()
+                && (live(last).is_some()
+                    || task.pending.contains(instance.index.0)
+                    || job.kind() == JobKind::Daemon) =>
+            {
+                Standing::Waits
+            }
+            None => Standing::Over,
+        }
+    }
+
+    async fn end(&self, how: Result<String, Status>) {
+        // A reader that has gone needs no end.
+        let _ = match how {
+            Ok(note) if note.is_empty() => Ok(()),
+            Ok(note) => self.out.send(Ok(v1::LogChunk { note, ..v1::LogChunk::default() })).await,
+            Err(status) => self.out.send(Err(status)).await,
+        };
+    }
+}
+
+fn away(node: &str) -> Status {
+    Status::unavailable(format!("node {node} went away while it told its logs"))
+}
+
+/// What becomes of an instance after one of its attempts.
+enum Standing {
+    Begun(AllocationId, NodeId),
+    Waits,
+    Over,
+}
