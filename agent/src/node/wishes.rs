@@ -22,8 +22,9 @@ use crate::wanted::{
 
 /// Between two tries to write desired state to a disk that refuses it.
 const JOURNAL_RETRY: Duration = Duration::from_secs(1);
-/// For how long writing may fail before what waits is given back.
-pub const JOURNAL_PATIENCE: Duration = Duration::from_secs(10);
+/// For how long writing may fail before what waits is given back: within ten seconds the
+/// cluster knows that this node takes nothing.
+pub const JOURNAL_PATIENCE: Duration = Duration::from_secs(8);
 
 /// A wish on its way to the disk.
 #[derive(Clone, Copy, Debug)]

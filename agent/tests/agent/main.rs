@@ -5,6 +5,7 @@
 
 mod adoption;
 mod confinement;
+mod disks;
 mod docker;
 mod gpu_faults;
 mod gpus;

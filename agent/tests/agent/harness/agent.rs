@@ -28,7 +28,11 @@ pub struct Agent {
 
 impl Agent {
     pub fn start(scheduler: &str, more: &[&str]) -> Agent {
-        let dir = tempfile::tempdir().unwrap();
+        Agent::start_in(tempfile::tempdir().unwrap(), scheduler, more)
+    }
+
+    /// With its data below a directory that is there, perhaps on a disk of its own.
+    pub fn start_in(dir: TempDir, scheduler: &str, more: &[&str]) -> Agent {
         let mut arguments = vec!["agent".to_owned(), "--server".to_owned(), scheduler.to_owned()];
         arguments.extend(["--name", "node-a", "--data-dir"].map(str::to_owned));
         arguments.push(dir.path().join("data").to_string_lossy().into_owned());
