@@ -1,5 +1,7 @@
 //! What holds the workers of this host: found out once, when the agent begins.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::bail;
 use berth_model::NodeSpec;
 use berth_shim::protocol::UserIds;
@@ -9,7 +11,7 @@ use crate::cgroups::Cgroups;
 use crate::confinement::Confinement;
 use crate::credentials::Transport;
 use crate::data_dir::DataDir;
-use crate::metadata::{IP, MetadataService, refuse_metadata_service};
+use crate::metadata::{IP, MetadataService, allow_metadata_service, refuse_metadata_service};
 use crate::options::{AgentOptions, Hold};
 use crate::worker_user;
 
@@ -75,15 +77,25 @@ async fn confinement(
 ) -> anyhow::Result<Confinement> {
     let mut wish = options.confinement.clone();
     wish.hidden.push(dir.path().to_owned());
-    if let Transport::Tls { folder, .. } = &options.transport {
+    if let Transport::Tls { folder, join_token_file } = &options.transport {
         wish.hidden.push(folder.clone());
+        wish.hidden.extend(join_token_file.clone());
     }
     wish.hidden.push(options.docker.socket.clone());
     let trial = dir.file("trial");
-    let begun = tokio::task::spawn_blocking(move || Confinement::begin(wish, user, &trial));
+    let begun = tokio::task::spawn_blocking(move || {
+        // Whatever else they are called, and wherever whoever hides them stands.
+        wish.hidden = wish.hidden.iter().map(|path| real(path)).collect();
+        Confinement::begin(wish, user, &trial)
+    });
     let confinement = begun.await?.map_err(anyhow::Error::msg)?;
     info!(level = ?confinement.level(), "how far workers are confined");
     Ok(confinement)
+}
+
+fn real(path: &Path) -> PathBuf {
+    let real = path.canonicalize().or_else(|_| std::path::absolute(path));
+    real.unwrap_or_else(|_| path.to_owned())
 }
 
 /// Keeps workers from asking the cloud who this host is, where their user is not the host's own.
@@ -91,7 +103,9 @@ async fn refuse_metadata(options: &AgentOptions, user: Option<UserIds>) -> anyho
     let Some(user) = user.filter(|user| user.uid != 0) else { return Ok(()) };
     let hold = options.confinement.hold;
     if options.metadata_service == MetadataService::Open || hold == Hold::Never {
-        return Ok(());
+        // Those of an agent before this one.
+        let allowed = tokio::task::spawn_blocking(move || allow_metadata_service(&IP, user.uid));
+        return Ok(allowed.await?);
     }
     let refused = tokio::task::spawn_blocking(move || refuse_metadata_service(&IP, user.uid));
     match refused.await? {

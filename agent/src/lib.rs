@@ -67,6 +67,6 @@ pub use credentials::Transport;
 pub use data_dir::ClusterFile;
 pub use docker::{Docker, Gpus, run_container};
 pub use gpus::{BadPretence, GpuDriver, Pace, Pretence, host_gpus, look_at_gpus, pretend, probe};
-pub use metadata::{MetadataService, refuse_metadata_service};
+pub use metadata::{MetadataService, allow_metadata_service, refuse_metadata_service};
 pub use options::{AgentOptions, Hold, Program, Repair};
 pub use run::run;

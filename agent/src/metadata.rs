@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::Command;
 
 /// Whether workers may ask.
@@ -15,11 +16,20 @@ pub enum MetadataService {
     Open,
 }
 
-/// Where clouds answer: the common one; Amazon's for containers and for version 6; Alibaba's.
-const ADDRESSES: [&str; 4] =
-    ["169.254.169.254", "169.254.170.2", "fd00:ec2::254", "100.100.100.200"];
+/// Where clouds answer: the common one; Amazon's for containers and for version 6; Alibaba's;
+/// Azure's own to its machines, at two ports.
+const SERVICES: [(&str, u16); 6] = [
+    ("169.254.169.254", 80),
+    ("169.254.170.2", 80),
+    ("fd00:ec2::254", 80),
+    ("100.100.100.200", 80),
+    ("168.63.129.16", 80),
+    ("168.63.129.16", 32526),
+];
 /// Before every rule that hosts are given by hand, behind that of their own addresses.
 const PRIORITY: &str = "7073";
+/// Where the kernel tells of its addresses of version 6, if it has any.
+const VERSION_6: &str = "/proc/net/if_inet6";
 /// What iproute2 says of a rule that is there.
 const IS_THERE: &str = "File exists";
 /// What it says of a route that a rule refuses.
@@ -38,6 +48,19 @@ pub fn refuse_metadata_service(program: &[&str], uid: u32) -> Result<(), String>
     Host { program }.refuse_to(uid)
 }
 
+/// Takes such rules away again, where there are any.
+pub fn allow_metadata_service(program: &[&str], uid: u32) {
+    let host = Host { program };
+    for (address, port) in services() {
+        // That there is none is as good, and so is a host without the program.
+        let _ = host.run(&rule("del", address, port, uid));
+    }
+}
+
+fn services() -> impl Iterator<Item = (IpAddr, u16)> {
+    SERVICES.iter().filter_map(|(address, port)| Some((address.parse().ok()?, *port)))
+}
+
 /// A host's routes, by the program that changes them.
 struct Host<'a> {
     program: &'a [&'a str],
@@ -45,27 +68,23 @@ struct Host<'a> {
 
 impl Host<'_> {
     fn refuse_to(&self, uid: u32) -> Result<(), String> {
-        let addresses = ADDRESSES.iter().filter_map(|text| text.parse::<IpAddr>().ok());
-        for address in addresses {
-            let said = self.run(&rule(address, uid)).map_err(in_words)?;
+        for (address, port) in services() {
+            let said = self.run(&rule("add", address, port, uid)).map_err(in_words)?;
             match said {
                 None => {}
                 Some(problem) if problem.contains(IS_THERE) => {}
                 // A kernel without version 6 asks nobody there.
-                Some(problem) if address.is_ipv6() => {
-                    tracing::debug!(problem, %address, "no rule for it");
-                    continue;
-                }
+                Some(_) if address.is_ipv6() && !Path::new(VERSION_6).exists() => continue,
                 Some(problem) => return Err(problem),
             }
-            self.check(address, uid)?;
+            self.check(address, port, uid)?;
         }
         Ok(())
     }
 
     /// Asks the kernel which way the user's question would go.
-    fn check(&self, address: IpAddr, uid: u32) -> Result<(), String> {
-        let asked = words(&format!("route get {address} uid {uid} ipproto tcp dport 80"));
+    fn check(&self, address: IpAddr, port: u16, uid: u32) -> Result<(), String> {
+        let asked = words(&format!("route get {address} uid {uid} ipproto tcp dport {port}"));
         match self.run(&asked).map_err(in_words)? {
             Some(problem) if problem.contains(IS_REFUSED) || is_nowhere(&problem) => Ok(()),
             Some(problem) => Err(problem),
@@ -93,12 +112,10 @@ fn is_nowhere(problem: &str) -> bool {
     problem.contains("unreachable")
 }
 
-fn rule(address: IpAddr, uid: u32) -> Vec<String> {
+fn rule(order: &str, address: IpAddr, port: u16, uid: u32) -> Vec<String> {
     let family = if address.is_ipv6() { "-6" } else { "-4" };
-    let rule = "ipproto tcp dport 80 prohibit";
-    words(&format!(
-        "{family} rule add priority {PRIORITY} to {address} uidrange {uid}-{uid} {rule}"
-    ))
+    let of_user = format!("uidrange {uid}-{uid} ipproto tcp dport {port} prohibit");
+    words(&format!("{family} rule {order} priority {PRIORITY} to {address} {of_user}"))
 }
 
 fn words(line: &str) -> Vec<String> {

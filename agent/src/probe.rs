@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::confinement::{CANNOT_RUN, Guest, guest_program};
+use crate::confinement::{CANNOT_JOIN, CANNOT_RUN, Guest, guest_program};
 use crate::environment::{Environment, substitute};
 use crate::options::Program;
 
@@ -135,6 +135,9 @@ async fn run(target: &ProbeTarget, words: &[String]) -> Result<(), String> {
     }
     let status = child.wait().await.map_err(|error| format!("wait for `{program}`: {error}"))?;
     group.forget();
+    if target.guest.is_some() && status.code() == Some(i32::from(CANNOT_JOIN)) {
+        return Err(format!("`{program}` cannot be run beside the worker"));
+    }
     if status.code() == Some(i32::from(CANNOT_RUN)) {
         return Err(format!("`{program}` is not found, or cannot be run"));
     }

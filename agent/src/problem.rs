@@ -1,8 +1,8 @@
 //! What a process between shim and worker leaves for the agent when there was never a worker to
 //! speak of: the runner of a container, the keeper of a confined one.
 
-use std::fs;
-use std::io::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use berth_model::{EndCause, EndReport};
@@ -39,6 +39,24 @@ impl Problem {
 
     /// Leaves it for the agent.
     pub fn leave_in(&self, dir: &Path) {
+        self.leave(File::create(dir.join(FILE)));
+    }
+
+    /// A place to leave it for whoever will have no right to make one by then. As long as
+    /// nothing is left there, there was no problem.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn place_in(dir: &Path) -> io::Result<File> {
+        File::create(dir.join(FILE))
+    }
+
+    /// Leaves it in such a place.
+    pub fn leave_at(&self, place: File) {
+        self.leave(Ok(place));
+    }
+
+    fn leave(&self, place: io::Result<File>) {
         let (kind, reason) = match self {
             Problem::Host(reason) => ("host", reason),
             Problem::Start(reason) => ("start", reason),
@@ -47,7 +65,7 @@ impl Problem {
         };
         // Whoever reads its output learns it too, should there be no room for the file.
         let _ = writeln!(std::io::stderr(), "{reason}");
-        let _ = fs::write(dir.join(FILE), format!("{kind}\n{reason}"));
+        let _ = place.and_then(|mut file| write!(file, "{kind}\n{reason}"));
     }
 
     /// The end of an allocation that had this problem.

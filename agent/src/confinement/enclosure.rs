@@ -67,6 +67,12 @@ pub struct View {
     /// Below `/dev`, beside what every program needs: nodes, or directories of them.
     #[prost(string, repeated, tag = "5")]
     pub devices: Vec<String>,
+    /// The same, as far as they are there.
+    #[prost(string, repeated, tag = "6")]
+    pub devices_if_there: Vec<String>,
+    /// What is to be seen again of what is hidden, as far as it is there.
+    #[prost(string, repeated, tag = "7")]
+    pub shown: Vec<String>,
 }
 
 /// A directory of the host at another place.
@@ -114,6 +120,18 @@ impl Enclosure {
 
     pub fn is_in(dir: &Path) -> bool {
         dir.join(FILE).exists()
+    }
+
+    /// Leaves of it what is needed while the worker runs: variables may be secrets.
+    pub fn forget_the_job(self, dir: &Path) {
+        let kept = Enclosure { command: Vec::new(), environment: Vec::new(), ..self };
+        // On a full disk it stays, where only the agent reads it.
+        let temporary = dir.join("enclosure.new");
+        let _ = fs::remove_file(&temporary);
+        let mut options = fs::OpenOptions::new();
+        let open = options.write(true).create_new(true).mode(0o600).open(&temporary);
+        let written = open.and_then(|mut open| open.write_all(&frame::encode(&kept)));
+        let _ = written.and_then(|()| fs::rename(&temporary, dir.join(FILE)));
     }
 
     /// # Errors

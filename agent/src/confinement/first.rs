@@ -11,14 +11,18 @@ use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use rustix::io::Errno;
-use rustix::process::{WaitOptions, wait};
+use rustix::process::{DumpableBehavior, WaitOptions, set_dumpable_behavior, wait};
 
 use super::enclosure::{Enclosure, Rights};
 use super::keeper::leave_signals_to_the_worker;
 use super::{rights, view};
 use crate::problem::Problem;
 
-/// What the first process says to the keeper, once.
+/// What the first process says to the keeper, a line first, when the worker's main process is
+/// there and all around it is as it should be.
+pub const BEGUN: &str = "begun\n";
+
+/// What it says last.
 #[derive(Debug)]
 pub enum Word {
     /// How the worker's main process ended.
@@ -54,7 +58,11 @@ pub fn be_first(mut given: impl Iterator<Item = String>) -> ExitCode {
     let Some(dir) = given.next() else { return ExitCode::from(2) };
     let Ok(channel) = take_channel() else { return ExitCode::FAILURE };
     match begin(Path::new(&dir)) {
-        Ok(worker) => bury(worker, channel),
+        Ok(worker) => {
+            // A keeper that was killed hears nothing; its shim ends the rest.
+            let _ = (&channel).write_all(BEGUN.as_bytes());
+            bury(worker, channel);
+        }
         Err(problem) => say(channel, &Word::Problem(problem)),
     }
     ExitCode::SUCCESS
@@ -69,6 +77,9 @@ fn take_channel() -> io::Result<File> {
 
 /// Starts the worker and returns its process id, as it is here.
 fn begin(dir: &Path) -> Result<u32, Problem> {
+    // Else a worker of the same user could look into this process.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| Problem::Host(error.to_string()))?;
     let enclosure = Enclosure::read_from(dir).map_err(Problem::Host)?;
     // Before it lies where only reading is allowed. What this process is itself was charged to
     // the agent.
@@ -144,7 +155,7 @@ fn bury(worker: u32, channel: File) {
     }
 }
 
-/// The one word, and the end of the conversation.
+/// The last word, and the end of the conversation.
 fn say(mut channel: File, word: &Word) {
     // A keeper that was killed hears nothing, and nothing is to be done about it.
     let _ = channel.write_all(word.text().as_bytes());

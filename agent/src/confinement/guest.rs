@@ -6,7 +6,9 @@
 use std::io::{self, Read as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
+
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::enclosure::{Enclosure, Rights};
 use super::inside;
@@ -15,6 +17,8 @@ use crate::frame::{self, Framed};
 
 /// As a shell says that a command could not be run.
 pub const CANNOT_RUN: u8 = 127;
+/// The worker has not begun, or has ended, or nothing more may run beside it.
+pub const CANNOT_JOIN: u8 = 125;
 
 /// A program that is run for a worker; said on standard input.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -57,33 +61,38 @@ pub fn be_guest() -> ExitCode {
     };
     match run(&guest) {
         Ok(code) => ExitCode::from(code),
-        Err(problem) => {
+        Err((code, problem)) => {
             use std::io::Write as _;
             // Nobody may be listening.
             let _ = writeln!(io::stderr(), "{problem}");
-            ExitCode::from(CANNOT_RUN)
+            ExitCode::from(code)
         }
     }
 }
 
-fn run(guest: &Guest) -> Result<u8, String> {
-    guest.enclosure.enter_groups()?;
+fn run(guest: &Guest) -> Result<u8, (u8, String)> {
+    enter(guest).map_err(|problem| (CANNOT_JOIN, problem))?;
+    let cannot = |problem: String| (CANNOT_RUN, problem);
+    let command = first::command(&guest.enclosure);
+    let mut command = command.map_err(|problem| cannot(format!("{problem:?}")))?;
+    if guest.inside.is_none() {
+        return Err(cannot(command.exec().to_string()));
+    }
+    // Joining a namespace of processes takes a child; this one ends as that does.
+    let ended = command.status().map_err(|error| cannot(error.to_string()))?;
+    // By a signal is not by itself, and that is all that anybody asks.
+    Ok(ended.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+}
+
+/// From here on it may no more than the worker.
+fn enter(guest: &Guest) -> Result<(), String> {
+    let enclosure = &guest.enclosure;
+    // Else the worker could look into this process once it is among its own.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| error.to_string())?;
+    enclosure.enter_groups()?;
     if let Some(dir) = &guest.inside {
         inside::join(Path::new(dir)).map_err(|error| format!("cannot join the worker: {error}"))?;
         std::env::set_current_dir("/").map_err(|error| error.to_string())?;
     }
-    let enclosure = &guest.enclosure;
-    rights::keep(Rights::try_from(enclosure.rights).unwrap_or(Rights::Few), enclosure.user)?;
-    let mut command = first::command(enclosure).map_err(|problem| format!("{problem:?}"))?;
-    if guest.inside.is_none() {
-        return Err(format!("cannot run it: {}", command.exec()));
-    }
-    wait_for(command)
-}
-
-/// Joining a namespace of processes takes a child; it ends as that does.
-fn wait_for(mut command: Command) -> Result<u8, String> {
-    let ended = command.status().map_err(|error| format!("cannot run it: {error}"))?;
-    // By a signal is not by itself, and that is all that anybody asks.
-    Ok(ended.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+    rights::keep(Rights::try_from(enclosure.rights).unwrap_or(Rights::Few), enclosure.user)
 }

@@ -21,7 +21,7 @@ use berth_shim::protocol::{StartRequest, UserIds};
 use rustix::process::geteuid;
 
 pub use enclosure::{Enclosure, Rights, Shown, View};
-pub use guest::{CANNOT_RUN, Guest};
+pub use guest::{CANNOT_JOIN, CANNOT_RUN, Guest};
 
 use crate::allocation_dir::AllocationDir;
 use crate::environment::Environment;
@@ -42,6 +42,22 @@ const MARKS: [&str; 2] = ["BERTH_ALLOC_ID", "BERTH_TASK_DIR"];
 /// Every program with a GPU needs these, where they are there.
 const GPU_NODES: [&str; 4] =
     ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
+
+/// Directories of a worker's own, which are one.
+const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+
+/// Where the host's daemons listen, some of which do what root asks.
+const RUN: &str = "/run";
+/// What programs need of it: names of other hosts and of users, and NVIDIA's daemons.
+const SHOWN_OF_RUN: [&str; 7] = [
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager/resolv.conf",
+    "/run/nscd",
+    "/run/nvidia-persistenced",
+    "/run/nvidia-fabricmanager",
+    "/run/nvidia-imex",
+];
 
 /// How far workers are confined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +129,17 @@ impl Confinement {
         } else {
             "the agent does not run as root".to_owned()
         };
+        // Nobody is left unconfined for the sake of a path that cannot be had.
+        let plain = Confinement {
+            level: Level::Nothing,
+            wish: Wish { hold: confinement.wish.hold, ..Wish::default() },
+        };
+        if geteuid().is_root() && plain.try_out(user, dir).is_ok() {
+            return Err(format!(
+                "workers cannot be confined as asked for: {refused} (agent.confinement.writable, \
+                 hidden, devices)"
+            ));
+        }
         if confinement.wish.hold == Hold::Always {
             return Err(format!("workers cannot be confined: {refused} (agent.confinement)"));
         }
@@ -215,44 +242,47 @@ impl Confinement {
         })
     }
 
-    /// What a program that is run for a worker is held by, beside the worker's groups.
-    pub fn guest(&self, dir: &AllocationDir, environment: &Environment) -> Guest {
-        let rights = match self.level {
-            Level::Nothing => Rights::OfUser,
-            Level::Rights | Level::View => Rights::Few,
-        };
-        let inside = (self.level == Level::View).then(|| text(dir.path()));
-        Guest {
-            enclosure: Enclosure {
-                environment: variables(environment),
-                working_dir: text(&dir.task()),
-                rights: rights.into(),
-                ..Enclosure::default()
-            },
-            inside,
-        }
-    }
-
     fn view(&self, confined: &Confined<'_>) -> View {
-        let paths = |paths: &[PathBuf]| paths.iter().map(|path| text(path)).collect::<Vec<_>>();
-        let own = ["/tmp", "/var/tmp"].into_iter().filter(|path| Path::new(path).is_dir());
-        let source = text(&confined.dir.temporary());
-        let own = own.map(|target| Shown { source: source.clone(), target: target.to_owned() });
-        let there = |path: &String| Path::new(path).exists();
-        let gpus = nodes_of(&confined.gpu_minors);
-        View {
-            own: own.collect(),
-            writable: paths(&self.wish.writable).into_iter().filter(there).collect(),
-            hidden: paths(&self.wish.hidden),
+        let texts = |paths: &[PathBuf]| paths.iter().map(|path| text(path)).collect::<Vec<_>>();
+        let mut view = View {
+            writable: texts(&self.wish.writable),
+            hidden: texts(&self.wish.hidden),
             task_dir: text(&confined.dir.task()),
-            // Its own GPUs are not left out for not being there: that it would notice late.
-            devices: paths(&self.wish.devices)
-                .into_iter()
-                .chain(gpus.common)
-                .filter(there)
-                .chain(gpus.own)
-                .collect(),
+            // Not left out for not being there: that it would notice late.
+            devices: nodes_of(&confined.gpu_minors),
+            devices_if_there: texts(&self.wish.devices),
+            ..View::default()
+        };
+        if !confined.gpu_minors.is_empty() {
+            view.devices_if_there.extend(GPU_NODES.map(str::to_owned));
         }
+        if !view.leaves_all() {
+            let source = text(&confined.dir.temporary());
+            let own = |target: &str| Shown { source: source.clone(), target: target.to_owned() };
+            view.own =
+                TEMPORARY.into_iter().filter(|path| Path::new(path).is_dir()).map(own).collect();
+            view.hidden.push(RUN.to_owned());
+            view.shown = SHOWN_OF_RUN.map(str::to_owned).to_vec();
+        }
+        view
+    }
+}
+
+/// What a program that is run for a worker is held by, beside the worker's groups: as the worker
+/// was enclosed when it began, whatever this agent does with others.
+pub fn guest(dir: &AllocationDir, environment: &Environment, user: Option<UserIds>) -> Guest {
+    let enclosure = Enclosure::read_from(dir.path()).ok();
+    let rights = enclosure.as_ref().map_or(Rights::OfUser.into(), |enclosure| enclosure.rights);
+    let inside = enclosure.as_ref().is_some_and(|enclosure| enclosure.view.is_some());
+    Guest {
+        enclosure: Enclosure {
+            environment: variables(environment),
+            working_dir: text(&dir.task()),
+            user,
+            rights,
+            ..Enclosure::default()
+        },
+        inside: inside.then(|| text(dir.path())),
     }
 }
 
@@ -268,18 +298,8 @@ pub fn try_confinement() -> Result<(), String> {
     Confinement::begin(wish, None, &dir).map(drop)
 }
 
-/// The device nodes of a worker with GPUs.
-struct GpuNodes {
-    common: Vec<String>,
-    own: Vec<String>,
-}
-
-fn nodes_of(minors: &[u32]) -> GpuNodes {
-    let common = if minors.is_empty() { &[][..] } else { &GPU_NODES[..] };
-    GpuNodes {
-        common: common.iter().map(|node| (*node).to_owned()).collect(),
-        own: minors.iter().map(|minor| format!("/dev/nvidia{minor}")).collect(),
-    }
+fn nodes_of(minors: &[u32]) -> Vec<String> {
+    minors.iter().map(|minor| format!("/dev/nvidia{minor}")).collect()
 }
 
 /// This very executable, whatever its path means by now and whoever runs it: a shim may be of an

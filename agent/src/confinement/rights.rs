@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use berth_shim::protocol::UserIds;
-use rustix::fs::{Gid, Uid, fchown};
+use rustix::fs::{FileType, Gid, Uid, fchown, fstat};
 use rustix::process::geteuid;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set,
@@ -59,9 +59,12 @@ fn drop_bounds() -> rustix::io::Result<()> {
 
 fn become_user(user: UserIds) -> rustix::io::Result<()> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    // So that it can open them anew by name, as `/dev/stdout`.
+    // So that it can open them anew by name, as `/dev/stdout`; what is no pipe of this worker's
+    // is not to be given away.
     for output in [std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
-        let _ = fchown(output, Some(uid), Some(gid));
+        if fstat(output).is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_fifo()) {
+            let _ = fchown(output, Some(uid), Some(gid));
+        }
     }
     set_thread_groups(&[])?;
     set_thread_gid(gid)?;

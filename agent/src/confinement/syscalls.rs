@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use libc::{ENOSYS, EPERM, c_long};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch, apply_filter,
+    SeccompRule, TargetArch, apply_filter, sock_filter,
 };
 
 /// Refused whatever is asked of them.
@@ -77,7 +77,26 @@ pub fn deny() -> Result<(), seccompiler::Error> {
     Ok(())
 }
 
-fn programs(arch: TargetArch) -> Result<[BpfProgram; 2], seccompiler::Error> {
+/// x86's second way to number its calls, which the lists here say nothing of: it has none.
+#[cfg(target_arch = "x86_64")]
+fn other_numbers() -> Option<BpfProgram> {
+    const FIRST_OF_X32: u32 = 0x4000_0000;
+    let (load_number, jump_if_at_least, give) = (0x20, 0x35, 0x06);
+    let step = |code, jf, k| sock_filter { code, jt: 0, jf, k };
+    Some(vec![
+        step(load_number, 0, 0),
+        step(jump_if_at_least, 1, FIRST_OF_X32),
+        step(give, 0, libc::SECCOMP_RET_ERRNO | ENOSYS.unsigned_abs()),
+        step(give, 0, libc::SECCOMP_RET_ALLOW),
+    ])
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn other_numbers() -> Option<BpfProgram> {
+    None
+}
+
+fn programs(arch: TargetArch) -> Result<Vec<BpfProgram>, seccompiler::Error> {
     let refuse = |errno: i32| SeccompAction::Errno(errno.unsigned_abs());
     let build = |rules: BTreeMap<i64, Vec<SeccompRule>>, errno| {
         let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse(errno), arch);
@@ -91,7 +110,8 @@ fn programs(arch: TargetArch) -> Result<[BpfProgram; 2], seccompiler::Error> {
     // Its flags lie in memory, where no filter can look: whoever asks for it is told that there
     // is none, and takes the older one.
     let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    Ok([build(rules, EPERM)?, build(absent, ENOSYS)?])
+    let ours = [build(rules, EPERM)?, build(absent, ENOSYS)?];
+    Ok(ours.into_iter().chain(other_numbers()).collect())
 }
 
 /// A child in a namespace of its own.

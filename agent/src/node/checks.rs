@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::{Event, Node};
 use crate::allocation_dir::FoundRecord;
 use crate::clock;
-use crate::confinement::Level;
+use crate::confinement;
 use crate::environment::environment;
 use crate::probe::{ProbeTarget, probe};
 use crate::request::out_of_memory_score;
@@ -41,14 +41,13 @@ impl Node {
         let wanted = self.workers.get(&id).and_then(|worker| worker.wanted.clone());
         let Some(wanted) = wanted else { return };
         let Some(check) = &wanted.task().health else { return };
-        let (dir, confinement) = (self.dir_of(id), &self.settings.confinement);
+        let dir = self.dir_of(id);
         let variables = environment(&wanted, &self.settings.name, &dir.task());
         // Whoever is not root has neither groups nor another user to run it as.
-        let held = geteuid().is_root() || confinement.level() != Level::Nothing;
+        let held = geteuid().is_root() || confinement::is_of(dir.path());
         let guest = held.then(|| {
-            let mut guest = confinement.guest(&dir, &variables);
+            let mut guest = confinement::guest(&dir, &variables, self.settings.user);
             let groups = self.mark_of(id).cgroup_dirs;
-            guest.enclosure.user = self.settings.user;
             guest.enclosure.cgroup_dirs =
                 groups.iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
             guest.enclosure.out_of_memory_score =

@@ -85,6 +85,17 @@ pub fn lane_records(shims: &Path) -> BTreeMap<AllocationId, ExitRecord> {
         .collect()
 }
 
+/// What a confined worker has left in its `/tmp` is of use to nobody.
+fn remove_temporary(dir: AllocationDir) {
+    if dir.temporary().exists() {
+        // However much it is.
+        tokio::task::spawn_blocking(move || {
+            // It goes with its directory otherwise.
+            let _ = std::fs::remove_dir_all(dir.temporary());
+        });
+    }
+}
+
 impl Node {
     /// Takes the end of an allocation; a second one is ignored.
     pub(super) fn ended(&mut self, id: AllocationId, end: EndReport) {
@@ -102,6 +113,7 @@ impl Node {
             return;
         }
         self.unbound(id, &mut end);
+        remove_temporary(self.dir_of(id));
         let Some(worker) = self.workers.get_mut(&id) else { return };
         // One line for each of a million successes helps nobody.
         if end.exit_code == Some(0) {

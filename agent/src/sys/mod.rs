@@ -41,23 +41,35 @@ pub fn enter(own: Own) -> io::Result<()> {
     unsafe { unshare_unsafe(flags) }.map_err(io::Error::from)
 }
 
-/// Nothing can be written any more below `path`, in this namespace of mounts. Asks no file
+/// What a mount does not let anybody do any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Restriction {
+    /// Write, or use device nodes that lie there.
+    ReadOnly,
+    /// Use device nodes that lie there.
+    NoDevices,
+    /// Write; device nodes are used as ever.
+    ReadOnlyNodes,
+}
+
+/// Restricts what is done through the mount at `path`, in this namespace of mounts. Asks no file
 /// system anything, so that one that does not answer harms nobody.
 ///
 /// # Errors
 /// The system's; `ENOSYS` before Linux 5.12.
-pub fn make_read_only(path: &Path, depth: Depth) -> io::Result<()> {
+pub fn restrict(path: &Path, restriction: Restriction, depth: Depth) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let flags = match depth {
         Depth::OneMount => 0,
         Depth::AllBelow => libc::AT_RECURSIVE,
     };
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
+    let no_devices = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID;
+    let attr_set = match restriction {
+        Restriction::ReadOnly => libc::MOUNT_ATTR_RDONLY | no_devices,
+        Restriction::NoDevices => no_devices,
+        Restriction::ReadOnlyNodes => libc::MOUNT_ATTR_RDONLY,
     };
+    let attributes = libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd: 0 };
     // SAFETY: the kernel reads a string that ends in a zero and a structure of the length
     // that it is told, which both outlive the call, and keeps neither.
     let done = unsafe {

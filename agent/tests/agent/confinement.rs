@@ -2,7 +2,8 @@
 //! that a worker that is not hostile notices little of it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use berth_model::{DurationMs, HealthCheck, HealthProbe, JobKind};
@@ -62,7 +63,7 @@ async fn begin(scheduler: &mut Scheduler, agent: &Agent, job: &Job) -> Vec<Proce
 }
 
 /// What looks only, and so may be tried without any bounds.
-fn looks(agent: &Agent, neighbour: &Job, victim: u32) -> String {
+fn looks(agent: &Agent, neighbour: &Job, victim: u32, daemon: &Path) -> String {
     let secret = agent.task_dir(neighbour.id(0)).join("secret");
     format!(
         "{TRY}
@@ -73,6 +74,7 @@ fn looks(agent: &Agent, neighbour: &Job, victim: u32) -> String {
          try agents-files cat {data}/agent.id
          try shims ls {data}/shims
          try own-enclosure ls {data}/allocs/$BERTH_ALLOC_ID/allocation
+         try hosts-daemons ls {daemon}/socket
          try hosts-memory ls /dev/mem /dev/kmsg
          try kernels-memory head -c 1 /proc/kcore
          try kernels-messages dmesg
@@ -83,7 +85,15 @@ fn looks(agent: &Agent, neighbour: &Job, victim: u32) -> String {
         neighbours = secret.parent().unwrap().display(),
         data = agent.data().display(),
         agents = agent.pid(),
+        daemon = daemon.display(),
     )
+}
+
+/// Where one of the host's daemons listens, which does what root asks.
+fn daemon() -> tempfile::TempDir {
+    let dir = tempfile::tempdir_in("/run").unwrap();
+    drop(UnixListener::bind(dir.path().join("socket")).unwrap());
+    dir
 }
 
 /// What would do harm if it could be done.
@@ -93,6 +103,8 @@ fn deeds(victim: u32) -> String {
          try hosts-file touch /etc/berth-hostile
          try hosts-programs touch /usr/bin/berth-hostile
          try hosts-switch sh -c 'echo 0 > /proc/sys/kernel/sysrq'
+         try node-given-away chmod 600 /dev/null
+         try own-link ln -s /etc/passwd /dev/link
          try groups sh -c 'echo $$ > /sys/fs/cgroup/cgroup.procs || mkdir /sys/fs/cgroup/cpu/x'
          try mount mount -t tmpfs none /mnt
          try unmount umount /proc\n"
@@ -109,11 +121,14 @@ async fn a_hostile_worker_gets_nothing_of_anybody_elses() {
         let neighbour = Job::shell(1, "umask 0; echo word > secret; echo > up; exec sleep 600");
         let neighbours = begin(&mut scheduler, &agent, &neighbour).await;
         let victim = neighbours.iter().map(|process| process.pid).max().unwrap();
-        let script = looks(&agent, &neighbour, victim) + &deeds(victim);
+        let daemon = daemon();
+        let script = looks(&agent, &neighbour, victim, daemon.path()) + &deeds(victim);
         let said = say(&mut scheduler, &agent, 2, &script).await;
         let got: Vec<&String> = said.iter().filter(|line| !line.starts_with("no ")).collect();
-        assert!(got.is_empty() && said.len() == 20, "as {user:?}: {said:?}");
+        assert!(got.is_empty() && said.len() == 23, "as {user:?}: {said:?}");
         assert_eq!(agent.processes(neighbour.id(0)), neighbours);
+        let null = fs::metadata("/dev/null").unwrap();
+        assert_eq!((null.uid(), null.mode() & 0o777), (0, 0o666));
     }
 }
 
@@ -123,12 +138,14 @@ async fn without_confinement_a_worker_of_root_gets_all_of_it() {
     let Some((mut scheduler, agent)) = cluster(&[]).await else { return };
     let neighbour = Job::shell(1, "echo word > secret; echo > up; exec sleep 600");
     let victim = begin(&mut scheduler, &agent, &neighbour).await.remove(0).pid;
-    let said = say(&mut scheduler, &agent, 2, &looks(&agent, &neighbour, victim)).await;
+    let daemon = daemon();
+    let looks = looks(&agent, &neighbour, victim, daemon.path());
+    let said = say(&mut scheduler, &agent, 2, &looks).await;
     let refused: Vec<&String> = said.iter().filter(|line| !line.starts_with("got ")).collect();
     // What a container that this runs in takes from root itself says nothing.
     let of_hosts = ["no hosts-memory", "no kernels-memory", "no kernels-messages"];
     assert!(refused.iter().all(|line| of_hosts.contains(&line.as_str())), "{said:?}");
-    assert_eq!(said.len(), 13, "{said:?}");
+    assert_eq!(said.len(), 14, "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

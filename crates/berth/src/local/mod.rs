@@ -314,12 +314,15 @@ impl LocalCluster {
     }
 }
 
-/// Its workers are to see nothing of the schedulers' files, whose user they may be.
+/// Its workers are to see nothing of schedulers' and other agents' files, whose user they may
+/// be.
 fn spawn_agent(plan: &Plan, name: &str, arguments: &[String]) -> anyhow::Result<Child> {
     let data_dir = plan.data_dir.canonicalize().context("find the data directory")?;
-    let hidden: Vec<String> = (1..=plan.schedulers)
-        .map(|number| data_dir.join(format!("scheduler-{number}")).display().to_string())
-        .collect();
+    let schedulers = (1..=plan.schedulers).map(|number| format!("scheduler-{number}"));
+    let agents = (1..=plan.agents).map(|number| format!("node-{number}"));
+    let others = schedulers.chain(agents.filter(|other| other != name));
+    let hidden: Vec<String> =
+        others.map(|folder| data_dir.join(folder).display().to_string()).collect();
     let mode = match plan.workers {
         Workers::Confined => "auto",
         Workers::Unconfined => "off",
