@@ -1,6 +1,7 @@
 //! The keys of a job file: one walk over the tree, whatever its syntax.
 
 mod array;
+mod artifact;
 mod gpu;
 mod health;
 mod job;

@@ -1,7 +1,9 @@
 //! A specification in the keys of a job file.
 
 use berth_config::units::{format_cpu, format_duration, format_size};
-use berth_model::{Constraints, GpuRequest, HealthCheck, HealthProbe, JobSpec, TaskSpec};
+use berth_model::{
+    Artifact, Constraints, GpuRequest, HealthCheck, HealthProbe, JobSpec, TaskSpec, shown_source,
+};
 use serde_json::{Map, Value, json};
 
 /// What stands for the value of an environment variable: it may be a secret, and
@@ -43,6 +45,7 @@ fn task_json(task: &TaskSpec) -> Value {
         "command": task.command,
         "env": env,
         "workdir": task.workdir,
+        "artifacts": task.artifacts.iter().map(artifact_json).collect::<Vec<_>>(),
         "count": task.count,
         "array": task.array.map(|array| {
             let last = u64::from(array.start)
@@ -67,6 +70,17 @@ fn task_json(task: &TaskSpec) -> Value {
         },
         "health": task.health.as_ref().map(health_json),
         "time_limit": task.time_limit.map(|limit| format_duration(limit.0)),
+    })
+}
+
+/// What follows a `?` may be a signature.
+fn artifact_json(artifact: &Artifact) -> Value {
+    let shown = shown_source(&artifact.source);
+    let hidden = if shown == artifact.source { "" } else { "?***" };
+    json!({
+        "source": format!("{shown}{hidden}"),
+        "checksum": artifact.checksum.map(|checksum| checksum.to_string()),
+        "to": artifact.to,
     })
 }
 
@@ -117,6 +131,7 @@ mod tests {
             "tasks": {"main": {
                 "driver": "docker", "image": "a:1",
                 "command": ["x"], "env": {"HF_TOKEN": "hf_secret"}, "array": "0-8:2%3",
+                "artifacts": [{"source": "https://h/a/b.bin?sig=secret"}],
                 "cpu": "500m", "memory": "4GiB",
                 "limits": {"cpu": "1500m", "memory": "8GiB", "processes": 100},
                 "gpu": {"count": 2, "type": ["A100"], "vram": "40GB"}, "ports": ["http"],
@@ -138,6 +153,9 @@ mod tests {
         let mut expected: Value = serde_json::from_str(text).unwrap();
         let task = &mut expected["tasks"]["main"];
         task["env"]["HF_TOKEN"] = json!("***");
+        task["artifacts"][0]["source"] = json!("https://h/a/b.bin?***");
+        task["artifacts"][0]["checksum"] = Value::Null;
+        task["artifacts"][0]["to"] = json!("b.bin");
         task["count"] = json!(5);
         task["quality"] = json!("burstable");
         task["workdir"] = Value::Null;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod artifact;
 pub mod fits;
 pub mod ids;
 pub mod limits;
@@ -20,6 +21,7 @@ pub mod validate;
 pub use access::{
     Grant, JoinGrant, Machine, NAMESPACES_MAX, ParseAccessError, Role, Scope, TokenId,
 };
+pub use artifact::{Artifact, Checksum, Location, Scheme, shown_source};
 pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, free_devices, may_stay};
 pub use ids::{AllocationId, Attempt, InstanceIndex, JobId, NodeId, ParseIdError, TaskIndex};
 pub use limits::{Limits, QualityClass};

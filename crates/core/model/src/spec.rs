@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::artifact::Artifact;
 use crate::limits::Limits;
 use crate::name::Name;
 use crate::quantity::{CpuMilli, MemoryBytes};
@@ -108,6 +109,8 @@ pub struct TaskSpec {
     pub command: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub workdir: Option<String>,
+    /// Files that are there before a worker starts.
+    pub artifacts: Vec<Artifact>,
     /// Instances, replicas for a service; unused by a daemon.
     pub count: u32,
     pub array: Option<ArraySpec>,
@@ -287,6 +290,7 @@ impl TaskSpec {
             command,
             env: BTreeMap::new(),
             workdir: None,
+            artifacts: Vec::new(),
             count: 1,
             array: None,
             cpu: JobSpec::CPU_DEFAULT,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::artifact::{Location, check_place, places_collide, shown_source};
 use crate::limits::Limits;
 use crate::node::DEVICES_MAX;
 use crate::quantity::MemoryBytes;
@@ -16,6 +17,8 @@ pub const TASKS_MAX: usize = 64;
 pub const INSTANCES_MAX: u32 = 1_000_000;
 /// Named ports of one task.
 pub const PORTS_MAX: usize = 16;
+/// Files of one task.
+pub const ARTIFACTS_MAX: usize = 32;
 /// Arguments of a command, and entries of an environment.
 pub const ARGUMENTS_MAX: usize = 1024;
 /// An encoded specification; larger ones would not fit a log entry with room
@@ -110,6 +113,7 @@ fn check_task(spec: &JobSpec, task: &TaskSpec, complaints: &mut Complaints) {
     let at = |field: &str| format!("tasks.{}.{field}", task.name);
     check_driver(task, complaints);
     check_env(task, complaints);
+    check_artifacts(task, complaints);
     let count_max = match spec.kind {
         JobKind::Batch => INSTANCES_MAX,
         JobKind::Service => REPLICAS_MAX,
@@ -188,6 +192,42 @@ fn check_limits(task: &TaskSpec, complaints: &mut Complaints) {
         let what = format!("expected {PROCESSES_LEAST} to {PROCESSES_MAX}, found {processes}");
         complaints.add(at("processes"), what);
     }
+}
+
+fn check_artifacts(task: &TaskSpec, complaints: &mut Complaints) {
+    let artifacts = &task.artifacts;
+    let at = format!("tasks.{}.artifacts", task.name);
+    if artifacts.len() > ARTIFACTS_MAX {
+        let message = format!("expected at most {ARTIFACTS_MAX}, found {}", artifacts.len());
+        return complaints.add(at, message);
+    }
+    for (position, artifact) in artifacts.iter().enumerate() {
+        let at = |key: &str| format!("{at}[{position}].{key}");
+        if let Err(error) = Location::parse(&artifact.source) {
+            let shown = shown_source(&artifact.source);
+            let message = format!("{error}; found `{}`", shortened(&shown));
+            complaints.add(at("source"), message);
+        }
+        if let Err(error) = check_place(&artifact.to) {
+            let message = format!("{error}; found `{}`", shortened(&artifact.to));
+            complaints.add(at("to"), message);
+            continue;
+        }
+        let before = artifacts.iter().take(position);
+        if let Some(first) = before.map(|one| &one.to).find(|to| places_collide(to, &artifact.to)) {
+            let message = format!(
+                "`{}` and `{}` cannot both be there",
+                shortened(first),
+                shortened(&artifact.to)
+            );
+            complaints.add(at("to"), message);
+        }
+    }
+}
+
+/// Enough to know which is meant.
+fn shortened(text: &str) -> String {
+    text.chars().take(80).flat_map(char::escape_debug).collect()
 }
 
 fn check_driver(task: &TaskSpec, complaints: &mut Complaints) {

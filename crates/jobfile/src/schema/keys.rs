@@ -16,6 +16,7 @@ const fn keys(known: &'static [&'static str]) -> Keys {
 
 const TASK_KEYS: &[&str] = &[
     "array",
+    "artifacts",
     "command",
     "count",
     "cpu",
@@ -53,7 +54,6 @@ pub(super) const JOB: Keys = Keys {
     known: JOB_KEYS,
     later: &[
         "affinity",
-        "artifacts",
         "autoscale",
         "checkpoint",
         "depends_on",
@@ -72,7 +72,6 @@ pub(super) const JOB: Keys = Keys {
 pub(super) const TASK: Keys = Keys {
     known: TASK_KEYS,
     later: &[
-        "artifacts",
         "checkpoint",
         "depends_on",
         "gang",
@@ -89,6 +88,11 @@ pub(super) const TASK: Keys = Keys {
 pub(super) const GPU: Keys = Keys {
     later: &["compute_capability", "mig", "mps", "share", "topology"],
     ..keys(&["count", "type", "vram"])
+};
+pub(super) const ARTIFACT: Keys = Keys {
+    elsewhere: &["url"],
+    elsewhere_is: "as `source`",
+    ..keys(&["checksum", "source", "to"])
 };
 pub(super) const LIMITS: Keys = keys(&["cpu", "memory", "processes"]);
 pub(super) const REPLICAS: Keys = keys(&["max", "min"]);

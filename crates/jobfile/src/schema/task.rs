@@ -9,7 +9,7 @@ use berth_model::{
 };
 
 use super::walk::{Field, Walk};
-use super::{array, gpu, health, keys};
+use super::{array, artifact, gpu, health, keys};
 use crate::text::shown;
 use crate::tree::{Table, Value};
 
@@ -56,6 +56,9 @@ fn read_process(walk: &mut Walk<'_>, table: &Table, path: &str, task: &mut TaskS
         } else {
             task.command = walk.texts(&command, "list of strings").unwrap_or_default();
         }
+    }
+    if let Some(artifacts) = walk.field(table, path, "artifacts") {
+        task.artifacts = artifact::read(walk, &artifacts);
     }
     if let Some(env) = walk.field(table, path, "env") {
         task.env = read_env(walk, &env).unwrap_or_default();

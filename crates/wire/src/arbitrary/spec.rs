@@ -1,9 +1,10 @@
 //! Specifications and claims.
 
 use berth_model::{
-    ArraySpec, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth, Driver, DurationMs,
-    GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, Limits, MemoryBytes, NodeSpec, Policy,
-    PortClaim, PortRange, RestartPolicy, ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
+    ArraySpec, Artifact, Checksum, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth,
+    Driver, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, Limits,
+    MemoryBytes, NodeSpec, Policy, PortClaim, PortRange, RestartPolicy, ShareMilli, Signal,
+    SpecDigest, StopPolicy, TaskSpec,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -55,6 +56,7 @@ fn task() -> BoxedStrategy<TaskSpec> {
             texts(),
             labels(),
             option::of(text()),
+            vec(artifact(), 0..3),
             any::<u32>(),
             option::of(array()),
         ),
@@ -62,7 +64,7 @@ fn task() -> BoxedStrategy<TaskSpec> {
         (stop(), restart(), option::of(health()), option::of(span())),
     )
         .prop_map(|(head, needs, life)| {
-            let (name, driver, command, env, workdir, count, array) = head;
+            let (name, driver, command, env, workdir, artifacts, count, array) = head;
             let (cpu, memory, limits, gpu, ports) = needs;
             let (stop, restart, health, time_limit) = life;
             TaskSpec {
@@ -71,6 +73,7 @@ fn task() -> BoxedStrategy<TaskSpec> {
                 command,
                 env,
                 workdir,
+                artifacts,
                 count,
                 array,
                 cpu: CpuMilli(cpu),
@@ -90,6 +93,14 @@ fn task() -> BoxedStrategy<TaskSpec> {
 fn driver() -> impl Strategy<Value = Driver> {
     option::of(text())
         .prop_map(|image| image.map_or(Driver::Exec, |image| Driver::Docker { image }))
+}
+
+fn artifact() -> impl Strategy<Value = Artifact> {
+    (text(), any::<Option<[u8; 32]>>(), text()).prop_map(|(source, checksum, to)| Artifact {
+        source,
+        checksum: checksum.map(Checksum),
+        to,
+    })
 }
 
 fn array() -> impl Strategy<Value = ArraySpec> {

@@ -1,8 +1,8 @@
 //! A task of a job.
 
 use berth_model::{
-    ArraySpec, CpuMilli, Driver, DurationMs, GpuRequest, HealthCheck, HealthProbe, Limits,
-    MemoryBytes, Name, RestartPolicy, StopPolicy, TaskSpec,
+    ArraySpec, Artifact, Checksum, CpuMilli, Driver, DurationMs, GpuRequest, HealthCheck,
+    HealthProbe, Limits, MemoryBytes, Name, RestartPolicy, StopPolicy, TaskSpec,
 };
 use berth_proto::v1;
 use berth_proto::v1::health_check::Probe;
@@ -43,7 +43,25 @@ pub(super) fn task_to_proto(task: &TaskSpec) -> v1::TaskSpec {
         time_limit_ms: task.time_limit.map(|limit| limit.0),
         limits: limits_to_proto(task.limits),
         image: task.driver.image().map(str::to_owned),
+        artifacts: task.artifacts.iter().map(artifact_to_proto).collect(),
     }
+}
+
+fn artifact_to_proto(artifact: &Artifact) -> v1::Artifact {
+    let checksum = artifact.checksum.map(|checksum| checksum.0.to_vec());
+    v1::Artifact {
+        source: artifact.source.clone(),
+        checksum: checksum.unwrap_or_default().into(),
+        to: artifact.to.clone(),
+    }
+}
+
+fn read_artifact(at: Field<'_>, proto: v1::Artifact, problems: &mut Problems) -> Option<Artifact> {
+    let checksum = match proto.checksum.is_empty() {
+        true => None,
+        false => Some(Checksum(problems.bytes(at.named("checksum"), &proto.checksum)?)),
+    };
+    Some(Artifact { source: proto.source, checksum, to: proto.to })
 }
 
 fn limits_to_proto(limits: Limits) -> Option<v1::Limits> {
@@ -99,6 +117,11 @@ pub(super) fn read_task(
     for (position, port) in proto.ports.iter().enumerate() {
         ports.extend(problems.name(at.named("ports").item(position), port));
     }
+    let mut artifacts = Vec::with_capacity(proto.artifacts.len());
+    for (position, artifact) in proto.artifacts.into_iter().enumerate() {
+        let at = at.named("artifacts");
+        artifacts.extend(read_artifact(at.item(position), artifact, problems));
+    }
     let stop = read_stop(at.named("stop"), proto.stop, problems);
     let restart = problems.present(at.named("restart"), proto.restart);
     let health = match proto.health {
@@ -112,6 +135,7 @@ pub(super) fn read_task(
         command: proto.command,
         env: proto.env,
         workdir: proto.workdir,
+        artifacts,
         count: proto.count,
         array: proto.array.map(|array| ArraySpec {
             start: array.start,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::{HealthProbe, JobSpec, TaskSpec};
+use berth_model::{HealthProbe, JobSpec, TaskSpec, shown_source};
 
 /// Lines of a difference; a longer one says how many more there are.
 const LINES_MAX: usize = 200;
@@ -89,6 +89,17 @@ fn task_fields(task: &TaskSpec, fields: &mut Fields) {
         fields.insert(at(&format!("env.{}", key.escape_debug())), Value::Hidden(value.clone()));
     }
     put_some(fields, &at("workdir"), task.workdir.as_ref().map(|workdir| quoted(workdir)));
+    for (position, artifact) in task.artifacts.iter().enumerate() {
+        let at = |field: &str| at(&format!("artifacts[{position}].{field}"));
+        // Some sources hold a signature.
+        let source = match shown_source(&artifact.source) {
+            shown if shown == artifact.source => Value::Shown(quoted(&shown)),
+            _ => Value::Hidden(artifact.source.clone()),
+        };
+        fields.insert(at("source"), source);
+        put_some(fields, &at("checksum"), artifact.checksum);
+        put(fields, &at("to"), quoted(&artifact.to));
+    }
     put(fields, &at("count"), task.count);
     if let Some(array) = task.array {
         put(fields, &at("array.start"), array.start);

@@ -356,7 +356,7 @@ fn a_difference_names_fields_and_hides_environments() {
 }
 
 /// Each takes one field over from another specification.
-const FIELDS: [fn(&mut JobSpec, &JobSpec); 26] = [
+const FIELDS: [fn(&mut JobSpec, &JobSpec); 27] = [
     |to, from| to.kind = from.kind,
     |to, from| to.priority = from.priority,
     |to, from| to.policy = from.policy,
@@ -371,6 +371,7 @@ const FIELDS: [fn(&mut JobSpec, &JobSpec); 26] = [
     |to, from| to.tasks[0].command.clone_from(&from.tasks[0].command),
     |to, from| to.tasks[0].env.clone_from(&from.tasks[0].env),
     |to, from| to.tasks[0].workdir.clone_from(&from.tasks[0].workdir),
+    |to, from| to.tasks[0].artifacts.clone_from(&from.tasks[0].artifacts),
     |to, from| to.tasks[0].count = from.tasks[0].count,
     |to, from| to.tasks[0].array = from.tasks[0].array,
     |to, from| to.tasks[0].cpu = from.tasks[0].cpu,

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, ArraySpec, Attempt, Claim, Constraints, CpuMilli, Device, DeviceClaim,
-    DeviceHealth, Drain, Driver, DurationMs, EndCause, EndReport, GpuRequest, Grant, HealthCheck,
-    HealthProbe, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, Limits, Machine, MemoryBytes,
-    Name, NodeId, NodeSpec, Policy, PortClaim, PortRange, RestartPolicy, Role, Scope, ShareMilli,
-    Signal, SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId,
-    WallMs,
+    AllocationId, ArraySpec, Artifact, Attempt, Checksum, Claim, Constraints, CpuMilli, Device,
+    DeviceClaim, DeviceHealth, Drain, Driver, DurationMs, EndCause, EndReport, GpuRequest, Grant,
+    HealthCheck, HealthProbe, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, Limits, Machine,
+    MemoryBytes, Name, NodeId, NodeSpec, Policy, PortClaim, PortRange, RestartPolicy, Role, Scope,
+    ShareMilli, Signal, SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex,
+    TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
     Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
@@ -58,6 +58,11 @@ fn first_task() -> TaskSpec {
         command: vec!["serve".into(), "--port".into(), "${PORT}".into(), String::new()],
         env: BTreeMap::from([("Z".into(), String::new()), ("A".into(), "ä".into())]),
         workdir: Some("/srv".into()),
+        artifacts: vec![Artifact {
+            source: "https://models.example/llama-8b.safetensors".into(),
+            checksum: Some(Checksum([7; 32])),
+            to: "models/llama-8b.safetensors".into(),
+        }],
         count: 3,
         array: Some(ArraySpec { start: 10, step: 2, parallel_max: Some(4) }),
         cpu: CpuMilli(4000),
