@@ -25,12 +25,14 @@
 //! | `lease` | when the last heartbeat was acknowledged |
 //! | `allocs/ID/` | `allocation` (that it was begun), `task/`, `tmp/` (its `/tmp`), `stdout`, `stderr`, `exit`, `enclosure`, `inside` (its first process), `problem`; of a container `container.json` |
 //! | `shims/N/` | one shim each |
+//! | `artifacts/` | files that were fetched for tasks |
 //! | `gpus` | the GPUs that were last seen |
 //! | `simulated/` | the script of simulated GPUs |
 
 #![deny(unsafe_code)]
 
 mod allocation_dir;
+mod artifacts;
 mod cgroups;
 mod clock;
 mod confinement;
@@ -62,6 +64,7 @@ mod sys;
 mod wanted;
 mod worker_user;
 
+pub use artifacts::{Artifacts, fetch_artifact};
 pub use confinement::{Wish, confined, try_confinement};
 pub use credentials::Transport;
 pub use data_dir::ClusterFile;

@@ -10,6 +10,7 @@ use berth_model::{CpuMilli, DurationMs, MemoryBytes, Name, PortRange};
 use berth_supervise::gpu::STUCK_AFTER;
 use berth_telemetry::Metrics;
 
+use crate::artifacts::Artifacts;
 use crate::confinement::Wish;
 use crate::credentials::Transport;
 use crate::docker::Docker;
@@ -68,6 +69,8 @@ pub struct AgentOptions {
     pub prober: Program,
     /// How workers in containers are run.
     pub docker: Docker,
+    /// How files that tasks need are fetched.
+    pub artifacts: Artifacts,
     /// A descriptor of a pipe: when its other end closes, everything here ends.
     pub stop_on_fd_close: Option<u32>,
     /// What `/metrics` shows.
@@ -161,6 +164,7 @@ impl AgentOptions {
             shim: Program::of_this_executable("shim"),
             prober: Program::of_this_executable("gpu-prober"),
             docker: Docker::default(),
+            artifacts: Artifacts::default(),
             stop_on_fd_close: None,
             metrics: None,
         }

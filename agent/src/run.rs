@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
+use crate::artifacts::Fetches;
 use crate::credentials::{Transport, come_in};
 use crate::data_dir::DataDir;
 use crate::docker;
@@ -75,6 +76,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     let (facts, facts_seen) = watch::channel(Facts::default());
     let cluster = dir.cluster();
     let Holds { user, cgroups, confinement } = Holds::begin(&options, &spec, &dir).await?;
+    let fetches = Fetches::open(options.artifacts.clone(), &dir, user, &boot_id)?;
     let settings = Settings {
         name: options.name.clone(),
         spec,
@@ -87,6 +89,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         dialer: dialer.clone(),
         shim: options.shim.clone(),
         docker: options.docker.clone(),
+        fetches,
     };
     let stop_after = options
         .stop_after

@@ -59,7 +59,7 @@ impl Node {
         self.workers.insert(id, WorkerEntry::new(Some(Arc::clone(&wanted))));
         metrics::counter!("berth_agent_starts_total").increment(1);
         match self.prepare(id, &wanted) {
-            Ok(()) => self.waiting.push_back(id),
+            Ok(()) => self.fetch_or_launch(id, &wanted),
             Err((cause, reason)) => {
                 warn!(%id, reason, "allocation cannot be started");
                 self.end_unstarted(id, cause, reason);
@@ -172,7 +172,8 @@ impl Node {
             .allocations
             .entry(id)
             .or_insert_with(|| Allocation::new(Worker::Preparing, incarnation));
-        self.workers.entry(id).or_insert_with(|| WorkerEntry::new(wanted)).request = None;
+        let worker = self.workers.entry(id).or_insert_with(|| WorkerEntry::new(wanted));
+        (worker.request, worker.fetching) = (None, None);
         self.remember_unstarted(id, cause, &reason);
         self.ended(id, ends::without_worker(cause, reason));
     }

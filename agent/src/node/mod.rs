@@ -8,6 +8,7 @@ mod bounds;
 mod checks;
 mod containers;
 mod ends;
+mod fetch;
 mod gpus;
 mod guard;
 mod pool;
@@ -32,6 +33,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
 use crate::allocation_dir::AllocationDir;
+use crate::artifacts::{Fetches, Unplaced};
 use crate::clock;
 use crate::confinement::Confinement;
 use crate::data_dir::DataDir;
@@ -49,6 +51,7 @@ use checks::Check;
 use containers::ContainerNews;
 use guard::Guard;
 pub use guard::Repairs;
+pub use pool::in_words;
 use pool::{Pool, ShimId};
 use shutdown::Stopping;
 use uplink::Uplink;
@@ -74,6 +77,7 @@ pub struct Settings {
     pub dialer: Dialer,
     pub shim: Program,
     pub docker: Docker,
+    pub fetches: Fetches,
 }
 
 /// What happens inside the agent. The channel has no bound of its own: each
@@ -90,6 +94,7 @@ pub enum Event {
     GpuTested(String, Tested),
     Probed(AllocationId, ProbeOutcome, String),
     Container(AllocationId, ContainerNews),
+    Fetched(AllocationId, Result<(), Unplaced>),
     /// Everything of it is gone, or this is left.
     Swept(AllocationId, Result<Option<EndReport>, String>),
     StopAll,
@@ -188,6 +193,7 @@ impl Node {
             Event::GpuTested(uuid, outcome) => self.gpu_tested(&uuid, outcome),
             Event::Probed(id, outcome, problem) => self.probed(id, outcome, problem),
             Event::Container(id, news) => self.container_news(id, news),
+            Event::Fetched(id, outcome) => self.fetched(id, outcome),
             Event::Swept(id, outcome) => self.swept(id, outcome),
             Event::StopAll => self.begin_stopping(),
         }

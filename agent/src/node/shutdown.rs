@@ -45,6 +45,7 @@ impl Node {
         self.stopping = Some(Stopping { deadline: Instant::now() + PATIENCE, swept: None });
         self.waiting.clear();
         self.checks.clear();
+        self.workers.values_mut().for_each(|worker| worker.fetching = None);
         for (id, worker) in &self.workers {
             let request = StopRequest {
                 allocation_id: id.to_string(),

@@ -62,7 +62,10 @@ fn full() -> Full {
 }
 
 fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
+    let dir = DataDir::open(dir).unwrap();
+    let artifacts = crate::artifacts::Artifacts::default();
     Arc::new(Settings {
+        fetches: Fetches::open(artifacts, &dir, None, boot_id).unwrap(),
         name: name("node-a"),
         spec: NodeSpec {
             labels: BTreeMap::new(),
@@ -90,7 +93,7 @@ fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
             },
         },
         boot_id: boot_id.to_owned(),
-        dir: DataDir::open(dir).unwrap(),
+        dir,
         user: None,
         dialer: berth_identity::Dialer::PlainText,
         shim: Program::of_this_executable("shim"),

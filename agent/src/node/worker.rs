@@ -11,6 +11,7 @@ use berth_wire::agent::{
 };
 use tokio::sync::watch;
 
+use super::fetch::Fetching;
 use super::pool::ShimId;
 use crate::wanted::Wanted;
 
@@ -23,6 +24,8 @@ pub struct WorkerEntry {
     pub shim: Option<ShimId>,
     /// While it waits for a shim.
     pub request: Option<Box<StartRequest>>,
+    /// Until its files are there.
+    pub fetching: Option<Fetching>,
     /// Its shim ends it when the lease does, unless told of a renewal.
     pub leased: bool,
     pub started_at: Option<WallMs>,
@@ -47,6 +50,7 @@ impl WorkerEntry {
             recorded: None,
             shim: None,
             request: None,
+            fetching: None,
             leased: false,
             started_at: None,
             verdict: if has_check { Verdict::Pending } else { Verdict::Ready },
@@ -80,7 +84,10 @@ impl WorkerEntry {
         }
         let started_at = self.started_at.unwrap_or_default();
         match worker {
-            Worker::Preparing | Worker::Launching => starting(id, StartPhase::Launch),
+            Worker::Preparing | Worker::Launching => {
+                let launch = self.fetching.is_none();
+                starting(id, if launch { StartPhase::Launch } else { StartPhase::Fetch })
+            }
             Worker::Running => match self.verdict {
                 Verdict::Pending => running(id, Readiness::NotYet, started_at),
                 Verdict::Ready => running(id, Readiness::Ready, started_at),

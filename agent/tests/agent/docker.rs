@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use berth_model::{AllocationId, Driver, DurationMs, JobKind, Limits, MemoryBytes};
+use berth_model::{AllocationId, Artifact, Driver, DurationMs, JobKind, Limits, MemoryBytes};
 use berth_proto::v1::EndCause;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -12,6 +12,7 @@ use tokio::io::AsyncBufReadExt as _;
 
 use crate::harness::agent::{Agent, until_gone};
 use crate::harness::jobs::Job;
+use crate::harness::origin::{How, Origin};
 use crate::harness::scheduler::Scheduler;
 use crate::harness::{skip, until_file, within};
 
@@ -103,6 +104,7 @@ async fn cluster(engine: &Engine) -> (Scheduler, Agent) {
     let mut scheduler = Scheduler::start().await;
     let socket = engine.socket();
     let more = ["--docker-socket", socket.to_str().unwrap(), "--simulate", "1xH100-80GB"];
+    let more = [&more[..], &["--artifacts-allow", "http,loopback"]].concat();
     let agent = Agent::start(&scheduler.address, &more);
     let hello = scheduler.session().await;
     let spec = hello.spec.unwrap();
@@ -144,6 +146,28 @@ async fn a_container_runs_and_ends_like_a_process() {
     assert!(!output.contains("LEAKED_FROM_THE_AGENT"), "{output}");
     assert_eq!(fs::read_to_string(agent.task_dir(id).join("file")).unwrap(), "done\n");
     assert_eq!(engine.containers(), "", "nothing of it is left");
+}
+
+/// Its own copy: whoever is root in a container can write to what is root's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f43_a_container_finds_its_files_and_changes_nobody_elses() {
+    let Some(engine) = Engine::start().await else { return };
+    let (mut scheduler, agent) = cluster(&engine).await;
+    let origin = Origin::start().await;
+    origin.serve("/w", b"weights\n", &[How::Well]);
+    for number in [1, 2] {
+        let mut job = job(number, JobKind::Batch, "cat /berth/models/w; echo x > /berth/models/w");
+        let to = "models/w".to_owned();
+        job.task().artifacts = vec![Artifact { source: origin.url("/w"), checksum: None, to }];
+        scheduler.want(&job, vec![job.row(0)]);
+        let ended = scheduler.until_ended(job.id(0)).await;
+        assert_eq!(
+            (ended.exit_code, &*agent.stdout(job.id(0))),
+            (Some(0), "weights\n"),
+            "{ended:?}"
+        );
+    }
+    assert_eq!(origin.asked("/w").iter().map(|asked| asked.status).collect::<Vec<_>>(), [200, 304]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,6 +23,9 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|mode| mode == "container-runner") {
         return berth_agent::run_container(arguments.into_iter().skip(1));
     }
+    if arguments.first().is_some_and(|mode| mode == "artifact-fetcher") {
+        return berth_agent::fetch_artifact();
+    }
     let _log = berth_telemetry::init_log("info", berth_telemetry::LogFormat::Text);
     let outcome = tokio::runtime::Runtime::new()
         .map_err(anyhow::Error::from)
@@ -84,6 +87,15 @@ fn options(arguments: &[String]) -> AgentOptions {
     options.worker_user = value("--worker-user");
     // Its rules are the host's.
     options.metadata_service = berth_agent::MetadataService::Open;
+    if let Some(allow) = value("--artifacts-allow") {
+        options.artifacts.allow = allow.split(',').map(str::to_owned).collect();
+    }
+    if let Some(ms) = value("--artifacts-stall-ms") {
+        options.artifacts.stall_after = Duration::from_millis(ms.parse().expect("a number"));
+    }
+    if let Some(bytes) = value("--artifacts-keep") {
+        options.artifacts.keep_bytes = bytes.parse().expect("a number");
+    }
     options.stop_on_fd_close = Some(0);
     options
 }

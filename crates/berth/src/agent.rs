@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use berth_agent::{
-    AgentOptions, Docker, Gpus, Hold, MetadataService, Pace, Repair, Transport, Wish,
+    AgentOptions, Artifacts, Docker, Gpus, Hold, MetadataService, Pace, Repair, Transport, Wish,
 };
 use berth_config::units::Address;
 use berth_config::{Agent, Flags, HostUse, Setting};
@@ -73,6 +73,7 @@ fn flags(arguments: &AgentArguments) -> Flags {
         ("agent.pool", "--pool", &arguments.pool),
         ("agent.zone", "--zone", &arguments.zone),
         ("agent.worker_user", "--worker-user", &arguments.worker_user),
+        ("agent.artifacts.allow", "--artifacts-allow", &arguments.artifacts_allow),
     ];
     for (key, flag, value) in given {
         flags.set_if_given(key, flag, value.clone());
@@ -144,6 +145,12 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
         network: settings.docker.network.value.clone(),
         gpus,
         ..Docker::default()
+    };
+    options.artifacts = Artifacts {
+        allow: settings.artifacts.allow.value.clone(),
+        keep_bytes: settings.artifacts.keep.value,
+        stall_after: Duration::from_millis(settings.artifacts.stall_after.value),
+        ..Artifacts::default()
     };
     options.worker_user = settings.worker_user.as_ref().map(|user| user.value.clone());
     options.retry_min = Duration::from_millis(settings.disconnect.retry_min.value);

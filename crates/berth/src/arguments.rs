@@ -163,6 +163,9 @@ pub struct AgentArguments {
     /// The user that workers run as, where the agent is root
     #[arg(long, value_name = "USER")]
     pub worker_user: Option<String>,
+    /// From where artifacts may come: schemes, beginnings of URLs, or `loopback`
+    #[arg(long, value_name = "ENTRY[,ENTRY]")]
+    pub artifacts_allow: Option<String>,
     #[command(flatten)]
     pub process: ProcessArguments,
 }

@@ -42,6 +42,7 @@ pub fn main() -> ExitCode {
         Some("gpu-prober") => return berth_agent::probe(arguments),
         Some("confined") => return berth_agent::confined(arguments),
         Some("container-runner") => return berth_agent::run_container(arguments),
+        Some("artifact-fetcher") => return berth_agent::fetch_artifact(),
         Some(_) | None => {}
     }
     match Arguments::try_parse() {

@@ -50,6 +50,8 @@ pub(crate) const LISTEN: Kind<Address> = text_kind(units::listen_address, Addres
 pub(crate) const NAME: Kind<String> = text_kind(name, String::clone);
 pub(crate) const LABEL_VALUE: Kind<String> = text_kind(label_value, String::clone);
 pub(crate) const SIZE: Kind<u64> = text_kind(units::size_bytes, |bytes| units::format_size(*bytes));
+/// From where artifacts may come.
+pub(crate) const ARTIFACTS: Kind<String> = text_kind(artifacts, String::clone);
 pub(crate) const PORTS: Kind<PortRange> = text_kind(units::port_range, PortRange::to_string);
 pub(crate) const GPUS: Kind<SimulatedGpus> =
     text_kind(units::simulated_gpus, SimulatedGpus::to_string);
@@ -140,6 +142,19 @@ fn name(text: &str) -> Result<String, UnitError> {
 
 fn label_value(text: &str) -> Result<String, UnitError> {
     units::label(&format!("value={text}")).map(|label| label.value)
+}
+
+/// Agents read it whole; what is said here is said before one starts.
+fn artifacts(text: &str) -> Result<String, UnitError> {
+    const SCHEMES: [&str; 6] = ["file", "http", "https", "s3", "gs", "az"];
+    let (scheme, rest) = text.split_once("://").unwrap_or((text, "all"));
+    let is_known = SCHEMES.contains(&scheme) || text == "loopback";
+    if is_known && !rest.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
+    let allowed = "a scheme (https, http, s3, gs, az, file), `loopback`, or the beginning of a \
+                   URL such as https://HOST/PATH/";
+    Err(UnitError::new(text, "names no place", allowed))
 }
 
 fn switch(text: &str) -> Result<bool, UnitError> {

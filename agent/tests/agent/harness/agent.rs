@@ -24,20 +24,38 @@ pub struct Agent {
     /// Closing it ends the agent with all of its workers.
     owner: Option<OwnedFd>,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Agent {
     pub fn start(scheduler: &str, more: &[&str]) -> Agent {
-        Agent::start_in(tempfile::tempdir().unwrap(), scheduler, more)
+        Agent::start_with(scheduler, more, &[])
+    }
+
+    /// With more in its environment.
+    pub fn start_with(scheduler: &str, more: &[&str], environment: &[(&str, &str)]) -> Agent {
+        Agent::begin(tempfile::tempdir().unwrap(), scheduler, more, environment)
     }
 
     /// With its data below a directory that is there, perhaps on a disk of its own.
     pub fn start_in(dir: TempDir, scheduler: &str, more: &[&str]) -> Agent {
+        Agent::begin(dir, scheduler, more, &[])
+    }
+
+    fn begin(
+        dir: TempDir,
+        scheduler: &str,
+        more: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Agent {
         let mut arguments = vec!["agent".to_owned(), "--server".to_owned(), scheduler.to_owned()];
         arguments.extend(["--name", "node-a", "--data-dir"].map(str::to_owned));
         arguments.push(dir.path().join("data").to_string_lossy().into_owned());
         arguments.extend(more.iter().map(|word| (*word).to_owned()));
-        let mut agent = Agent { dir, child: None, owner: None, arguments };
+        let environment =
+            environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        let environment = environment.collect();
+        let mut agent = Agent { dir, child: None, owner: None, arguments, environment };
         agent.start_again();
         agent
     }
@@ -48,6 +66,7 @@ impl Agent {
         let child = Command::new(PROGRAM)
             .args(&self.arguments)
             .env("LEAKED_FROM_THE_AGENT", "yes")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::from(reader))
             .kill_on_drop(false)
             .spawn()
@@ -138,6 +157,18 @@ impl Agent {
         let is_ours = |pid: &u32| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             String::from_utf8_lossy(&line).contains("\0gpu-prober\0")
+                && parent_of(*pid) == Some(self.pid())
+        };
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(is_ours).collect()
+    }
+
+    /// Pids of the processes that fetch for this agent.
+    pub fn fetchers(&self) -> Vec<u32> {
+        let is_ours = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains("\0artifact-fetcher\0")
                 && parent_of(*pid) == Some(self.pid())
         };
         let entries = std::fs::read_dir("/proc").unwrap().flatten();

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod jobs;
+pub mod origin;
 pub mod scheduler;
 
 use std::future::Future;

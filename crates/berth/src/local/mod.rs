@@ -78,6 +78,8 @@ pub struct LocalAgent {
     arguments: Vec<String>,
 }
 
+/// Whoever starts a local cluster may read the files of this machine anyway, and runs servers on it.
+const ARTIFACTS_ALLOW: &str = "https,http,file,loopback";
 /// Worker ports of the first agent begin here; each agent has a thousand.
 const WORKER_PORTS_FIRST: u16 = 20_000;
 const WORKER_PORTS_EACH: u16 = 1000;
@@ -259,6 +261,8 @@ impl LocalCluster {
             &http,
             "--ports",
             &ports,
+            "--artifacts-allow",
+            ARTIFACTS_ALLOW,
             "--stop-on-fd-close",
             "0",
             "--log-level",

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use super::scheduler::loopback;
 use crate::kind::{
-    ADDRESS, CPU, DEVICE_PATH, FULL_PATH, GPUS, HOST_USE, LISTEN, NAME, PATH, PORTS, SIZE, SWITCH,
-    TIMER, WAIT,
+    ADDRESS, ARTIFACTS, CPU, DEVICE_PATH, FULL_PATH, GPUS, HOST_USE, LISTEN, NAME, PATH, PORTS,
+    SIZE, SWITCH, TIMER, WAIT,
 };
 use crate::reader::Reader;
 use crate::source::Setting;
@@ -54,6 +54,8 @@ pub struct Agent {
     pub worker_user: Option<Setting<String>>,
     /// `[agent.docker]`
     pub docker: Docker,
+    /// `[agent.artifacts]`
+    pub artifacts: Artifacts,
     /// `[agent.gpus]`
     pub gpus: Gpus,
     /// `[agent.disconnect]`
@@ -107,6 +109,17 @@ pub struct Docker {
     pub socket: Setting<PathBuf>,
     /// One of the engine's networks, on which ports are published, or `host`, or `none`.
     pub network: Setting<String>,
+}
+
+/// `[agent.artifacts]`: how files that tasks need are fetched and kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifacts {
+    /// Schemes, beginnings of URLs, or `loopback`.
+    pub allow: Setting<Vec<String>>,
+    /// Bytes of disk for what was fetched.
+    pub keep: Setting<u64>,
+    /// Milliseconds without a byte after which a fetch is given up.
+    pub stall_after: Setting<u64>,
 }
 
 /// `[agent.gpus]`: how the agent looks at the host's GPUs.
@@ -178,6 +191,11 @@ impl Agent {
             docker: Docker {
                 socket: reader.setting("agent.docker.socket", &PATH, "/var/run/docker.sock".into()),
                 network: reader.setting("agent.docker.network", &NAME, "bridge".to_owned()),
+            },
+            artifacts: Artifacts {
+                allow: reader.list("agent.artifacts.allow", &ARTIFACTS, vec!["https".to_owned()]),
+                keep: reader.setting("agent.artifacts.keep", &SIZE, 20 << 30),
+                stall_after: reader.setting("agent.artifacts.stall_after", &WAIT, 30_000),
             },
             gpus: Gpus {
                 nvml_library: reader.optional("agent.gpus.nvml_library", &PATH),

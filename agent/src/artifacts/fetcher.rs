@@ -1,0 +1,152 @@
+//! The fetcher: a process that brings one source into the file that is its standard output. It
+//! runs as the worker's user, sees nothing of a job but the source, gets its credentials over
+//! a pipe, and ends when nobody holds the other end of its standard input any more.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::AsFd as _;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use berth_model::{Location, Scheme};
+use hyper::body::Bytes;
+use rustix::fs::fstatvfs;
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use tokio::time::timeout;
+use tokio_stream::{Stream, StreamExt as _};
+
+use super::dialler::Dialler;
+use super::order::{Failure, News, Order, Stamp};
+use super::rules::Rules;
+use super::{files, objects, web};
+
+/// What every disk keeps free: a source may be as long as it likes.
+const FREE_BYTES_LEAST: u64 = 1 << 30;
+/// Between two looks at what is free.
+const LOOK_EVERY_BYTES: u64 = 64 << 20;
+
+/// A source that answers.
+pub enum Opened {
+    /// As it was.
+    Unchanged,
+    Content(Content),
+}
+
+/// What comes from a source.
+pub struct Content {
+    /// Where in the file it goes.
+    pub resumed_at: u64,
+    pub stamp: Stamp,
+    /// How long the file is in the end, where that is known.
+    pub total: Option<u64>,
+    pub body: Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>,
+}
+
+/// Runs a fetcher, whose order is a line of its standard input.
+#[must_use]
+pub fn fetch_artifact() -> ExitCode {
+    confine();
+    let mut line = String::new();
+    if io::stdin().lock().read_line(&mut line).is_err() {
+        return ExitCode::from(2);
+    }
+    let Ok(order) = serde_json::from_str::<Order>(&line) else { return ExitCode::from(2) };
+    std::thread::spawn(|| {
+        let mut rest = [0; 64];
+        while io::stdin().read(&mut rest).is_ok_and(|read| read > 0) {}
+        // Whoever wanted it is gone; what was written stays, to go on from.
+        std::process::exit(1);
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else { return ExitCode::from(2) };
+    let outcome = runtime.block_on(fetch(&order));
+    say(&outcome.unwrap_or_else(News::Failed));
+    // A reader of a dead file system is waited for by nobody.
+    runtime.shutdown_background();
+    ExitCode::SUCCESS
+}
+
+/// Nobody who runs as the same user can look into this process, and nothing that it might be
+/// made to run gains a right. Where the kernel refuses, the fetch is no worse than a worker.
+fn confine() {
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let _ = rustix::thread::set_no_new_privs(true);
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = rustix::process::setrlimit(Resource::Core, none);
+}
+
+fn say(news: &News) {
+    if let Ok(mut line) = serde_json::to_vec(news) {
+        line.push(b'\n');
+        // Nobody may be listening.
+        let _ = io::stderr().lock().write_all(&line);
+    }
+}
+
+async fn fetch(order: &Order) -> Result<News, Failure> {
+    let location =
+        Location::parse(&order.source).map_err(|error| Failure::Lasting(error.to_string()))?;
+    let rules = Rules::parse(&order.allow).map_err(Failure::Passing)?;
+    let patience = Duration::from_millis(order.stall_ms);
+    let opened = match location.scheme {
+        Scheme::File => files::open(order, &location, &rules)?,
+        Scheme::Http | Scheme::Https => web::open(order, &rules, &Dialler::new(patience)?).await?,
+        Scheme::S3 | Scheme::Gs | Scheme::Az => {
+            let dialler = Dialler::new(patience)?;
+            let opening = objects::open(order, &location, &rules, &dialler);
+            // The library asks more than once: for credentials, then for the object.
+            timeout(patience * 4, opening).await.map_err(|_| stalled(patience))??
+        }
+    };
+    match opened {
+        Opened::Unchanged => Ok(News::Unchanged),
+        Opened::Content(content) => receive(content, patience).await,
+    }
+}
+
+fn stalled(patience: Duration) -> Failure {
+    Failure::Passing(format!("no byte came for {patience:?}"))
+}
+
+async fn receive(mut content: Content, patience: Duration) -> Result<News, Failure> {
+    let disk = |error: io::Error| Failure::Passing(format!("write it down: {error}"));
+    let mut file = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(disk)?);
+    file.set_len(content.resumed_at).map_err(disk)?;
+    file.seek(SeekFrom::Start(content.resumed_at)).map_err(disk)?;
+    let mut bytes = content.resumed_at;
+    let stamp = content.stamp.clone();
+    check_room(&file, content.total.map_or(0, |total| total.saturating_sub(bytes)))?;
+    say(&News::Begins { resumed_at: bytes, stamp });
+    let mut looked_at = bytes;
+    loop {
+        let piece = timeout(patience, content.body.next()).await.map_err(|_| stalled(patience))?;
+        let Some(piece) = piece else { break };
+        let piece =
+            piece.map_err(|why| Failure::Passing(format!("cut after {bytes} bytes: {why}")))?;
+        file.write_all(&piece).map_err(disk)?;
+        bytes += piece.len() as u64;
+        if bytes - looked_at >= LOOK_EVERY_BYTES {
+            looked_at = bytes;
+            check_room(&file, 0)?;
+        }
+    }
+    match content.total {
+        Some(total) if total != bytes => {
+            Err(Failure::Passing(format!("cut after {bytes} of {total} bytes")))
+        }
+        Some(_) | None => Ok(News::Done { bytes }),
+    }
+}
+
+/// Another host may have it. Who cannot say how much is free is believed to have enough.
+fn check_room(file: &File, coming: u64) -> Result<(), Failure> {
+    let Ok(disk) = fstatvfs(file) else { return Ok(()) };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free < coming.saturating_add(FREE_BYTES_LEAST) {
+        let free = free >> 20;
+        let words = format!("no room: {coming} bytes are to come, and {free} MiB are free");
+        return Err(Failure::Passing(words));
+    }
+    Ok(())
+}
