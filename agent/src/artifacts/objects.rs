@@ -16,7 +16,8 @@ use object_store::client::{
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
 use object_store::{
-    ClientOptions, Error, GetOptions, GetRange, GetResult, ObjectStore, RetryConfig,
+    ClientConfigKey, ClientOptions, Error, GetOptions, GetRange, GetResult, ObjectStore,
+    RetryConfig,
 };
 use tokio_stream::StreamExt as _;
 
@@ -159,18 +160,36 @@ fn failure(error: &Error) -> Failure {
 struct Connector(Dialler);
 
 impl HttpConnector for Connector {
-    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Service(self.0.clone())))
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let plain_text = match options.get_config_value(&ClientConfigKey::AllowHttp).as_deref() {
+            Some("true") => PlainText::Allowed,
+            Some(_) | None => PlainText::Refused,
+        };
+        Ok(HttpClient::new(Service { dialler: self.0.clone(), plain_text }))
     }
 }
 
 #[derive(Debug)]
-struct Service(Dialler);
+struct Service {
+    dialler: Dialler,
+    plain_text: PlainText,
+}
+
+/// Whether credentials may travel so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum PlainText {
+    Allowed,
+    Refused,
+}
 
 #[async_trait]
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let answer = self.0.send(Reach::Any, request).await;
+        if self.plain_text == PlainText::Refused && request.uri().scheme_str() != Some("https") {
+            let words = "its endpoint is of plain text, which ALLOW_HTTP does not allow";
+            return Err(HttpError::new(HttpErrorKind::Unknown, std::io::Error::other(words)));
+        }
+        let answer = self.dialler.send(Reach::Any, request).await;
         let answer = answer.map_err(|failure| {
             HttpError::new(HttpErrorKind::Connect, std::io::Error::other(failure.to_string()))
         })?;

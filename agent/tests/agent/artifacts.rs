@@ -25,20 +25,20 @@ async fn cluster(more: &[&str]) -> (Scheduler, Agent) {
     (scheduler, agent)
 }
 
-fn job(number: u64, source: &str, to: &str) -> Job {
+pub fn job(number: u64, source: &str, to: &str) -> Job {
     let mut job = Job::shell(number, &format!("cat {to}"));
     job.task().artifacts =
         vec![Artifact { source: source.to_owned(), checksum: None, to: to.to_owned() }];
     job
 }
 
-fn with_checksum(mut job: Job, body: &[u8]) -> Job {
+pub fn with_checksum(mut job: Job, body: &[u8]) -> Job {
     use sha2::Digest as _;
     job.task().artifacts[0].checksum = Some(Checksum(sha2::Sha256::digest(body).into()));
     job
 }
 
-async fn run(scheduler: &mut Scheduler, job: &Job) -> Ended {
+pub async fn run(scheduler: &mut Scheduler, job: &Job) -> Ended {
     scheduler.want(job, vec![job.row(0)]);
     scheduler.until_ended(job.id(0)).await
 }
@@ -48,7 +48,7 @@ fn fetching(state: &State) -> Option<()> {
     (starting.phase == i32::from(StartPhase::Fetch)).then_some(())
 }
 
-fn weights() -> Vec<u8> {
+pub fn weights() -> Vec<u8> {
     (0..300_000_u32).map(|number| b'a' + u8::try_from(number % 23).unwrap()).collect()
 }
 
@@ -179,41 +179,6 @@ async fn f43_a_redirect_to_a_forbidden_address_is_refused() {
     origin.serve("/round", b"", &[How::To("/round".to_owned())]);
     let ended = run(&mut scheduler, &job(10, &origin.url("/round"), "a")).await;
     assert!(ended.reason.contains("leads elsewhere more than 10 times"), "{ended:?}");
-}
-
-/// The one address of the tests that is reached as everybody's would be, with a token.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f43_a_host_of_https_is_believed_by_its_certificate_alone() {
-    let mut scheduler = Scheduler::start().await;
-    let (origin, certificate) = Origin::start_tls().await;
-    origin.serve("/w", b"weights", &[How::CutAfter(3), How::Well]);
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("authorities.pem");
-    fs::write(&file, certificate).unwrap();
-    let named = format!("https://{}/", origin.address);
-    let environment =
-        [("SSL_CERT_FILE", file.to_str().unwrap()), ("ARTIFACT_TOKENS", "127.0.0.1=secret")];
-    let more = ["--artifacts-allow", named.as_str()];
-    let mut agent = Agent::start_with(&scheduler.address, &more, &environment);
-    scheduler.session().await;
-    scheduler.send_full();
-    let good = with_checksum(job(1, &format!("{named}w"), "w"), b"weights");
-    let ended = run(&mut scheduler, &good).await;
-    assert_eq!((ended.exit_code, &*agent.stdout(good.id(0))), (Some(0), "weights"), "{ended:?}");
-    let asked = origin.asked("/w");
-    assert_eq!(asked.iter().map(|asked| asked.status).collect::<Vec<_>>(), [200, 206]);
-    assert_eq!(asked[0].headers["authorization"], "Bearer secret");
-    // Nobody vouches for the same host any more.
-    agent.terminate().await;
-    let (_, stranger) = Origin::start_tls().await;
-    fs::write(&file, stranger).unwrap();
-    agent.start_again();
-    scheduler.session().await;
-    let bad = job(2, &format!("{named}w"), "w");
-    let ended = run(&mut scheduler, &bad).await;
-    assert_eq!(ended.cause, i32::from(EndCause::HostFault), "{ended:?}");
-    assert!(ended.reason.contains("invalid peer certificate"), "{ended:?}");
-    assert_eq!(origin.asked("/w").len(), 2);
 }
 
 /// What is allowed where nobody says anything: public hosts, and over TLS alone.
@@ -361,45 +326,6 @@ async fn f43_without_a_checksum_the_origin_is_asked_whether_it_changed() {
         assert_eq!(run(&mut scheduler, &job).await.exit_code, Some(0));
         assert_eq!(agent.stdout(job.id(0)), body);
         assert_eq!(origin.asked("/w").last().unwrap().status, status);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f43_an_object_of_a_bucket_is_fetched_with_the_agents_credentials() {
-    let mut scheduler = Scheduler::start().await;
-    let (origin, body) = (Origin::start().await, weights());
-    let endpoint = format!("http://{}", origin.address);
-    let environment = [
-        ("AWS_ENDPOINT", endpoint.as_str()),
-        ("AWS_ALLOW_HTTP", "true"),
-        ("AWS_ACCESS_KEY_ID", "key"),
-        ("AWS_SECRET_ACCESS_KEY", "very-secret"),
-        ("AWS_REGION", "us-east-1"),
-    ];
-    let more = ["--artifacts-allow", "s3://models/llama/"];
-    let agent = Agent::start_with(&scheduler.address, &more, &environment);
-    scheduler.session().await;
-    scheduler.send_full();
-    origin.serve("/models/llama/w", &body, &[How::CutAfter(100_000), How::Well]);
-    let mut first = with_checksum(job(1, "s3://models/llama/w", "w"), &body);
-    first.task().command = ["sh", "-c", "cat w; env >&2; exit 3"].map(str::to_owned).into();
-    let ended = run(&mut scheduler, &first).await;
-    assert_eq!(ended.exit_code, Some(3), "{ended:?}");
-    assert_eq!(agent.stdout(first.id(0)).as_bytes(), body);
-    assert!(!ended.stderr_tail.contains("very-secret"), "{ended:?}");
-    let asked = origin.asked("/models/llama/w");
-    assert_eq!(asked.iter().map(|asked| asked.status).collect::<Vec<_>>(), [200, 206]);
-    let signed = |asked: &crate::harness::origin::Asked| {
-        asked.headers["authorization"].starts_with("AWS4-HMAC-SHA256 Credential=key/")
-    };
-    assert!(asked.iter().all(signed), "{asked:?}");
-    for (number, source, reason) in [
-        (2, "s3://models/other", "agent.artifacts.allow does not name it"),
-        (3, "s3://models/llama/none", "there is no such object"),
-    ] {
-        let ended = run(&mut scheduler, &job(number, source, "w")).await;
-        assert_eq!(ended.cause, i32::from(EndCause::CannotStart), "{ended:?}");
-        assert!(ended.reason.contains(reason), "{ended:?}");
     }
 }
 

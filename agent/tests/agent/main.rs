@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what is not so fails the test")]
 
 mod adoption;
+mod artifact_origins;
 mod artifacts;
 mod confinement;
 mod disks;
