@@ -79,14 +79,18 @@ async fn f43_a_server_without_ranges_is_asked_for_all_of_it() {
     assert_eq!(agent.stdout(job.id(0)).as_bytes(), body);
     // Another content under the same name is not put behind the beginning of the first.
     let other: Vec<u8> = body.iter().rev().copied().collect();
-    origin.serve("/x", &body, &[How::CutAfter(100_000)]);
-    let job = with_checksum(self::job(2, &origin.url("/x"), "x"), &other);
-    scheduler.want(&job, vec![job.row(0)]);
-    origin.until_asked("/x", 1).await;
-    origin.serve("/x", &other, &[How::Well]);
-    let ended = scheduler.until_ended(job.id(0)).await;
-    assert_eq!(ended.exit_code, Some(0), "{ended:?}");
-    assert_eq!(agent.stdout(job.id(0)).as_bytes(), other);
+    // Nor by a server that gives a part of whatever it has.
+    for (number, how) in [(2, How::Well), (3, How::AnyRange)] {
+        let path = format!("/{number}");
+        origin.serve(&path, &body, &[How::CutAfter(100_000)]);
+        let job = self::job(number, &origin.url(&path), "x");
+        scheduler.want(&job, vec![job.row(0)]);
+        origin.until_asked(&path, 1).await;
+        origin.serve(&path, &other, &[how]);
+        let ended = scheduler.until_ended(job.id(0)).await;
+        assert_eq!(ended.exit_code, Some(0), "{ended:?}");
+        assert_eq!(agent.stdout(job.id(0)).as_bytes(), other);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,6 +21,8 @@ pub enum How {
     HoldAfter(usize),
     /// Ranges mean nothing.
     Whole,
+    /// What they are said to depend on means nothing.
+    AnyRange,
     Status(u16),
     /// Elsewhere.
     To(String),
@@ -170,7 +172,7 @@ async fn answer(
             let _ = held.wait_for(|held| !held).await;
             stream.write_all(&body[bytes..]).await
         }
-        How::Well | How::Whole | How::Status(_) | How::To(_) => {
+        How::Well | How::Whole | How::AnyRange | How::Status(_) | How::To(_) => {
             stream.write_all(&body).await?;
             stream.shutdown().await
         }
@@ -184,7 +186,7 @@ fn say(page: &Page, how: &How, headers: &BTreeMap<String, String>) -> (u16, Stri
             let head = format!("Location: {to}\r\nContent-Length: 0\r\n");
             return (302, head, Vec::new());
         }
-        How::Well | How::Whole | How::CutAfter(_) | How::HoldAfter(_) => {}
+        How::Well | How::Whole | How::AnyRange | How::CutAfter(_) | How::HoldAfter(_) => {}
     }
     let same = |name: &str| headers.get(name).map(|tag| *tag == page.tag);
     let stamp = format!("ETag: {}\r\nLast-Modified: Sat, 21 Nov 2026 10:00:00 GMT\r\n", page.tag);
@@ -194,8 +196,8 @@ fn say(page: &Page, how: &How, headers: &BTreeMap<String, String>) -> (u16, Stri
     let range = headers.get("range").and_then(|range| range.strip_prefix("bytes="));
     let first = range.and_then(|range| range.split('-').next()?.parse::<usize>().ok());
     let first = first.filter(|_| !matches!(how, How::Whole));
-    let first =
-        first.filter(|_| same("if-range") != Some(false) && same("if-match") != Some(false));
+    let is_met = same("if-range") != Some(false) && same("if-match") != Some(false);
+    let first = first.filter(|_| is_met || matches!(how, How::AnyRange));
     let total = page.body.len();
     match first {
         Some(first) if first < total => {
