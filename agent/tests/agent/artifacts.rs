@@ -133,7 +133,7 @@ async fn f43_a_wrong_checksum_is_never_used() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f43_many_that_start_together_fetch_once() {
-    const MANY: u32 = 100;
+    const MANY: u32 = 500;
     let (mut scheduler, agent) = cluster(&HERE).await;
     let (origin, body) = (Origin::start().await, weights());
     origin.serve("/w", &body, &[How::HoldAfter(1000), How::Well]);
@@ -255,7 +255,9 @@ async fn f43_a_file_outside_the_allowed_place_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f43_a_stop_ends_the_fetch() {
-    let (mut scheduler, agent) = cluster(&HERE).await;
+    // Or it would end by itself while the test waits.
+    let more = [&HERE[..], &["--artifacts-stall-ms", "600000"]].concat();
+    let (mut scheduler, agent) = cluster(&more).await;
     let (origin, body) = (Origin::start().await, weights());
     origin.serve("/w", &body, &[How::HoldAfter(100_000), How::Well]);
     let (first, second) = (job(1, &origin.url("/w"), "w"), job(2, &origin.url("/w"), "w"));
