@@ -13,7 +13,7 @@ use berth_model::{Location, Scheme};
 use hyper::body::Bytes;
 use rustix::fs::fstatvfs;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::{Stream, StreamExt as _};
 
 use super::dialler::Dialler;
@@ -21,6 +21,9 @@ use super::order::{Failure, News, Order, Stamp};
 use super::rules::Rules;
 use super::{files, objects, web};
 
+/// A byte now and then is no progress: four sources that trickle would hold up every other
+/// fetch of the host for ever.
+const PROGRESS_BYTES_LEAST: usize = 4096;
 /// What every disk keeps free: a source may be as long as it likes.
 const FREE_BYTES_LEAST: u64 = 1 << 30;
 /// Between two looks at what is free.
@@ -109,7 +112,7 @@ fn stalled(patience: Duration) -> Failure {
     Failure::Passing(format!("no byte came for {patience:?}"))
 }
 
-async fn receive(mut content: Content, patience: Duration) -> Result<News, Failure> {
+async fn receive(content: Content, patience: Duration) -> Result<News, Failure> {
     let disk = |error: io::Error| Failure::Passing(format!("write it down: {error}"));
     let mut file = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(disk)?);
     file.set_len(content.resumed_at).map_err(disk)?;
@@ -119,9 +122,9 @@ async fn receive(mut content: Content, patience: Duration) -> Result<News, Failu
     check_room(&file, content.total.map_or(0, |total| total.saturating_sub(bytes)))?;
     say(&News::Begins { resumed_at: bytes, stamp });
     let mut looked_at = bytes;
+    let mut body = Paced::new(content.body, patience);
     loop {
-        let piece = timeout(patience, content.body.next()).await.map_err(|_| stalled(patience))?;
-        let Some(piece) = piece else { break };
+        let Some(piece) = body.next().await? else { break };
         let piece =
             piece.map_err(|why| Failure::Passing(format!("cut after {bytes} bytes: {why}")))?;
         file.write_all(&piece).map_err(disk)?;
@@ -139,6 +142,33 @@ async fn receive(mut content: Content, patience: Duration) -> Result<News, Failu
     }
 }
 
+/// A body that has to come at some pace.
+struct Paced<S> {
+    body: S,
+    patience: Duration,
+    due: Instant,
+    /// Bytes that came since the last progress.
+    come: usize,
+}
+
+impl<S: Stream<Item = Result<Bytes, String>> + Unpin> Paced<S> {
+    fn new(body: S, patience: Duration) -> Paced<S> {
+        Paced { body, patience, due: Instant::now() + patience, come: 0 }
+    }
+
+    async fn next(&mut self) -> Result<Option<Result<Bytes, String>>, Failure> {
+        let piece = timeout_at(self.due, self.body.next()).await.map_err(|_| match self.come {
+            0 => stalled(self.patience),
+            come => Failure::Passing(format!("only {come} bytes came in {:?}", self.patience)),
+        })?;
+        self.come += piece.as_ref().and_then(|piece| piece.as_ref().ok()).map_or(0, Bytes::len);
+        if self.come >= PROGRESS_BYTES_LEAST {
+            (self.due, self.come) = (Instant::now() + self.patience, 0);
+        }
+        Ok(piece)
+    }
+}
+
 /// Another host may have it. Who cannot say how much is free is believed to have enough.
 fn check_room(file: &File, coming: u64) -> Result<(), Failure> {
     let Ok(disk) = fstatvfs(file) else { return Ok(()) };
@@ -149,4 +179,31 @@ fn check_room(file: &File, coming: u64) -> Result<(), Failure> {
         return Err(Failure::Passing(words));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_trickles_makes_no_progress() {
+        let patience = Duration::from_millis(50);
+        let piece = |length: usize| Ok(Bytes::from(vec![0; length]));
+        let never = || tokio_stream::pending::<Result<Bytes, String>>();
+        for (pieces, expected) in [
+            (vec![], "no byte came for 50ms"),
+            (vec![piece(1), piece(2)], "only 3 bytes came in 50ms"),
+            (vec![piece(1), piece(PROGRESS_BYTES_LEAST)], "no byte came for 50ms"),
+        ] {
+            let count = pieces.len();
+            let mut body = Paced::new(tokio_stream::iter(pieces).chain(never()), patience);
+            for _ in 0..count {
+                assert!(body.next().await.unwrap().is_some());
+            }
+            assert_eq!(body.next().await, Err(Failure::Passing(expected.to_owned())));
+        }
+        let mut whole = Paced::new(tokio_stream::iter([piece(1)]), patience);
+        assert!(whole.next().await.unwrap().is_some());
+        assert_eq!(whole.next().await, Ok(None));
+    }
 }
