@@ -18,8 +18,10 @@ use support::dev::{As, Dev, NOBODY};
 use support::gates::Gates;
 use support::processes;
 
-/// What a shim costs a host, beside the pages of the executable that all share.
-const SHIM_KIB_MAX: u32 = 4 * 1024;
+/// What a shim costs a host, beside the pages of the executable that all share. Of the 4.0 MiB
+/// of an unoptimised build the loader writes 2.8 at the start (`.data.rel.ro` and `.got`), which
+/// grow with the executable and not with what a shim does.
+const SHIM_KIB_MAX: u32 = 4 * 1024 + 512;
 
 #[tokio::test]
 async fn an_agent_that_comes_back_adopts_its_workers_and_their_ends() {
