@@ -7,12 +7,16 @@ use std::process::Stdio;
 use berth_model::{Artifact, Location, Scheme};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::cache::Key;
 use super::fetches::Fetches;
 use super::order::{Failure, News, Order, Stamp};
 
+/// How many times a fetcher may be as silent as a source may: it asks for a name, for some
+/// addresses and at some hosts before there is a byte.
+const SILENCES_MAX: u32 = 3;
 /// What a fetcher may say in all.
 const NEWS_BYTES_MAX: u64 = 256 << 10;
 /// Where TLS finds authorities, for hosts where they are elsewhere.
@@ -94,7 +98,22 @@ impl Fetches {
         let stderr = child.stderr.take().ok_or_else(ended)?;
         let mut lines = BufReader::new(stderr.take(NEWS_BYTES_MAX)).lines();
         let (mut begins, mut last) = (None, None);
-        while let Ok(Some(line)) = lines.next_line().await {
+        let patience = self.0.options.stall_after * SILENCES_MAX;
+        let mut had = self.0.cache.part_bytes(key);
+        loop {
+            let line = match timeout(patience, lines.next_line()).await {
+                Ok(Ok(Some(line))) => line,
+                Ok(Ok(None) | Err(_)) => break,
+                Err(_) => {
+                    // A worker of the same user may have stopped it.
+                    let has = self.0.cache.part_bytes(key);
+                    if std::mem::replace(&mut had, has) == has {
+                        let words = "the process that fetched it does nothing";
+                        return Err(Failure::Passing(words.to_owned()));
+                    }
+                    continue;
+                }
+            };
             match serde_json::from_str::<News>(&line) {
                 Ok(News::Begins { resumed_at, stamp }) => {
                     let noted = stamp.clone();
@@ -110,6 +129,8 @@ impl Fetches {
                 Err(_) => warn!(line, "a fetcher said"),
             }
         }
+        // So that it does not wait to be heard.
+        drop(lines);
         let _ = child.wait().await;
         match (last, begins) {
             (Some(News::Unchanged), _) => Ok(Brought::Unchanged),

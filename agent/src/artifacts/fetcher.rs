@@ -99,7 +99,7 @@ async fn fetch(order: &Order) -> Result<News, Failure> {
             let dialler = Dialler::new(patience)?;
             let opening = objects::open(order, &location, &rules, &dialler);
             // The library asks more than once: for credentials, then for the object.
-            timeout(patience * 4, opening).await.map_err(|_| stalled(patience))??
+            timeout(patience * 2, opening).await.map_err(|_| stalled(patience))??
         }
     };
     match opened {

@@ -41,7 +41,7 @@ pub struct Fetches(pub(super) Arc<Shared>);
 
 pub struct Shared {
     pub(super) options: Artifacts,
-    cache: Arc<Cache>,
+    pub(super) cache: Arc<Cache>,
     /// The worker's, where it is not the agent's own.
     pub(super) user: Option<UserIds>,
     pub(super) credentials: BTreeMap<String, String>,

@@ -335,6 +335,24 @@ async fn f43_without_a_checksum_the_origin_is_asked_whether_it_changed() {
     }
 }
 
+/// Any process of the same user can do so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f43_a_fetcher_that_is_stopped_holds_nobody_up() {
+    let more = [&HERE[..], &["--artifacts-stall-ms", "2000"]].concat();
+    let (mut scheduler, agent) = cluster(&more).await;
+    let origin = Origin::start().await;
+    origin.serve("/w", b"weights", &[How::HoldAfter(2), How::Well]);
+    let job = job(1, &origin.url("/w"), "w");
+    scheduler.want(&job, vec![job.row(0)]);
+    origin.until_asked("/w", 1).await;
+    let fetcher = agent.fetchers()[0];
+    let pid = rustix::process::Pid::from_raw(i32::try_from(fetcher).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let ended = scheduler.until_ended(job.id(0)).await;
+    assert_eq!((ended.exit_code, &*agent.stdout(job.id(0))), (Some(0), "weights"), "{ended:?}");
+    until_gone(fetcher).await;
+}
+
 /// Whoever the worker runs as reads what is kept, and changes nothing for the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f43_no_worker_changes_what_another_gets() {
