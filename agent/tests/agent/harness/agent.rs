@@ -42,12 +42,7 @@ impl Agent {
         Agent::begin(dir, scheduler, more, &[])
     }
 
-    fn begin(
-        dir: TempDir,
-        scheduler: &str,
-        more: &[&str],
-        environment: &[(&str, &str)],
-    ) -> Agent {
+    fn begin(dir: TempDir, scheduler: &str, more: &[&str], environment: &[(&str, &str)]) -> Agent {
         let mut arguments = vec!["agent".to_owned(), "--server".to_owned(), scheduler.to_owned()];
         arguments.extend(["--name", "node-a", "--data-dir"].map(str::to_owned));
         arguments.push(dir.path().join("data").to_string_lossy().into_owned());
