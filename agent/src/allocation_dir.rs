@@ -54,6 +54,8 @@ pub enum UnstartedCause {
     Stopped = 3,
     Fenced = 4,
     HostFault = 5,
+    /// An attempt that failed, for what may be another time.
+    Failed = 6,
 }
 
 /// What the record of an allocation says.
@@ -172,6 +174,7 @@ impl From<UnstartedCause> for EndCause {
             UnstartedCause::Stopped => EndCause::Stopped,
             UnstartedCause::Fenced => EndCause::Fenced,
             UnstartedCause::HostFault => EndCause::HostFault,
+            UnstartedCause::Failed => EndCause::Exited,
         }
     }
 }

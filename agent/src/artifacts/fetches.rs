@@ -136,7 +136,9 @@ impl Fetches {
             };
             let in_use = self.in_use(Key::of(artifact));
             self.fetched(artifact, &in_use.key).await.map_err(|failure| match failure {
-                Failure::Passing(why) => told(EndCause::HostFault, &why),
+                // The attempt's and not the host's, which would be given nothing else for a
+                // while: a source that does not answer is so wherever it is asked from.
+                Failure::Passing(why) => told(EndCause::Exited, &why),
                 Failure::Lasting(why) => told(EndCause::CannotStart, &why),
             })?;
             self.placed(artifact, in_use, task_dir, driver).await.map_err(|error| match error {

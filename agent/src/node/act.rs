@@ -192,10 +192,8 @@ impl Node {
             EndCause::Stopped => UnstartedCause::Stopped,
             EndCause::Fenced => UnstartedCause::Fenced,
             EndCause::HostFault => UnstartedCause::HostFault,
-            EndCause::Exited
-            | EndCause::OutOfMemory
-            | EndCause::HostRebooted
-            | EndCause::Unseen => return true,
+            EndCause::Exited => UnstartedCause::Failed,
+            EndCause::OutOfMemory | EndCause::HostRebooted | EndCause::Unseen => return true,
         };
         let mut record = self.record_of(id);
         record.unstarted = Some(crate::allocation_dir::Unstarted {

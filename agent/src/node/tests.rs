@@ -64,6 +64,7 @@ fn full() -> Full {
 fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
     let dir = DataDir::open(dir).unwrap();
     let artifacts = crate::artifacts::Artifacts::default();
+    let unconfined = Wish { hold: Hold::Never, ..Wish::default() };
     Arc::new(Settings {
         fetches: Fetches::open(artifacts, &dir, None, boot_id).unwrap(),
         name: name("node-a"),
@@ -80,8 +81,7 @@ fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
             address: String::new(),
         },
         claims: None,
-        confinement: Confinement::begin(Wish { hold: Hold::Never, ..Wish::default() }, None, dir)
-            .unwrap(),
+        confinement: Confinement::begin(unconfined, None, dir.path()).unwrap(),
         repairs: Repairs {
             table: FaultTable::default(),
             soak: DurationMs(0),
