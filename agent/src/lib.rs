@@ -38,6 +38,7 @@ mod clock;
 mod confinement;
 mod credentials;
 mod data_dir;
+mod disk_use;
 mod docker;
 mod ended_log;
 mod environment;

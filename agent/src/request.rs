@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
-use berth_model::{JobKind, QualityClass};
-use berth_shim::protocol::{EnvironmentVariable, StartRequest, StopSettings, UserIds};
+use berth_model::{JobKind, QualityClass, TaskSpec};
+use berth_shim::protocol::{
+    EnvironmentVariable, Resource as Limited, ResourceLimit, StartRequest, StopSettings, UserIds,
+};
 use berth_supervise::AgentMs;
+use rustix::process::{Resource, getrlimit};
 
 use crate::allocation_dir::AllocationDir;
 use crate::environment::{Environment, substitute};
@@ -37,6 +40,16 @@ pub fn out_of_memory_score(quality: QualityClass) -> i32 {
         QualityClass::Burstable => 500,
         QualityClass::BestEffort => 1000,
     }
+}
+
+/// What nobody has asked for is no more than this host gives to anybody.
+fn open_files(task: &TaskSpec) -> ResourceLimit {
+    let own = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let most = match task.limits.open_files {
+        Some(most) => u64::from(most),
+        None => u64::from(TaskSpec::OPEN_FILES_DEFAULT).min(own),
+    };
+    ResourceLimit { resource: Limited::OpenFiles.into(), soft: most, hard: most }
 }
 
 /// As it is told to other processes.
@@ -75,6 +88,7 @@ pub fn start_request(
             ..StopSettings::default()
         }),
         user,
+        limits: vec![open_files(task)],
         oom_score_adjust: Some(out_of_memory_score(task.quality())),
         lease_ends_at_boot_ms: lease_ends_at.map(|at| at.0),
         record_dir: match record_place(wanted) {

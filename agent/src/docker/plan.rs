@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bollard::models::{
     ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType,
-    PortBinding,
+    PortBinding, ResourcesUlimits,
 };
 
 use berth_shim::protocol::UserIds;
@@ -144,6 +144,11 @@ fn limits(wanted: &Wanted, cores: u64) -> HostConfig {
         // Swap included, so that no limit is outrun by swapping.
         memory_swap: memory,
         pids_limit: Some(i64::from(task.processes_max())),
+        ulimits: Some(vec![ResourcesUlimits {
+            name: Some("nofile".to_owned()),
+            soft: Some(i64::from(task.open_files_max())),
+            hard: Some(i64::from(task.open_files_max())),
+        }]),
         ..HostConfig::default()
     }
 }

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::bounds::Holding;
+use super::disks::DiskWatch;
 use super::guard::Guard;
 use super::pool::{Pool, ShimId, in_words};
 use super::uplink::Uplink;
@@ -79,6 +80,7 @@ impl Node {
         let guard = Guard::begin(&settings.dir);
         let lease = kept_lease(&found.lease, &settings.boot_id, stop_after);
         let mut node = Node {
+            disks: DiskWatch::default(),
             logs: LogRequests::through(settings.dialer.clone()),
             settings,
             wishes: found.wishes,

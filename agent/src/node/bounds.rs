@@ -16,7 +16,8 @@ use crate::wanted::Wanted;
 /// How soon the rest of a worker is ended of which the kernel has killed a part, where the
 /// kernel does not end it as a whole.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-const AT_ONCE: StopPolicy = StopPolicy { signal: Signal::Kill, grace: DurationMs::ZERO };
+/// For whoever has had more than it may.
+pub(super) const AT_ONCE: StopPolicy = StopPolicy { signal: Signal::Kill, grace: DurationMs::ZERO };
 
 /// The cgroups of this node's workers, where it has any.
 #[derive(Default)]

@@ -84,6 +84,7 @@ impl Node {
                 .collect(),
             // The container has its own; as its shim, the runner goes last.
             oom_score_adjust: None,
+            limits: Vec::new(),
             ..request
         })
     }

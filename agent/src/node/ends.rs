@@ -112,6 +112,12 @@ impl Node {
         if self.workers.get(&id).is_none_or(|worker| worker.end.is_some()) {
             return;
         }
+        if let Some(worker) = self.workers.get_mut(&id)
+            && let Some(reason) = worker.over_limit.take()
+            && worker.stop_reason.is_none()
+        {
+            end = EndReport { cause: EndCause::Exited, reason, ..end };
+        }
         self.unbound(id, &mut end);
         remove_temporary(self.dir_of(id));
         let Some(worker) = self.workers.get_mut(&id) else { return };

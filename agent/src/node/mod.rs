@@ -7,6 +7,7 @@ mod adopt;
 mod bounds;
 mod checks;
 mod containers;
+mod disks;
 mod ends;
 mod fetch;
 mod gpus;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use berth_identity::Dialer;
-use berth_model::{AllocationId, Device, EndReport, Name, NodeSpec};
+use berth_model::{AllocationId, Device, DiskBytes, EndReport, Name, NodeSpec};
 use berth_shim::protocol::UserIds;
 use berth_supervise::gpu::Tested;
 use berth_supervise::{Held, Observed, ProbeOutcome, occupied, step};
@@ -49,6 +50,7 @@ use crate::wanted::{Specs, Wishes};
 use bounds::Holding;
 use checks::Check;
 use containers::ContainerNews;
+use disks::DiskWatch;
 use guard::Guard;
 pub use guard::Repairs;
 pub use pool::in_words;
@@ -95,6 +97,8 @@ pub enum Event {
     Probed(AllocationId, ProbeOutcome, String),
     Container(AllocationId, ContainerNews),
     Fetched(AllocationId, Result<(), Unplaced>),
+    /// Its limit, and what it has on the disk.
+    OverDisk(Vec<(AllocationId, DiskBytes, DiskBytes)>),
     /// Everything of it is gone, or this is left.
     Swept(AllocationId, Result<Option<EndReport>, String>),
     StopAll,
@@ -132,6 +136,7 @@ pub struct Node {
     devices: Vec<Device>,
     guard: Guard,
     holding: Holding,
+    disks: DiskWatch,
     /// Counts the changes of the devices.
     inventory: u64,
     uplink: Uplink,
@@ -194,6 +199,7 @@ impl Node {
             Event::Probed(id, outcome, problem) => self.probed(id, outcome, problem),
             Event::Container(id, news) => self.container_news(id, news),
             Event::Fetched(id, outcome) => self.fetched(id, outcome),
+            Event::OverDisk(over) => self.over_disk(over),
             Event::Swept(id, outcome) => self.swept(id, outcome),
             Event::StopAll => self.begin_stopping(),
         }
@@ -208,6 +214,7 @@ impl Node {
         self.repeat_reports();
         self.guard_in_time();
         self.end_parts();
+        self.look_at_disks();
         self.start_due_checks();
         self.observed.occupied = self.occupied();
         let mut reports = BTreeSet::new();
@@ -265,6 +272,7 @@ impl Node {
             .chain(self.uplink.repeat_at().filter(|_| at_work))
             .chain(self.guard.next_look().filter(|_| at_work))
             .chain(self.holding.next_look().filter(|_| at_work))
+            .chain(self.disks.next_look().filter(|_| at_work))
             .chain(stopping)
             .min()
             .unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(3600))

@@ -37,6 +37,8 @@ pub struct WorkerEntry {
     pub detail: String,
     /// Why the agent asked it to end.
     pub stop_reason: Option<StopReason>,
+    /// What it had more of than it may, if it is ended for that.
+    pub over_limit: Option<String>,
     pub end: Option<EndReport>,
     /// Turns true at the end; followers of its output watch it.
     pub ended: watch::Sender<bool>,
@@ -57,6 +59,7 @@ impl WorkerEntry {
             clearing: false,
             detail: String::new(),
             stop_reason: None,
+            over_limit: None,
             end: None,
             ended: watch::channel(false).0,
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use berth_model::{AllocationId, JobKind};
+use berth_model::{AllocationId, DiskBytes, JobKind};
 use berth_proto::v1::EndCause;
 use tempfile::TempDir;
 
@@ -137,4 +137,28 @@ async fn f42_a_directory_that_is_deleted_takes_nothing_new() {
         let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
     }
     host.takes_nothing_new(2).await;
+}
+
+/// Counted every ten seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f41_a_worker_over_its_disk_is_ended_and_its_neighbour_goes_on() {
+    let mut scheduler = Scheduler::start().await;
+    let agent = Agent::start(&scheduler.address, &[]);
+    scheduler.session().await;
+    scheduler.send_full();
+    let limited = |number, script: &str| {
+        let mut job = Job::shell(number, script);
+        job.task().limits.disk = Some(DiskBytes(4 << 20));
+        job
+    };
+    let modest = limited(1, "head -c 1000000 /dev/zero > some; exec sleep 600");
+    scheduler.want(&modest, vec![modest.row(0)]);
+    scheduler.until_ready(modest.id(0)).await;
+    let greedy = limited(2, "mkdir a; head -c 9000000 /dev/zero > a/much; exec sleep 600");
+    scheduler.want(&greedy, vec![greedy.row(0)]);
+    let ended = scheduler.until_ended(greedy.id(0)).await;
+    assert_eq!(ended.cause, i32::from(EndCause::Exited), "{ended:?}");
+    assert!(ended.reason.starts_with("over its limit of 4MiB of disk: it has 8."), "{ended:?}");
+    assert_eq!(agent.processes(greedy.id(0)), []);
+    assert_eq!(agent.processes(modest.id(0)).len(), 1);
 }

@@ -10,6 +10,7 @@ use berth_model::{
 };
 use berth_proto::v1::EndCause;
 use berth_shim::ProcessIdentity;
+use rustix::process::{Resource, getrlimit};
 
 use crate::harness::agent::{Agent, text};
 use crate::harness::jobs::Job;
@@ -94,6 +95,7 @@ async fn limits_are_read_back_from_the_process() {
         cpu: Some(CpuMilli(1_500)),
         memory: Some(MemoryBytes(96 * MIB)),
         processes: Some(77),
+        ..Limits::default()
     };
     let job = sleeper(1, 500, 64 * MIB, limits);
     let process = begin(&mut scheduler, &agent, &job).await;
@@ -211,6 +213,22 @@ async fn f41_a_fork_bomb_gets_no_more_than_its_processes() {
         let next = Job::shell(2, "exit 0");
         scheduler.want(&next, vec![next.row(0)]);
         assert_eq!(scheduler.until_ended(next.id(0)).await.exit_code, Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f41_a_process_opens_no_more_files_than_it_may() {
+    let own = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let usual = own.min(65_536);
+    for confined in CONFINED_OR_NOT {
+        let Some((mut scheduler, agent)) = cluster_with(confined).await else { return };
+        for (number, open_files, expected) in [(1, Some(99), 99), (2, None, usual)] {
+            let mut job = Job::shell(number, "echo $(ulimit -Sn) $(ulimit -Hn)");
+            job.task().limits.open_files = open_files;
+            scheduler.want(&job, vec![job.row(0)]);
+            assert_eq!(scheduler.until_ended(job.id(0)).await.exit_code, Some(0));
+            assert_eq!(agent.stdout(job.id(0)), format!("{expected} {expected}\n"));
+        }
     }
 }
 

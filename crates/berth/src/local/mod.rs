@@ -327,15 +327,11 @@ fn spawn_agent(plan: &Plan, name: &str, arguments: &[String]) -> anyhow::Result<
     let others = schedulers.chain(agents.filter(|other| other != name));
     let hidden: Vec<String> =
         others.map(|folder| data_dir.join(folder).display().to_string()).collect();
-    let mode = match plan.workers {
-        Workers::Confined => "auto",
-        Workers::Unconfined => "off",
+    let settings = match plan.workers {
+        Workers::Confined => ("BERTH_AGENT__CONFINEMENT__HIDDEN", hidden.join(",")),
+        Workers::Unconfined => ("BERTH_AGENT__CONFINEMENT__MODE", "off".to_owned()),
     };
-    let settings = [
-        ("BERTH_AGENT__CONFINEMENT__HIDDEN", hidden.join(",")),
-        ("BERTH_AGENT__CONFINEMENT__MODE", mode.to_owned()),
-    ];
-    Child::spawn_with(&plan.program, &format!("agent {name}"), arguments, &settings)
+    Child::spawn_with(&plan.program, &format!("agent {name}"), arguments, &[settings])
 }
 
 fn scheduler_arguments(plan: &Plan, number: u64, grpc: &str, http: &str) -> Vec<String> {

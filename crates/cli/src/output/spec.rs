@@ -90,6 +90,8 @@ fn limits_json(task: &TaskSpec) -> Value {
         "cpu": task.limits.cpu.map(|cpu| format_cpu(cpu.0)),
         "memory": task.memory_max().map(|most| format_size(most.0)),
         "processes": task.processes_max(),
+        "open_files": task.open_files_max(),
+        "disk": task.limits.disk.map(|most| format_size(most.0)),
     })
 }
 
@@ -133,7 +135,8 @@ mod tests {
                 "command": ["x"], "env": {"HF_TOKEN": "hf_secret"}, "array": "0-8:2%3",
                 "artifacts": [{"source": "https://h/a/b.bin?sig=secret"}],
                 "cpu": "500m", "memory": "4GiB",
-                "limits": {"cpu": "1500m", "memory": "8GiB", "processes": 100},
+                "limits": {"cpu": "1500m", "memory": "8GiB", "processes": 100, "open_files": 99,
+                    "disk": "3GiB"},
                 "gpu": {"count": 2, "type": ["A100"], "vram": "40GB"}, "ports": ["http"],
                 "stop": {"signal": "SIGINT", "grace": "10s"},
                 "restart": {"attempts": 2, "backoff": "1s", "backoff_max": "1m"},

@@ -29,7 +29,7 @@ pub use name::{Name, NameError};
 pub use node::{
     Device, DeviceHealth, HEALTH_REASON_BYTES_MAX, NodeCapacity, NodeSpec, NodeUse, PortRange,
 };
-pub use quantity::{CpuMilli, MemoryBytes, ShareMilli};
+pub use quantity::{CpuMilli, DiskBytes, MemoryBytes, ShareMilli};
 pub use range_set::RangeSet;
 pub use spec::{
     ArraySpec, Constraints, Driver, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, Policy,

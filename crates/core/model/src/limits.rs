@@ -1,6 +1,6 @@
 //! The most that a task may use, and who gives way first when a node runs out of something.
 
-use crate::quantity::{CpuMilli, MemoryBytes};
+use crate::quantity::{CpuMilli, DiskBytes, MemoryBytes};
 use crate::spec::{JobSpec, TaskSpec};
 
 /// The most that one instance of a task may use; beside what it is promised.
@@ -12,6 +12,10 @@ pub struct Limits {
     pub memory: Option<MemoryBytes>,
     /// Processes and threads; `None`: [`TaskSpec::PROCESSES_DEFAULT`].
     pub processes: Option<u32>,
+    /// Files that each process has open at a time; `None`: [`TaskSpec::OPEN_FILES_DEFAULT`].
+    pub open_files: Option<u32>,
+    /// What lies in its directory and its own `/tmp`; `None`: whatever is free.
+    pub disk: Option<DiskBytes>,
 }
 
 /// Who gives way first when a node runs out of memory, from the last to the first.
@@ -39,6 +43,9 @@ impl TaskSpec {
     /// Far above what training and serving need, and far below what fills a host's table.
     pub const PROCESSES_DEFAULT: u32 = 16_384;
 
+    /// What servers of many connections need, and no leak of one process fills a host with.
+    pub const OPEN_FILES_DEFAULT: u32 = 65_536;
+
     /// No less holds even a shell, and Docker's engine takes none.
     pub const MEMORY_MAX_LEAST: MemoryBytes = MemoryBytes(6 << 20);
 
@@ -54,6 +61,11 @@ impl TaskSpec {
     /// Processes and threads of one instance.
     pub fn processes_max(&self) -> u32 {
         self.limits.processes.unwrap_or(TaskSpec::PROCESSES_DEFAULT)
+    }
+
+    /// Files that each process of an instance has open at a time.
+    pub fn open_files_max(&self) -> u32 {
+        self.limits.open_files.unwrap_or(TaskSpec::OPEN_FILES_DEFAULT)
     }
 
     pub fn quality(&self) -> QualityClass {
@@ -94,7 +106,7 @@ mod tests {
         let limits = |cpu: Option<u64>, memory: Option<u64>| Limits {
             cpu: cpu.map(CpuMilli),
             memory: memory.map(MemoryBytes),
-            processes: None,
+            ..Limits::default()
         };
         for (cpu, memory, limits, class, memory_max, cores) in [
             (100, DEFAULT, limits(None, None), BestEffort, None, 0),

@@ -41,6 +41,10 @@ quantity! {
     MemoryBytes(u64)
 }
 quantity! {
+    /// Bytes of disk.
+    DiskBytes(u64)
+}
+quantity! {
     /// Thousandths of one device; 1000 is the whole device.
     ShareMilli(u32)
 }
@@ -61,22 +65,32 @@ impl fmt::Display for CpuMilli {
 }
 
 impl fmt::Display for MemoryBytes {
-    /// The largest binary unit that shows the amount with at most one decimal.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(&str, u64); 4] =
-            [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-        for (unit, size) in UNITS {
-            if self.0 >= size {
-                let tenths = self.0 / (size / 10).max(1);
-                return if self.0.is_multiple_of(size) {
-                    write!(formatter, "{}{unit}", self.0 / size)
-                } else {
-                    write!(formatter, "{}.{}{unit}", tenths / 10, tenths % 10)
-                };
-            }
-        }
-        write!(formatter, "{}B", self.0)
+        show_bytes(self.0, formatter)
     }
+}
+
+impl fmt::Display for DiskBytes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show_bytes(self.0, formatter)
+    }
+}
+
+/// The largest binary unit that shows the amount with at most one decimal.
+fn show_bytes(bytes: u64, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+    const UNITS: [(&str, u64); 4] =
+        [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    for (unit, size) in UNITS {
+        if bytes >= size {
+            let tenths = bytes / (size / 10).max(1);
+            return if bytes.is_multiple_of(size) {
+                write!(formatter, "{}{unit}", bytes / size)
+            } else {
+                write!(formatter, "{}.{}{unit}", tenths / 10, tenths % 10)
+            };
+        }
+    }
+    write!(formatter, "{bytes}B")
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::artifact::{Location, check_place, places_collide, shown_source};
 use crate::limits::Limits;
 use crate::node::DEVICES_MAX;
-use crate::quantity::MemoryBytes;
+use crate::quantity::{DiskBytes, MemoryBytes};
 use crate::spec::{Driver, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, TaskSpec};
 use crate::time::DurationMs;
 
@@ -28,6 +28,13 @@ pub const SPEC_BYTES_MAX: usize = 48 << 10;
 pub const PROCESSES_LEAST: u32 = 2;
 /// Processes and threads of one instance: as many as Linux can number.
 pub const PROCESSES_MAX: u32 = 1 << 22;
+/// A shell with its pipes, and libraries that are being loaded.
+pub const OPEN_FILES_LEAST: u32 = 64;
+/// What kernels let any process have (`fs.nr_open`).
+pub const OPEN_FILES_MAX: u32 = 1 << 20;
+/// Less would be gone with a directory or two.
+const DISK_LEAST: DiskBytes = DiskBytes(1 << 20);
+const DISK_MAX: DiskBytes = DiskBytes(1 << 50);
 /// The name of an image: a registry's, a repository's, a tag's and a digest's limit together.
 const IMAGE_BYTES_MAX: usize = 512;
 /// Replicas of a service.
@@ -172,7 +179,7 @@ fn check_task(spec: &JobSpec, task: &TaskSpec, complaints: &mut Complaints) {
 
 fn check_limits(task: &TaskSpec, complaints: &mut Complaints) {
     let at = |field: &str| format!("tasks.{}.limits.{field}", task.name);
-    let Limits { cpu, memory, processes } = task.limits;
+    let Limits { cpu, memory, processes, open_files, disk } = task.limits;
     if let Some(cpu) = cpu.filter(|cpu| *cpu < task.cpu || cpu.0 > CPU_MILLI_MAX) {
         let (least, most) = (task.cpu, CPU_MILLI_MAX / 1000);
         let what =
@@ -191,6 +198,15 @@ fn check_limits(task: &TaskSpec, complaints: &mut Complaints) {
     {
         let what = format!("expected {PROCESSES_LEAST} to {PROCESSES_MAX}, found {processes}");
         complaints.add(at("processes"), what);
+    }
+    if let Some(files) =
+        open_files.filter(|most| !(OPEN_FILES_LEAST..=OPEN_FILES_MAX).contains(most))
+    {
+        let what = format!("expected {OPEN_FILES_LEAST} to {OPEN_FILES_MAX}, found {files}");
+        complaints.add(at("open_files"), what);
+    }
+    if let Some(disk) = disk.filter(|most| *most < DISK_LEAST || *most > DISK_MAX) {
+        complaints.add(at("disk"), format!("expected {DISK_LEAST} to {DISK_MAX}, found {disk}"));
     }
 }
 

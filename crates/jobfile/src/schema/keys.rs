@@ -94,7 +94,7 @@ pub(super) const ARTIFACT: Keys = Keys {
     elsewhere_is: "as `source`",
     ..keys(&["checksum", "source", "to"])
 };
-pub(super) const LIMITS: Keys = keys(&["cpu", "memory", "processes"]);
+pub(super) const LIMITS: Keys = keys(&["cpu", "disk", "memory", "open_files", "processes"]);
 pub(super) const REPLICAS: Keys = keys(&["max", "min"]);
 pub(super) const CONSTRAINTS: Keys = Keys {
     later: &["affinity", "anti_affinity", "topology", "zone"],

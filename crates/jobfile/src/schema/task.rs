@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use berth_config::units;
-use berth_model::validate::{INSTANCES_MAX, PROCESSES_LEAST, PROCESSES_MAX};
+use berth_model::validate::{
+    INSTANCES_MAX, OPEN_FILES_LEAST, OPEN_FILES_MAX, PROCESSES_LEAST, PROCESSES_MAX,
+};
 use berth_model::{
-    CpuMilli, Driver, JobKind, Limits, Name, RestartPolicy, Signal, StopPolicy, TaskSpec,
+    CpuMilli, DiskBytes, Driver, JobKind, Limits, Name, RestartPolicy, Signal, StopPolicy, TaskSpec,
 };
 
 use super::walk::{Field, Walk};
@@ -193,11 +195,15 @@ fn read_limits(walk: &mut Walk<'_>, limits: &Field<'_>) -> Limits {
     let Some(table) = walk.table(limits, &keys::LIMITS) else { return Limits::default() };
     let at = |walk: &mut Walk<'_>, key| walk.field(table, &limits.path, key);
     let (cpu, memory) = (at(walk, "cpu"), at(walk, "memory"));
-    let processes = at(walk, "processes");
+    let (processes, open_files) = (at(walk, "processes"), at(walk, "open_files"));
+    let disk = at(walk, "disk");
     Limits {
         cpu: cpu.and_then(|cpu| read_cpu(walk, &cpu)),
         memory: memory.and_then(|memory| walk.size(&memory)),
         processes: processes.and_then(|most| walk.integer(&most, PROCESSES_LEAST, PROCESSES_MAX)),
+        open_files: open_files
+            .and_then(|most| walk.integer(&most, OPEN_FILES_LEAST, OPEN_FILES_MAX)),
+        disk: disk.and_then(|disk| walk.size(&disk)).map(|most| DiskBytes(most.0)),
     }
 }
 

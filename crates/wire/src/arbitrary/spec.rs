@@ -2,7 +2,7 @@
 
 use berth_model::{
     ArraySpec, Artifact, Checksum, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth,
-    Driver, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, Limits,
+    DiskBytes, Driver, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, Limits,
     MemoryBytes, NodeSpec, Policy, PortClaim, PortRange, RestartPolicy, ShareMilli, Signal,
     SpecDigest, StopPolicy, TaskSpec,
 };
@@ -109,11 +109,14 @@ fn array() -> impl Strategy<Value = ArraySpec> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (option::of(number()), option::of(number()), any::<Option<u32>>()).prop_map(
-        |(cpu, memory, processes)| Limits {
+    let counts = any::<(Option<u32>, Option<u32>)>();
+    (option::of(number()), option::of(number()), counts, option::of(number())).prop_map(
+        |(cpu, memory, (processes, open_files), disk)| Limits {
             cpu: cpu.map(CpuMilli),
             memory: memory.map(MemoryBytes),
             processes,
+            open_files,
+            disk: disk.map(DiskBytes),
         },
     )
 }

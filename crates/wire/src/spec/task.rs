@@ -1,8 +1,8 @@
 //! A task of a job.
 
 use berth_model::{
-    ArraySpec, Artifact, Checksum, CpuMilli, Driver, DurationMs, GpuRequest, HealthCheck,
-    HealthProbe, Limits, MemoryBytes, Name, RestartPolicy, StopPolicy, TaskSpec,
+    ArraySpec, Artifact, Checksum, CpuMilli, DiskBytes, Driver, DurationMs, GpuRequest,
+    HealthCheck, HealthProbe, Limits, MemoryBytes, Name, RestartPolicy, StopPolicy, TaskSpec,
 };
 use berth_proto::v1;
 use berth_proto::v1::health_check::Probe;
@@ -69,6 +69,8 @@ fn limits_to_proto(limits: Limits) -> Option<v1::Limits> {
         cpu_milli: limits.cpu.map(|cpu| cpu.0),
         memory_bytes: limits.memory.map(|memory| memory.0),
         processes: limits.processes,
+        open_files: limits.open_files,
+        disk_bytes: limits.disk.map(|disk| disk.0),
     };
     // One way to say nothing, so that a digest says the same of the same.
     (limits != Limits::default()).then_some(told)
@@ -79,6 +81,8 @@ fn limits_from_proto(proto: v1::Limits) -> Limits {
         cpu: proto.cpu_milli.map(CpuMilli),
         memory: proto.memory_bytes.map(MemoryBytes),
         processes: proto.processes,
+        open_files: proto.open_files,
+        disk: proto.disk_bytes.map(DiskBytes),
     }
 }
 

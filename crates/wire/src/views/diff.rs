@@ -111,6 +111,8 @@ fn task_fields(task: &TaskSpec, fields: &mut Fields) {
     put_some(fields, &at("limits.cpu"), task.limits.cpu);
     put_some(fields, &at("limits.memory"), task.limits.memory);
     put_some(fields, &at("limits.processes"), task.limits.processes);
+    put_some(fields, &at("limits.open_files"), task.limits.open_files);
+    put_some(fields, &at("limits.disk"), task.limits.disk);
     if let Some(gpu) = &task.gpu {
         put(fields, &at("gpu.count"), gpu.count);
         put(fields, &at("gpu.type"), format!("{:?}", gpu.models));

@@ -53,6 +53,9 @@ impl Passing {
     /// Passes on until there is no more to come, or nobody to hear it.
     pub async fn run(self, first: Reading, instance: Instance, request: v1::LogsRequest) {
         let mut reading = first;
+        if request.follow && !self.until_heard_of(reading.allocation).await {
+            return;
+        }
         loop {
             let stop = self.pass(&mut reading, &request).await;
             let last = reading.allocation;
@@ -72,6 +75,23 @@ impl Passing {
                 Ok(Some(next)) => reading = next,
                 Ok(None) => return,
                 Err(status) => return self.end(Err(status)).await,
+            }
+        }
+    }
+
+    /// Waits until its node has heard of an allocation; `false` if nobody waits for that.
+    async fn until_heard_of(&self, allocation: AllocationId) -> bool {
+        let mut views = self.shared.published.views();
+        loop {
+            let row = views.borrow_and_update().allocations().get(&allocation).cloned();
+            if row.is_none_or(|row| row.state != AllocationState::Planned) {
+                return true;
+            }
+            tokio::select! {
+                changed = views.changed() => if changed.is_err() {
+                    return true;
+                },
+                () = self.out.closed() => return false,
             }
         }
     }

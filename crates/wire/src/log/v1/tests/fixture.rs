@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, ArraySpec, Artifact, Attempt, Checksum, Claim, Constraints, CpuMilli, Device,
-    DeviceClaim, DeviceHealth, Drain, Driver, DurationMs, EndCause, EndReport, GpuRequest, Grant,
-    HealthCheck, HealthProbe, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, Limits, Machine,
-    MemoryBytes, Name, NodeId, NodeSpec, Policy, PortClaim, PortRange, RestartPolicy, Role, Scope,
-    ShareMilli, Signal, SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex,
-    TaskSpec, TokenId, WallMs,
+    DeviceClaim, DeviceHealth, DiskBytes, Drain, Driver, DurationMs, EndCause, EndReport,
+    GpuRequest, Grant, HealthCheck, HealthProbe, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant,
+    Limits, Machine, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortClaim, PortRange,
+    RestartPolicy, Role, Scope, ShareMilli, Signal, SpecDigest, StartPhase, StateMs, StopIntent,
+    StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
     Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
@@ -71,6 +71,8 @@ fn first_task() -> TaskSpec {
             cpu: Some(CpuMilli(8000)),
             memory: Some(MemoryBytes(48 << 30)),
             processes: Some(5000),
+            open_files: Some(4096),
+            disk: Some(DiskBytes(200 << 30)),
         },
         gpu: Some(GpuRequest {
             count: 2,
