@@ -57,6 +57,11 @@ pub fn allow_metadata_service(program: &[&str], uid: u32) {
     }
 }
 
+/// Whether a cloud tells its machines who they are at this address.
+pub fn answers_at(address: IpAddr) -> bool {
+    services().any(|(service, _)| service == address)
+}
+
 fn services() -> impl Iterator<Item = (IpAddr, u16)> {
     SERVICES.iter().filter_map(|(address, port)| Some((address.parse().ok()?, *port)))
 }

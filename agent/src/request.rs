@@ -8,6 +8,7 @@ use berth_shim::protocol::{
 };
 use berth_supervise::AgentMs;
 use rustix::process::{Resource, getrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::allocation_dir::AllocationDir;
 use crate::environment::{Environment, substitute};
@@ -42,14 +43,25 @@ pub fn out_of_memory_score(quality: QualityClass) -> i32 {
     }
 }
 
-/// What nobody has asked for is no more than this host gives to anybody.
-fn open_files(task: &TaskSpec) -> ResourceLimit {
+/// Files that each process of a worker has open at a time. What nobody has asked for is no more
+/// than this host gives to anybody.
+pub fn open_files_max(task: &TaskSpec) -> u64 {
     let own = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    let most = match task.limits.open_files {
+    match task.limits.open_files {
         Some(most) => u64::from(most),
         None => u64::from(TaskSpec::OPEN_FILES_DEFAULT).min(own),
-    };
-    ResourceLimit { resource: Limited::OpenFiles.into(), soft: most, hard: most }
+    }
+}
+
+fn open_files(task: &TaskSpec, user: Option<UserIds>) -> Option<ResourceLimit> {
+    // A root without that right, as in some containers, cannot limit another user's process.
+    let may = user.is_none()
+        || capabilities(None).is_ok_and(|own| own.effective.contains(CapabilitySet::SYS_RESOURCE));
+    if !may && task.limits.open_files.is_none() {
+        return None;
+    }
+    let most = open_files_max(task);
+    Some(ResourceLimit { resource: Limited::OpenFiles.into(), soft: most, hard: most })
 }
 
 /// As it is told to other processes.
@@ -88,7 +100,7 @@ pub fn start_request(
             ..StopSettings::default()
         }),
         user,
-        limits: vec![open_files(task)],
+        limits: open_files(task, user).into_iter().collect(),
         oom_score_adjust: Some(out_of_memory_score(task.quality())),
         lease_ends_at_boot_ms: lease_ends_at.map(|at| at.0),
         record_dir: match record_place(wanted) {

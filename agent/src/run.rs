@@ -76,7 +76,8 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     let (facts, facts_seen) = watch::channel(Facts::default());
     let cluster = dir.cluster();
     let Holds { user, cgroups, confinement } = Holds::begin(&options, &spec, &dir).await?;
-    let fetches = Fetches::open(options.artifacts.clone(), &dir, user, &boot_id)?;
+    let hidden = confinement.hidden().to_vec();
+    let fetches = Fetches::open(options.artifacts.clone(), &dir, user, &boot_id, hidden)?;
     let settings = Settings {
         name: options.name.clone(),
         spec,

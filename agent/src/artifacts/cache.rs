@@ -8,7 +8,7 @@
 //! | `KEY.part` | a beginning; locked by whoever writes it |
 //! | `KEY.begun` | of what it is the beginning |
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _};
@@ -113,7 +113,7 @@ impl Cache {
                 None => remove(&entry.path()),
             }
         }
-        cache.shrink(&BTreeSet::new());
+        cache.shrink(|_| false);
         Ok(cache)
     }
 
@@ -228,7 +228,7 @@ impl Cache {
 
     /// Removes what was used least recently until the rest is within the bound; never what is
     /// in use.
-    pub fn shrink(&self, in_use: &BTreeSet<Key>) {
+    pub fn shrink(&self, is_in_use: impl Fn(&Key) -> bool) {
         let mut kept = self.sizes();
         let mut total: u64 = kept.values().map(|(bytes, _)| *bytes).sum();
         let mut oldest: Vec<(SystemTime, Key)> =
@@ -238,7 +238,7 @@ impl Cache {
             if total <= self.keep_bytes {
                 return;
             }
-            if in_use.contains(&key) {
+            if is_in_use(&key) {
                 continue;
             }
             let bytes = kept.remove(&key).map_or(0, |(bytes, _)| bytes);
@@ -266,6 +266,9 @@ impl Cache {
     }
 }
 
+/// What is said of content that is another than was asked for, first.
+pub const WRONG_CHECKSUM: &str = "wrong checksum";
+
 /// Why a part is not a file.
 #[derive(Debug)]
 pub enum Adopting {
@@ -283,9 +286,9 @@ impl Adopting {
     /// Of a file whose beginning was there before: another beginning may do better.
     pub fn into_failure(self, resumed_at: u64) -> Failure {
         match self {
-            Adopting::Disk(error) => Failure::Passing(format!("write it down: {error}")),
+            Adopting::Disk(error) => Failure::Host(format!("write it down: {error}")),
             Adopting::WrongChecksum { expected, found } => {
-                let words = format!("wrong checksum: expected {expected}, found {found}");
+                let words = format!("{WRONG_CHECKSUM}: expected {expected}, found {found}");
                 match resumed_at {
                     0 => Failure::Lasting(words),
                     _ => Failure::Passing(words),

@@ -44,13 +44,16 @@ impl Fetches {
             source: artifact.source.clone(),
             allow: self.0.options.allow.clone(),
             stall_ms: u64::try_from(self.0.options.stall_after.as_millis()).unwrap_or(u64::MAX),
+            bytes_max: self.0.options.size_max_bytes,
+            is_pinned: artifact.checksum.is_some(),
+            hidden: self.0.hidden.clone(),
             held,
             begun,
             environment: self.credentials_for(&artifact.source),
         };
         let child = self
             .spawn(part)
-            .map_err(|error| Failure::Passing(format!("start a process to fetch it: {error}")))?;
+            .map_err(|error| Failure::Host(format!("start a process to fetch it: {error}")))?;
         self.listen(child, &order, key).await
     }
 
@@ -129,8 +132,9 @@ impl Fetches {
                 Err(_) => warn!(line, "a fetcher said"),
             }
         }
-        // So that it does not wait to be heard.
+        // It has said its last, or more than anybody hears.
         drop(lines);
+        let _ = child.start_kill();
         let _ = child.wait().await;
         match (last, begins) {
             (Some(News::Unchanged), _) => Ok(Brought::Unchanged),
@@ -144,5 +148,5 @@ impl Fetches {
 }
 
 fn disk(error: &std::io::Error) -> Failure {
-    Failure::Passing(format!("write it down: {error}"))
+    Failure::Host(format!("write it down: {error}"))
 }

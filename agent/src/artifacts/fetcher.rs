@@ -22,8 +22,8 @@ use super::rules::Rules;
 use super::{files, objects, web};
 
 /// A byte now and then is no progress: four sources that trickle would hold up every other
-/// fetch of the host for ever.
-const PROGRESS_BYTES_LEAST: usize = 4096;
+/// fetch of the host for ever. For each millisecond of patience; a mebibyte in half a minute.
+const PROGRESS_BYTES_LEAST: u64 = 32;
 /// What every disk keeps free: a source may be as long as it likes.
 const FREE_BYTES_LEAST: u64 = 1 << 30;
 /// Between two looks at what is free.
@@ -70,11 +70,11 @@ pub fn fetch_artifact() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Nobody who runs as the same user can look into this process, and nothing that it might be
-/// made to run gains a right. Where the kernel refuses, the fetch is no worse than a worker.
+/// Nobody who runs as the same user can look into this process, and it has no more rights than
+/// a confined worker. Where the kernel refuses, the fetch is no worse than a worker there.
 fn confine() {
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    let _ = rustix::thread::set_no_new_privs(true);
+    let _ = crate::confinement::keep_few_rights();
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = rustix::process::setrlimit(Resource::Core, none);
 }
@@ -104,7 +104,7 @@ async fn fetch(order: &Order) -> Result<News, Failure> {
     };
     match opened {
         Opened::Unchanged => Ok(News::Unchanged),
-        Opened::Content(content) => receive(content, patience).await,
+        Opened::Content(content) => receive(content, patience, order.bytes_max).await,
     }
 }
 
@@ -112,8 +112,14 @@ fn stalled(patience: Duration) -> Failure {
     Failure::Passing(format!("no byte came for {patience:?}"))
 }
 
-async fn receive(content: Content, patience: Duration) -> Result<News, Failure> {
-    let disk = |error: io::Error| Failure::Passing(format!("write it down: {error}"));
+async fn receive(content: Content, patience: Duration, bytes_max: u64) -> Result<News, Failure> {
+    let too_long = |bytes: u64| {
+        Failure::Lasting(format!("{bytes} bytes are more than agent.artifacts.max_size"))
+    };
+    if let Some(total) = content.total.filter(|total| *total > bytes_max) {
+        return Err(too_long(total));
+    }
+    let disk = |error: io::Error| Failure::Host(format!("write it down: {error}"));
     let mut file = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(disk)?);
     file.set_len(content.resumed_at).map_err(disk)?;
     file.seek(SeekFrom::Start(content.resumed_at)).map_err(disk)?;
@@ -129,6 +135,9 @@ async fn receive(content: Content, patience: Duration) -> Result<News, Failure> 
             piece.map_err(|why| Failure::Passing(format!("cut after {bytes} bytes: {why}")))?;
         file.write_all(&piece).map_err(disk)?;
         bytes += piece.len() as u64;
+        if bytes > bytes_max {
+            return Err(too_long(bytes));
+        }
         if bytes - looked_at >= LOOK_EVERY_BYTES {
             looked_at = bytes;
             check_room(&file, 0)?;
@@ -148,7 +157,7 @@ struct Paced<S> {
     patience: Duration,
     due: Instant,
     /// Bytes that came since the last progress.
-    come: usize,
+    come: u64,
 }
 
 impl<S: Stream<Item = Result<Bytes, String>> + Unpin> Paced<S> {
@@ -161,8 +170,12 @@ impl<S: Stream<Item = Result<Bytes, String>> + Unpin> Paced<S> {
             0 => stalled(self.patience),
             come => Failure::Passing(format!("only {come} bytes came in {:?}", self.patience)),
         })?;
-        self.come += piece.as_ref().and_then(|piece| piece.as_ref().ok()).map_or(0, Bytes::len);
-        if self.come >= PROGRESS_BYTES_LEAST {
+        self.come += piece
+            .as_ref()
+            .and_then(|piece| piece.as_ref().ok())
+            .map_or(0, |piece| piece.len() as u64);
+        let patience_ms = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX);
+        if self.come >= PROGRESS_BYTES_LEAST.saturating_mul(patience_ms) {
             (self.due, self.come) = (Instant::now() + self.patience, 0);
         }
         Ok(piece)
@@ -176,7 +189,7 @@ fn check_room(file: &File, coming: u64) -> Result<(), Failure> {
     if free < coming.saturating_add(FREE_BYTES_LEAST) {
         let free = free >> 20;
         let words = format!("no room: {coming} bytes are to come, and {free} MiB are free");
-        return Err(Failure::Passing(words));
+        return Err(Failure::Host(words));
     }
     Ok(())
 }
@@ -193,7 +206,7 @@ mod tests {
         for (pieces, expected) in [
             (vec![], "no byte came for 50ms"),
             (vec![piece(1), piece(2)], "only 3 bytes came in 50ms"),
-            (vec![piece(1), piece(PROGRESS_BYTES_LEAST)], "no byte came for 50ms"),
+            (vec![piece(1), piece(1600)], "no byte came for 50ms"),
         ] {
             let count = pieces.len();
             let mut body = Paced::new(tokio_stream::iter(pieces).chain(never()), patience);

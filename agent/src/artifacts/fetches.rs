@@ -1,7 +1,7 @@
 //! Fetches under way: one for each artifact of the host, whoever waits for it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::{info, warn};
 
 use super::Artifacts;
-use super::cache::{Cache, Key};
+use super::cache::{Cache, Key, WRONG_CHECKSUM};
 use super::child::Brought;
 use super::order::{Failure, Stamp};
 use super::place::{Misplaced, Source, Whose, put};
@@ -41,6 +41,8 @@ pub struct Fetches(pub(super) Arc<Shared>);
 
 pub struct Shared {
     pub(super) options: Artifacts,
+    /// What of the host is nobody's to have.
+    pub(super) hidden: Vec<PathBuf>,
     pub(super) cache: Arc<Cache>,
     /// The worker's, where it is not the agent's own.
     pub(super) user: Option<UserIds>,
@@ -93,6 +95,7 @@ impl Fetches {
         dir: &DataDir,
         user: Option<UserIds>,
         boot_id: &str,
+        hidden: Vec<PathBuf>,
     ) -> anyhow::Result<Fetches> {
         Rules::parse(&options.allow)
             .map_err(|why| anyhow::anyhow!("agent.artifacts.allow: {why}"))?;
@@ -105,6 +108,7 @@ impl Fetches {
             .collect();
         Ok(Fetches(Arc::new(Shared {
             options,
+            hidden,
             cache: Arc::new(cache),
             user,
             credentials,
@@ -139,9 +143,14 @@ impl Fetches {
                 // The attempt's and not the host's, which would be given nothing else for a
                 // while: a source that does not answer is so wherever it is asked from.
                 Failure::Passing(why) => told(EndCause::Exited, &why),
+                Failure::Host(why) => told(EndCause::HostFault, &why),
                 Failure::Lasting(why) => told(EndCause::CannotStart, &why),
             })?;
-            self.placed(artifact, in_use, task_dir, driver).await.map_err(|error| match error {
+            let placed = self.placed(artifact, in_use, task_dir, driver).await;
+            // What it was kept for is done.
+            let fetches = self.clone();
+            tokio::spawn(async move { fetches.make_room().await });
+            placed.map_err(|error| match error {
                 Misplaced::InTheWay => {
                     let why = format!("something is in the way of `{}`", artifact.to);
                     told(EndCause::CannotStart, &why)
@@ -205,10 +214,12 @@ impl Fetches {
     }
 
     async fn make_room(&self) {
-        let in_use = self.state().in_use.keys().cloned().collect();
-        let cache = Arc::clone(&self.0.cache);
-        // Its own affair: nobody waits for it.
-        let _ = tokio::task::spawn_blocking(move || cache.shrink(&in_use)).await;
+        let fetches = self.clone();
+        // Asked for each: what is in use changes meanwhile. Its own affair: nobody waits for it.
+        let shrink = move || {
+            fetches.0.cache.shrink(|key| fetches.state().in_use.contains_key(key));
+        };
+        let _ = tokio::task::spawn_blocking(shrink).await;
     }
 
     /// `None`: nobody waits any more.
@@ -227,7 +238,7 @@ impl Fetches {
             return Some(Ok(()));
         }
         let held = held.map(|record| record.stamp).filter(Stamp::tells_changes);
-        let (mut tries, mut pause) = (0, RETRY_AFTER);
+        let (mut tries, mut pause, mut mistaken) = (0, RETRY_AFTER, 0);
         loop {
             let before = self.0.cache.part_bytes(key);
             let brought = tokio::select! {
@@ -239,6 +250,11 @@ impl Fetches {
                 Err(Failure::Passing(why)) => why,
                 settled => return Some(settled),
             };
+            // Once it may have been the beginning that was there.
+            mistaken += u32::from(failure.starts_with(WRONG_CHECKSUM));
+            if mistaken > 1 {
+                return Some(Err(Failure::Lasting(failure)));
+            }
             let come = self.0.cache.part_bytes(key).saturating_sub(before);
             tries = if come >= PROGRESS_BYTES { 1 } else { tries + 1 };
             let source = shown_source(&artifact.source);
@@ -274,7 +290,7 @@ impl Fetches {
                 self.on_disk(key, |cache, key| cache.forget_part(key)).await?;
                 Err(Failure::Lasting(why))
             }
-            Err(Failure::Passing(why)) => Err(Failure::Passing(why)),
+            Err(failure @ (Failure::Passing(_) | Failure::Host(_))) => Err(failure),
         }
     }
 
@@ -285,7 +301,7 @@ impl Fetches {
     ) -> Result<T, Failure> {
         let (cache, key) = (Arc::clone(&self.0.cache), key.clone());
         let acted = tokio::task::spawn_blocking(move || act(&cache, &key)).await;
-        acted.map_err(|error| Failure::Passing(error.to_string()))
+        acted.map_err(|error| Failure::Host(error.to_string()))
     }
 
     async fn placed(
@@ -310,6 +326,7 @@ impl Fetches {
                 let source = Source { file: &file, path: &path };
                 put(source, &task_dir, &to, whose, || !told.is_closed())
             });
+            drop(in_use);
             // Nobody may be waiting any more.
             let _ = told.send(placed);
         });

@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use berth_model::Location;
 use hyper::body::Bytes;
@@ -33,11 +34,24 @@ pub fn open(order: &Order, location: &Location<'_>, rules: &Rules) -> Result<Ope
     let mut last = Failure::Lasting("it is not there".to_owned());
     for (root, below) in roots {
         match open_below(&root, &below) {
-            Ok(file) => return content(order, file),
+            Ok(file) => {
+                refuse_hidden(&file, &order.hidden)?;
+                return content(order, file);
+            }
             Err(failure) => last = failure,
         }
     }
     Err(last)
+}
+
+/// What workers see nothing of is not to be fetched for them either, by whatever name.
+fn refuse_hidden(file: &File, hidden: &[PathBuf]) -> Result<(), Failure> {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let real = std::fs::read_link(link).map_err(|error| Failure::Host(error.to_string()))?;
+    match hidden.iter().any(|hidden| real.starts_with(hidden)) {
+        true => Err(Failure::Lasting("it is not allowed: it is the host's own".to_owned())),
+        false => Ok(()),
+    }
 }
 
 fn open_below(root: &Path, below: &Path) -> Result<File, Failure> {
@@ -47,7 +61,9 @@ fn open_below(root: &Path, below: &Path) -> Result<File, Failure> {
             Failure::Lasting("its links lead out of what agent.artifacts.allow names".to_owned())
         }
         // A file system that comes back, or a host that has it.
-        rustix::io::Errno::IO | rustix::io::Errno::STALE => Failure::Passing(error.to_string()),
+        rustix::io::Errno::IO | rustix::io::Errno::STALE => {
+            Failure::Passing(io::Error::from(error).to_string())
+        }
         other => Failure::Lasting(io::Error::from(other).to_string()),
     };
     let root = open_path(root, directory, Mode::empty()).map_err(outside)?;
@@ -59,7 +75,7 @@ fn open_below(root: &Path, below: &Path) -> Result<File, Failure> {
 }
 
 fn content(order: &Order, mut file: File) -> Result<Opened, Failure> {
-    let found = file.metadata().map_err(|error| Failure::Passing(error.to_string()))?;
+    let found = file.metadata().map_err(|error| Failure::Host(error.to_string()))?;
     if !found.is_file() {
         return Err(Failure::Lasting("it is not a file".to_owned()));
     }

@@ -34,6 +34,8 @@ pub struct Artifacts {
     pub allow: Vec<String>,
     /// Bytes of disk for what was fetched; more only while it is in use.
     pub keep_bytes: u64,
+    /// No file is longer.
+    pub size_max_bytes: u64,
     /// Without a byte for this long a fetch is given up, however much has come.
     pub stall_after: Duration,
     /// `exe arguments…` must end in [`fetch_artifact`].
@@ -45,6 +47,7 @@ impl Default for Artifacts {
         Artifacts {
             allow: vec!["https".to_owned()],
             keep_bytes: 20 << 30,
+            size_max_bytes: 1 << 40,
             stall_after: Duration::from_secs(30),
             fetcher: Program::of_this_executable("artifact-fetcher"),
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,12 @@ pub struct Order {
     pub allow: Vec<String>,
     /// Milliseconds without a byte after which the fetch is given up.
     pub stall_ms: u64,
+    /// How long it may be.
+    pub bytes_max: u64,
+    /// It is known what it has to be.
+    pub is_pinned: bool,
+    /// What of the host is nobody's to have.
+    pub hidden: Vec<PathBuf>,
     /// A whole copy is there, and this is what was said of it.
     pub held: Option<Stamp>,
     /// A beginning is there.
@@ -56,8 +63,10 @@ pub enum News {
 /// Why there is no file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Failure {
-    /// The next try, or another host, may do better.
+    /// The next try may do better.
     Passing(String),
+    /// It is this host's own, and another one would do better.
+    Host(String),
     /// No other host would.
     Lasting(String),
 }
@@ -79,7 +88,7 @@ impl Stamp {
 impl Failure {
     pub fn reason(&self) -> &str {
         match self {
-            Failure::Passing(reason) | Failure::Lasting(reason) => reason,
+            Failure::Passing(reason) | Failure::Host(reason) | Failure::Lasting(reason) => reason,
         }
     }
 }

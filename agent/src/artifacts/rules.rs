@@ -229,6 +229,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     let relays = first == 192 && second == 88 && third == 99;
     let trials = first == 198 && (18..20).contains(&second);
     !(first == 0
+        || crate::metadata::answers_at(IpAddr::V4(address))
         || first >= 224
         || shared
         || protocols

@@ -3,7 +3,8 @@
 use berth_model::shown_source;
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE, USER_AGENT,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE, TRANSFER_ENCODING,
+    USER_AGENT,
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyDataStream, Empty};
@@ -19,6 +20,8 @@ use crate::node::in_words;
 
 /// As browsers have it.
 const REDIRECTS_MAX: usize = 10;
+/// Longer ones tell nothing more.
+const TAG_BYTES_MAX: usize = 1024;
 /// Of the agent's environment: `HOST=TOKEN` with commas between.
 const TOKENS: &str = "ARTIFACT_TOKENS";
 
@@ -78,6 +81,12 @@ impl Web<'_> {
         match response.status() {
             StatusCode::OK => {
                 let stamp = stamp_of(response.headers());
+                let tells_its_end =
+                    stamp.bytes.is_some() || response.headers().contains_key(TRANSFER_ENCODING);
+                if !tells_its_end && !self.order.is_pinned {
+                    let why = "the server does not say where it ends: name its checksum";
+                    return Err(Failure::Lasting(why.to_owned()));
+                }
                 Ok(Opened::Content(content(0, stamp, response)))
             }
             StatusCode::NOT_MODIFIED if !headers.is_empty() => Ok(Opened::Unchanged),
@@ -161,8 +170,8 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
 
 fn stamp_of(headers: &HeaderMap) -> Stamp {
     Stamp {
-        etag: text(headers, ETAG),
-        last_modified: text(headers, LAST_MODIFIED),
+        etag: text(headers, ETAG).filter(|tag| tag.len() <= TAG_BYTES_MAX),
+        last_modified: text(headers, LAST_MODIFIED).filter(|date| date.len() <= TAG_BYTES_MAX),
         bytes: text(headers, CONTENT_LENGTH).and_then(|length| length.parse().ok()),
     }
 }

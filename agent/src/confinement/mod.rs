@@ -152,6 +152,11 @@ impl Confinement {
         self.level
     }
 
+    /// What of the host workers see nothing of, with or without a view of their own.
+    pub fn hidden(&self) -> &[PathBuf] {
+        &self.wish.hidden
+    }
+
     /// The processes beside a worker's own that run in its groups.
     pub fn processes_beside(&self) -> u32 {
         match self.level {
@@ -320,6 +325,15 @@ pub fn guest_program() -> Program {
     let mut program = Program::of_this_executable(MODE);
     program.arguments.push(GUEST.into());
     program
+}
+
+/// Gives up, in this process and all that it starts, every right that a confined worker has
+/// not.
+///
+/// # Errors
+/// What could not be given up, in words.
+pub fn keep_few_rights() -> Result<(), String> {
+    rights::keep(Rights::Few, None)
 }
 
 /// Whether the worker of this directory is a confined one.

@@ -14,7 +14,7 @@ use crate::cgroups::shares;
 use crate::clock;
 use crate::environment::{Environment, substitute};
 use crate::options::Program;
-use crate::request::out_of_memory_score;
+use crate::request::{open_files_max, out_of_memory_score};
 use crate::wanted::Wanted;
 
 /// Where the engine listens unless it is told otherwise.
@@ -146,8 +146,8 @@ fn limits(wanted: &Wanted, cores: u64) -> HostConfig {
         pids_limit: Some(i64::from(task.processes_max())),
         ulimits: Some(vec![ResourcesUlimits {
             name: Some("nofile".to_owned()),
-            soft: Some(i64::from(task.open_files_max())),
-            hard: Some(i64::from(task.open_files_max())),
+            soft: Some(number(open_files_max(task))),
+            hard: Some(number(open_files_max(task))),
         }]),
         ..HostConfig::default()
     }

@@ -31,7 +31,10 @@ impl Node {
         // Should this agent end meanwhile, so does the allocation: it was begun, and nothing
         // was launched. What was fetched is there for the next one.
         let reason = "the agent ended while files were fetched";
-        self.remember_unstarted(id, EndCause::HostFault, reason);
+        if !self.remember_unstarted(id, EndCause::Fenced, reason) {
+            let reason = "write down that files are fetched: the disk does not take it";
+            return self.end_unstarted(id, EndCause::HostFault, reason.to_owned());
+        }
         let (fetches, events) = (self.settings.fetches.clone(), self.events.clone());
         let (wanted, task_dir) = (Arc::clone(wanted), self.dir_of(id).task());
         info!(%id, artifacts = wanted.task().artifacts.len(), "files are fetched");

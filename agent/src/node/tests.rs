@@ -66,7 +66,7 @@ fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
     let artifacts = crate::artifacts::Artifacts::default();
     let unconfined = Wish { hold: Hold::Never, ..Wish::default() };
     Arc::new(Settings {
-        fetches: Fetches::open(artifacts, &dir, None, boot_id).unwrap(),
+        fetches: Fetches::open(artifacts, &dir, None, boot_id, Vec::new()).unwrap(),
         name: name("node-a"),
         spec: NodeSpec {
             labels: BTreeMap::new(),

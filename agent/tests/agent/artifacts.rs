@@ -308,7 +308,7 @@ async fn f43_the_next_agent_goes_on_and_uses_what_is_kept() {
     agent.start_again();
     scheduler.session().await;
     let ended = scheduler.until_ended(half.id(0)).await;
-    assert_eq!(ended.cause, i32::from(EndCause::HostFault), "{ended:?}");
+    assert_eq!(ended.cause, i32::from(EndCause::Fenced), "{ended:?}");
     assert_eq!(ended.reason, "the agent ended while files were fetched");
     let again = job(3, &origin.url("/half"), "w");
     assert_eq!(run(&mut scheduler, &again).await.exit_code, Some(0));

@@ -223,11 +223,11 @@ async fn f41_a_process_opens_no_more_files_than_it_may() {
     for confined in CONFINED_OR_NOT {
         let Some((mut scheduler, agent)) = cluster_with(confined).await else { return };
         for (number, open_files, expected) in [(1, Some(99), 99), (2, None, usual)] {
-            let mut job = Job::shell(number, "echo $(ulimit -Sn) $(ulimit -Hn)");
+            let mut job = Job::shell(number, "ulimit -Sn");
             job.task().limits.open_files = open_files;
             scheduler.want(&job, vec![job.row(0)]);
             assert_eq!(scheduler.until_ended(job.id(0)).await.exit_code, Some(0));
-            assert_eq!(agent.stdout(job.id(0)), format!("{expected} {expected}\n"));
+            assert_eq!(agent.stdout(job.id(0)), format!("{expected}\n"));
         }
     }
 }

@@ -146,18 +146,23 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
         gpus,
         ..Docker::default()
     };
-    options.artifacts = Artifacts {
-        allow: settings.artifacts.allow.value.clone(),
-        keep_bytes: settings.artifacts.keep.value,
-        stall_after: Duration::from_millis(settings.artifacts.stall_after.value),
-        ..Artifacts::default()
-    };
+    options.artifacts = artifacts(settings);
     options.worker_user = settings.worker_user.as_ref().map(|user| user.value.clone());
     options.retry_min = Duration::from_millis(settings.disconnect.retry_min.value);
     options.retry_max = Duration::from_millis(settings.disconnect.retry_max.value);
     options.stop_after =
         settings.disconnect.stop_after.as_ref().map(|after| Duration::from_millis(after.value));
     Ok(options)
+}
+
+fn artifacts(settings: &Agent) -> Artifacts {
+    Artifacts {
+        allow: settings.artifacts.allow.value.clone(),
+        keep_bytes: settings.artifacts.keep.value,
+        size_max_bytes: settings.artifacts.max_size.value,
+        stall_after: Duration::from_millis(settings.artifacts.stall_after.value),
+        ..Artifacts::default()
+    }
 }
 
 fn hold(wanted: HostUse) -> Hold {

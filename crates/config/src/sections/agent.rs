@@ -118,6 +118,8 @@ pub struct Artifacts {
     pub allow: Setting<Vec<String>>,
     /// Bytes of disk for what was fetched.
     pub keep: Setting<u64>,
+    /// Bytes of the longest file that is fetched.
+    pub max_size: Setting<u64>,
     /// Milliseconds without a byte after which a fetch is given up.
     pub stall_after: Setting<u64>,
 }
@@ -195,6 +197,7 @@ impl Agent {
             artifacts: Artifacts {
                 allow: reader.list("agent.artifacts.allow", &ARTIFACTS, vec!["https".to_owned()]),
                 keep: reader.setting("agent.artifacts.keep", &SIZE, 20 << 30),
+                max_size: reader.setting("agent.artifacts.max_size", &SIZE, 1 << 40),
                 stall_after: reader.setting("agent.artifacts.stall_after", &WAIT, 30_000),
             },
             gpus: Gpus {
