@@ -39,7 +39,7 @@ const IS_REFUSED: &str = "Permission denied";
 pub const IP: [&str; 1] = ["ip"];
 
 /// Sees to it that this user's processes are refused, through a command that changes routes:
-/// [`IP`] on a host. The rules stay after the agent's end, as its workers do. Blocks for some
+/// iproute2's `ip` on a host. The rules stay after the agent's end, as its workers do. Blocks for some
 /// milliseconds.
 ///
 /// # Errors

@@ -107,3 +107,26 @@ fn content(order: &Order, mut file: File) -> Result<Opened, Failure> {
     let body = Box::pin(ReceiverStream::new(received));
     Ok(Opened::Content(Content { resumed_at: 0, stamp, total, body }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_hidden_is_no_source_by_whatever_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        for folder in ["models", "secrets"] {
+            std::fs::create_dir(real.join(folder)).unwrap();
+            std::fs::write(real.join(folder).join("file"), "x").unwrap();
+        }
+        std::os::unix::fs::symlink("../secrets/file", real.join("models/link")).unwrap();
+        let hidden = [real.join("secrets")];
+        let opened = |name: &str| open_below(&real, Path::new(name)).unwrap();
+        assert_eq!(refuse_hidden(&opened("models/file"), &hidden), Ok(()));
+        for name in ["secrets/file", "models/link"] {
+            let refused = refuse_hidden(&opened(name), &hidden);
+            assert!(matches!(refused, Err(Failure::Lasting(_))), "{name}: {refused:?}");
+        }
+    }
+}
