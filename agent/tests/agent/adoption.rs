@@ -5,20 +5,12 @@ use std::collections::BTreeMap;
 use crate::harness::agent::Agent;
 use crate::harness::jobs::Job;
 use crate::harness::scheduler::Scheduler;
-use crate::harness::{until_file, within};
+use crate::harness::{cluster, until_file, within};
 use berth_model::{AllocationId, JobKind};
 use berth_proto::v1::observation::State;
 use berth_proto::v1::scheduler_message::Message as ToAgent;
 use berth_proto::v1::{EndCause, EndOrphans};
 use berth_wire::agent::delta_to_proto;
-
-async fn cluster() -> (Scheduler, Agent) {
-    let mut scheduler = Scheduler::start().await;
-    let agent = Agent::start(&scheduler.address, &[]);
-    scheduler.session().await;
-    scheduler.send_full();
-    (scheduler, agent)
-}
 
 /// Waits in a fifo of its task directory for a number and exits with it.
 const EXITS_WHEN_TOLD: &str =
@@ -41,7 +33,7 @@ fn start_count(agent: &Agent) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f34_f35_workers_outlive_a_killed_agent_and_ends_of_its_absence_are_told() {
-    let (mut scheduler, mut agent) = cluster().await;
+    let (mut scheduler, mut agent) = cluster(&[]).await;
     // Lanes and own directories both.
     let lane = Job::shell(1, EXITS_WHEN_TOLD);
     let mut own = Job::shell(2, EXITS_WHEN_TOLD);
@@ -88,7 +80,7 @@ async fn f34_f35_workers_outlive_a_killed_agent_and_ends_of_its_absence_are_told
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f31_exclusive_work_ends_with_its_lease_while_the_agent_is_dead() {
-    let (mut scheduler, mut agent) = cluster().await;
+    let (mut scheduler, mut agent) = cluster(&[]).await;
     let mut exclusive = Job::of(1, JobKind::Service, &["sleep", "600"]);
     exclusive.spec.exclusive = true;
     let other = Job::of(2, JobKind::Service, &["sleep", "600"]);
@@ -118,7 +110,7 @@ async fn f31_exclusive_work_ends_with_its_lease_while_the_agent_is_dead() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_leaves_workers_and_the_next_agent_needs_no_scheduler_to_keep_them() {
-    let (mut scheduler, mut agent) = cluster().await;
+    let (mut scheduler, mut agent) = cluster(&[]).await;
     let job = Job::shell(1, EXITS_WHEN_TOLD);
     scheduler.acknowledge_no_reports();
     scheduler.want(&job, vec![job.row(0), job.row(1)]);
@@ -142,7 +134,7 @@ async fn sigterm_leaves_workers_and_the_next_agent_needs_no_scheduler_to_keep_th
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_incarnation_stops_nothing() {
-    let (mut scheduler, agent) = cluster().await;
+    let (mut scheduler, agent) = cluster(&[]).await;
     let job = Job::of(1, JobKind::Batch, &["sleep", "600"]);
     scheduler.want(&job, vec![job.row(0), job.row(1)]);
     scheduler.until_ready(job.id(0)).await;
@@ -168,7 +160,7 @@ async fn a_new_incarnation_stops_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_cluster_is_told_what_is_here_and_how_the_rest_ended() {
-    let (mut scheduler, mut agent) = cluster().await;
+    let (mut scheduler, mut agent) = cluster(&[]).await;
     let job = Job::shell(1, "[ $BERTH_TASK_INDEX = 1 ] && exit 7; exec sleep 600");
     scheduler.want(&job, vec![job.row(0), job.row(1), job.row(2)]);
     scheduler.until_ready(job.id(0)).await;
@@ -209,7 +201,7 @@ async fn a_restored_cluster_is_told_what_is_here_and_how_the_rest_ended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_shim_leaves_nothing_running_and_an_unseen_end() {
-    let (mut scheduler, agent) = cluster().await;
+    let (mut scheduler, agent) = cluster(&[]).await;
     let job = Job::shell(1, "sleep 600 & : > both; wait");
     let id = job.id(0);
     scheduler.want(&job, vec![job.row(0)]);
@@ -233,7 +225,7 @@ async fn a_killed_shim_leaves_nothing_running_and_an_unseen_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agent_and_shim_killed_together_are_told_apart_from_an_end() {
-    let (mut scheduler, mut agent) = cluster().await;
+    let (mut scheduler, mut agent) = cluster(&[]).await;
     let job = Job::shell(1, EXITS_WHEN_TOLD);
     let id = job.id(0);
     scheduler.want(&job, vec![job.row(0)]);
@@ -253,7 +245,7 @@ async fn agent_and_shim_killed_together_are_told_apart_from_an_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbled_records_are_set_aside_and_reported() {
-    let (mut scheduler, mut agent) = cluster().await;
+    let (mut scheduler, mut agent) = cluster(&[]).await;
     let mut job = Job::shell(1, EXITS_WHEN_TOLD);
     job.spec.kind = JobKind::Service;
     let (id, other) = (job.id(0), job.id(1));
@@ -288,7 +280,7 @@ async fn garbled_records_are_set_aside_and_reported() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f32_old_repeated_and_unfitting_messages_change_nothing() {
-    let (mut scheduler, agent) = cluster().await;
+    let (mut scheduler, agent) = cluster(&[]).await;
     let job = Job::shell(1, EXITS_WHEN_TOLD);
     scheduler.know(&job);
     let old_full = scheduler.full();

@@ -8,22 +8,14 @@ use berth_model::{Artifact, Checksum, JobKind};
 use berth_proto::v1::observation::State;
 use berth_proto::v1::{EndCause, Ended, StartPhase};
 
-use crate::harness::agent::{Agent, text, until_gone};
+use crate::harness::agent::{text, until_gone};
 use crate::harness::jobs::Job;
 use crate::harness::origin::{How, Origin};
 use crate::harness::scheduler::Scheduler;
-use crate::harness::{skip, until_file, within};
+use crate::harness::{cluster, skip, until_file, within};
 
 /// The server of the tests is on this host.
 const HERE: [&str; 2] = ["--artifacts-allow", "http,loopback"];
-
-async fn cluster(more: &[&str]) -> (Scheduler, Agent) {
-    let mut scheduler = Scheduler::start().await;
-    let agent = Agent::start(&scheduler.address, more);
-    scheduler.session().await;
-    scheduler.send_full();
-    (scheduler, agent)
-}
 
 pub fn job(number: u64, source: &str, to: &str) -> Job {
     let mut job = Job::shell(number, &format!("cat {to}"));

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use berth_model::{DurationMs, HealthCheck, HealthProbe, JobKind};
+use berth_model::JobKind;
 use berth_proto::v1::{Device, EndCause, Ended};
 use berth_shim::ProcessIdentity;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
@@ -15,7 +15,7 @@ use crate::gpus::{script, until_sample, whole};
 use crate::harness::agent::{Agent, text};
 use crate::harness::jobs::Job;
 use crate::harness::scheduler::{Scheduler, running};
-use crate::harness::{skip, until_file};
+use crate::harness::{cluster_with_hello, skip, until_file};
 
 /// `try NAME COMMAND…` says whether a command succeeded.
 const TRY: &str = "try() { what=$1; shift; if (\"$@\") >/dev/null 2>&1; then echo got $what; \
@@ -33,10 +33,7 @@ async fn begin_cluster(arguments: &[&str]) -> Option<(Scheduler, Agent, Vec<Devi
         skip("root", "the agent's tests of confined workers need namespaces, which root makes");
         return None;
     }
-    let mut scheduler = Scheduler::start().await;
-    let agent = Agent::start(&scheduler.address, arguments);
-    let hello = scheduler.session().await;
-    scheduler.send_full();
+    let (scheduler, agent, hello) = cluster_with_hello(arguments).await;
     Some((scheduler, agent, hello.spec.unwrap().devices))
 }
 
@@ -254,13 +251,7 @@ async fn a_health_check_sees_what_its_worker_sees() {
     let script = "kill -0 $(cat pid) && test -e /tmp/mine && \
                   grep -q '^NoNewPrivs:.1' /proc/self/status && test $(id -u) = 65534 && \
                   test $LD_PRELOAD = /tmp/evil.so && touch well";
-    job.task().health = Some(HealthCheck {
-        probe: HealthProbe::Command { command: ["sh", "-c", script].map(str::to_owned).into() },
-        interval: DurationMs(50),
-        timeout: DurationMs(10_000),
-        failures: 3,
-        start_period: DurationMs(60_000),
-    });
+    job.check_by(script);
     begin(&mut scheduler, &agent, &job).await;
     scheduler.until_ready(job.id(0)).await;
     assert!(agent.task_dir(job.id(0)).join("well").exists());

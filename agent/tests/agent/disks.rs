@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::harness::agent::Agent;
 use crate::harness::jobs::Job;
 use crate::harness::scheduler::Scheduler;
-use crate::harness::skip;
+use crate::harness::{cluster, skip};
 
 /// The catalogue's bound until the cluster knows that a node takes nothing new.
 const TOLD_MAX: Duration = Duration::from_secs(10);
@@ -142,10 +142,7 @@ async fn f42_a_directory_that_is_deleted_takes_nothing_new() {
 /// Counted every ten seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f41_a_worker_over_its_disk_is_ended_and_its_neighbour_goes_on() {
-    let mut scheduler = Scheduler::start().await;
-    let agent = Agent::start(&scheduler.address, &[]);
-    scheduler.session().await;
-    scheduler.send_full();
+    let (mut scheduler, agent) = cluster(&[]).await;
     let limited = |number, script: &str| {
         let mut job = Job::shell(number, script);
         job.task().limits.disk = Some(DiskBytes(4 << 20));

@@ -8,6 +8,7 @@ use berth_model::{DeviceClaim, JobKind, MemoryBytes, ShareMilli};
 use berth_proto::v1::{Device, DeviceHealth, DeviceSample};
 
 use crate::harness::agent::{Agent, until_gone};
+use crate::harness::cluster_with_hello;
 use crate::harness::jobs::Job;
 use crate::harness::scheduler::Scheduler;
 
@@ -19,11 +20,8 @@ const SILENT_MAX: Duration = Duration::from_secs(15);
 
 /// An agent with so many simulated GPUs.
 pub async fn cluster(gpus: &str, more: &[&str]) -> (Scheduler, Agent, Vec<Device>) {
-    let mut scheduler = Scheduler::start().await;
     let arguments = [&["--simulate", gpus][..], more].concat();
-    let agent = Agent::start(&scheduler.address, &arguments);
-    let hello = scheduler.session().await;
-    scheduler.send_full();
+    let (scheduler, agent, hello) = cluster_with_hello(&arguments).await;
     (scheduler, agent, hello.spec.unwrap().devices)
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::harness::agent::Agent;
 use crate::harness::jobs::Job;
 use crate::harness::scheduler::{Scheduler, running};
-use crate::harness::until_file;
+use crate::harness::{cluster_with_hello, until_file};
 use berth_model::{
     ArraySpec, DeviceClaim, HealthCheck, HealthProbe, JobKind, MemoryBytes, PortClaim, ShareMilli,
 };
@@ -14,11 +14,8 @@ use berth_proto::v1::observation::State;
 
 /// A scheduler with one agent that acts on an empty desired state.
 async fn cluster(more: &[&str]) -> (Scheduler, Agent) {
-    let mut scheduler = Scheduler::start().await;
-    let agent = Agent::start(&scheduler.address, more);
-    let hello = scheduler.session().await;
+    let (scheduler, agent, hello) = cluster_with_hello(more).await;
     assert_eq!((hello.incarnation, hello.generation), (0, 0));
-    scheduler.send_full();
     (scheduler, agent)
 }
 

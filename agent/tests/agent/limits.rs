@@ -5,9 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use berth_model::{
-    AllocationId, CpuMilli, DurationMs, HealthCheck, HealthProbe, JobKind, Limits, MemoryBytes,
-};
+use berth_model::{AllocationId, CpuMilli, JobKind, Limits, MemoryBytes};
 use berth_proto::v1::EndCause;
 use berth_shim::ProcessIdentity;
 use rustix::process::{Resource, getrlimit};
@@ -15,7 +13,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::harness::agent::{Agent, text};
 use crate::harness::jobs::Job;
 use crate::harness::scheduler::{Scheduler, running};
-use crate::harness::{skip, until_file};
+use crate::harness::{self, skip, until_file};
 
 const MIB: u64 = 1 << 20;
 
@@ -40,11 +38,7 @@ async fn cluster_with(more: &[&str]) -> Option<(Scheduler, Agent)> {
         skip("cgroups", "no cgroup can be made here: the agent's tests of limits need root");
         return None;
     }
-    let mut scheduler = Scheduler::start().await;
-    let agent = Agent::start(&scheduler.address, &[&["--hold", "always"], more].concat());
-    scheduler.session().await;
-    scheduler.send_full();
-    Some((scheduler, agent))
+    Some(harness::cluster(&[&["--hold", "always"], more].concat()).await)
 }
 
 /// The group of a process in the tree of `controller`.
@@ -239,13 +233,7 @@ async fn a_health_check_is_held_to_the_limits_of_its_worker() {
     let mut job = sleeper(1, 500, 64 * MIB, Limits::default());
     let script = "cat /proc/self/cgroup /proc/self/oom_score_adj > found.new; \
                   mv found.new found; test -e well";
-    job.task().health = Some(HealthCheck {
-        probe: HealthProbe::Command { command: ["sh", "-c", script].map(str::to_owned).into() },
-        interval: DurationMs(50),
-        timeout: DurationMs(10_000),
-        failures: 3,
-        start_period: DurationMs(60_000),
-    });
+    job.check_by(script);
     scheduler.want(&job, vec![job.row(0)]);
     let dir = agent.task_dir(job.id(0));
     scheduler.until("runs", job.id(0), |state| running(state).map(drop)).await;

@@ -3,19 +3,11 @@
 use crate::harness::agent::Agent;
 use crate::harness::jobs::Job;
 use crate::harness::scheduler::Scheduler;
-use crate::harness::{until_file, within};
+use crate::harness::{cluster, until_file, within};
 use berth_model::JobKind;
 use berth_proto::v1::EndCause;
 use berth_proto::v1::scheduler_message::Message as ToAgent;
 use berth_proto::v1::{LogCancel, LogRequest};
-
-async fn cluster(more: &[&str]) -> (Scheduler, Agent) {
-    let mut scheduler = Scheduler::start().await;
-    let agent = Agent::start(&scheduler.address, more);
-    scheduler.session().await;
-    scheduler.send_full();
-    (scheduler, agent)
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_is_followed_and_the_identity_kept() {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Constraints, DeviceClaim, DurationMs, JobKind, JobSpec, Name, Policy, PortClaim,
-    SpecDigest, TaskSpec,
+    AllocationId, Constraints, DeviceClaim, DurationMs, HealthCheck, HealthProbe, JobKind, JobSpec,
+    Name, Policy, PortClaim, SpecDigest, TaskSpec,
 };
 use berth_wire::agent::DesiredRow;
 use berth_wire::spec::spec_digest;
@@ -42,6 +42,17 @@ impl Job {
 
     pub fn task(&mut self) -> &mut TaskSpec {
         &mut self.spec.tasks[0]
+    }
+
+    /// Its health is what a shell says.
+    pub fn check_by(&mut self, script: &str) {
+        self.task().health = Some(HealthCheck {
+            probe: HealthProbe::Command { command: ["sh", "-c", script].map(str::to_owned).into() },
+            interval: DurationMs(50),
+            timeout: DurationMs(10_000),
+            failures: 3,
+            start_period: DurationMs(60_000),
+        });
     }
 
     pub fn id(&self, instance: u32) -> AllocationId {

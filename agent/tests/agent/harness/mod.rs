@@ -9,6 +9,11 @@ pub mod scheduler;
 use std::future::Future;
 use std::time::Duration;
 
+use berth_proto::v1::Hello;
+
+use agent::Agent;
+use scheduler::Scheduler;
+
 /// Far above what anything here takes on a busy machine.
 pub const BOUND: Duration = Duration::from_secs(30);
 
@@ -19,6 +24,21 @@ pub fn skip(need: &str, reason: &str) {
     assert!(!required.split(',').any(|one| one == need), "required but skipped: {reason}");
     // The print macros are held back when a test passes, as a skipped one does.
     let _ = writeln!(std::io::stderr().lock(), "skipped: {reason}");
+}
+
+/// A scheduler and an agent that has come in.
+pub async fn cluster(more: &[&str]) -> (Scheduler, Agent) {
+    let (scheduler, agent, _) = cluster_with_hello(more).await;
+    (scheduler, agent)
+}
+
+/// The same, with what the agent said when it came in.
+pub async fn cluster_with_hello(more: &[&str]) -> (Scheduler, Agent, Hello) {
+    let mut scheduler = Scheduler::start().await;
+    let agent = Agent::start(&scheduler.address, more);
+    let hello = scheduler.session().await;
+    scheduler.send_full();
+    (scheduler, agent, hello)
 }
 
 /// Awaits `what`, or fails naming it.
