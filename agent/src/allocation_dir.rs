@@ -2,8 +2,8 @@
 //! was begun on this host, so that it is never begun again.
 
 use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use berth_model::{AllocationId, EndCause};
@@ -152,6 +152,15 @@ impl AllocationDir {
             Framed::End | Framed::Garbled(_) => FoundRecord::SetAside(set_aside(&path)),
         }
     }
+}
+
+/// Writes a new file that is nobody's but the agent's.
+///
+/// # Errors
+/// It is there already, or the system's.
+pub fn write_private(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(file)?.write_all(bytes)
 }
 
 /// Moves a garbled file out of the way and returns where it is now.

@@ -4,17 +4,17 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use berth_proto::v1;
 use bytes::Bytes;
-use rustix::fs::{FlockOperation, flock};
+
+use crate::file_lock;
 
 /// An agent that was just killed holds its lock until the kernel has taken it
 /// apart, and a process that it was starting until that has begun.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
-const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// An agent's directory, locked while this lives.
 pub struct DataDir {
@@ -215,13 +215,7 @@ fn lock(path: &Path) -> anyhow::Result<File> {
         .mode(0o600)
         .open(path)
         .with_context(|| format!("open {}", path.display()))?;
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    let mut locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
-    while locked == Err(rustix::io::Errno::WOULDBLOCK) && Instant::now() < deadline {
-        std::thread::sleep(LOCK_RETRY);
-        locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
-    }
-    match locked {
+    match file_lock::hold(&file, LOCK_PATIENCE) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut holder = String::new();

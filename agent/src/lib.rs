@@ -42,6 +42,7 @@ mod disk_use;
 mod docker;
 mod ended_log;
 mod environment;
+mod file_lock;
 mod frame;
 mod gpus;
 mod holds;

@@ -15,10 +15,9 @@ use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use berth_model::{Artifact, Checksum, shown_source};
-use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -26,10 +25,10 @@ use tracing::{info, warn};
 
 use super::order::{Begun, Failure, Stamp};
 use crate::data_dir::write_durably;
+use crate::file_lock;
 
 /// For a fetcher that was just killed.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
-const LOCK_RETRY: Duration = Duration::from_millis(20);
 const READ_BYTES: usize = 1 << 20;
 
 /// Names one source with one checksum.
@@ -164,13 +163,7 @@ impl Cache {
             .mode(0o600)
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(self.file(key, ".part"))?;
-        let deadline = Instant::now() + LOCK_PATIENCE;
-        while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            if error != rustix::io::Errno::WOULDBLOCK || Instant::now() >= deadline {
-                return Err(error.into());
-            }
-            std::thread::sleep(LOCK_RETRY);
-        }
+        file_lock::hold(&file, LOCK_PATIENCE)?;
         let begun = read_json::<BegunRecord>(&self.file(key, ".begun"));
         // What a checksum does not show must not have been through a power cut.
         let sound =

@@ -1,12 +1,12 @@
 //! What encloses one worker, as the agent writes it down for the processes that carry it out.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 
 use berth_shim::protocol::{EnvironmentVariable, UserIds};
 
+use crate::allocation_dir::write_private;
 use crate::frame::{self, Framed};
 
 /// The file of an allocation that holds it. Variables may be secrets, so it is nobody's but the
@@ -113,9 +113,7 @@ impl Enclosure {
     /// # Errors
     /// The system's.
     pub fn write_to(&self, dir: &Path) -> io::Result<()> {
-        let mut options = fs::OpenOptions::new();
-        let mut open = options.write(true).create_new(true).mode(0o600).open(dir.join(FILE))?;
-        open.write_all(&frame::encode(self))
+        write_private(&dir.join(FILE), &frame::encode(self))
     }
 
     pub fn is_in(dir: &Path) -> bool {
@@ -128,10 +126,8 @@ impl Enclosure {
         // On a full disk it stays, where only the agent reads it.
         let temporary = dir.join("enclosure.new");
         let _ = fs::remove_file(&temporary);
-        let mut options = fs::OpenOptions::new();
-        let open = options.write(true).create_new(true).mode(0o600).open(&temporary);
-        let written = open.and_then(|mut open| open.write_all(&frame::encode(&kept)));
-        let _ = written.and_then(|()| fs::rename(&temporary, dir.join(FILE)));
+        let _ = write_private(&temporary, &frame::encode(&kept))
+            .and_then(|()| fs::rename(&temporary, dir.join(FILE)));
     }
 
     /// # Errors

@@ -197,8 +197,12 @@ impl Confinement {
         let problem = Problem::left_in(dir);
         let _ = fs::remove_dir_all(dir);
         match problem {
-            Some(Problem::Host(reason) | Problem::Start(reason)) => Err(reason),
-            Some(Problem::Passing(reason) | Problem::Port(reason)) => Err(reason),
+            Some(
+                Problem::Host(reason)
+                | Problem::Start(reason)
+                | Problem::Passing(reason)
+                | Problem::Port(reason),
+            ) => Err(reason),
             None if ended.success() => Ok(()),
             None => Err(format!("a trial ended with {ended}")),
         }
@@ -222,8 +226,8 @@ impl Confinement {
             }
         };
         let dir = confined.dir.path();
-        let (marks, _): (Vec<_>, Vec<_>) =
-            request.env.iter().cloned().partition(|variable| MARKS.contains(&&*variable.name));
+        let marks = request.env.iter().filter(|variable| MARKS.contains(&&*variable.name));
+        let marks = marks.cloned().collect();
         let enclosure = Enclosure {
             command: request.command,
             environment: request.env,
@@ -274,12 +278,20 @@ impl Confinement {
 }
 
 /// What a program that is run for a worker is held by, beside the worker's groups: as the worker
-/// was enclosed when it began, whatever this agent does with others.
-pub fn guest(dir: &AllocationDir, environment: &Environment, user: Option<UserIds>) -> Guest {
+/// was enclosed when it began, whatever this agent does with others. Nothing holds it where the
+/// worker is not confined and nobody is root: there are neither groups nor other users.
+pub fn guest(
+    dir: &AllocationDir,
+    environment: &Environment,
+    user: Option<UserIds>,
+) -> Option<Guest> {
     let enclosure = Enclosure::read_from(dir.path()).ok();
+    if enclosure.is_none() && !geteuid().is_root() {
+        return None;
+    }
     let rights = enclosure.as_ref().map_or(Rights::OfUser.into(), |enclosure| enclosure.rights);
     let inside = enclosure.as_ref().is_some_and(|enclosure| enclosure.view.is_some());
-    Guest {
+    Some(Guest {
         enclosure: Enclosure {
             environment: variables(environment),
             working_dir: text(&dir.task()),
@@ -288,7 +300,7 @@ pub fn guest(dir: &AllocationDir, environment: &Environment, user: Option<UserId
             ..Enclosure::default()
         },
         inside: inside.then(|| text(dir.path())),
-    }
+    })
 }
 
 /// Whether this process could confine a worker on this host. Blocks for some milliseconds.

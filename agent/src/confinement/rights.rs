@@ -8,8 +8,8 @@ use rustix::fs::{FileType, Gid, Uid, fchown, fstat};
 use rustix::process::geteuid;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_gid,
-    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
 };
 
 use super::enclosure::Rights;
@@ -67,7 +67,6 @@ fn become_user(user: UserIds) -> rustix::io::Result<()> {
         }
     }
     set_thread_groups(&[])?;
-    set_thread_gid(gid)?;
     set_thread_res_gid(gid, gid, gid)?;
     set_thread_res_uid(uid, uid, uid)
 }

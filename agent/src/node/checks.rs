@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use berth_model::AllocationId;
 use berth_supervise::{AgentMs, Health, HealthPolicy, ProbeOutcome, Verdict, Worker};
-use rustix::process::geteuid;
 use tracing::{info, warn};
 
 use super::{Event, Node};
@@ -43,10 +42,7 @@ impl Node {
         let Some(check) = &wanted.task().health else { return };
         let dir = self.dir_of(id);
         let variables = environment(&wanted, &self.settings.name, &dir.task());
-        // Whoever is not root has neither groups nor another user to run it as.
-        let held = geteuid().is_root() || confinement::is_of(dir.path());
-        let guest = held.then(|| {
-            let mut guest = confinement::guest(&dir, &variables, self.settings.user);
+        let guest = confinement::guest(&dir, &variables, self.settings.user).map(|mut guest| {
             let groups = self.mark_of(id).cgroup_dirs;
             guest.enclosure.cgroup_dirs =
                 groups.iter().map(|dir| dir.to_string_lossy().into_owned()).collect();

@@ -2,9 +2,6 @@
 //! told.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +12,7 @@ use tracing::warn;
 
 use super::Node;
 use super::bounds::at_its_limit;
-use crate::allocation_dir::AllocationDir;
+use crate::allocation_dir::{AllocationDir, write_private};
 use crate::confinement;
 use crate::docker::{self, Cleared, MADE_FILE, PLAN_FILE, UP_FILE};
 use crate::environment::{Environment, environment};
@@ -61,7 +58,8 @@ impl Node {
         };
         let body = docker::body(wanted, &inside, host);
         let plan = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
-        write_plan(&dir.path().join(PLAN_FILE), &plan)
+        // For the agent and its runners only: variables may be secrets.
+        write_private(&dir.path().join(PLAN_FILE), &plan)
             .map_err(|error| format!("write down its container: {error}"))?;
         let lease = self.lease_of(wanted);
         let text = |path: &Path| path.to_string_lossy().into_owned();
@@ -259,12 +257,6 @@ fn not_executed(end: &EndReport) -> Option<String> {
     let could_not = matches!(end.exit_code, Some(126 | 127));
     let (_, reason) = end.stderr_tail.strip_prefix("[FATAL tini (")?.split_once("] ")?;
     could_not.then(|| reason.trim_end().to_owned())
-}
-
-/// For the agent and its runners only: variables may be secrets.
-fn write_plan(file: &Path, plan: &[u8]) -> std::io::Result<()> {
-    let mut open = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
-    open.write_all(plan)
 }
 
 #[cfg(test)]
