@@ -1,6 +1,8 @@
 //! Messages on disk, each with its length and checksum, so that a torn or
 //! changed one is never taken for another.
 
+use std::io::{self, Read};
+
 use prost::Message;
 
 const HEADER_BYTES: usize = 8;
@@ -58,9 +60,38 @@ pub fn decode<M: Message + Default>(bytes: &[u8]) -> Framed<M> {
     }
 }
 
+/// Reads one message of at most `bytes_max` bytes from where something else may follow, of which
+/// nothing is taken.
+///
+/// # Errors
+/// The system's; what was read is no message.
+pub fn read_one<M: Message + Default>(source: &mut impl Read, bytes_max: u64) -> io::Result<M> {
+    let mut bytes = vec![0; HEADER_BYTES];
+    source.read_exact(&mut bytes)?;
+    let [l0, l1, l2, l3, ..] = bytes[..] else { return Err(io::ErrorKind::InvalidData.into()) };
+    let length = u64::from(u32::from_le_bytes([l0, l1, l2, l3])).min(bytes_max);
+    source.take(length).read_to_end(&mut bytes)?;
+    match decode(&bytes) {
+        Framed::Message(message, _) => Ok(message),
+        Framed::End => Err(io::ErrorKind::UnexpectedEof.into()),
+        Framed::Garbled(problem) => Err(io::Error::new(io::ErrorKind::InvalidData, problem)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_what_follows_a_message_nothing_is_taken() {
+        let bytes = [&*encode(&"berth".to_owned()), b"rest"].concat();
+        let mut source = &*bytes;
+        assert_eq!(read_one::<String>(&mut source, 64).unwrap(), "berth");
+        assert_eq!(source, b"rest");
+        // Nor is a longer one waited for.
+        assert!(read_one::<String>(&mut &*bytes, 6).is_err());
+        assert!(read_one::<String>(&mut &bytes[..9], 64).is_err());
+    }
 
     #[test]
     fn a_message_is_read_back_and_nothing_else_is() {

@@ -42,6 +42,7 @@ mod disk_use;
 mod docker;
 mod ended_log;
 mod environment;
+mod exec;
 mod file_lock;
 mod frame;
 mod gpus;
@@ -57,6 +58,7 @@ mod options;
 mod ports;
 mod probe;
 mod problem;
+mod process_group;
 mod request;
 mod run;
 /// For fleets of agents without hosts: the session alone, as every agent has it.

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::confinement::{CANNOT_JOIN, CANNOT_RUN, Guest, guest_program};
 use crate::environment::{Environment, substitute};
 use crate::options::Program;
+use crate::process_group::GroupKill;
 
 /// The longest status line that is read.
 const STATUS_LINE_BYTES_MAX: usize = 1024;
@@ -142,29 +143,6 @@ async fn run(target: &ProbeTarget, words: &[String]) -> Result<(), String> {
         return Err(format!("`{program}` is not found, or cannot be run"));
     }
     if status.success() { Ok(()) } else { Err(format!("`{program}` ended with {status}")) }
-}
-
-/// Kills the probe's whole process group unless told that it has ended.
-struct GroupKill(Option<rustix::process::Pid>);
-
-impl GroupKill {
-    fn of(pid: Option<u32>) -> GroupKill {
-        let raw = pid.and_then(|pid| i32::try_from(pid).ok());
-        GroupKill(raw.and_then(rustix::process::Pid::from_raw))
-    }
-
-    fn forget(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for GroupKill {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // Gone meanwhile is as good.
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
-    }
 }
 
 #[cfg(test)]

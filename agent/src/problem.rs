@@ -24,6 +24,16 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// In words.
+    pub fn reason(&self) -> &str {
+        match self {
+            Problem::Host(reason)
+            | Problem::Start(reason)
+            | Problem::Passing(reason)
+            | Problem::Port(reason) => reason,
+        }
+    }
+
     /// What was left in the directory of an allocation, if anything was.
     pub fn left_in(dir: &Path) -> Option<Problem> {
         let text = fs::read_to_string(dir.join(FILE)).ok()?;

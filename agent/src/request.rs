@@ -73,6 +73,14 @@ pub fn variables(environment: &Environment) -> Vec<EnvironmentVariable> {
     environment.iter().map(variable).collect()
 }
 
+/// Where a worker begins.
+pub fn working_dir(task: &TaskSpec, environment: &Environment, dir: &AllocationDir) -> String {
+    match &task.workdir {
+        Some(workdir) => substitute(workdir, environment),
+        None => dir.task().to_string_lossy().into_owned(),
+    }
+}
+
 /// What the shim is asked.
 pub fn start_request(
     wanted: &Wanted,
@@ -83,15 +91,11 @@ pub fn start_request(
 ) -> StartRequest {
     let task = wanted.task();
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    let working_dir = match &task.workdir {
-        Some(workdir) => substitute(workdir, environment),
-        None => text(&dir.task()),
-    };
     StartRequest {
         allocation_id: wanted.row.allocation.to_string(),
         command: task.command.iter().map(|word| substitute(word, environment)).collect(),
         env: variables(environment),
-        working_dir,
+        working_dir: working_dir(task, environment, dir),
         stdout_path: text(&dir.stdout()),
         stderr_path: text(&dir.stderr()),
         stop: Some(StopSettings {

@@ -42,7 +42,7 @@ pub struct Enclosure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
 pub enum Rights {
-    /// Whatever its user may.
+    /// Whatever its user may, and no more by any program.
     OfUser = 0,
     /// No more than what a program needs.
     Few = 1,

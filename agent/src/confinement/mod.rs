@@ -21,7 +21,8 @@ use berth_shim::protocol::{StartRequest, UserIds};
 use rustix::process::geteuid;
 
 pub use enclosure::{Enclosure, Rights, Shown, View};
-pub use guest::{CANNOT_JOIN, CANNOT_RUN, Guest};
+pub use guest::{CANNOT_JOIN, CANNOT_RUN, Guest, Input, shell_code};
+pub use inside::{can_be_joined, open_terminals};
 
 use crate::allocation_dir::AllocationDir;
 use crate::environment::Environment;
@@ -197,12 +198,7 @@ impl Confinement {
         let problem = Problem::left_in(dir);
         let _ = fs::remove_dir_all(dir);
         match problem {
-            Some(
-                Problem::Host(reason)
-                | Problem::Start(reason)
-                | Problem::Passing(reason)
-                | Problem::Port(reason),
-            ) => Err(reason),
+            Some(problem) => Err(problem.reason().to_owned()),
             None if ended.success() => Ok(()),
             None => Err(format!("a trial ended with {ended}")),
         }
@@ -278,20 +274,12 @@ impl Confinement {
 }
 
 /// What a program that is run for a worker is held by, beside the worker's groups: as the worker
-/// was enclosed when it began, whatever this agent does with others. Nothing holds it where the
-/// worker is not confined and nobody is root: there are neither groups nor other users.
-pub fn guest(
-    dir: &AllocationDir,
-    environment: &Environment,
-    user: Option<UserIds>,
-) -> Option<Guest> {
+/// was enclosed when it began, whatever this agent does with others.
+pub fn guest(dir: &AllocationDir, environment: &Environment, user: Option<UserIds>) -> Guest {
     let enclosure = Enclosure::read_from(dir.path()).ok();
-    if enclosure.is_none() && !geteuid().is_root() {
-        return None;
-    }
     let rights = enclosure.as_ref().map_or(Rights::OfUser.into(), |enclosure| enclosure.rights);
     let inside = enclosure.as_ref().is_some_and(|enclosure| enclosure.view.is_some());
-    Some(Guest {
+    Guest {
         enclosure: Enclosure {
             environment: variables(environment),
             working_dir: text(&dir.task()),
@@ -300,7 +288,8 @@ pub fn guest(
             ..Enclosure::default()
         },
         inside: inside.then(|| text(dir.path())),
-    })
+        ..Guest::default()
+    }
 }
 
 /// Whether this process could confine a worker on this host. Blocks for some milliseconds.

@@ -33,11 +33,11 @@ pub fn keep(rights: Rights, user: Option<UserIds>) -> Result<(), String> {
     if let Some(user) = user {
         become_user(user).map_err(cannot("become the worker's user"))?;
     }
+    set_no_new_privs(true).map_err(cannot("give up new privileges"))?;
     if rights == Rights::Few {
         let none = CapabilitySet::empty();
         let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
         set_capabilities(None, none).map_err(cannot("give up capabilities"))?;
-        set_no_new_privs(true).map_err(cannot("give up new privileges"))?;
         syscalls::deny().map_err(|error| format!("cannot filter system calls: {error}"))?;
     }
     Ok(())

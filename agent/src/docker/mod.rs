@@ -8,7 +8,7 @@ mod engine;
 mod plan;
 mod runner;
 
-pub use engine::{Cleared, clear, containers_of, version};
+pub use engine::{Cleared, clear, connect, containers_of, version};
 pub use plan::{Docker, Gpus, Host, TASK_DIR, body};
 pub use runner::run_container;
 

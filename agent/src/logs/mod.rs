@@ -1,10 +1,12 @@
 //! A worker's output on its way to whoever asked: rotated files in order, then
-//! what is written from now on. Each request has a stream of its own.
+//! what is written from now on; and the files of its directory. Each request has a stream of
+//! its own.
 
+mod files;
 mod tail;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use berth_identity::Dialer;
 use berth_proto::v1::LogPush;
@@ -25,10 +27,21 @@ const REQUESTS_MAX: usize = 64;
 /// What is asked for.
 pub struct Wanted {
     pub request_id: String,
-    pub path: PathBuf,
-    pub follow: Follow,
-    /// Turns true when nothing more will be written.
-    pub ended: watch::Receiver<bool>,
+    /// Or why there is nothing.
+    pub what: Result<What, String>,
+}
+
+/// Bytes on this host.
+pub enum What {
+    /// A log, with what was rotated away.
+    Output {
+        path: PathBuf,
+        follow: Follow,
+        /// Turns true when nothing more will be written.
+        ended: watch::Receiver<bool>,
+    },
+    /// A file or a directory beneath one.
+    Below { root: PathBuf, path: String },
 }
 
 /// Whether to wait for more.
@@ -53,20 +66,16 @@ impl LogRequests {
     /// Serves a request over a connection of its own to `scheduler`.
     pub fn serve(&mut self, scheduler: String, wanted: Wanted) {
         self.running.retain(|_, task| !task.is_finished());
-        let id = wanted.request_id.clone();
-        let refused = (self.running.len() >= REQUESTS_MAX)
-            .then(|| "too many log requests on this node at once".to_owned());
-        let task = tokio::spawn(push(self.dialer.clone(), scheduler, wanted, refused));
+        let Wanted { request_id: id, what } = wanted;
+        let what = what.and_then(|what| match self.running.len() {
+            ..REQUESTS_MAX => Ok(what),
+            _ => Err("too many requests for logs and files on this node at once".to_owned()),
+        });
+        let wanted = Wanted { request_id: id.clone(), what };
+        let task = tokio::spawn(push(self.dialer.clone(), scheduler, wanted));
         if let Some(older) = self.running.insert(id, task.abort_handle()) {
             older.abort();
         }
-    }
-
-    /// Answers a request that cannot be served.
-    pub fn refuse(&self, scheduler: String, request_id: String, reason: String) {
-        let (_, ended) = watch::channel(true);
-        let nothing = Wanted { request_id, path: PathBuf::new(), follow: Follow::NotAtAll, ended };
-        tokio::spawn(push(self.dialer.clone(), scheduler, nothing, Some(reason)));
     }
 
     /// Nobody reads it any more.
@@ -77,7 +86,7 @@ impl LogRequests {
     }
 }
 
-async fn push(dialer: Dialer, scheduler: String, wanted: Wanted, refused: Option<String>) {
+async fn push(dialer: Dialer, scheduler: String, wanted: Wanted) {
     let channel = match dial::connect(&dialer, &scheduler).await {
         Ok(channel) => channel,
         Err(problem) => {
@@ -86,14 +95,22 @@ async fn push(dialer: Dialer, scheduler: String, wanted: Wanted, refused: Option
         }
     };
     let (chunks, outgoing) = mpsc::channel(CHUNKS_MAX);
-    let id = wanted.request_id.clone();
+    let Wanted { request_id, what } = wanted;
+    let id = request_id.clone();
     let produce = async move {
-        let end = match refused {
-            Some(reason) => reason,
-            None => send_all(&wanted, &chunks).await,
+        let end = match what {
+            Ok(What::Output { path, follow, ended }) => {
+                send_all(&path, follow, ended, &request_id, &chunks).await
+            }
+            Ok(What::Below { root, path }) => {
+                let (id, chunks) = (request_id.clone(), chunks.clone());
+                let sent =
+                    tokio::task::spawn_blocking(move || files::send(&root, &path, &id, &chunks));
+                sent.await.unwrap_or_else(|error| error.to_string())
+            }
+            Err(reason) => reason,
         };
-        let last =
-            LogPush { request_id: wanted.request_id.clone(), end: Some(end), ..LogPush::default() };
+        let last = LogPush { request_id, end: Some(end), ..LogPush::default() };
         // Whoever closed the stream knows that it is over.
         let _ = chunks.send(last).await;
     };
@@ -106,19 +123,24 @@ async fn push(dialer: Dialer, scheduler: String, wanted: Wanted, refused: Option
 
 /// Sends everything and returns why nothing more comes; an empty text for the
 /// plain end.
-async fn send_all(wanted: &Wanted, chunks: &mpsc::Sender<LogPush>) -> String {
-    let mut tail = match Tail::open(&wanted.path) {
+async fn send_all(
+    path: &Path,
+    follow: Follow,
+    mut ended: watch::Receiver<bool>,
+    request_id: &str,
+    chunks: &mpsc::Sender<LogPush>,
+) -> String {
+    let mut tail = match Tail::open(path) {
         Ok(tail) => tail,
         Err(error) => return format!("cannot read the log: {error}"),
     };
-    let mut ended = wanted.ended.clone();
     loop {
         // Asked before reading: what was written before the end is then read.
-        let over = *ended.borrow_and_update() || wanted.follow == Follow::NotAtAll;
+        let over = *ended.borrow_and_update() || follow == Follow::NotAtAll;
         match tail.next_chunk() {
             Ok(Some(data)) => {
-                let request_id = wanted.request_id.clone();
-                let push = LogPush { request_id, data: data.into(), end: None };
+                let request_id = request_id.to_owned();
+                let push = LogPush { request_id, data: data.into(), ..LogPush::default() };
                 if chunks.send(push).await.is_err() {
                     return String::new();
                 }

@@ -28,6 +28,7 @@ use super::{Event, Node, Settings, ends};
 use crate::allocation_dir::{AllocationDir, AllocationRecord, FoundRecord, UnstartedCause};
 use crate::cgroups::Cgroups;
 use crate::ended_log::EndedLog;
+use crate::exec::ExecRequests;
 use crate::gpus::Seen;
 use crate::journal::{self, Journal};
 use crate::leftovers::allocations_alive;
@@ -82,6 +83,7 @@ impl Node {
         let mut node = Node {
             disks: DiskWatch::default(),
             logs: LogRequests::through(settings.dialer.clone()),
+            execs: ExecRequests::through(settings.dialer.clone()),
             settings,
             wishes: found.wishes,
             specs: found.specs,

@@ -9,10 +9,8 @@ use tracing::{info, warn};
 use super::{Event, Node};
 use crate::allocation_dir::FoundRecord;
 use crate::clock;
-use crate::confinement;
 use crate::environment::environment;
 use crate::probe::{ProbeTarget, probe};
-use crate::request::out_of_memory_score;
 
 /// The check of one worker.
 pub struct Check {
@@ -42,21 +40,14 @@ impl Node {
         let Some(check) = &wanted.task().health else { return };
         let dir = self.dir_of(id);
         let variables = environment(&wanted, &self.settings.name, &dir.task());
-        let guest = confinement::guest(&dir, &variables, self.settings.user).map(|mut guest| {
-            let groups = self.mark_of(id).cgroup_dirs;
-            guest.enclosure.cgroup_dirs =
-                groups.iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
-            guest.enclosure.out_of_memory_score =
-                Some(out_of_memory_score(wanted.task().quality()));
-            guest
-        });
+        let guest = self.guest_beside(id, &wanted, &variables);
         let target = ProbeTarget {
             probe: check.probe.clone(),
             timeout: Duration::from_millis(check.timeout.0),
             ports: wanted.row.ports.clone(),
             environment: variables,
             task_dir: dir.task(),
-            guest,
+            guest: guest.is_held().then_some(guest),
         };
         let verdict = self.workers.get(&id).map_or(Verdict::Pending, |worker| worker.verdict);
         let health = Health::resume(HealthPolicy::from(check), clock::now(), verdict);

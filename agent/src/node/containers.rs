@@ -88,7 +88,7 @@ impl Node {
     }
 
     /// One agent's containers are told from another's on the same engine.
-    fn container_name(&self, id: AllocationId) -> String {
+    pub(super) fn container_name(&self, id: AllocationId) -> String {
         format!("berth-{}-{id}", self.settings.dir.key())
     }
 

@@ -4,6 +4,7 @@
 
 mod act;
 mod adopt;
+mod asks;
 mod bounds;
 mod checks;
 mod containers;
@@ -40,6 +41,7 @@ use crate::confinement::Confinement;
 use crate::data_dir::DataDir;
 use crate::docker::Docker;
 use crate::ended_log::EndedLog;
+use crate::exec::ExecRequests;
 use crate::gpus::{Claims, Happened, Seen, describe_gauges};
 use crate::journal::{Journal, Outcome};
 use crate::logs::LogRequests;
@@ -142,6 +144,7 @@ pub struct Node {
     uplink: Uplink,
     full_requested: bool,
     logs: LogRequests,
+    execs: ExecRequests,
     /// What of the journal is on disk.
     durable_sequence: u64,
     /// Forgotten allocations whose directories are still there, oldest first,

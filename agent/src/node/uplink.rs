@@ -7,7 +7,7 @@ use std::time::Duration;
 use berth_model::{AllocationId, DurationMs};
 use berth_proto::v1::agent_message::Message as ToScheduler;
 use berth_proto::v1::scheduler_message::Message as FromScheduler;
-use berth_proto::v1::{AgentMessage, Hello, LogRequest, NeedFull, Observation, Report, Welcome};
+use berth_proto::v1::{AgentMessage, Hello, NeedFull, Observation, Report, Welcome};
 use berth_supervise::{Link, Worker};
 use berth_wire::agent::{Held, Hello as WireHello, hello_to_proto};
 use tokio::sync::mpsc;
@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Node;
-use crate::logs::{Follow, Wanted};
 use crate::session::{Greeting, SessionEvent};
 use crate::wanted::digest_of;
 
@@ -45,6 +44,11 @@ struct Unacknowledged {
 }
 
 impl Uplink {
+    /// The scheduler that leads, as far as is known.
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+
     /// When the oldest report is to be said again.
     pub fn repeat_at(&self) -> Option<Instant> {
         self.unacknowledged.values().next().map(|report| report.sent_at + REPEAT_AFTER)
@@ -123,6 +127,8 @@ impl Node {
             FromScheduler::ReportAck(ack) => self.report_acknowledged(ack.sequence),
             FromScheduler::LogRequest(request) => self.log_requested(request),
             FromScheduler::LogCancel(cancel) => self.logs.cancel(&cancel.request_id),
+            FromScheduler::FileRequest(request) => self.file_requested(request),
+            FromScheduler::ExecRequest(request) => self.exec_requested(request),
             FromScheduler::EndOrphans(orphans) => {
                 let ids = orphans.allocations.iter().filter_map(|id| id.parse().ok());
                 self.observed.orphans_to_end = ids.collect();
@@ -216,29 +222,6 @@ impl Node {
                 self.release_shim_of(id);
             }
         }
-    }
-
-    fn log_requested(&mut self, request: LogRequest) {
-        let scheduler = self.uplink.address.clone();
-        let Ok(id) = request.allocation_id.parse::<AllocationId>() else {
-            let reason = format!("`{}` is no allocation", request.allocation_id);
-            return self.logs.refuse(scheduler, request.request_id, reason);
-        };
-        let dir = self.dir_of(id);
-        let worker = self.workers.get(&id);
-        if worker.is_none() && !dir.path().is_dir() {
-            let reason = format!("no output of allocation {id} is kept on this node");
-            return self.logs.refuse(scheduler, request.request_id, reason);
-        }
-        let ended = worker
-            .map_or_else(|| tokio::sync::watch::channel(true).1, |worker| worker.ended.subscribe());
-        let wanted = Wanted {
-            request_id: request.request_id,
-            path: if request.stderr { dir.stderr() } else { dir.stdout() },
-            follow: if request.follow { Follow::UntilTheEnd } else { Follow::NotAtAll },
-            ended,
-        };
-        self.logs.serve(scheduler, wanted);
     }
 }
 

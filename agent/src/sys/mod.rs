@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use rustix::process::Pid;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// How much of a tree of mounts is meant.
@@ -83,4 +84,28 @@ pub fn restrict(path: &Path, restriction: Restriction, depth: Depth) -> io::Resu
         )
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Who goes on after a process was doubled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Forked {
+    Parent(Pid),
+    Child,
+}
+
+/// Doubles this process, which must have one thread: the other threads of a process are not
+/// doubled with it, and what they hold would stay locked for ever.
+///
+/// # Errors
+/// The system's; `EAGAIN` where no more processes may be.
+pub fn fork() -> io::Result<Forked> {
+    // SAFETY: with one thread nobody else is in the middle of anything; the callers are modes of
+    // this executable that start none.
+    match unsafe { libc::fork() } {
+        0 => Ok(Forked::Child),
+        raw => Pid::from_raw(raw)
+            .filter(|_| raw > 0)
+            .map(Forked::Parent)
+            .ok_or_else(io::Error::last_os_error),
+    }
 }

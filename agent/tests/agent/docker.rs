@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::AsyncBufReadExt as _;
 
+use crate::exec::{holder_of, until_let_go};
 use crate::harness::agent::{Agent, until_gone};
 use crate::harness::jobs::Job;
 use crate::harness::origin::{How, Origin};
@@ -18,7 +19,8 @@ use crate::harness::{skip, until_file, within};
 
 const IMAGE: &str = "berth-trial:1";
 /// What an image of one program is made of: the program, and the names it goes by.
-const NAMES: [&str; 9] = ["sh", "cat", "echo", "env", "head", "sleep", "tail", "touch", "true"];
+const NAMES: [&str; 10] =
+    ["sh", "cat", "echo", "env", "head", "sleep", "stty", "tail", "touch", "true"];
 
 /// An engine with one image. Dropping it ends it with everything in it.
 struct Engine {
@@ -321,4 +323,43 @@ async fn until_removed(engine: &Engine) {
     let mut lines = tokio::io::BufReader::new(events.stdout.take().unwrap()).lines();
     within("a container is removed", async { lines.next_line().await.unwrap().unwrap() }).await;
     assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_in_a_container_is_like_one_among_processes() {
+    let Some(engine) = Engine::start().await else { return };
+    let (mut scheduler, agent) = cluster(&engine).await;
+    let job = job(1, JobKind::Service, "trap 'exit 0' TERM; while true; do sleep 0.1; done");
+    let id = job.id(0);
+    scheduler.want(&job, vec![job.row(0)]);
+    scheduler.until_ready(id).await;
+    let mut exec = scheduler.exec_shell(id, "echo $BERTH_ALLOC_ID; cat; echo err >&2; exit 3");
+    exec.type_in("one\n");
+    exec.until_said("one\n").await;
+    exec.type_in("two");
+    exec.end_input();
+    assert_eq!(exec.until_ended().await, Some(3), "{}", exec.stderr);
+    assert_eq!((exec.stdout, &*exec.stderr), (format!("{id}\none\ntwo"), "err\n"));
+    let script = "echo $TERM; while read line; do echo got $line; stty size; done";
+    let mut exec = scheduler.exec_at(id, &["sh", "-c", script], Some((81, 25)));
+    exec.until_said("vt100\r\n").await;
+    exec.type_in("one\n");
+    exec.until_said("got one\r\n25 81\r\n").await;
+    exec.resize(100, 50);
+    exec.type_in("word\n");
+    exec.until_said("got word\r\n50 100\r\n").await;
+    exec.type_in("\u{4}");
+    assert_eq!(exec.until_ended().await, Some(0), "{}", exec.stdout);
+    let mut none = scheduler.exec(id, &["no-such-program"]);
+    assert!(matches!(none.until_ended().await, Some(126 | 127)), "{:?}", none.ended);
+    // It goes with whoever asked for it, also if it does not care for a hang-up.
+    let fifo = agent.task_dir(id).join("held");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+    let script = "trap '' HUP; exec 9>/berth/held; echo up >&9; while true; do sleep 0.1; done";
+    let exec = scheduler.exec_shell(id, script);
+    let holder = holder_of(&fifo).await;
+    drop(exec);
+    until_let_go(holder).await;
+    scheduler.stop(id);
+    assert_eq!(scheduler.until_ended(id).await.exit_code, Some(0));
 }

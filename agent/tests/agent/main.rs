@@ -9,6 +9,7 @@ mod artifacts;
 mod confinement;
 mod disks;
 mod docker;
+mod exec;
 mod gpu_faults;
 mod gpus;
 mod harness;

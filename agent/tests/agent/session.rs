@@ -101,7 +101,7 @@ async fn logs_are_followed_to_their_end() {
     };
     scheduler.say(ToAgent::LogRequest(unknown));
     let refused = scheduler.log("unknown").await.end.unwrap();
-    assert_eq!(refused, "no output of allocation 99.0.0.1 is kept on this node");
+    assert_eq!(refused, "nothing of allocation 99.0.0.1 is kept on this node");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -70,11 +70,12 @@ const ANYONE: &str = "++ + + + + ++++ ++ ++ +++ +";
 /// Any machine whose certificate is good.
 const MEMBERS: &str = "uu + + + + ++++ ++ ++ uuu u";
 
-const CALLS: [(&str, &str); 55] = [
+const CALLS: [(&str, &str); 58] = [
     ("/berth.raft.v1.Peer/Call", PEERS),
     ("/berth.raft.v1.Peer/Snapshot", PEERS),
     ("/berth.v1.Agents/Session", AGENTS),
     ("/berth.v1.Agents/PushLogs", AGENTS),
+    ("/berth.v1.Agents/Exec", AGENTS),
     ("/berth.v1.Jobs/Submit", SUBMIT),
     ("/berth.v1.Jobs/SubmitMany", SUBMIT),
     ("/berth.v1.Jobs/Plan", SUBMIT),
@@ -92,6 +93,8 @@ const CALLS: [(&str, &str); 55] = [
     ("/berth.v1.Jobs/Rollback", SUBMIT),
     ("/berth.v1.Jobs/Events", READ),
     ("/berth.v1.Jobs/Logs", READ),
+    ("/berth.v1.Jobs/Exec", SUBMIT),
+    ("/berth.v1.Jobs/Files", SUBMIT),
     ("/berth.v1.Nodes/List", READ),
     ("/berth.v1.Nodes/Get", READ),
     ("/berth.v1.Nodes/Cordon", OPERATE),

@@ -6,11 +6,10 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
-use berth::local::{Child, free_ports};
-use berth_client::{Client, ClientError};
+use berth_client::ClientError;
 use berth_identity::folder::{Folder, write_private};
 use berth_identity::tls::Trust;
 use berth_identity::{Dialer, KeyMaterial, MachineId};
@@ -19,9 +18,7 @@ use berth_proto::v1;
 use berth_proto::v1::access_client::AccessClient;
 use tonic::Code;
 
-use support::secure::{SecureScheduler, sign};
-
-const QUARTER: Option<DurationMs> = Some(DurationMs(15 * 60 * 1000));
+use support::secure::{QUARTER, SecureAgent, SecureScheduler, is_ready, sign, token_file};
 
 fn joins(machine: Machine) -> Grant {
     Grant::Join(JoinGrant { machine, name: None, pool: None })
@@ -31,48 +28,6 @@ fn submits(namespaces: &[&str]) -> Grant {
     let names: BTreeSet<_> = namespaces.iter().map(|name| support::text(name)).collect();
     let scope = if names.is_empty() { Scope::All } else { Scope::Namespaces(names) };
     Grant::Person { role: Role::Submit, scope }
-}
-
-/// An agent process; with a token, or with what is in its folder.
-struct SecureAgent {
-    data_dir: PathBuf,
-    child: Child,
-}
-
-impl SecureAgent {
-    fn start(folder: &Path, name: &str, servers: &[&str], token: Option<&Path>) -> SecureAgent {
-        let data_dir = folder.join(name);
-        let mut arguments = vec!["agent".to_owned()];
-        let mut give = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
-        give("--data-dir", data_dir.display().to_string());
-        give("--tls-dir", data_dir.join("tls").display().to_string());
-        give("--name", name.to_owned());
-        give("--servers", servers.join(","));
-        give("--http", format!("127.0.0.1:{}", free_ports(1).unwrap()[0]));
-        give("--simulate", "2xH100-80GB".to_owned());
-        give("--stop-on-fd-close", "0".to_owned());
-        give("--log-level", support::log_level());
-        if let Some(token) = token {
-            give("--join-token-file", token.display().to_string());
-        }
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_berth"));
-        let child = Child::spawn(&program, name, &arguments).unwrap();
-        SecureAgent { data_dir, child }
-    }
-}
-
-async fn token_file(scheduler: &SecureScheduler, grant: Grant, path: PathBuf) -> PathBuf {
-    let token = scheduler.token(grant, QUARTER).await;
-    write_private(&path, &format!("{}\n", token.to_text())).unwrap();
-    path
-}
-
-async fn is_ready(client: &Client, name: &str) {
-    support::until("the node to be ready", || async {
-        let reply = client.list_nodes(v1::ListNodesRequest { consistency: 0 }).await.ok()?;
-        reply.nodes.iter().any(|node| node.name == name && node.state == "ready").then_some(())
-    })
-    .await;
 }
 
 fn refusal(answer: Result<impl std::fmt::Debug, ClientError>) -> berth_client::Refusal {

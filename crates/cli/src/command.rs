@@ -3,11 +3,11 @@
 use clap::Subcommand;
 
 use crate::commands::{
-    cert, cluster_events, completions, config, gpu_change, gpu_list, gpu_show, job_change,
-    job_events, job_explain, job_history, job_list, job_rollback, job_scale, job_show, job_wait,
-    logs, node_change, node_drain, node_list, node_show, operator_finalize, operator_members,
-    operator_recover_admin, operator_resume, operator_status, operator_transfer, orphan, plan, run,
-    snapshot, submit, token, version,
+    cert, cluster_events, completions, config, exec, files, gpu_change, gpu_list, gpu_show,
+    job_change, job_events, job_explain, job_history, job_list, job_rollback, job_scale, job_show,
+    job_wait, logs, node_change, node_drain, node_list, node_show, operator_finalize,
+    operator_members, operator_recover_admin, operator_resume, operator_status, operator_transfer,
+    orphan, plan, run, snapshot, submit, token, version,
 };
 use crate::error::{CliError, Exit};
 use crate::session::Session;
@@ -30,6 +30,10 @@ pub enum ClientCommand {
     Stop(job_change::ChangeArgs),
     /// Print the output of a job
     Logs(logs::LogsArgs),
+    /// Run a command beside a running worker
+    Exec(exec::ExecArgs),
+    /// List or print the files of a task's directory
+    Files(files::FilesArgs),
     /// Nodes
     #[command(subcommand)]
     Node(NodeCommand),
@@ -163,6 +167,8 @@ impl ClientCommand {
             ClientCommand::Job(command) => command.run(session).await,
             ClientCommand::Stop(args) => job_change::stop(args, session).await,
             ClientCommand::Logs(args) => logs::run(args, session).await,
+            ClientCommand::Exec(args) => exec::run(args, session).await,
+            ClientCommand::Files(args) => files::run(args, session).await,
             ClientCommand::Node(command) => command.run(session).await,
             ClientCommand::Gpu(command) => command.run(session).await,
             ClientCommand::Orphan(command) => command.run(session).await,

@@ -4,6 +4,8 @@ pub(crate) mod cert;
 pub(crate) mod cluster_events;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod exec;
+pub(crate) mod files;
 pub(crate) mod gpu_change;
 pub(crate) mod gpu_list;
 pub(crate) mod gpu_show;

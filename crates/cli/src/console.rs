@@ -47,6 +47,12 @@ impl<'a> Console<'a> {
         })
     }
 
+    /// Writes what a command somewhere else wrote to its standard error.
+    pub(crate) fn error_data(&mut self, bytes: &[u8]) {
+        // Where stderr is gone there is nobody left to tell.
+        drop(self.error.write_all(bytes).and_then(|()| self.error.flush()));
+    }
+
     /// Writes a line of data.
     pub(crate) fn line(&mut self, line: &str) -> Result<(), CliError> {
         self.data(format!("{line}\n").as_bytes())

@@ -16,6 +16,8 @@ pub(crate) enum Exit {
     Done,
     /// `plan`: some instances would wait.
     WouldWait,
+    /// `exec`: as the command itself ended.
+    OfCommand(u8),
 }
 
 impl Exit {
@@ -23,6 +25,7 @@ impl Exit {
         match self {
             Exit::Done => 0,
             Exit::WouldWait => 6,
+            Exit::OfCommand(code) => code,
         }
     }
 }
@@ -174,6 +177,7 @@ fn repeat_hint(key: Option<&str>) -> String {
 fn interrupted(doing: &Doing) -> Fault {
     match doing {
         Doing::Looking => Fault::new("interrupted"),
+        Doing::Running => Fault::new("interrupted; the command is told to end"),
         Doing::Submitting { key } => {
             Fault::new("interrupted; outcome unknown").hint(repeat_hint(Some(key)))
         }

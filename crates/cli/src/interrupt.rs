@@ -16,6 +16,8 @@ pub(crate) enum Doing {
     Looking,
     /// A submit is on its way.
     Submitting { key: String },
+    /// A command runs beside a worker, and ends with whoever runs it.
+    Running,
     /// The job goes on without its watcher.
     Waiting { job_id: u64 },
 }

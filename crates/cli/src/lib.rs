@@ -16,6 +16,7 @@ mod host;
 mod interrupt;
 mod output;
 mod session;
+mod terminal;
 mod usage;
 mod values;
 mod wait;

@@ -10,6 +10,7 @@ mod backoff;
 mod cluster;
 mod connect;
 mod error;
+mod exec;
 mod jobs;
 mod key;
 mod nodes;
@@ -19,6 +20,7 @@ mod stream;
 
 pub use cluster::Client;
 pub use error::{ClientError, Failure, Refusal, Tried};
+pub use exec::{ExecInputs, ExecOutputs, FileStream};
 pub use key::new_key;
 pub use options::Options;
 pub use stream::{EventStream, LogStream};

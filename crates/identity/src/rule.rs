@@ -127,7 +127,7 @@ impl Denied {
 pub fn rule_of(call: Call) -> Rule {
     match call {
         Call::PeerCall | Call::PeerSnapshot => Rule::Server,
-        Call::AgentsSession | Call::AgentsPushLogs => Rule::Agent,
+        Call::AgentsSession | Call::AgentsPushLogs | Call::AgentsExec => Rule::Agent,
         Call::OperatorJoin | Call::AccessEnrol => Rule::Joining,
         Call::AccessRenew => Rule::Renewal,
         Call::AccessRecoverAdmin => Rule::LocalSocket,
@@ -152,7 +152,10 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::JobsRelease
         | Call::JobsPurge
         | Call::JobsScale
-        | Call::JobsRollback => Rule::Person(Role::Submit),
+        | Call::JobsRollback
+        // Who may have a command run there may run one beside it, and see what it sees.
+        | Call::JobsExec
+        | Call::JobsFiles => Rule::Person(Role::Submit),
         Call::NodesCordon
         | Call::NodesUncordon
         | Call::NodesCordonDevice

@@ -1,6 +1,7 @@
 //! Sessions of agents. Only the leader holds them: it alone knows who is
 //! silent, so an agent that dials a follower is sent on.
 
+mod exec;
 mod reports;
 mod session;
 
@@ -35,6 +36,7 @@ type OutStream = Pin<Box<dyn Stream<Item = Result<v1::SchedulerMessage, Status>>
 #[tonic::async_trait]
 impl v1::agents_server::Agents for AgentsService {
     type SessionStream = OutStream;
+    type ExecStream = exec::InputStream;
 
     async fn session(
         &self,
@@ -65,8 +67,8 @@ impl v1::agents_server::Agents for AgentsService {
         while let Some(push) = pushes.next().await {
             let push = push?;
             request_id.get_or_insert_with(|| push.request_id.clone());
-            let Some((node, reader)) = self.0.published.sessions.logs.reader(&push.request_id)
-            else {
+            let asker = self.0.published.sessions.logs.get(&push.request_id);
+            let Some((node, reader)) = asker.filter(|(_, reader)| !reader.is_closed()) else {
                 return Err(Status::cancelled("nobody reads this any more"));
             };
             let view = self.0.published.view();
@@ -82,6 +84,14 @@ impl v1::agents_server::Agents for AgentsService {
             self.0.published.sessions.logs.close(&request_id);
         }
         Ok(Response::new(v1::LogPushReply {}))
+    }
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<v1::ExecPush>>,
+    ) -> Result<Response<exec::InputStream>, Status> {
+        let granted = Granted::of(&request)?;
+        exec::answered(&self.0, granted, request.into_inner()).await.map(Response::new)
     }
 }
 

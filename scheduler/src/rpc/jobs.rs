@@ -8,9 +8,11 @@ use berth_proto::v1;
 use berth_proto::v1::jobs_client::JobsClient;
 use berth_state::{Command, JobChange, JobRow, SubmitJob};
 use berth_wire::spec::{job_spec_from_proto, spec_digest};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::events::EventStream;
+use super::exec::ExecStream;
+use super::files::FilesStream;
 use super::logs::LogStream;
 use super::route::at_leader;
 use super::{Shared, lookup, settle, status};
@@ -23,6 +25,8 @@ pub struct JobsService(pub Shared);
 impl v1::jobs_server::Jobs for JobsService {
     type EventsStream = EventStream;
     type LogsStream = LogStream;
+    type ExecStream = ExecStream;
+    type FilesStream = FilesStream;
 
     async fn submit(
         &self,
@@ -162,6 +166,20 @@ impl v1::jobs_server::Jobs for JobsService {
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<LogStream>, Status> {
         self.0.logs(&Granted::of(&request)?, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<v1::ExecInput>>,
+    ) -> Result<Response<ExecStream>, Status> {
+        self.0.exec(&Granted::of(&request)?, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn files(
+        &self,
+        request: Request<v1::FilesRequest>,
+    ) -> Result<Response<FilesStream>, Status> {
+        self.0.files(&Granted::of(&request)?, request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The agents that are connected to this scheduler while it leads: who they
-//! are, how to wake their sessions, and how to ask them for logs.
+//! are, how to wake their sessions, and what is asked of them beside desired state.
 
+pub mod awaited;
 pub mod desired;
-pub mod logs;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,8 @@ use berth_proto::v1;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use logs::LogRequests;
+use crate::rpc::exec::AgentEnds;
+use awaited::Awaited;
 
 /// A connected agent. Cloned freely; the session's task is the only one that
 /// sends desired state.
@@ -33,7 +34,9 @@ pub struct Sessions {
     by_node: Mutex<BTreeMap<NodeId, Session>>,
     /// Notified when one comes in.
     came: Notify,
-    pub logs: LogRequests,
+    /// Requests for logs and files.
+    pub logs: Awaited<mpsc::Sender<v1::LogPush>>,
+    pub execs: Awaited<AgentEnds>,
 }
 
 impl Sessions {
@@ -41,7 +44,8 @@ impl Sessions {
         Sessions {
             by_node: Mutex::new(BTreeMap::new()),
             came: Notify::new(),
-            logs: LogRequests::new(),
+            logs: Awaited::of("log"),
+            execs: Awaited::of("exec"),
         }
     }
 

@@ -2,6 +2,7 @@
 //! is for something to happen, with a bound after which the test has failed.
 
 pub mod agent;
+pub mod exec;
 pub mod jobs;
 pub mod origin;
 pub mod scheduler;

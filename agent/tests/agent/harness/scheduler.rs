@@ -11,8 +11,8 @@ use berth_proto::v1::agents_server::{Agents, AgentsServer};
 use berth_proto::v1::observation::State;
 use berth_proto::v1::scheduler_message::Message as ToAgent;
 use berth_proto::v1::{
-    AgentMessage, DeviceSample, Ended, HeartbeatAck, Hello, LogPush, LogPushReply, Redirect,
-    Report, ReportAck, Running, SchedulerMessage, StockRequest, Welcome,
+    AgentMessage, DeviceSample, Ended, ExecPush, HeartbeatAck, Hello, LogPush, LogPushReply,
+    Redirect, Report, ReportAck, Running, SchedulerMessage, StockRequest, Welcome,
 };
 use berth_wire::agent::{
     Delta, DesiredRow, Full, StockTold, delta_to_proto, desired_digest, full_to_proto,
@@ -23,6 +23,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::exec::{Inputs, Open};
 use super::within;
 
 pub const HEARTBEAT_MS: u64 = 50;
@@ -51,6 +52,7 @@ struct Manners {
     expected: std::sync::Mutex<Option<Vec<String>>>,
     /// Devices that stay in use whatever agents say.
     held_back: std::sync::Mutex<Vec<String>>,
+    execs: Open,
 }
 
 impl Manners {
@@ -299,6 +301,11 @@ impl Scheduler {
         .await;
     }
 
+    /// Commands that were asked for.
+    pub fn execs(&self) -> Open {
+        self.manners.execs.clone()
+    }
+
     /// The next piece of a log.
     pub async fn log(&mut self, request_id: &str) -> LogPush {
         within("a piece of a log", async {
@@ -346,6 +353,7 @@ impl Scheduler {
 
 #[tonic::async_trait]
 impl Agents for Server {
+    type ExecStream = Inputs;
     type SessionStream =
         Pin<Box<dyn tokio_stream::Stream<Item = Result<SchedulerMessage, Status>> + Send>>;
 
@@ -405,6 +413,13 @@ impl Agents for Server {
             let _ = heard.send(Heard::Over);
         });
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(messages))))
+    }
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<ExecPush>>,
+    ) -> Result<Response<Inputs>, Status> {
+        self.manners.execs.answered(request.into_inner()).await.map(Response::new)
     }
 
     async fn push_logs(

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use berth::local::{Child, free_ports};
 use berth_client::{Client, Options};
-use berth_identity::folder::Folder;
+use berth_identity::folder::{Folder, write_private};
 use berth_identity::tls::{Credentials, Trust, client_config};
 use berth_identity::{Authority, Dialer, KeyMaterial, MachineId, Token, Validity, random_token_id};
 use berth_model::{DurationMs, Grant, Machine, WallMs};
@@ -16,6 +16,8 @@ use berth_proto::v1;
 use berth_wire::access::token_request;
 
 pub const DAY_MS: u64 = 86_400_000;
+/// For a token to join with.
+pub const QUARTER: Option<DurationMs> = Some(DurationMs(15 * 60 * 1000));
 
 /// A scheduler with TLS on loopback, as a process.
 pub struct SecureScheduler {
@@ -143,4 +145,46 @@ pub fn sign(authority: &Authority, id: &MachineId, key: &KeyMaterial, age_days: 
 pub fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     u64::try_from(since.as_millis()).unwrap()
+}
+
+/// An agent process; with a token, or with what is in its folder.
+pub struct SecureAgent {
+    pub data_dir: PathBuf,
+    pub child: Child,
+}
+
+impl SecureAgent {
+    pub fn start(folder: &Path, name: &str, servers: &[&str], token: Option<&Path>) -> SecureAgent {
+        let data_dir = folder.join(name);
+        let mut arguments = vec!["agent".to_owned()];
+        let mut give = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
+        give("--data-dir", data_dir.display().to_string());
+        give("--tls-dir", data_dir.join("tls").display().to_string());
+        give("--name", name.to_owned());
+        give("--servers", servers.join(","));
+        give("--http", format!("127.0.0.1:{}", free_ports(1).unwrap()[0]));
+        give("--simulate", "2xH100-80GB".to_owned());
+        give("--stop-on-fd-close", "0".to_owned());
+        give("--log-level", super::log_level());
+        if let Some(token) = token {
+            give("--join-token-file", token.display().to_string());
+        }
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_berth"));
+        let child = Child::spawn(&program, name, &arguments).unwrap();
+        SecureAgent { data_dir, child }
+    }
+}
+
+pub async fn token_file(scheduler: &SecureScheduler, grant: Grant, path: PathBuf) -> PathBuf {
+    let token = scheduler.token(grant, QUARTER).await;
+    write_private(&path, &format!("{}\n", token.to_text())).unwrap();
+    path
+}
+
+pub async fn is_ready(client: &Client, name: &str) {
+    super::until("the node to be ready", || async {
+        let reply = client.list_nodes(v1::ListNodesRequest { consistency: 0 }).await.ok()?;
+        reply.nodes.iter().any(|node| node.name == name && node.state == "ready").then_some(())
+    })
+    .await;
 }

@@ -10,7 +10,7 @@ use prost::Message;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, iter};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -120,6 +120,8 @@ macro_rules! not_asked {
 impl Jobs for Fake {
     type EventsStream = Messages<Event>;
     type LogsStream = Messages<LogChunk>;
+    type ExecStream = Messages<ExecOutput>;
+    type FilesStream = Messages<FilesReply>;
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Answer<SubmitReply> {
         self.ask(Asked::Submit(request.into_inner()))?;
@@ -149,6 +151,8 @@ impl Jobs for Fake {
     }
 
     not_asked! {
+        exec(Streaming<ExecInput>) -> Messages<ExecOutput>;
+        files(FilesRequest) -> Messages<FilesReply>;
         submit_many(SubmitManyRequest) -> SubmitManyReply;
         plan(PlanRequest) -> PlanReply;
         list(ListJobsRequest) -> ListJobsReply;

@@ -10,13 +10,18 @@ use berth_state::ClusterState;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{Instance, LastWords};
+use super::LastWords;
 use crate::access::Granted;
 use crate::rpc::Shared;
+use crate::rpc::instance::{Instance, node_name};
 use crate::sessions::Session;
 
 /// An agent answers a request at once, if only to say that there is nothing yet.
 const FIRST_CHUNK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Pieces between an agent's stream and a reader's: a slow reader holds up its own stream and
+/// nothing else.
+pub const PUSHES_MAX: usize = 16;
 
 /// A stream that is passed on.
 pub struct Passing {
@@ -100,7 +105,8 @@ impl Passing {
     async fn pass(&self, reading: &mut Reading, request: &v1::LogsRequest) -> Stop {
         let published = &self.shared.published;
         let (logs, session) = (&published.sessions.logs, reading.session.clone());
-        let (request_id, mut pushes) = logs.open(session.node);
+        let (pusher, mut pushes) = mpsc::channel(PUSHES_MAX);
+        let request_id = logs.open(session.node, pusher);
         let order = v1::LogRequest {
             request_id: request_id.clone(),
             allocation_id: reading.allocation.to_string(),
@@ -234,8 +240,7 @@ impl Passing {
         request: &v1::LogsRequest,
     ) -> Reading {
         let view = self.shared.published.view();
-        let name = view.nodes().get(&session.node);
-        let node = name.map_or_else(|| session.node.to_string(), |row| row.name.to_string());
+        let node = node_name(&view, session.node);
         let words = LastWords::of(&view, allocation).filter(|_| request.stderr);
         Reading { allocation, node, session, words, sent: 0 }
     }

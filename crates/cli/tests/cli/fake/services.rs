@@ -2,12 +2,14 @@
 
 use std::pin::Pin;
 
+use berth_proto::v1::exec_input::Input;
+use berth_proto::v1::exec_output::Output;
 use berth_proto::v1::jobs_server::Jobs;
 use berth_proto::v1::nodes_server::Nodes;
 use berth_proto::v1::operator_server::Operator;
 use berth_proto::v1::*;
 use tokio_stream::{Stream, iter};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{Behaviour, Fake, data, refused};
 
@@ -86,6 +88,8 @@ fn check(spec: &JobSpec, request: &SubmitRequest) -> Result<(), Status> {
 impl Jobs for Fake {
     type EventsStream = Messages<Event>;
     type LogsStream = Messages<LogChunk>;
+    type ExecStream = Messages<ExecOutput>;
+    type FilesStream = Messages<FilesReply>;
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Answer<SubmitReply> {
         self.enter()?;
@@ -267,6 +271,72 @@ impl Jobs for Fake {
             chunks.push(Err(refused(Code::NotFound, message, hint(""))));
         }
         Ok(Response::new(Box::pin(iter(chunks))))
+    }
+
+    /// Says its arguments, and what it then reads goes nowhere: a real one is in the tests of
+    /// `berth` itself.
+    async fn exec(&self, request: Request<Streaming<ExecInput>>) -> Answer<Messages<ExecOutput>> {
+        let first = request.into_inner().message().await?.and_then(|first| first.input);
+        let Some(Input::Start(start)) = first else {
+            return Err(Status::invalid_argument("a start is missing"));
+        };
+        self.find(start.job, None)?;
+        let said = start.command.join("|") + "\n";
+        let ended = match start.command[0].as_str() {
+            "away" => ExecEnded { problem: "it cannot be run".to_owned(), ..ExecEnded::default() },
+            _ => ExecEnded { exit_code: Some(3), ..ExecEnded::default() },
+        };
+        let begun = ExecBegun { allocation_id: "17.main.0.1".into(), node: "gpu-01".into() };
+        let told = [
+            Output::Begun(begun),
+            Output::Stdout(said.into()),
+            Output::Stderr("a warning\n".into()),
+            Output::Ended(ended),
+        ];
+        let told = told.map(|output| Ok(ExecOutput { output: Some(output) }));
+        Ok(Response::new(Box::pin(iter(told))))
+    }
+
+    async fn files(&self, request: Request<FilesRequest>) -> Answer<Messages<FilesReply>> {
+        let request = request.into_inner();
+        self.find(request.job, None)?;
+        let entry = |name: &str, kind: FileKind, mode: u32, link: &str| FileEntry {
+            name: name.to_owned(),
+            kind: kind.into(),
+            size_bytes: 1_536,
+            modified_at_ms: data::NOW_MS,
+            mode,
+            link: link.to_owned(),
+        };
+        let (file, directory) = (FileKind::File, FileKind::Directory);
+        let replies = match request.path.as_str() {
+            "" => vec![
+                Ok(FilesReply {
+                    subject: Some(entry(".", directory, 0o755, "")),
+                    ..FilesReply::default()
+                }),
+                Ok(FilesReply {
+                    entries: vec![
+                        entry("latest", FileKind::Link, 0o777, "models/3"),
+                        entry("models", directory, 0o755, ""),
+                        entry("run.sh", file, 0o750, ""),
+                    ],
+                    ..FilesReply::default()
+                }),
+            ],
+            "run.sh" => vec![
+                Ok(FilesReply {
+                    subject: Some(entry("run.sh", file, 0o750, "")),
+                    ..FilesReply::default()
+                }),
+                Ok(FilesReply { data: "exec serve\n".into(), ..FilesReply::default() }),
+            ],
+            path => {
+                let message = format!("there is no `{path}` in the task's directory");
+                vec![Err(refused(Code::NotFound, &message, hint("")))]
+            }
+        };
+        Ok(Response::new(Box::pin(iter(replies))))
     }
 }
 
