@@ -31,8 +31,9 @@ pub struct ProbeTarget {
     /// For commands: as the worker itself has them.
     pub environment: Environment,
     pub task_dir: PathBuf,
-    /// For commands: what holds the worker holds them. `None` where nothing does.
-    pub guest: Option<Guest>,
+    /// For commands: what holds the worker holds them. `None` where nothing does; none is run
+    /// where nobody can tell.
+    pub guest: Result<Option<Guest>, String>,
 }
 
 /// Probes once. The text says why it failed.
@@ -113,8 +114,9 @@ async fn run(target: &ProbeTarget, words: &[String]) -> Result<(), String> {
     let Some(program) = words.first() else {
         return Err("the command is empty".to_owned());
     };
+    let guest = target.guest.as_ref().map_err(Clone::clone)?;
     let mut command;
-    match &target.guest {
+    match guest {
         Some(guest) => {
             let Program { exe, arguments } = guest_program();
             command = Command::new(exe);
@@ -130,13 +132,13 @@ async fn run(target: &ProbeTarget, words: &[String]) -> Result<(), String> {
     command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| format!("run `{program}`: {error}"))?;
     let group = GroupKill::of(child.id());
-    if let (Some(guest), Some(mut input)) = (&target.guest, child.stdin.take()) {
+    if let (Some(guest), Some(mut input)) = (guest, child.stdin.take()) {
         let told = input.write_all(&guest.running(words.clone()).encode()).await;
         told.map_err(|error| format!("run `{program}`: {error}"))?;
     }
     let status = child.wait().await.map_err(|error| format!("wait for `{program}`: {error}"))?;
     group.forget();
-    if target.guest.is_some() && status.code() == Some(i32::from(CANNOT_JOIN)) {
+    if guest.is_some() && status.code() == Some(i32::from(CANNOT_JOIN)) {
         return Err(format!("`{program}` cannot be run beside the worker"));
     }
     if status.code() == Some(i32::from(CANNOT_RUN)) {
@@ -158,7 +160,7 @@ mod tests {
             ports: vec![PortClaim { name: "http".parse().unwrap(), port }],
             environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
             task_dir: std::env::temp_dir(),
-            guest: None,
+            guest: Ok(None),
         }
     }
 

@@ -116,8 +116,15 @@ impl Enclosure {
         write_private(&dir.join(FILE), &frame::encode(self))
     }
 
-    pub fn is_in(dir: &Path) -> bool {
-        dir.join(FILE).exists()
+    /// That of a worker which may have none.
+    ///
+    /// # Errors
+    /// Nobody can say whether it has one, or which; in words.
+    pub fn find_in(dir: &Path) -> Result<Option<Enclosure>, String> {
+        match dir.join(FILE).try_exists() {
+            Ok(false) => Ok(None),
+            Ok(true) | Err(_) => Enclosure::read_from(dir).map(Some),
+        }
     }
 
     /// Leaves of it what is needed while the worker runs: variables may be secrets.

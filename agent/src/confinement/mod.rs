@@ -275,11 +275,18 @@ impl Confinement {
 
 /// What a program that is run for a worker is held by, beside the worker's groups: as the worker
 /// was enclosed when it began, whatever this agent does with others.
-pub fn guest(dir: &AllocationDir, environment: &Environment, user: Option<UserIds>) -> Guest {
-    let enclosure = Enclosure::read_from(dir.path()).ok();
+///
+/// # Errors
+/// It was, and nobody can tell any more how; in words.
+pub fn guest(
+    dir: &AllocationDir,
+    environment: &Environment,
+    user: Option<UserIds>,
+) -> Result<Guest, String> {
+    let enclosure = Enclosure::find_in(dir.path())?;
     let rights = enclosure.as_ref().map_or(Rights::OfUser.into(), |enclosure| enclosure.rights);
     let inside = enclosure.as_ref().is_some_and(|enclosure| enclosure.view.is_some());
-    Guest {
+    Ok(Guest {
         enclosure: Enclosure {
             environment: variables(environment),
             working_dir: text(&dir.task()),
@@ -289,7 +296,7 @@ pub fn guest(dir: &AllocationDir, environment: &Environment, user: Option<UserId
         },
         inside: inside.then(|| text(dir.path())),
         ..Guest::default()
-    }
+    })
 }
 
 /// Whether this process could confine a worker on this host. Blocks for some milliseconds.
@@ -337,9 +344,10 @@ pub fn keep_few_rights() -> Result<(), String> {
     rights::keep(Rights::Few, None)
 }
 
-/// Whether the worker of this directory is a confined one.
+/// Whether the worker of this directory is a confined one. Where nobody can say, it is taken for
+/// one.
 pub fn is_of(dir: &Path) -> bool {
-    Enclosure::is_in(dir)
+    !matches!(Enclosure::find_in(dir), Ok(None))
 }
 
 fn text(path: &Path) -> String {

@@ -72,26 +72,26 @@ impl Node {
         if let Some(kind) = terminal.filter(|kind| !kind.is_empty()) {
             variables.insert("TERM".to_owned(), kind.to_owned());
         }
-        let guest = Box::new(self.guest_beside(id, wanted, &variables));
+        let guest = Box::new(self.guest_beside(id, wanted, &variables)?);
         Ok(Place::Process { guest, dir: dir.path().to_owned() })
     }
 
-    /// What holds a program that is run beside a worker: what holds that.
+    /// What holds a program that is run beside a worker: what holds that; or why nobody can tell.
     pub(super) fn guest_beside(
         &self,
         id: AllocationId,
         wanted: &WantedWorker,
         variables: &Environment,
-    ) -> Guest {
+    ) -> Result<Guest, String> {
         let (dir, task) = (self.dir_of(id), wanted.task());
-        let mut guest = confinement::guest(&dir, variables, self.settings.user);
+        let mut guest = confinement::guest(&dir, variables, self.settings.user)?;
         let groups = self.mark_of(id).cgroup_dirs;
         guest.enclosure.working_dir = working_dir(task, variables, &dir);
         guest.enclosure.cgroup_dirs =
             groups.iter().map(|dir| dir.to_string_lossy().into_owned()).collect();
         guest.open_files = Some(open_files_max(task));
         guest.enclosure.out_of_memory_score = Some(out_of_memory_score(task.quality()));
-        guest
+        Ok(guest)
     }
 }
 

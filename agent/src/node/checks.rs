@@ -47,7 +47,7 @@ impl Node {
             ports: wanted.row.ports.clone(),
             environment: variables,
             task_dir: dir.task(),
-            guest: guest.is_held().then_some(guest),
+            guest: guest.map(|guest| guest.is_held().then_some(guest)),
         };
         let verdict = self.workers.get(&id).map_or(Verdict::Pending, |worker| worker.verdict);
         let health = Health::resume(HealthPolicy::from(check), clock::now(), verdict);

@@ -251,3 +251,17 @@ async fn files_of_a_task_are_told_and_nothing_beyond() {
     }
     drop(agent);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_run_where_nobody_knows_how_the_worker_is_held() {
+    let Some(hold) = holds().get(2) else { return };
+    let (scheduler, agent, job) = begin(hold, SLEEP).await;
+    let id = job.id(0);
+    assert_eq!(scheduler.exec(id, &["true"]).until_ended().await, Some(0));
+    fs::write(agent.allocation(id).join("enclosure"), "torn").unwrap();
+    let mut exec = scheduler.exec_shell(id, "touch run");
+    assert_eq!(exec.until_ended().await, None, "{}", exec.stdout);
+    let problem = exec.ended.unwrap().problem;
+    assert!(problem.contains("enclosure: it ends within a header"), "{problem}");
+    assert!(!agent.task_dir(id).join("run").exists());
+}
