@@ -116,6 +116,8 @@ impl Agent {
             memory: MemoryBytes(80 << 30),
             health: DeviceHealth::Healthy,
             reason: String::new(),
+            numa_node: None,
+            ways: Vec::new(),
         };
         let default = Name::new("default").unwrap();
         Agent {

@@ -13,7 +13,7 @@ use crate::frame;
 /// What an agent before this one has seen. A file that is damaged says nothing: the
 /// driver will.
 pub fn known(file: &Path) -> Seen {
-    kept::read::<Look>(file).map_or_else(Seen::default, |look| Seen::remembered(look.gpus))
+    kept::read::<Look>(file).map_or_else(Seen::default, Seen::remembered)
 }
 
 /// Keeps the file true, until nobody looks at GPUs any more. What changes all the time
@@ -21,8 +21,8 @@ pub fn known(file: &Path) -> Seen {
 pub async fn keep_known(file: PathBuf, mut seen: watch::Receiver<Seen>) {
     let mut written = Vec::new();
     while seen.changed().await.is_ok() {
-        let Some(gpus) = seen.borrow_and_update().to_remember() else { continue };
-        let bytes = frame::encode(&Look { gpus, ..Look::default() });
+        let Some(look) = seen.borrow_and_update().to_remember() else { continue };
+        let bytes = frame::encode(&look);
         if bytes == written {
             continue;
         }

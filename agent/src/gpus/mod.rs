@@ -20,7 +20,9 @@ mod said;
 mod seen;
 mod simulated;
 mod table;
+mod topology;
 mod watch;
+mod ways;
 mod workshop;
 
 pub use faults::{Gpus, Now, Releases, read as read_faults, to_bytes as faults_to_bytes};

@@ -13,11 +13,15 @@ use std::time::{Duration, Instant};
 use nvml_wrapper::{EventSet, Nvml};
 
 use super::nvml::{self, Known};
-use super::said::{Frame, Happened, Said, Unavailable};
+use super::said::{Frame, Happened, Look, Said, Unavailable};
+use super::topology::topology;
 use super::{Library, Pace};
 
 /// How long one wait for an event takes at most; the library wants a limit.
 const EVENT_WAIT_MS: u32 = 500;
+/// How the GPUs reach each other is asked again after so many looks: NVLinks come up when the
+/// fabric manager does, and go down with a fault. It takes some hundred calls.
+const TOPOLOGY_LOOKS: u32 = 60;
 
 /// What the arguments of `gpu-prober` say, as [`arguments`] makes them.
 fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Option<(Library, Pace)> {
@@ -100,9 +104,11 @@ fn watch(nvml: &Nvml, out: &Out, every: Duration, asked: &mpsc::Receiver<()>) ->
     let listeners = Listeners::default();
     std::thread::scope(|threads| {
         let mut known = Known::new();
+        let mut mapped = Mapped::default();
         loop {
             match nvml::look(nvml, &mut known) {
-                Ok(look) => {
+                Ok(mut look) => {
+                    mapped.renew(nvml, &mut look);
                     for gpu in &look.gpus {
                         if !listeners.begin(&gpu.uuid) {
                             continue;
@@ -129,6 +135,25 @@ fn watch(nvml: &Nvml, out: &Out, every: Duration, asked: &mpsc::Receiver<()>) ->
             while asked.try_recv().is_ok() {}
         }
     })
+}
+
+/// When it was last asked how the GPUs reach each other.
+#[derive(Default)]
+struct Mapped {
+    uuids: Vec<String>,
+    looks: u32,
+}
+
+impl Mapped {
+    /// Has a look say it, if it is another inventory or was not said for long.
+    fn renew(&mut self, nvml: &Nvml, look: &mut Look) {
+        let uuids: Vec<String> = look.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
+        self.looks += 1;
+        if uuids != self.uuids || self.looks >= TOPOLOGY_LOOKS {
+            look.topology = Some(topology(nvml, &look.gpus));
+            *self = Mapped { uuids, looks: 0 };
+        }
+    }
 }
 
 /// Whose errors are listened for.

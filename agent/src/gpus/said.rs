@@ -43,6 +43,53 @@ pub struct Look {
     /// How many do not answer and never have, so that nobody knows which they are.
     #[prost(uint32, tag = "5")]
     pub nameless: u32,
+    /// How they reach each other; only when that was looked at.
+    #[prost(message, optional, tag = "6")]
+    pub topology: Option<Topology>,
+}
+
+/// How GPUs reach each other, as far as the library tells.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Topology {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: Vec<NearNode>,
+    #[prost(message, repeated, tag = "2")]
+    pub pairs: Vec<Pair>,
+}
+
+/// The node of the host's memory that is nearest to a GPU.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NearNode {
+    #[prost(string, tag = "1")]
+    pub uuid: String,
+    #[prost(uint32, tag = "2")]
+    pub numa_node: u32,
+}
+
+/// The way between two GPUs.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Pair {
+    #[prost(string, tag = "1")]
+    pub one: String,
+    #[prost(string, tag = "2")]
+    pub other: String,
+    #[prost(enumeration = "Ancestor", tag = "3")]
+    pub ancestor: i32,
+    #[prost(uint32, optional, tag = "4")]
+    pub nvlinks: Option<u32>,
+}
+
+/// What two GPUs have in common on the bus.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, prost::Enumeration)]
+#[repr(i32)]
+pub enum Ancestor {
+    Unknown = 0,
+    Board = 1,
+    Switch = 2,
+    Switches = 3,
+    HostBridge = 4,
+    NumaNode = 5,
+    System = 6,
 }
 
 /// One GPU; what is absent it does not tell.

@@ -8,6 +8,7 @@ use berth_supervise::gpu::{Consent, Held, Presence, Recovery, Remap, Signs, Slow
 
 use super::gauges::{self, Answers};
 use super::said::{GpuLook, Look, Said, SlowedBy};
+use super::ways::Ways;
 
 /// A GPU that the driver no longer counts has left the bus when it is missing in so many
 /// looks: one that is missing once may be a driver that is not up to it yet.
@@ -54,6 +55,7 @@ pub struct Seen {
     pub looks: u64,
     /// By uuid; kept while the library does not answer.
     gpus: BTreeMap<String, Gpu>,
+    ways: Ways,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -77,16 +79,18 @@ enum Standing {
 impl Seen {
     /// What an agent begins with: the GPUs that the one before it knew. Until they are
     /// seen they take nothing new.
-    pub fn remembered(gpus: Vec<GpuLook>) -> Seen {
-        let gpus = gpus.into_iter().map(|look| {
+    pub fn remembered(known: Look) -> Seen {
+        let mut ways = Ways::default();
+        ways.hear(&known.topology.unwrap_or_default());
+        let gpus = known.gpus.into_iter().map(|look| {
             let standing = if look.is_lost { Standing::Lost } else { Standing::Unanswering };
             (look.uuid.clone(), Gpu { look, standing })
         });
-        Seen { gpus: gpus.collect(), ..Seen::default() }
+        Seen { gpus: gpus.collect(), ways, ..Seen::default() }
     }
 
     /// The GPUs as they may be remembered: while the library answers.
-    pub fn to_remember(&self) -> Option<Vec<GpuLook>> {
+    pub fn to_remember(&self) -> Option<Look> {
         let remembered = |gpu: &Gpu| GpuLook {
             index: gpu.look.index,
             uuid: gpu.look.uuid.clone(),
@@ -97,7 +101,11 @@ impl Seen {
             is_lost: gpu.standing == Standing::Lost,
             ..GpuLook::default()
         };
-        (self.probing == Probing::Live).then(|| self.gpus.values().map(remembered).collect())
+        (self.probing == Probing::Live).then(|| Look {
+            gpus: self.gpus.values().map(remembered).collect(),
+            topology: Some(self.ways.to_said()),
+            ..Look::default()
+        })
     }
 
     /// The number of a GPU's device node, if the driver says it.
@@ -108,6 +116,7 @@ impl Seen {
     /// Forgets those that are not among these.
     pub fn keep_only(&mut self, uuids: &[String]) {
         self.gpus.retain(|uuid, _| uuids.contains(uuid));
+        self.ways.keep_only(uuids);
     }
 
     /// Takes in what the prober says of the state of things.
@@ -122,7 +131,8 @@ impl Seen {
     }
 
     fn look(&mut self, look: Look) {
-        let Look { driver, gpus, lost, unanswering, nameless } = look;
+        let Look { driver, gpus, lost, unanswering, nameless, topology } = look;
+        self.ways.hear(&topology.unwrap_or_default());
         for (uuid, gpu) in &mut self.gpus {
             gpu.standing = match gpu.standing {
                 _ if lost.contains(uuid) => Standing::Lost,
@@ -222,9 +232,12 @@ impl Seen {
                 Standing::Unanswering => "it does not answer the driver".to_owned(),
                 Standing::Absent(_) => "the driver does not count it any more".to_owned(),
             },
+            numa_node: None,
+            ways: Vec::new(),
         };
         let mut devices: Vec<Device> = known.map(device).collect();
         devices.sort_by(|one, other| (one.index, &one.uuid).cmp(&(other.index, &other.uuid)));
+        self.ways.mark(&mut devices);
         devices
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow, bail};
 use berth_config::units::SimulatedGpus;
 use berth_model::{CpuMilli, MemoryBytes, Name};
-use berth_nvml_sim::{Gpu, Script};
+use berth_nvml_sim::{Ancestor, Gpu, Script};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -29,6 +29,12 @@ pub type Claims = BTreeMap<u32, MemoryBytes>;
 /// of a common eight-GPU host, by GPU.
 const CPU_PER_GPU: CpuMilli = CpuMilli(16_000);
 const MEMORY_PER_GPU: MemoryBytes = MemoryBytes(128 << 30);
+
+const GPUS_PER_NUMA_NODE: u32 = 4;
+/// How many NVLinks to switches each GPU has, where a model's usual hosts have every GPU
+/// reach every other over them.
+const SWITCH_NVLINKS: [(&str, u32); 6] =
+    [("A100", 12), ("H100", 18), ("H200", 18), ("B200", 18), ("B300", 18), ("GB200", 18)];
 
 /// Cores that a host with such GPUs offers to workers.
 pub fn host_cpu(gpus: &SimulatedGpus) -> CpuMilli {
@@ -64,6 +70,9 @@ pub fn write_host(folder: &Path, gpus: &SimulatedGpus, name: &Name) -> io::Resul
         minor: None,
         memory_total_bytes: Some(gpus.memory_bytes),
         memory_used_bytes: Some(0),
+        numa: Some(index / GPUS_PER_NUMA_NODE),
+        ancestors: (0..index).map(|other| (other, ancestor(index, other))).collect(),
+        switch_nvlinks: switch_nvlinks(&gpus.model),
         ..Gpu::default()
     };
     let script = Script {
@@ -76,6 +85,23 @@ pub fn write_host(folder: &Path, gpus: &SimulatedGpus, name: &Name) -> io::Resul
     // Of a time that is over.
     replace(&folder.join(CLAIMS_FILE), "")?;
     Ok([HOST_FILE, CLAIMS_FILE, FAULTS_FILE].map(|file| folder.join(file)).to_vec())
+}
+
+/// How many NVLinks to switches each GPU of an eight-GPU host of this model has.
+fn switch_nvlinks(model: &str) -> u32 {
+    let family = SWITCH_NVLINKS.iter().find(|(family, _)| model.starts_with(family));
+    family.map_or(0, |(_, count)| *count)
+}
+
+/// Two share a switch, and there are two sockets of four GPUs each.
+fn ancestor(one: u32, other: u32) -> Ancestor {
+    if one / 2 == other / 2 {
+        Ancestor::Switch
+    } else if one / GPUS_PER_NUMA_NODE == other / GPUS_PER_NUMA_NODE {
+        Ancestor::NumaNode
+    } else {
+        Ancestor::System
+    }
 }
 
 /// Keeps the claimed memory in the script, until nobody claims any more.

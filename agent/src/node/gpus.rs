@@ -52,6 +52,8 @@ impl Node {
             memory: claim.memory,
             health: DeviceHealth::Cordoned,
             reason: "only its work is known, and the driver has not told of it yet".to_owned(),
+            numa_node: None,
+            ways: Vec::new(),
         };
         (first..).zip(unseen).map(device).collect()
     }

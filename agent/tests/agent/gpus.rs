@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use berth_model::{DeviceClaim, JobKind, MemoryBytes, ShareMilli};
-use berth_proto::v1::{Device, DeviceHealth, DeviceSample};
+use berth_proto::v1::{Device, DeviceHealth, DeviceSample, PcieWay};
 
 use crate::harness::agent::{Agent, until_gone};
 use crate::harness::cluster_with_hello;
@@ -78,6 +78,66 @@ async fn load_and_memory_follow_the_driver_within_two_reports() {
     scheduler.want(&job, vec![job.row_with(0, vec![whole(&devices[0])], Vec::new())]);
     until_sample(&mut scheduler, 0, |sample| sample.memory_used_bytes == Some(80_000_000_000))
         .await;
+}
+
+/// What each device says of those before it: what the bus leads through, and NVLinks.
+fn ways(devices: &[Device]) -> Vec<Vec<(PcieWay, u32)>> {
+    let ways = devices.iter().map(|device| &device.ways);
+    ways.map(|ways| ways.iter().map(|way| (way.pcie(), way.nvlinks)).collect()).collect()
+}
+
+/// Until the devices say this of each other.
+async fn until_ways(scheduler: &mut Scheduler, expected: &[Vec<(PcieWay, u32)>]) -> Vec<Device> {
+    loop {
+        let hello = scheduler.session().await;
+        scheduler.send_full();
+        let devices = hello.spec.unwrap().devices;
+        if ways(&devices) == expected {
+            return devices;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_gpus_reach_each_other_is_told_with_the_first_inventory_and_with_another_one() {
+    use PcieWay::{NumaNode, Switch, System};
+    let (mut scheduler, mut agent, devices) = cluster("5xH100-80GB", &[]).await;
+    let linked = |pcie: &[PcieWay]| pcie.iter().map(|pcie| (*pcie, 18)).collect();
+    let all_to_all = [
+        linked(&[]),
+        linked(&[Switch]),
+        linked(&[NumaNode, NumaNode]),
+        linked(&[NumaNode, NumaNode, Switch]),
+        linked(&[System, System, System, System]),
+    ];
+    assert_eq!(ways(&devices), all_to_all);
+    let nodes: Vec<_> = devices.iter().map(|device| device.numa_node).collect();
+    assert_eq!(nodes, [Some(0), Some(0), Some(0), Some(0), Some(1)]);
+
+    // Two more come, which have NVLinks to each other only.
+    let fresh = |index: u32| {
+        let facts = [
+            format!("uuid GPU-new-{index}"),
+            "name H100".to_owned(),
+            "memory_total 85899345920".to_owned(),
+            format!("bus 00000000:A{index}:00.0"),
+        ];
+        facts.map(|fact| format!("gpu {index} {fact}\n")).concat()
+    };
+    let fresh = fresh(5) + &fresh(6) + "gpu 5 ancestor 0 host-bridge\ngpu 6 nvlinks 5 4\n";
+    script(&agent, &fresh);
+    let nothing = (PcieWay::Unknown, 0);
+    let sixth = vec![(PcieWay::HostBridge, 0), nothing, nothing, nothing, nothing];
+    let last = vec![nothing, nothing, nothing, nothing, nothing, (PcieWay::Unknown, 4)];
+    let with_them = [&all_to_all[..], &[sixth, last]].concat();
+    let devices = until_ways(&mut scheduler, &with_them).await;
+    assert_eq!((devices[6].uuid.as_str(), devices[6].numa_node), ("GPU-new-6", None));
+
+    // An agent that begins without a driver knows it, except of what was only pretended.
+    agent.kill().await;
+    script(&agent, &format!("{fresh}init no-driver\n"));
+    agent.start_again();
+    until_ways(&mut scheduler, &all_to_all).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -59,6 +59,8 @@ fn hello(name: &str, pool: &str, gpus: u32) -> v1::Hello {
         memory: MemoryBytes(80 << 30),
         health: DeviceHealth::Healthy,
         reason: String::new(),
+        numa_node: None,
+        ways: Vec::new(),
     };
     hello_to_proto(&Hello {
         name: support::text(name),

@@ -11,6 +11,7 @@ mod plan;
 mod spec;
 mod table;
 mod time;
+mod ways;
 
 pub(crate) use allocation::{allocation_json, allocation_table};
 pub(crate) use cluster::status_answer;

@@ -12,6 +12,7 @@ mod memory;
 #[path = "../src/script.rs"]
 mod script;
 mod state;
+mod topology;
 
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::time::{Duration, Instant};
@@ -277,29 +278,34 @@ unsafe extern "C" fn nvmlDeviceGetMinorNumber(device: Device, minor: *mut c_uint
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(device: Device, pci: *mut PciInfo) -> Return {
     answer_of("nvmlDeviceGetPciInfo_v3", device, |gpu| {
-        let bus = supported(&gpu.bus)?;
-        let mut parts = bus.split([':', '.']).map(|part| c_uint::from_str_radix(part, 16));
-        let mut part = || parts.next().and_then(Result::ok).ok_or(Return::Unknown);
-        let mut info = PciInfo {
-            bus_id_legacy: [0; 16],
-            domain: part()?,
-            bus: part()?,
-            device: part()?,
-            pci_device_id: 0,
-            pci_subsystem_id: 0,
-            bus_id: [0; 32],
-        };
-        // The older form has a domain of four digits.
-        let legacy = bus.get(bus.len().saturating_sub(12)..).unwrap_or_default();
-        for (to, from) in info.bus_id_legacy.iter_mut().zip(legacy.bytes()) {
-            *to = from;
-        }
-        for (to, from) in info.bus_id[..31].iter_mut().zip(bus.bytes()) {
-            *to = from;
-        }
+        let info = pci_info(&supported(&gpu.bus)?)?;
         // SAFETY: NVML's callers pass where to write.
         unsafe { put(pci, info) }
     })
+}
+
+/// A place on the bus, such as `00000000:1B:00.0`.
+fn pci_info(bus: &str) -> Result<PciInfo, Return> {
+    let mut parts = bus.split([':', '.']).map(|part| c_uint::from_str_radix(part, 16));
+    let mut part = || parts.next().and_then(Result::ok).ok_or(Return::Unknown);
+    let mut info = PciInfo {
+        bus_id_legacy: [0; 16],
+        domain: part()?,
+        bus: part()?,
+        device: part()?,
+        pci_device_id: 0,
+        pci_subsystem_id: 0,
+        bus_id: [0; 32],
+    };
+    // The older form has a domain of four digits.
+    let legacy = bus.get(bus.len().saturating_sub(12)..).unwrap_or_default();
+    for (to, from) in info.bus_id_legacy.iter_mut().zip(legacy.bytes()) {
+        *to = from;
+    }
+    for (to, from) in info.bus_id[..31].iter_mut().zip(bus.bytes()) {
+        *to = from;
+    }
+    Ok(info)
 }
 
 #[unsafe(no_mangle)]

@@ -16,6 +16,10 @@
 //! gpu 0 recovery reset
 //! gpu 0 remap pending
 //! gpu 1 lost yes
+//! gpu 0 numa 0
+//! gpu 0 ancestor 1 switch
+//! gpu 0 nvlinks 1 4
+//! gpu 0 switch_nvlinks 18
 //! ```
 //!
 //! What is not said of a GPU is not supported by it, as with many real ones. This
@@ -74,6 +78,26 @@ pub struct Gpu {
     pub remap: Option<Remap>,
     /// Why its clocks are low.
     pub slowdown: Option<Slowdown>,
+    /// The node of the host's memory that is nearest.
+    pub numa: Option<u32>,
+    /// What the way over PCIe to another one leads through, by its index. Said of one of
+    /// the two, it is so of both; and so it is with `nvlinks`.
+    pub ancestors: BTreeMap<u32, Ancestor>,
+    /// How many NVLinks lead straight to another one, by its index.
+    pub nvlinks: BTreeMap<u32, u32>,
+    /// How many NVLinks lead to switches, through which it reaches whoever has such ones too.
+    pub switch_nvlinks: u32,
+}
+
+/// What two GPUs have in common, with the numbers of NVML.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ancestor {
+    Board = 0,
+    Switch = 10,
+    Switches = 20,
+    HostBridge = 30,
+    NumaNode = 40,
+    System = 50,
 }
 
 /// Why a GPU runs slower than it could.
@@ -213,6 +237,16 @@ impl Gpu {
             "recovery" => self.recovery = Some(named(&RECOVERIES, value)?),
             "slowdown" => self.slowdown = Some(named(&SLOWDOWNS, value)?),
             "remap" => self.remap = Some(named(&REMAPS, value)?),
+            "numa" => self.numa = Some(number(value)?),
+            "switch_nvlinks" => self.switch_nvlinks = number(value)?,
+            "nvlinks" => {
+                let (other, count) = split(value)?;
+                self.nvlinks.insert(number(other)?, number(count)?);
+            }
+            "ancestor" => {
+                let (other, ancestor) = split(value)?;
+                self.ancestors.insert(number(other)?, named(&ANCESTORS, ancestor)?);
+            }
             other => return Err(format!("unknown word `{other}` of a GPU")),
         }
         Ok(())
@@ -229,6 +263,15 @@ const RECOVERIES: [(&str, Recovery); 5] = [
 
 const REMAPS: [(&str, Remap); 3] =
     [("done", Remap::Done), ("pending", Remap::Pending), ("failed", Remap::Failed)];
+
+const ANCESTORS: [(&str, Ancestor); 6] = [
+    ("board", Ancestor::Board),
+    ("switch", Ancestor::Switch),
+    ("switches", Ancestor::Switches),
+    ("host-bridge", Ancestor::HostBridge),
+    ("numa-node", Ancestor::NumaNode),
+    ("system", Ancestor::System),
+];
 
 const SLOWDOWNS: [(&str, Slowdown); 4] = [
     ("nothing", Slowdown::Nothing),
@@ -308,6 +351,16 @@ impl Gpu {
         say("recovery", self.recovery.and_then(|value| name_of(&RECOVERIES, &value)));
         say("remap", self.remap.and_then(|value| name_of(&REMAPS, &value)));
         say("slowdown", self.slowdown.and_then(|value| name_of(&SLOWDOWNS, &value)));
+        say("numa", self.numa.map(|value| value.to_string()));
+        let switched = (self.switch_nvlinks > 0).then(|| self.switch_nvlinks.to_string());
+        say("switch_nvlinks", switched);
+        for (other, count) in &self.nvlinks {
+            facts.push(("nvlinks", format!("{other} {count}")));
+        }
+        for (other, ancestor) in &self.ancestors {
+            let ancestor = name_of(&ANCESTORS, ancestor).unwrap_or_default();
+            facts.push(("ancestor", format!("{other} {ancestor}")));
+        }
         for (pid, process) in &self.processes {
             facts.push(("process", format!("{pid} {}", process.memory_bytes)));
         }
@@ -344,6 +397,10 @@ mod tests {
             recovery: Some(Recovery::DrainAndReset),
             remap: Some(Remap::Pending),
             slowdown: Some(Slowdown::Heat),
+            numa: Some(1),
+            ancestors: [(1, Ancestor::NumaNode)].into(),
+            nvlinks: [(1, 4)].into(),
+            switch_nvlinks: 18,
         };
         script.gpus = [(0, gpu), (1, Gpu::default())].into();
         script.gpus.get_mut(&1).unwrap().minor = Some(0);
@@ -368,6 +425,8 @@ mod tests {
             ("gpu 0 utilization -1", 1, "`-1` is no number"),
             ("gpu 0 lost maybe", 1, "found `maybe`"),
             ("gpu 0 remap perhaps", 1, "one of done, pending, failed, found `perhaps`"),
+            ("gpu 0 ancestor 1 none", 1, "one of board, switch, switches, host-bridge,"),
+            ("gpu 0 nvlinks 1", 1, "behind `1`"),
             ("gpu 0 process 12", 1, "behind `12`"),
             ("init perhaps", 1, "`perhaps` is no way"),
             ("gpu 0 uuid a\ngpu 2 uuid b", 2, "there is no GPU 1"),

@@ -1,7 +1,7 @@
 //! Enums in both forms. The zero of a protobuf enum and a number that this
 //! version does not know are problems, never a default.
 
-use berth_model::{DeviceHealth, EndCause, JobKind, Policy, Signal, StartPhase};
+use berth_model::{DeviceHealth, EndCause, JobKind, PcieWay, Policy, Signal, StartPhase};
 use berth_proto::v1;
 
 use crate::problem::{Cause, Field, Problems};
@@ -65,6 +65,11 @@ enumeration!(JobKind, v1::JobKind, [Batch, Service, Daemon]);
 enumeration!(Policy, v1::Policy, [LeastLoaded, RoundRobin, BestFit, Spread]);
 enumeration!(Signal, v1::Signal, [Term, Int, Quit, Hup, Usr1, Usr2, Kill]);
 enumeration!(DeviceHealth, v1::DeviceHealth, [Healthy, Suspect, Cordoned, Fenced, Lost]);
+enumeration!(
+    PcieWay,
+    v1::PcieWay,
+    [Unknown, Board, Switch, Switches, HostBridge, NumaNode, System]
+);
 enumeration!(StartPhase, v1::StartPhase, [Fetch, Launch, WarmUp]);
 enumeration!(
     EndCause,

@@ -6,7 +6,7 @@ use berth_model::{CpuMilli, MemoryBytes};
 use berth_proto::v1::{Device, DeviceHealth, DeviceStatus, GetDeviceReply, Node, NodeSpec};
 use serde_json::{Value, json};
 
-use super::{Answer, Piece, Table};
+use super::{Answer, Piece, Table, ways};
 
 fn health_name(health: i32) -> &'static str {
     match DeviceHealth::try_from(health) {
@@ -33,7 +33,12 @@ fn devices(node: &Node) -> Vec<(Device, DeviceStatus)> {
         .collect()
 }
 
-fn device_json(device: &Device, status: &DeviceStatus) -> Value {
+/// The devices as they are declared, in the order in which their ways are.
+fn declared(node: &Node) -> &[Device] {
+    node.spec.as_ref().map_or(&[], |spec| &spec.devices)
+}
+
+fn device_json(node: &Node, device: &Device, status: &DeviceStatus) -> Value {
     json!({
         "uuid": device.uuid,
         "index": device.index,
@@ -46,13 +51,15 @@ fn device_json(device: &Device, status: &DeviceStatus) -> Value {
         "health_reason": device.health_reason,
         "cordoned": status.cordoned,
         "allocated_milli": status.allocated_milli,
+        "numa_node": device.numa_node,
+        "links": ways::links_json(declared(node), &device.uuid),
     })
 }
 
 fn node_json(node: &Node) -> Value {
     let spec = node.spec.clone().unwrap_or_default();
     let devices: Vec<Value> =
-        devices(node).iter().map(|(device, status)| device_json(device, status)).collect();
+        devices(node).iter().map(|(device, status)| device_json(node, device, status)).collect();
     let labels: BTreeMap<&String, &String> = spec.labels.iter().collect();
     json!({
         "id": node.id,
@@ -198,6 +205,8 @@ pub(crate) fn node_answer(node: &Node) -> Answer {
         pieces.push(Piece::Text(String::new()));
         pieces.push(Piece::Table(gpu_table(std::iter::once(node))));
         pieces.extend(reasons(node));
+        let matrix = ways::matrix(declared(node));
+        pieces.extend(matrix.map(|matrix| Piece::Text(format!("\n{matrix}"))));
     }
     Answer { json: node_json(node), pieces, ids: vec![node.id.to_string()] }
 }
@@ -210,14 +219,17 @@ pub(crate) fn one_gpu_answer(reply: &GetDeviceReply) -> Answer {
         || (Device { uuid: reply.uuid.clone(), ..Device::default() }, DeviceStatus::default());
     let found = devices(&node).into_iter().find(|(device, _)| device.uuid == reply.uuid);
     let (device, status) = found.unwrap_or_else(away);
+    let mut json = device_json(&node, &device, &status);
+    let links = ways::links_line(declared(&node), &reply.uuid);
     if let Some(spec) = &mut node.spec {
         spec.devices.retain(|one| one.uuid == reply.uuid);
     }
-    let mut json = device_json(&device, &status);
     json["node"] = json!(node.name);
     json["allocations"] = json!(reply.allocations);
     let mut pieces = vec![Piece::Table(gpu_table(std::iter::once(&node)))];
     pieces.push(Piece::Text(format!("\nuuid: {}", reply.uuid)));
+    pieces.extend(device.numa_node.map(|node| Piece::Text(format!("NUMA node: {node}"))));
+    pieces.extend(links.map(Piece::Text));
     if !device.health_reason.is_empty() {
         let health = health_name(device.health);
         pieces.push(Piece::Text(format!("{health}: {}", device.health_reason)));
@@ -234,7 +246,7 @@ pub(crate) fn gpu_answer(nodes: &[Node]) -> Answer {
     let mut ids = Vec::new();
     for node in nodes {
         for (device, status) in devices(node) {
-            let mut row = device_json(&device, &status);
+            let mut row = device_json(node, &device, &status);
             row["node"] = json!(node.name);
             rows.push(row);
             ids.push(device.uuid);

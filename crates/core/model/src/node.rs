@@ -7,6 +7,9 @@ use crate::quantity::{CpuMilli, MemoryBytes, ShareMilli};
 
 /// The most devices a node may declare: twice the largest host sold today.
 pub const DEVICES_MAX: usize = 64;
+/// The most NVLinks between two devices that are believed: far above the 18 of the largest
+/// sold today.
+pub const NVLINKS_MAX: u32 = 256;
 /// The longest reason for a device's health, in bytes.
 pub const HEALTH_REASON_BYTES_MAX: usize = 512;
 
@@ -39,6 +42,38 @@ pub struct Device {
     pub health: DeviceHealth,
     /// Why it is not healthy, at most [`HEALTH_REASON_BYTES_MAX`]; empty if it is.
     pub reason: String,
+    /// Of the host's memory, the node that is nearest; absent where nobody says.
+    pub numa_node: Option<u32>,
+    /// To each device before it in its node's list, in the order of the list; empty where
+    /// nobody says. Said once for both, so that no two can disagree.
+    pub ways: Vec<DeviceWay>,
+}
+
+/// How two devices of a node reach each other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct DeviceWay {
+    pub pcie: PcieWay,
+    /// How many NVLinks they have to each other, by themselves or through switches.
+    pub nvlinks: u32,
+}
+
+/// What the way over PCIe leads through, the nearest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum PcieWay {
+    /// They are on one board.
+    Board,
+    /// One switch.
+    Switch,
+    /// Several switches.
+    Switches,
+    /// The bridge of a host.
+    HostBridge,
+    /// Several bridges of one NUMA node.
+    NumaNode,
+    /// From one NUMA node to another.
+    System,
+    /// Nobody says.
+    Unknown,
 }
 
 /// What a device may be used for.
@@ -102,6 +137,20 @@ impl PortRange {
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
+    }
+}
+
+impl PcieWay {
+    pub fn name(self) -> &'static str {
+        match self {
+            PcieWay::Board => "board",
+            PcieWay::Switch => "switch",
+            PcieWay::Switches => "switches",
+            PcieWay::HostBridge => "host-bridge",
+            PcieWay::NumaNode => "numa-node",
+            PcieWay::System => "system",
+            PcieWay::Unknown => "unknown",
+        }
     }
 }
 

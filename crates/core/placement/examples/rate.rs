@@ -116,6 +116,8 @@ fn node(number: u64) -> NodeSpec {
         memory: MemoryBytes(80 << 30),
         health: DeviceHealth::Healthy,
         reason: String::new(),
+        numa_node: None,
+        ways: Vec::new(),
     };
     NodeSpec {
         labels: BTreeMap::from([("rack".to_owned(), (number / 16).to_string())]),

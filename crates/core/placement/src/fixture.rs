@@ -42,6 +42,8 @@ pub(crate) fn device(index: u32, model: &str) -> Device {
         memory: MemoryBytes(80 << 30),
         health: DeviceHealth::Healthy,
         reason: String::new(),
+        numa_node: None,
+        ways: Vec::new(),
     }
 }
 

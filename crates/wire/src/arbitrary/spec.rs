@@ -2,9 +2,9 @@
 
 use berth_model::{
     ArraySpec, Artifact, Checksum, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth,
-    DiskBytes, Driver, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, Limits,
-    MemoryBytes, NodeSpec, Policy, PortClaim, PortRange, RestartPolicy, ShareMilli, Signal,
-    SpecDigest, StopPolicy, TaskSpec,
+    DeviceWay, DiskBytes, Driver, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind,
+    JobSpec, Limits, MemoryBytes, NodeSpec, PcieWay, Policy, PortClaim, PortRange, RestartPolicy,
+    ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -189,14 +189,19 @@ fn device() -> impl Strategy<Value = Device> {
         DeviceHealth::Fenced,
         DeviceHealth::Lost,
     ]);
-    (text(), any::<u32>(), text(), number(), health, text()).prop_map(
-        |(uuid, index, model, memory, health, reason)| Device {
+    let pcie = select(vec![PcieWay::Unknown, PcieWay::Switch, PcieWay::System]);
+    let way = (pcie, any::<u32>()).prop_map(|(pcie, nvlinks)| DeviceWay { pcie, nvlinks });
+    let place = (option::of(any::<u32>()), vec(way, 0..4));
+    (text(), any::<u32>(), text(), number(), health, text(), place).prop_map(
+        |(uuid, index, model, memory, health, reason, (numa_node, ways))| Device {
             uuid,
             index,
             model,
             memory: MemoryBytes(memory),
             health,
             reason,
+            numa_node,
+            ways,
         },
     )
 }

@@ -1,6 +1,6 @@
 //! What an agent declares about its host.
 
-use berth_model::{CpuMilli, Device, MemoryBytes, NodeSpec, PortRange};
+use berth_model::{CpuMilli, Device, DeviceWay, MemoryBytes, NodeSpec, PortRange};
 use berth_proto::v1;
 
 use crate::enumeration;
@@ -31,7 +31,14 @@ fn device_to_proto(device: &Device) -> v1::Device {
         memory_bytes: device.memory.0,
         health: enumeration::number::<v1::DeviceHealth, _>(device.health),
         health_reason: device.reason.clone(),
+        numa_node: device.numa_node,
+        ways: device.ways.iter().map(way_to_proto).collect(),
     }
+}
+
+fn way_to_proto(way: &DeviceWay) -> v1::DeviceWay {
+    let pcie = enumeration::number::<v1::PcieWay, _>(way.pcie);
+    v1::DeviceWay { pcie, nvlinks: way.nvlinks }
 }
 
 /// Reads the form of a node specification, not its sense.
@@ -65,6 +72,13 @@ pub(crate) fn read_node(
 fn read_device(at: Field<'_>, proto: v1::Device, problems: &mut Problems) -> Option<Device> {
     let health =
         enumeration::read::<v1::DeviceHealth, _>(at.named("health"), proto.health, problems);
+    let mut ways = Vec::with_capacity(proto.ways.len());
+    let at_ways = at.named("ways");
+    for (position, way) in proto.ways.into_iter().enumerate() {
+        let at = at_ways.item(position);
+        let pcie = enumeration::read::<v1::PcieWay, _>(at.named("pcie"), way.pcie, problems)?;
+        ways.push(DeviceWay { pcie, nvlinks: way.nvlinks });
+    }
     Some(Device {
         uuid: proto.uuid,
         index: proto.index,
@@ -72,5 +86,7 @@ fn read_device(at: Field<'_>, proto: v1::Device, problems: &mut Problems) -> Opt
         memory: MemoryBytes(proto.memory_bytes),
         health: health?,
         reason: proto.health_reason,
+        numa_node: proto.numa_node,
+        ways,
     })
 }

@@ -237,9 +237,15 @@ fn a_node_is_checked_in_form_and_sense() {
         port_last: 70_000,
         ..Default::default()
     };
+    let way = |pcie| v1::DeviceWay { pcie, nvlinks: 0 };
     proto.devices.push(v1::Device { health: 6, ..Default::default() });
+    proto.devices.push(v1::Device { health: 1, ways: vec![way(8)], ..Default::default() });
+    proto.devices.push(v1::Device { health: 1, ways: vec![way(1), way(0)], ..Default::default() });
     let violations = node_spec_from_proto(proto.clone()).unwrap_err();
-    assert_eq!(fields(&violations), ["devices[0].health", "port_last"]);
+    assert_eq!(
+        fields(&violations),
+        ["devices[0].health", "devices[1].ways[0].pcie", "devices[2].ways[1].pcie", "port_last"]
+    );
     proto.port_last = 19_999;
     proto.devices.clear();
     assert_eq!(fields(&node_spec_from_proto(proto).unwrap_err()), ["ports"]);

@@ -61,6 +61,8 @@ fn node_spec() -> NodeSpec {
         memory: MemoryBytes(80 << 30),
         health: DeviceHealth::Healthy,
         reason: String::new(),
+        numa_node: None,
+        ways: Vec::new(),
     };
     NodeSpec {
         labels: BTreeMap::new(),

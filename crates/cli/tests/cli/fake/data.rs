@@ -138,10 +138,14 @@ pub fn nodes() -> Vec<Node> {
         memory_bytes: 80 << 30,
         health: DeviceHealth::Healthy.into(),
         health_reason: String::new(),
+        numa_node: None,
+        ways: Vec::new(),
     };
     let faulty = Device {
         health: DeviceHealth::Fenced.into(),
         health_reason: "XID 48: it is to be reset".into(),
+        numa_node: Some(1),
+        ways: vec![DeviceWay { pcie: PcieWay::NumaNode.into(), nvlinks: 18 }],
         ..device("GPU-ab", 1)
     };
     let status = |uuid: &str, allocated_milli, memory_used_bytes| DeviceStatus {

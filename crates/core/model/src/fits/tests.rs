@@ -29,6 +29,8 @@ fn node(gpu_count: u32) -> NodeSpec {
                 memory: MemoryBytes(80 << 30),
                 health: DeviceHealth::Healthy,
                 reason: String::new(),
+                numa_node: None,
+                ways: Vec::new(),
             })
             .collect(),
         ports: PortRange { first: 20_000, last: 20_001 },

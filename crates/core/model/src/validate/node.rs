@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{CPU_MILLI_MAX, Complaints, MEMORY_MAX, Violation};
-use crate::node::{DEVICES_MAX, HEALTH_REASON_BYTES_MAX, NodeSpec};
+use crate::node::{DEVICES_MAX, Device, HEALTH_REASON_BYTES_MAX, NVLINKS_MAX, NodeSpec};
 
 /// Everything wrong with what an agent declares; empty when it may register.
 pub fn validate_node(spec: &NodeSpec) -> Vec<Violation> {
@@ -50,7 +50,8 @@ pub fn validate_node(spec: &NodeSpec) -> Vec<Violation> {
 
 fn check_devices(spec: &NodeSpec, complaints: &mut Complaints) {
     let mut uuids = BTreeSet::new();
-    for device in &spec.devices {
+    for (position, device) in spec.devices.iter().enumerate() {
+        check_ways(position, device, complaints);
         if device.uuid.is_empty() || device.uuid.len() > 128 {
             complaints.add("devices.uuid", "expected 1 to 128 characters");
         }
@@ -78,5 +79,28 @@ fn check_devices(spec: &NodeSpec, complaints: &mut Complaints) {
                 format!("device `{}`: expected a model of 1 to 128 characters", device.uuid),
             );
         }
+    }
+}
+
+fn check_ways(position: usize, device: &Device, complaints: &mut Complaints) {
+    let count = device.ways.len();
+    if count != 0 && count != position {
+        complaints.add(
+            "devices.ways",
+            format!(
+                "device `{}`: expected none, or one to each of the {position} devices before it, \
+                 found {count}",
+                device.uuid
+            ),
+        );
+    }
+    if let Some(way) = device.ways.iter().find(|way| way.nvlinks > NVLINKS_MAX) {
+        complaints.add(
+            "devices.ways",
+            format!(
+                "device `{}`: expected at most {NVLINKS_MAX} NVLinks, found {}",
+                device.uuid, way.nvlinks
+            ),
+        );
     }
 }

@@ -1,5 +1,9 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::name::Name;
+use crate::node::{Device, DeviceHealth, DeviceWay, NodeSpec, PcieWay, PortRange};
+use crate::quantity::CpuMilli;
 use crate::spec::{ArraySpec, Constraints, Policy};
 
 fn name(text: &str) -> Name {
@@ -118,4 +122,43 @@ fn names_are_told_apart() {
     assert_eq!(fields(&spec), ["tasks.main"]);
     let doubled = complaints(JobKind::Batch, |task| task.ports = vec![name("http"), name("HTTP")]);
     assert_eq!(doubled, ["tasks.main.ports"]);
+}
+
+#[test]
+fn a_device_says_its_way_to_each_before_it_or_to_none() {
+    let way = |nvlinks| DeviceWay { pcie: PcieWay::Switch, nvlinks };
+    let ways = |ways: [Vec<DeviceWay>; 3]| -> Vec<String> {
+        let devices = (0..).zip(ways).map(|(index, ways)| Device {
+            uuid: format!("GPU-{index}"),
+            index,
+            model: "H100".to_owned(),
+            memory: MemoryBytes(80 << 30),
+            health: DeviceHealth::Healthy,
+            reason: String::new(),
+            numa_node: Some(0),
+            ways,
+        });
+        let spec = NodeSpec {
+            labels: BTreeMap::new(),
+            pool: name("default"),
+            zone: name("default"),
+            cpu: CpuMilli(1000),
+            memory: MemoryBytes(1 << 30),
+            devices: devices.collect(),
+            ports: PortRange::DEFAULT,
+            agent_version: String::new(),
+            docker_version: String::new(),
+            address: String::new(),
+        };
+        validate_node(&spec).into_iter().map(|violation| violation.message).collect()
+    };
+    assert_eq!(ways([vec![], vec![way(18)], vec![way(0), way(256)]]), Vec::<String>::new());
+    assert_eq!(ways([vec![], vec![way(18)], vec![]]), Vec::<String>::new());
+    let asymmetric = "device `GPU-1`: expected none, or one to each of the 1 devices before it, \
+                      found 2";
+    assert_eq!(ways([vec![], vec![way(1), way(1)], vec![]]), [asymmetric]);
+    let first = "device `GPU-0`: expected none, or one to each of the 0 devices before it, found 1";
+    assert_eq!(ways([vec![way(1)], vec![], vec![]]), [first]);
+    let many = "device `GPU-1`: expected at most 256 NVLinks, found 257";
+    assert_eq!(ways([vec![], vec![way(257)], vec![]]), [many]);
 }

@@ -235,6 +235,8 @@ pub fn node_spec(text: &str, gpus: u32) -> NodeSpec {
                 memory: MemoryBytes(80 << 30),
                 health: DeviceHealth::Healthy,
                 reason: String::new(),
+                numa_node: None,
+                ways: Vec::new(),
             })
             .collect(),
         ports: PortRange::DEFAULT,

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, ArraySpec, Artifact, Attempt, Checksum, Claim, Constraints, CpuMilli, Device,
-    DeviceClaim, DeviceHealth, DiskBytes, Drain, Driver, DurationMs, EndCause, EndReport,
-    GpuRequest, Grant, HealthCheck, HealthProbe, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant,
-    Limits, Machine, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortClaim, PortRange,
-    RestartPolicy, Role, Scope, ShareMilli, Signal, SpecDigest, StartPhase, StateMs, StopIntent,
-    StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
+    DeviceClaim, DeviceHealth, DeviceWay, DiskBytes, Drain, Driver, DurationMs, EndCause,
+    EndReport, GpuRequest, Grant, HealthCheck, HealthProbe, InstanceIndex, JobId, JobKind, JobSpec,
+    JoinGrant, Limits, Machine, MemoryBytes, Name, NodeId, NodeSpec, PcieWay, Policy, PortClaim,
+    PortRange, RestartPolicy, Role, Scope, ShareMilli, Signal, SpecDigest, StartPhase, StateMs,
+    StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
     Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
@@ -118,6 +118,16 @@ fn node() -> NodeSpec {
         memory: MemoryBytes(80 << 30),
         health,
         reason: reason.to_owned(),
+        numa_node: None,
+        ways: Vec::new(),
+    };
+    let linked = Device {
+        numa_node: Some(1),
+        ways: vec![
+            DeviceWay { pcie: PcieWay::Switch, nvlinks: 18 },
+            DeviceWay { pcie: PcieWay::System, nvlinks: 0 },
+        ],
+        ..device(2, DeviceHealth::Lost, "")
     };
     NodeSpec {
         labels: BTreeMap::from([("rack".into(), "r1".into())]),
@@ -128,7 +138,7 @@ fn node() -> NodeSpec {
         devices: vec![
             device(0, DeviceHealth::Healthy, ""),
             device(1, DeviceHealth::Cordoned, ""),
-            device(2, DeviceHealth::Lost, ""),
+            linked,
             device(3, DeviceHealth::Suspect, "XID 74"),
             device(4, DeviceHealth::Fenced, "XID 48"),
         ],

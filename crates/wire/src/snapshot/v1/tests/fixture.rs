@@ -290,6 +290,8 @@ fn node(state: NodeState, purpose: Purpose) -> NodeRow {
         memory: MemoryBytes(80 << 30),
         health: DeviceHealth::Healthy,
         reason: String::new(),
+        numa_node: None,
+        ways: Vec::new(),
     };
     let used = DeviceUse { share: ShareMilli(1000), memory: MemoryBytes(80 << 30), tasks: 1 };
     NodeRow {
