@@ -11,7 +11,10 @@ use berth_identity::tls::{Credentials, Listener, Protocol, server_config};
 use berth_identity::{Authenticate, Caller, Page, serve_pages};
 use berth_telemetry::Metrics;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tracing::info;
+
+use crate::gpus::{Seen, gauges_page};
 
 /// Serves `/livez`, `/readyz` (a session is up) and `/metrics` on `address`
 /// until the process ends; with TLS where there are credentials.
@@ -23,6 +26,7 @@ pub async fn serve(
     credentials: Option<Arc<Credentials>>,
     connected: Arc<AtomicBool>,
     metrics: Option<Metrics>,
+    gpus: watch::Receiver<Seen>,
 ) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
@@ -37,6 +41,7 @@ pub async fn serve(
     };
     let text = move || async move {
         let text = metrics.map(|metrics| metrics.render()).unwrap_or_default();
+        let text = text + &gauges_page(&gpus.borrow());
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
     };
     let mut router = Router::new();

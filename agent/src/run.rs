@@ -65,13 +65,13 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     let boot_id = berth_shim::process::boot_id().context("read the host's boot id")?;
     let connected = Arc::new(AtomicBool::new(false));
     let (dialer, credentials) = reach(&options).await?;
+    let Watched { seen: mut gpus, happened, workshop, claims } = watch_gpus(&options, &dir)?;
     if let Some(address) = &options.http {
         let metrics = options.metrics.clone();
-        http::serve(address, credentials, Arc::clone(&connected), metrics).await?;
+        http::serve(address, credentials, Arc::clone(&connected), metrics, gpus.clone()).await?;
     }
     let mut signals = Signals::listen(options.stop_on_fd_close)?;
     let (events, received) = mpsc::unbounded_channel();
-    let Watched { seen: mut gpus, happened, workshop, claims } = watch_gpus(&options, &dir)?;
     let repairs = repairs(&options, workshop)?;
     let (facts, facts_seen) = watch::channel(Facts::default());
     let cluster = dir.cluster();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use berth_model::{JobId, WallMs};
 use berth_supervise::AgentMs;
-use berth_supervise::gpu::{Fault, Gpu, Mend, Release, Repair, Standing};
+use berth_supervise::gpu::{Fault, Gpu, Mend, Release, Repair, Standing, Uncorrected};
 
 use super::kept;
 use crate::frame;
@@ -56,6 +56,9 @@ struct GpuRow {
     /// Its last worker has left, and it was not seen free since.
     #[prost(bool, tag = "13")]
     left: bool,
+    /// Errors of its memory that were not corrected, as it last counted them.
+    #[prost(uint64, optional, tag = "14")]
+    uncorrected: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, prost::Enumeration)]
@@ -146,6 +149,7 @@ fn to_row(uuid: &str, gpu: &Gpu) -> GpuRow {
         evidence: gpu.evidence.clone(),
         problem: gpu.problem.clone(),
         reset_when_free: gpu.reset_when_free,
+        uncorrected: gpu.uncorrected.map(|known| known.decided_count()),
         faults: gpu.faults.iter().map(fault_row).collect(),
         mends: gpu
             .mends
@@ -204,6 +208,7 @@ fn from_row(row: GpuRow, now: WallMs) -> (String, Gpu) {
         mends: row.mends.into_iter().map(mend).collect(),
         // It shows again.
         slow: None,
+        uncorrected: row.uncorrected.map(|count| Uncorrected { count, risen: None }),
     };
     (row.uuid, gpu)
 }
@@ -241,6 +246,7 @@ mod tests {
                     faults: [Fault { at, xid: 48, jobs: [JobId(3)].into() }].into(),
                     mends: [Mend { at, cause: "XID 48".to_owned() }].into(),
                     slow: None,
+                    uncorrected: Some(Uncorrected { count: 7, risen: None }),
                 };
                 (format!("GPU-{index}"), gpu)
             })

@@ -26,7 +26,7 @@ mod ways;
 mod workshop;
 
 pub use faults::{Gpus, Now, Releases, read as read_faults, to_bytes as faults_to_bytes};
-pub use gauges::describe as describe_gauges;
+pub use gauges::page as gauges_page;
 pub use known::{keep_known, known};
 pub use prober::probe;
 pub use said::Happened;

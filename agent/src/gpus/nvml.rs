@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
+use berth_proto::v1::MemoryErrors;
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
@@ -107,14 +108,7 @@ fn is_of_the_library(error: &NvmlError) -> bool {
 fn look_at(index: u32, device: &Device<'_>) -> Result<GpuLook, NvmlError> {
     let memory = told(device.memory_info())?;
     let processes = told(device.running_compute_processes())?;
-    let [recovery, remap_pending, remap_failed] = fields(
-        device,
-        [
-            field_id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION,
-            field_id::NVML_FI_DEV_REMAPPED_PENDING,
-            field_id::NVML_FI_DEV_REMAPPED_FAILURE,
-        ],
-    )?;
+    let [recovery, memory_errors @ ..] = fields(device, FIELDS)?;
     Ok(GpuLook {
         index,
         uuid: device.uuid()?,
@@ -140,13 +134,41 @@ fn look_at(index: u32, device: &Device<'_>) -> Result<GpuLook, NvmlError> {
             })
             .collect(),
         is_lost: false,
-        recovery,
-        remap_pending: remap_pending.map(|count| count > 0),
-        remap_failed: remap_failed.map(|count| count > 0),
+        recovery: recovery.and_then(|action| u32::try_from(action).ok()),
+        memory_errors: Some(in_order(memory_errors)),
         slowed_by: told(device.current_throttle_reasons())?
             .map_or(SlowedBy::Nothing, slowed_by)
             .into(),
     })
+}
+
+/// What is asked for with one call, in the order in which [`in_order`] takes it.
+const FIELDS: [u32; 9] = [
+    field_id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION,
+    field_id::NVML_FI_DEV_ECC_SBE_VOL_TOTAL,
+    field_id::NVML_FI_DEV_ECC_DBE_VOL_TOTAL,
+    field_id::NVML_FI_DEV_ECC_SBE_AGG_TOTAL,
+    field_id::NVML_FI_DEV_ECC_DBE_AGG_TOTAL,
+    field_id::NVML_FI_DEV_REMAPPED_COR,
+    field_id::NVML_FI_DEV_REMAPPED_UNC,
+    field_id::NVML_FI_DEV_REMAPPED_PENDING,
+    field_id::NVML_FI_DEV_REMAPPED_FAILURE,
+];
+
+/// What follows the first of [`FIELDS`].
+fn in_order(told: [Option<u64>; FIELDS.len() - 1]) -> MemoryErrors {
+    let [sbe_volatile, dbe_volatile, sbe_life, dbe_life, corrected, uncorrected, pending, failed] =
+        told;
+    MemoryErrors {
+        corrected_volatile: sbe_volatile,
+        uncorrected_volatile: dbe_volatile,
+        corrected_aggregate: sbe_life,
+        uncorrected_aggregate: dbe_life,
+        rows_remapped_corrected: corrected,
+        rows_remapped_uncorrected: uncorrected,
+        remap_pending: pending.map(|count| count > 0),
+        remap_failed: failed.map(|count| count > 0),
+    }
 }
 
 /// What of the reasons is none of the driver's own choice.
@@ -168,15 +190,15 @@ fn slowed_by(reasons: ThrottleReasons) -> SlowedBy {
 fn fields<const COUNT: usize>(
     device: &Device<'_>,
     numbers: [u32; COUNT],
-) -> Result<[Option<u32>; COUNT], NvmlError> {
+) -> Result<[Option<u64>; COUNT], NvmlError> {
     let mut found = [None; COUNT];
     let asked = told(device.field_values_for(&numbers.map(FieldId)))?.unwrap_or_default();
     for (found, value) in found.iter_mut().zip(asked) {
         let value = value.and_then(|sample| sample.value).ok();
         *found = value.and_then(|value| match value {
-            SampleValue::U32(value) => Some(value),
-            SampleValue::U64(value) => u32::try_from(value).ok(),
-            SampleValue::I64(value) => u32::try_from(value).ok(),
+            SampleValue::U32(value) => Some(u64::from(value)),
+            SampleValue::U64(value) => Some(value),
+            SampleValue::I64(value) => u64::try_from(value).ok(),
             SampleValue::F64(_) => None,
         });
     }

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use berth_proto::v1::MemoryErrors;
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -127,12 +128,8 @@ pub struct GpuLook {
     /// What the driver says that it needs, with the number that NVML has for it.
     #[prost(uint32, optional, tag = "14")]
     pub recovery: Option<u32>,
-    /// Rows of its memory are to be exchanged at the next reset.
-    #[prost(bool, optional, tag = "15")]
-    pub remap_pending: Option<bool>,
-    /// And there are no spare ones.
-    #[prost(bool, optional, tag = "16")]
-    pub remap_failed: Option<bool>,
+    #[prost(message, optional, tag = "15")]
+    pub memory_errors: Option<MemoryErrors>,
     #[prost(enumeration = "SlowedBy", tag = "17")]
     pub slowed_by: i32,
     /// Whether it tells which processes use it.

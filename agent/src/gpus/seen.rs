@@ -6,7 +6,7 @@ use berth_model::{Device, DeviceHealth, MemoryBytes};
 use berth_proto::v1::DeviceSample;
 use berth_supervise::gpu::{Consent, Held, Presence, Recovery, Remap, Signs, Slowdown};
 
-use super::gauges::{self, Answers};
+use super::gauges::Answers;
 use super::said::{GpuLook, Look, Said, SlowedBy};
 use super::ways::Ways;
 
@@ -173,20 +173,20 @@ impl Seen {
         (self.probing == Probing::Live).then_some((gpu.look.memory_used_bytes, pids))
     }
 
-    /// Has the metrics show the GPUs as they are now.
-    pub fn show(&self) {
-        for gpu in self.gpus.values() {
-            let answers = match gpu.standing {
-                // For a moment nobody asks: it is as it was.
-                Standing::Answers if self.probing == Probing::Paused => continue,
-                Standing::Answers if self.probing == Probing::Live => Answers::Yes,
-                Standing::Answers
-                | Standing::Unanswering
-                | Standing::Absent(_)
-                | Standing::Lost => Answers::No,
-            };
-            gauges::show(&gpu.look, answers);
-        }
+    /// The GPUs that are there, as they last answered, and whether they do so now; in the
+    /// driver's order. While nobody asks for a moment they are as they were.
+    pub fn shown(&self) -> Vec<(&GpuLook, Answers)> {
+        let live = matches!(self.probing, Probing::Live | Probing::Paused);
+        let shown = self.gpus.values().filter_map(|gpu| match gpu.standing {
+            Standing::Lost => None,
+            Standing::Answers if live => Some((&gpu.look, Answers::Yes)),
+            Standing::Answers | Standing::Unanswering | Standing::Absent(_) => {
+                Some((&gpu.look, Answers::No))
+            }
+        });
+        let mut shown: Vec<(&GpuLook, Answers)> = shown.collect();
+        shown.sort_by_key(|(look, _)| (look.index, &look.uuid));
+        shown
     }
 
     /// Of the device nodes of those that answer, in the driver's order.
@@ -268,8 +268,11 @@ impl Seen {
                 SlowedBy::Nothing => None,
             };
             let slowdown = slowdown.filter(|_| answers);
+            let uncorrected = look.memory_errors.and_then(|errors| errors.uncorrected_volatile);
+            let uncorrected = uncorrected.filter(|_| answers);
             let consent = Consent::Open;
-            (uuid.as_str(), Signs { presence, recovery, remap, slowdown, held, consent })
+            let signs = Signs { presence, recovery, remap, slowdown, uncorrected, held, consent };
+            (uuid.as_str(), signs)
         })
     }
 
@@ -286,6 +289,7 @@ impl Seen {
                     .temperature_celsius
                     .filter(|_| now)
                     .and_then(|celsius| i32::try_from(celsius).ok()),
+                memory_errors: look.memory_errors.filter(|_| now),
             }
         };
         let mut gpus: Vec<&Gpu> = self.gpus.values().collect();
@@ -310,7 +314,8 @@ fn recovery(look: &GpuLook) -> Option<Recovery> {
 }
 
 fn remap(look: &GpuLook) -> Option<Remap> {
-    match (look.remap_failed, look.remap_pending) {
+    let errors = look.memory_errors?;
+    match (errors.remap_failed, errors.remap_pending) {
         (Some(true), _) => Some(Remap::Failed),
         (_, Some(true)) => Some(Remap::Pending),
         (None, None) => None,

@@ -18,7 +18,6 @@ impl Node {
     /// the session makes.
     pub fn saw_gpus(&mut self, seen: Seen) {
         self.gpus = seen;
-        self.gpus.show();
         self.guard_gpus();
     }
 

@@ -42,7 +42,7 @@ use crate::data_dir::DataDir;
 use crate::docker::Docker;
 use crate::ended_log::EndedLog;
 use crate::exec::ExecRequests;
-use crate::gpus::{Claims, Happened, Seen, describe_gauges};
+use crate::gpus::{Claims, Happened, Seen};
 use crate::journal::{Journal, Outcome};
 use crate::logs::LogRequests;
 use crate::options::Program;
@@ -294,7 +294,6 @@ impl Node {
     }
 
     fn describe_metrics() {
-        describe_gauges();
         metrics::describe_counter!(
             "berth_agent_gpu_errors_total",
             "Errors that the driver reported of GPUs, by their number (XID)"

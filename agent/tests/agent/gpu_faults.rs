@@ -3,7 +3,7 @@
 //! and back.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use berth_model::JobKind;
 use berth_proto::v1::{Device, DeviceHealth};
@@ -14,6 +14,8 @@ use crate::harness::jobs::Job;
 use crate::harness::scheduler::Scheduler;
 use DeviceHealth::{Cordoned, Fenced, Healthy, Lost, Suspect};
 
+/// Errors that are only counted: a report of them may be three seconds late.
+const COUNTED_MAX: Duration = REPORTED_MAX.saturating_add(Duration::from_secs(3));
 /// Quiet for long enough to be seen.
 const QUICK: [&str; 2] = ["--gpus-soak-ms", "1500"];
 
@@ -142,6 +144,40 @@ async fn f51_a_memory_error_moves_the_work_and_then_the_gpu_is_reset() {
     let told = until_healths(&mut scheduler, &[Healthy, Fenced]).await;
     let reason = &told[1].health_reason;
     assert_eq!(reason, "no spare rows of memory are left: it is to be exchanged");
+}
+
+/// The driver counts what it does not report; an agent that was away meanwhile notices it too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f51_memory_errors_without_a_report_are_noticed_by_their_count() {
+    let (mut scheduler, mut agent, devices) = cluster("3xH100-80GB", &[]).await;
+    // Whoever is fenced stays so.
+    occupy(&mut scheduler, &devices[0]).await;
+    let count = |counts: [u64; 3]| -> String {
+        let line = |(gpu, count): (u32, u64)| format!("gpu {gpu} ecc_uncorrected {count} 9\n");
+        (0..).zip(counts).map(line).collect()
+    };
+    let shows = |first: u64| {
+        move |scheduler: &Scheduler| {
+            let errors = scheduler.samples.first().and_then(|sample| sample.memory_errors);
+            errors.and_then(|errors| errors.uncorrected_volatile) == Some(first)
+        }
+    };
+    script(&agent, &count([2, 0, 7]));
+    scheduler.until_true("the first count", shows(2)).await;
+    let errors = scheduler.samples[0].memory_errors.unwrap();
+    assert_eq!((errors.uncorrected_aggregate, errors.corrected_volatile), (Some(9), None));
+    // One rises, the other one's report has come.
+    script(&agent, &(count([3, 4, 7]) + "gpu 1 xid 94 1\n"));
+    let rose = Instant::now();
+    let told = until_healths(&mut scheduler, &[Fenced, Healthy, Healthy]).await;
+    assert!(rose.elapsed() < COUNTED_MAX, "{:?}", rose.elapsed());
+    let reason = "uncorrected errors of its memory without an XID: it is to be reset";
+    assert_eq!(told[0].health_reason, reason);
+    // Nobody looks for a while.
+    agent.kill().await;
+    script(&agent, &(count([3, 4, 8]) + "gpu 1 xid 94 1\n"));
+    agent.start_again();
+    until_healths(&mut scheduler, &[Fenced, Healthy, Fenced]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -60,6 +60,7 @@ async fn f50_a_gpu_off_the_bus_moves_its_own_work_and_nothing_else() {
     let text = page().await.unwrap();
     assert!(text.contains(gauge), "{text}");
     assert!(text.contains("DCGM_FI_DEV_FB_USED{gpu=\"0\""), "{text}");
+    assert!(text.contains("DCGM_FI_DEV_FB_USED{gpu=\"3\""), "{text}");
     let before = support::allocations(&client, job).await;
     let hit = before.iter().find(|allocation| allocation.devices[0].uuid.ends_with("-3")).unwrap();
     script(&cluster, 0, "gpu 3 xid 79 1\ngpu 3 lost yes\n");
@@ -80,6 +81,9 @@ async fn f50_a_gpu_off_the_bus_moves_its_own_work_and_nothing_else() {
     .await;
     assert_eq!(ill.len(), 1, "{ill:?}");
     assert_eq!(ill[0].0, hit.devices[0].uuid);
+    let text = page().await.unwrap();
+    assert!(!text.contains("DCGM_FI_DEV_FB_USED{gpu=\"3\""), "it is gone: {text}");
+    assert!(text.contains("DCGM_FI_DEV_FB_USED{gpu=\"0\"") && !text.contains("NaN"), "{text}");
     for index in 0..INSTANCES {
         gates.release(index, 0).await;
     }

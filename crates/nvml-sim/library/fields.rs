@@ -41,8 +41,14 @@ unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(
     })
 }
 
-const UNSIGNED_INT: c_uint = 1;
+const UNSIGNED_LONG_LONG: c_uint = 3;
 
+const CORRECTED_VOLATILE: c_uint = 3;
+const UNCORRECTED_VOLATILE: c_uint = 4;
+const CORRECTED_AGGREGATE: c_uint = 5;
+const UNCORRECTED_AGGREGATE: c_uint = 6;
+const REMAPPED_CORRECTED: c_uint = 142;
+const REMAPPED_UNCORRECTED: c_uint = 143;
 const REMAPPED_PENDING: c_uint = 144;
 const REMAPPED_FAILURE: c_uint = 145;
 const RECOVERY_ACTION: c_uint = 230;
@@ -62,8 +68,8 @@ unsafe extern "C" fn nvmlDeviceGetFieldValues(
             // SAFETY: as before.
             let mut asked = unsafe { read(place) }?;
             let found = value_of(gpu, asked.field);
-            asked.value_type = UNSIGNED_INT;
-            asked.value = found.map_or(0, u64::from);
+            asked.value_type = UNSIGNED_LONG_LONG;
+            asked.value = found.unwrap_or(0);
             asked.result = found.map_or(Return::NotSupported, |_| Return::Success) as c_uint;
             // SAFETY: as before.
             unsafe { put(place, asked) }?;
@@ -72,11 +78,17 @@ unsafe extern "C" fn nvmlDeviceGetFieldValues(
     })
 }
 
-fn value_of(gpu: &Gpu, field: c_uint) -> Option<c_uint> {
+fn value_of(gpu: &Gpu, field: c_uint) -> Option<u64> {
     match field {
-        REMAPPED_PENDING => gpu.remap.map(|remap| c_uint::from(remap == Remap::Pending)),
-        REMAPPED_FAILURE => gpu.remap.map(|remap| c_uint::from(remap == Remap::Failed)),
-        RECOVERY_ACTION => gpu.recovery.map(|recovery| recovery as c_uint),
+        CORRECTED_VOLATILE => gpu.ecc_corrected.map(|(volatile, _)| volatile),
+        CORRECTED_AGGREGATE => gpu.ecc_corrected.map(|(_, aggregate)| aggregate),
+        UNCORRECTED_VOLATILE => gpu.ecc_uncorrected.map(|(volatile, _)| volatile),
+        UNCORRECTED_AGGREGATE => gpu.ecc_uncorrected.map(|(_, aggregate)| aggregate),
+        REMAPPED_CORRECTED => gpu.rows_remapped.map(|(corrected, _)| corrected.into()),
+        REMAPPED_UNCORRECTED => gpu.rows_remapped.map(|(_, uncorrected)| uncorrected.into()),
+        REMAPPED_PENDING => gpu.remap.map(|remap| u64::from(remap == Remap::Pending)),
+        REMAPPED_FAILURE => gpu.remap.map(|remap| u64::from(remap == Remap::Failed)),
+        RECOVERY_ACTION => gpu.recovery.map(|recovery| recovery as u64),
         _ => None,
     }
 }

@@ -15,6 +15,9 @@
 //! gpu 0 xid 79 1
 //! gpu 0 recovery reset
 //! gpu 0 remap pending
+//! gpu 0 ecc_corrected 5 120
+//! gpu 0 ecc_uncorrected 0 1
+//! gpu 0 rows_remapped 1 0
 //! gpu 1 lost yes
 //! gpu 0 numa 0
 //! gpu 0 ancestor 1 switch
@@ -76,6 +79,12 @@ pub struct Gpu {
     pub recovery: Option<Recovery>,
     /// Whether rows of its memory are to be exchanged.
     pub remap: Option<Remap>,
+    /// How many were, for corrected errors and for others.
+    pub rows_remapped: Option<(u32, u32)>,
+    /// Since the driver was loaded, and in its life.
+    pub ecc_corrected: Option<(u64, u64)>,
+    /// As before.
+    pub ecc_uncorrected: Option<(u64, u64)>,
     /// Why its clocks are low.
     pub slowdown: Option<Slowdown>,
     /// The node of the host's memory that is nearest.
@@ -237,6 +246,9 @@ impl Gpu {
             "recovery" => self.recovery = Some(named(&RECOVERIES, value)?),
             "slowdown" => self.slowdown = Some(named(&SLOWDOWNS, value)?),
             "remap" => self.remap = Some(named(&REMAPS, value)?),
+            "rows_remapped" => self.rows_remapped = Some(two_numbers(value)?),
+            "ecc_corrected" => self.ecc_corrected = Some(two_numbers(value)?),
+            "ecc_uncorrected" => self.ecc_uncorrected = Some(two_numbers(value)?),
             "numa" => self.numa = Some(number(value)?),
             "switch_nvlinks" => self.switch_nvlinks = number(value)?,
             "nvlinks" => {
@@ -306,6 +318,11 @@ fn split(text: &str) -> Result<(&str, &str), String> {
     Ok((word, rest.trim()))
 }
 
+fn two_numbers<T: std::str::FromStr>(text: &str) -> Result<(T, T), String> {
+    let (first, second) = split(text)?;
+    Ok((number(first)?, number(second)?))
+}
+
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("`{text}` is no number that fits"))
 }
@@ -351,6 +368,11 @@ impl Gpu {
         say("recovery", self.recovery.and_then(|value| name_of(&RECOVERIES, &value)));
         say("remap", self.remap.and_then(|value| name_of(&REMAPS, &value)));
         say("slowdown", self.slowdown.and_then(|value| name_of(&SLOWDOWNS, &value)));
+        let two = |(first, second): (u64, u64)| format!("{first} {second}");
+        let rows = self.rows_remapped.map(|(first, second)| (first.into(), second.into()));
+        say("rows_remapped", rows.map(two));
+        say("ecc_corrected", self.ecc_corrected.map(two));
+        say("ecc_uncorrected", self.ecc_uncorrected.map(two));
         say("numa", self.numa.map(|value| value.to_string()));
         let switched = (self.switch_nvlinks > 0).then(|| self.switch_nvlinks.to_string());
         say("switch_nvlinks", switched);
@@ -396,6 +418,9 @@ mod tests {
             is_lost: true,
             recovery: Some(Recovery::DrainAndReset),
             remap: Some(Remap::Pending),
+            rows_remapped: Some((1, 0)),
+            ecc_corrected: Some((5, 120)),
+            ecc_uncorrected: Some((0, 1)),
             slowdown: Some(Slowdown::Heat),
             numa: Some(1),
             ancestors: [(1, Ancestor::NumaNode)].into(),
@@ -427,6 +452,7 @@ mod tests {
             ("gpu 0 remap perhaps", 1, "one of done, pending, failed, found `perhaps`"),
             ("gpu 0 ancestor 1 none", 1, "one of board, switch, switches, host-bridge,"),
             ("gpu 0 nvlinks 1", 1, "behind `1`"),
+            ("gpu 0 ecc_corrected 1 many", 1, "`many` is no number"),
             ("gpu 0 process 12", 1, "behind `12`"),
             ("init perhaps", 1, "`perhaps` is no way"),
             ("gpu 0 uuid a\ngpu 2 uuid b", 2, "there is no GPU 1"),

@@ -222,6 +222,7 @@ fn measured(devices: &mut [v1::DeviceStatus], samples: &[v1::DeviceSample]) {
             device.memory_used_bytes = sample.memory_used_bytes;
             device.utilization_percent = sample.utilization_percent;
             device.temperature_celsius = sample.temperature_celsius;
+            device.memory_errors = sample.memory_errors;
         }
     }
 }
@@ -242,11 +243,17 @@ mod tests {
             utilization_percent: Some(percent),
             memory_used_bytes: Some(7),
             temperature_celsius: None,
+            memory_errors: Some(v1::MemoryErrors {
+                uncorrected_volatile: Some(percent.into()),
+                ..v1::MemoryErrors::default()
+            }),
         };
         measured(&mut devices, &[sample("GPU-gone", 1), sample("GPU-b", 87)]);
-        let shown = devices.map(|device| {
+        let shown = devices.each_ref().map(|device| {
             (device.allocated_milli, device.utilization_percent, device.memory_used_bytes)
         });
         assert_eq!(shown, [(1000, None, None), (1000, Some(87), Some(7))]);
+        let uncorrected = |device: &v1::DeviceStatus| device.memory_errors?.uncorrected_volatile;
+        assert_eq!(devices.each_ref().map(uncorrected), [None, Some(87)]);
     }
 }

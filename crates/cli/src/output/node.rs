@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use berth_model::{CpuMilli, MemoryBytes};
-use berth_proto::v1::{Device, DeviceHealth, DeviceStatus, GetDeviceReply, Node, NodeSpec};
+use berth_proto::v1::{
+    Device, DeviceHealth, DeviceStatus, GetDeviceReply, MemoryErrors, Node, NodeSpec,
+};
 use serde_json::{Value, json};
 
 use super::{Answer, Piece, Table, ways};
@@ -53,7 +55,42 @@ fn device_json(node: &Node, device: &Device, status: &DeviceStatus) -> Value {
         "allocated_milli": status.allocated_milli,
         "numa_node": device.numa_node,
         "links": ways::links_json(declared(node), &device.uuid),
+        "memory_errors": status.memory_errors.as_ref().map(errors_json),
     })
+}
+
+fn errors_json(errors: &MemoryErrors) -> Value {
+    json!({
+        "corrected_volatile": errors.corrected_volatile,
+        "uncorrected_volatile": errors.uncorrected_volatile,
+        "corrected_aggregate": errors.corrected_aggregate,
+        "uncorrected_aggregate": errors.uncorrected_aggregate,
+        "rows_remapped_corrected": errors.rows_remapped_corrected,
+        "rows_remapped_uncorrected": errors.rows_remapped_uncorrected,
+        "remap_pending": errors.remap_pending,
+        "remap_failed": errors.remap_failed,
+    })
+}
+
+/// What is said of its memory, of as much as it tells.
+fn memory_lines(errors: &MemoryErrors) -> Vec<String> {
+    let told = |count: Option<u64>| count.map_or_else(|| "?".to_owned(), |count| count.to_string());
+    let mut lines = Vec::new();
+    let mut two = |what: &str, corrected: Option<u64>, uncorrected: Option<u64>| {
+        if corrected.or(uncorrected).is_some() {
+            let (corrected, uncorrected) = (told(corrected), told(uncorrected));
+            lines.push(format!("{what}: {corrected} corrected, {uncorrected} uncorrected"));
+        }
+    };
+    two("memory errors now", errors.corrected_volatile, errors.uncorrected_volatile);
+    two("memory errors in its life", errors.corrected_aggregate, errors.uncorrected_aggregate);
+    two("rows exchanged", errors.rows_remapped_corrected, errors.rows_remapped_uncorrected);
+    if errors.remap_failed == Some(true) {
+        lines.push("no spare rows of memory are left".to_owned());
+    } else if errors.remap_pending == Some(true) {
+        lines.push("rows of memory are to be exchanged at the next reset".to_owned());
+    }
+    lines
 }
 
 fn node_json(node: &Node) -> Value {
@@ -230,6 +267,8 @@ pub(crate) fn one_gpu_answer(reply: &GetDeviceReply) -> Answer {
     pieces.push(Piece::Text(format!("\nuuid: {}", reply.uuid)));
     pieces.extend(device.numa_node.map(|node| Piece::Text(format!("NUMA node: {node}"))));
     pieces.extend(links.map(Piece::Text));
+    let errors = status.memory_errors.unwrap_or_default();
+    pieces.extend(memory_lines(&errors).into_iter().map(Piece::Text));
     if !device.health_reason.is_empty() {
         let health = health_name(device.health);
         pieces.push(Piece::Text(format!("{health}: {}", device.health_reason)));
@@ -257,7 +296,25 @@ pub(crate) fn gpu_answer(nodes: &[Node]) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use super::size;
+    use super::{MemoryErrors, memory_lines, size};
+
+    #[test]
+    fn of_memory_only_what_is_told_is_said() {
+        assert_eq!(memory_lines(&MemoryErrors::default()), Vec::<String>::new());
+        let errors = MemoryErrors {
+            corrected_volatile: Some(5),
+            uncorrected_aggregate: Some(1),
+            remap_pending: Some(true),
+            remap_failed: Some(false),
+            ..MemoryErrors::default()
+        };
+        let lines = [
+            "memory errors now: 5 corrected, ? uncorrected",
+            "memory errors in its life: ? corrected, 1 uncorrected",
+            "rows of memory are to be exchanged at the next reset",
+        ];
+        assert_eq!(memory_lines(&errors), lines);
+    }
 
     #[test]
     fn sizes_keep_the_unit_they_were_made_with() {

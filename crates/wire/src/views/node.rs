@@ -16,6 +16,7 @@ pub fn node(row: &NodeRow) -> v1::Node {
         utilization_percent: None,
         temperature_celsius: None,
         cordoned: row.cordoned_devices.contains(&device.uuid),
+        memory_errors: None,
     };
     v1::Node {
         id: row.id.0,

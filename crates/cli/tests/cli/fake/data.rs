@@ -130,6 +130,19 @@ pub fn allocations() -> Vec<Allocation> {
     ]
 }
 
+fn memory_errors() -> MemoryErrors {
+    MemoryErrors {
+        corrected_volatile: Some(5),
+        uncorrected_volatile: Some(0),
+        corrected_aggregate: Some(120),
+        uncorrected_aggregate: Some(1),
+        rows_remapped_corrected: Some(1),
+        rows_remapped_uncorrected: Some(0),
+        remap_pending: Some(true),
+        remap_failed: Some(false),
+    }
+}
+
 pub fn nodes() -> Vec<Node> {
     let device = |uuid: &str, index| Device {
         uuid: uuid.into(),
@@ -155,6 +168,7 @@ pub fn nodes() -> Vec<Node> {
         utilization_percent: memory_used_bytes.map(|_| 87),
         temperature_celsius: memory_used_bytes.map(|_| 61),
         cordoned: memory_used_bytes.is_none(),
+        memory_errors: memory_used_bytes.is_none().then(memory_errors),
     };
     let gpu_01 = Node {
         id: 1,
@@ -191,7 +205,6 @@ pub fn nodes() -> Vec<Node> {
             cpu_milli: 8_000,
             memory_bytes: 16 << 30,
             agent_version: "0.1.0".into(),
-            docker_version: String::new(),
             ..NodeSpec::default()
         }),
         agent_refused: Some(AgentRefusal {

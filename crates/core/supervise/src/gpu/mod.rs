@@ -12,6 +12,7 @@
 //! follows: there, a brake stops a health check that is wrong everywhere at once.
 
 mod faults;
+mod memory;
 mod release;
 mod signs;
 mod slow;
@@ -22,6 +23,7 @@ use std::collections::{BTreeSet, VecDeque};
 use berth_model::{DeviceHealth, DurationMs, JobId, WallMs};
 
 pub use faults::{FaultTable, Remedy};
+pub use memory::{REPORT_WITHIN, Risen, Uncorrected};
 pub use release::{Release, STUCK_AFTER, Stuck};
 pub use signs::{Consent, Held, Presence, Recovery, Remap, Signs, Slowdown};
 pub use slow::Slow;
@@ -53,6 +55,9 @@ pub const MEND_AGAIN_AFTER: DurationMs = DurationMs::from_secs(30 * 60);
 const FAULTS_MAX: usize = 64;
 /// Evidence of one whose memory is not free.
 const STUCK: &str = "its memory is in use";
+/// Evidence of one whose memory has errors that nobody reported. How many there are differs from
+/// time to time, and it is one cause all the same.
+const UNREPORTED: &str = "uncorrected errors of its memory without an XID";
 /// The longest evidence that is kept, in bytes.
 const EVIDENCE_BYTES_MAX: usize = 200;
 
@@ -71,6 +76,8 @@ pub struct Gpu {
     /// How it was mended, the newest last.
     pub mends: VecDeque<Mend>,
     pub slow: Option<Slow>,
+    /// What it counts of errors of its memory; it never told so far.
+    pub uncorrected: Option<Uncorrected>,
 }
 
 /// What is to be done to a GPU now.
@@ -111,6 +118,7 @@ impl Default for Gpu {
             faults: VecDeque::new(),
             mends: VecDeque::new(),
             slow: None,
+            uncorrected: None,
         }
     }
 }
@@ -220,6 +228,7 @@ impl Gpu {
             Some(Remap::Failed) => self.retire("no spare rows of memory are left".to_owned()),
         }
         self.slow = slow::seen(self.slow.take(), signs.slowdown, now);
+        self.count_memory_errors(rules, signs.uncorrected, now);
         if let Standing::Fenced { free_since, .. } = &mut self.standing {
             let free = signs.held == Held::Free && signs.presence == Presence::Answers;
             *free_since = if free { free_since.or(Some(now)) } else { None };
@@ -325,6 +334,25 @@ impl Gpu {
         self.fence(reboot(rules), "it has fallen off the bus".to_owned());
         if let Standing::Fenced { was_gone, .. } = &mut self.standing {
             *was_gone = true;
+        }
+    }
+
+    /// The second witness of what the driver should have reported.
+    fn count_memory_errors(&mut self, rules: Rules<'_>, counted: Option<u64>, now: WallMs) {
+        let (known, unreported) = memory::seen(self.uncorrected, counted, &self.faults, now);
+        self.uncorrected = known;
+        let remedy = memory::remedy(rules.table.remedy(memory::WORTH_XID));
+        let Some(remedy) = remedy.filter(|_| unreported) else { return };
+        let evidence = UNREPORTED.to_owned();
+        match remedy {
+            Remedy::Note
+            | Remedy::Ask
+            | Remedy::Application
+            | Remedy::Suspect
+            | Remedy::ResetIfRepeated
+            | Remedy::Link => self.suspect(evidence, now),
+            Remedy::Reset => self.fence(Repair::Reset, evidence),
+            Remedy::Reboot => self.fence(reboot(rules), evidence),
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Signs {
     pub remap: Option<Remap>,
     /// Why it runs slower than it could; absent where it does not, or does not tell.
     pub slowdown: Option<Slowdown>,
+    /// Errors of its memory that were not corrected, since its driver was loaded or it was reset.
+    pub uncorrected: Option<u64>,
     pub held: Held,
     pub consent: Consent,
 }

@@ -18,6 +18,7 @@ const FREE: Signs = Signs {
     recovery: Some(Recovery::Nothing),
     remap: Some(Remap::Done),
     slowdown: None,
+    uncorrected: Some(0),
     held: Held::Free,
     consent: Consent::Given,
 };
@@ -283,4 +284,24 @@ fn f58_memory_that_is_stuck_comes_free_or_is_reset_and_hides_no_fault() {
     }
     trial.gpu.stuck("(3GiB), by nobody");
     trial.free().is(Fenced, "after 2 repairs");
+}
+
+#[test]
+fn f51_memory_errors_that_nobody_reported_are_seen_by_their_count() {
+    let counted = |uncorrected| Signs { uncorrected: Some(uncorrected), ..HELD };
+    let mut trial = Trial::new();
+    trial.look(0, counted(3)).look(9_000, counted(3)).is(Healthy, "");
+    trial.look(1_000, counted(5)).is(Healthy, "").look(REPORT_WITHIN.0, counted(5));
+    trial.is(Fenced, "uncorrected errors of its memory without an XID: it is to be reset");
+    // What was reported is what the report asks for.
+    let mut trial = Trial::new();
+    trial.look(0, counted(3)).xid(63, &[]).look(1_000, counted(4));
+    trial.look(9_000, counted(4)).is(Healthy, "");
+    // A table that takes such reports for nothing takes the count for nothing.
+    for (remedy, health) in [(Remedy::Note, Healthy), (Remedy::Suspect, Suspect)] {
+        let mut trial = Trial::new();
+        trial.table.0.insert(48, remedy);
+        trial.look(0, counted(0)).look(1_000, counted(1)).look(9_000, counted(1));
+        trial.is(health, if health == Healthy { "" } else { "uncorrected errors" });
+    }
 }
