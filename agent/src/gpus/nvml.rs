@@ -75,7 +75,7 @@ pub fn look(nvml: &Nvml, known: &mut Known) -> Result<Look, NvmlError> {
     let mut look =
         Look { driver: nvml.sys_driver_version().unwrap_or_default(), ..Look::default() };
     for index in 0..count {
-        match nvml.device_by_index(index).and_then(|device| look_at(index, &device)) {
+        match nvml.device_by_index(index).and_then(|device| look_once(index, &device, known)) {
             Ok(gpu) => {
                 known.insert(index, gpu.uuid.clone());
                 look.gpus.push(gpu);
@@ -84,6 +84,7 @@ pub fn look(nvml: &Nvml, known: &mut Known) -> Result<Look, NvmlError> {
             Err(error) => match (known.get(&index), error) {
                 (None, _) => look.nameless += 1,
                 (Some(uuid), NvmlError::GpuLost) => look.lost.push(uuid.clone()),
+                (Some(uuid), NvmlError::ResetRequired) => look.need_reset.push(uuid.clone()),
                 (Some(uuid), _) => look.unanswering.push(uuid.clone()),
             },
         }
@@ -92,6 +93,7 @@ pub fn look(nvml: &Nvml, known: &mut Known) -> Result<Look, NvmlError> {
     let answering: BTreeSet<&str> = look.gpus.iter().map(|gpu| gpu.uuid.as_str()).collect();
     look.lost.retain(|uuid| !answering.contains(uuid.as_str()));
     look.unanswering.retain(|uuid| !answering.contains(uuid.as_str()));
+    look.need_reset.retain(|uuid| !answering.contains(uuid.as_str()));
     Ok(look)
 }
 
@@ -103,8 +105,22 @@ fn is_of_the_library(error: &NvmlError) -> bool {
     )
 }
 
+/// One that only says that it has to be reset may still say who it is.
+///
 /// # Errors
-/// It cannot be reached, or does not say who it is.
+/// As those of [`look_at`].
+fn look_once(index: u32, device: &Device<'_>, known: &mut Known) -> Result<GpuLook, NvmlError> {
+    let looked = look_at(index, device);
+    if matches!(looked, Err(NvmlError::ResetRequired))
+        && let Ok(uuid) = device.uuid()
+    {
+        known.insert(index, uuid);
+    }
+    looked
+}
+
+/// # Errors
+/// It cannot be reached, does not say who it is, or has to be reset.
 fn look_at(index: u32, device: &Device<'_>) -> Result<GpuLook, NvmlError> {
     let memory = told(device.memory_info())?;
     let processes = told(device.running_compute_processes())?;
@@ -205,14 +221,13 @@ fn fields<const COUNT: usize>(
     Ok(found)
 }
 
-/// What a GPU does not tell is absent; one that is lost, and a library that cannot be
-/// asked, are errors.
+/// What a GPU does not tell is absent; one that is lost, or has to be reset, and a library that
+/// cannot be asked, are errors.
 fn told<T>(answer: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
     match answer {
         Ok(value) => Ok(Some(value)),
-        Err(error) if matches!(error, NvmlError::GpuLost) || is_of_the_library(&error) => {
-            Err(error)
-        }
+        Err(error @ (NvmlError::GpuLost | NvmlError::ResetRequired)) => Err(error),
+        Err(error) if is_of_the_library(&error) => Err(error),
         Err(_) => Ok(None),
     }
 }

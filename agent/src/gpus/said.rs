@@ -47,6 +47,9 @@ pub struct Look {
     /// How they reach each other; only when that was looked at.
     #[prost(message, optional, tag = "6")]
     pub topology: Option<Topology>,
+    /// By uuid: those that answer nothing but that they have to be reset.
+    #[prost(string, repeated, tag = "7")]
+    pub need_reset: Vec<String>,
 }
 
 /// How GPUs reach each other, as far as the library tells.

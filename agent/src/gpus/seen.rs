@@ -71,6 +71,8 @@ enum Standing {
     Answers,
     /// It is there and does not answer as it should.
     Unanswering,
+    /// It answers nothing but that it has to be reset.
+    NeedsReset,
     /// It was not there in so many looks.
     Absent(u32),
     Lost,
@@ -131,17 +133,20 @@ impl Seen {
     }
 
     fn look(&mut self, look: Look) {
-        let Look { driver, gpus, lost, unanswering, nameless, topology } = look;
+        let Look { driver, gpus, lost, unanswering, nameless, topology, need_reset } = look;
         self.ways.hear(&topology.unwrap_or_default());
         for (uuid, gpu) in &mut self.gpus {
             gpu.standing = match gpu.standing {
                 _ if lost.contains(uuid) => Standing::Lost,
+                _ if need_reset.contains(uuid) => Standing::NeedsReset,
                 // Until it answers again.
                 Standing::Lost => Standing::Lost,
                 _ if nameless > 0 || unanswering.contains(uuid) => Standing::Unanswering,
                 Standing::Absent(looks) if looks + 1 >= ABSENT_LOOKS_MAX => Standing::Lost,
                 Standing::Absent(looks) => Standing::Absent(looks + 1),
-                Standing::Answers | Standing::Unanswering => Standing::Absent(1),
+                Standing::Answers | Standing::Unanswering | Standing::NeedsReset => {
+                    Standing::Absent(1)
+                }
             };
         }
         for mut look in gpus {
@@ -180,9 +185,10 @@ impl Seen {
         let shown = self.gpus.values().filter_map(|gpu| match gpu.standing {
             Standing::Lost => None,
             Standing::Answers if live => Some((&gpu.look, Answers::Yes)),
-            Standing::Answers | Standing::Unanswering | Standing::Absent(_) => {
-                Some((&gpu.look, Answers::No))
-            }
+            Standing::Answers
+            | Standing::Unanswering
+            | Standing::NeedsReset
+            | Standing::Absent(_) => Some((&gpu.look, Answers::No)),
         });
         let mut shown: Vec<(&GpuLook, Answers)> = shown.collect();
         shown.sort_by_key(|(look, _)| (look.index, &look.uuid));
@@ -221,15 +227,17 @@ impl Seen {
             health: match gpu.standing {
                 Standing::Lost => DeviceHealth::Lost,
                 Standing::Answers if live => DeviceHealth::Healthy,
-                Standing::Answers | Standing::Unanswering | Standing::Absent(_) => {
-                    DeviceHealth::Cordoned
-                }
+                Standing::Answers
+                | Standing::Unanswering
+                | Standing::NeedsReset
+                | Standing::Absent(_) => DeviceHealth::Cordoned,
             },
             reason: match gpu.standing {
                 Standing::Lost => "the driver has lost it".to_owned(),
                 _ if !live => self.probing.in_words(),
                 Standing::Answers => String::new(),
                 Standing::Unanswering => "it does not answer the driver".to_owned(),
+                Standing::NeedsReset => "it has to be reset".to_owned(),
                 Standing::Absent(_) => "the driver does not count it any more".to_owned(),
             },
             numa_node: None,
@@ -244,36 +252,65 @@ impl Seen {
     /// What the last look shows of each, by uuid; of use it knows processes only, and of
     /// consent nothing.
     pub fn signs(&self) -> impl Iterator<Item = (&str, Signs)> {
-        let live = self.probing == Probing::Live;
         // While nobody asks there is nothing new.
         let gpus = self.gpus.iter().filter(|_| self.probing != Probing::Paused);
-        gpus.map(move |(uuid, gpu)| {
-            let look = &gpu.look;
-            let presence = match gpu.standing {
-                Standing::Lost if live => Presence::Gone,
-                Standing::Answers if live => Presence::Answers,
-                Standing::Answers
-                | Standing::Lost
-                | Standing::Unanswering
-                | Standing::Absent(_) => Presence::Unknown,
-            };
-            let answers = presence == Presence::Answers;
-            let free = look.tells_processes && look.processes.is_empty();
-            let held = if free { Held::Free } else { Held::Held };
-            let (recovery, remap) = (recovery(look).filter(|_| answers), remap(look));
-            let remap = remap.filter(|_| answers);
-            let slowdown = match look.slowed_by() {
-                SlowedBy::Heat => Some(Slowdown::Heat),
-                SlowedBy::Power => Some(Slowdown::Power),
-                SlowedBy::Nothing => None,
-            };
-            let slowdown = slowdown.filter(|_| answers);
-            let uncorrected = look.memory_errors.and_then(|errors| errors.uncorrected_volatile);
-            let uncorrected = uncorrected.filter(|_| answers);
-            let consent = Consent::Open;
-            let signs = Signs { presence, recovery, remap, slowdown, uncorrected, held, consent };
-            (uuid.as_str(), signs)
+        gpus.map(|(uuid, gpu)| {
+            let linked = || self.linked(uuid).filter_map(|other| self.gpus.get(other));
+            let are_free = linked().all(|other| self.held(other) == Held::Free);
+            let peers = if are_free { Held::Free } else { Held::Held };
+            (uuid.as_str(), Signs { peers, ..self.signs_of(gpu) })
         })
+    }
+
+    /// Those that a GPU has NVLinks to, straight or through switches: whoever resets it
+    /// disturbs them.
+    pub fn linked<'a>(&'a self, uuid: &'a str) -> impl Iterator<Item = &'a str> {
+        self.ways.linked(uuid)
+    }
+
+    /// As far as it depends on nobody else.
+    fn signs_of(&self, gpu: &Gpu) -> Signs {
+        let live = self.probing == Probing::Live;
+        let look = &gpu.look;
+        let (presence, tells, recovery) = match gpu.standing {
+            Standing::Lost if live => (Presence::Gone, false, None),
+            Standing::Answers if live => (Presence::Answers, true, recovery(look)),
+            Standing::NeedsReset if live => (Presence::Answers, false, Some(Recovery::Reset)),
+            Standing::Answers
+            | Standing::NeedsReset
+            | Standing::Lost
+            | Standing::Unanswering
+            | Standing::Absent(_) => (Presence::Unknown, false, None),
+        };
+        let slowdown = match look.slowed_by() {
+            SlowedBy::Heat => Some(Slowdown::Heat),
+            SlowedBy::Power => Some(Slowdown::Power),
+            SlowedBy::Nothing => None,
+        };
+        let uncorrected = look.memory_errors.and_then(|errors| errors.uncorrected_volatile);
+        Signs {
+            presence,
+            recovery,
+            remap: remap(look).filter(|_| tells),
+            slowdown: slowdown.filter(|_| tells),
+            uncorrected: uncorrected.filter(|_| tells),
+            held: self.held(gpu),
+            peers: Held::Free,
+            consent: Consent::Open,
+        }
+    }
+
+    /// Whether a process is on it, as far as the driver says so. One that says nothing any more
+    /// but that it has to be reset does not say it: a reset is refused while anybody is on it.
+    /// On one that is lost nobody can be.
+    fn held(&self, gpu: &Gpu) -> Held {
+        let free = match gpu.standing {
+            Standing::NeedsReset | Standing::Lost => true,
+            Standing::Answers | Standing::Unanswering | Standing::Absent(_) => {
+                gpu.look.tells_processes && gpu.look.processes.is_empty()
+            }
+        };
+        if free { Held::Free } else { Held::Held }
     }
 
     /// What a heartbeat says of them; nothing that is not true right now.

@@ -127,7 +127,7 @@ pub async fn keep_claims(folder: PathBuf, mut claims: watch::Receiver<Claims>) {
 /// The file cannot be read or written.
 pub(super) fn reset(faults: &Path, index: u32) -> io::Result<()> {
     let mended = without(&read_or_empty(faults)?, |gpu, fact| {
-        gpu == index.to_string() && ["lost", "recovery", "remap"].contains(&fact)
+        gpu == index.to_string() && ["lost", "needs_reset", "recovery", "remap"].contains(&fact)
     });
     replace(faults, &mended)
 }

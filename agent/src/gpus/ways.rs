@@ -71,6 +71,16 @@ impl Ways {
         }
     }
 
+    /// Those that one has NVLinks to.
+    pub fn linked<'a>(&'a self, uuid: &'a str) -> impl Iterator<Item = &'a str> {
+        let linked = self.pairs.iter().filter(|(_, way)| way.nvlinks > 0);
+        linked.filter_map(move |((one, other), _)| match uuid {
+            _ if uuid == one => Some(other.as_str()),
+            _ if uuid == other => Some(one.as_str()),
+            _ => None,
+        })
+    }
+
     fn between(&self, one: &str, other: &str) -> Option<DeviceWay> {
         self.pairs.get(&key(one, other)).copied()
     }
@@ -182,6 +192,8 @@ mod tests {
             pairs: vec![pair("b", "a", Ancestor::Unknown, Some(1))],
         });
         assert_eq!(of(&ways, &["a", "b"])[1].1, [(PcieWay::HostBridge, 1)]);
+        let linked = |uuid| ways.linked(uuid).collect::<Vec<&str>>();
+        assert_eq!([linked("a"), linked("b"), linked("c")], [vec!["b"], vec!["a"], vec![]]);
         let mut read = Ways::default();
         read.hear(&ways.to_said());
         assert_eq!(read, ways);

@@ -164,6 +164,9 @@ impl Node {
             if held.contains(&uuid) {
                 signs.held = Held::Held;
             }
+            if self.gpus.linked(&uuid).any(|other| held.contains(other)) {
+                signs.peers = Held::Held;
+            }
             if self.guard.agreed.contains(&uuid) {
                 signs.consent = Consent::Given;
             }
@@ -227,11 +230,14 @@ impl Node {
         }
     }
 
-    /// The GPUs that no worker may begin on: not seen free yet, or being mended or tested.
+    /// The GPUs that no worker may begin on: not seen free yet, being mended or tested, or
+    /// linked with one that is being mended.
     pub(super) fn unfree_devices(&self) -> impl Iterator<Item = &str> {
         let unfree = self.guard.releases.iter().filter(|(_, release)| !release.is_free());
         let unfree = unfree.map(|(uuid, _)| uuid.as_str());
-        unfree.chain(self.guard.under_way.iter().map(String::as_str))
+        let mended = self.guard.gpus.iter().filter(|(_, gpu)| gpu.standing == Standing::Mending);
+        let linked = mended.flat_map(|(uuid, _)| self.gpus.linked(uuid));
+        unfree.chain(self.guard.under_way.iter().map(String::as_str)).chain(linked)
     }
 
     /// Tells every GPU that no worker holds what is used of its memory.

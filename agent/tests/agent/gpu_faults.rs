@@ -306,3 +306,55 @@ async fn f58_a_gpu_that_does_not_come_free_is_fenced_and_names_who_holds_it() {
     script(&agent, "");
     until_healths(&mut scheduler, &[Healthy]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f54_a_gpu_that_only_says_that_it_has_to_be_reset_is_reset() {
+    let (mut scheduler, agent, devices) = cluster("3xL40-48GB", &QUICK).await;
+    let job = occupy(&mut scheduler, &devices[1]).await;
+    let lines = "gpu 1 needs_reset yes\n";
+    script(&agent, lines);
+    let told = until_healths(&mut scheduler, &[Healthy, Fenced, Healthy]).await;
+    assert_eq!(told[1].health_reason, "the driver asks for a reset: it is to be reset");
+    looks(&mut scheduler, &agent, lines, 4).await;
+    assert!(faults(&agent).contains(lines), "not under the feet of its worker");
+    scheduler.stop(job.id(0));
+    scheduler.until_ended(job.id(0)).await;
+    scheduler.change(Vec::new(), vec![job.id(0)]);
+    until_healths(&mut scheduler, &[Healthy, Cordoned, Healthy]).await;
+    assert!(!faults(&agent).contains(lines), "the reset mended it");
+    until_healths(&mut scheduler, &[Healthy, Healthy, Healthy]).await;
+}
+
+/// A reset takes the NVLinks down that others use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gpu_is_reset_when_nobody_is_on_those_that_it_is_linked_with() {
+    let (mut scheduler, agent, devices) = cluster("3xH100-80GB", &QUICK).await;
+    let job = occupy(&mut scheduler, &devices[0]).await;
+    let lines = "gpu 1 recovery reset\n";
+    script(&agent, lines);
+    until_healths(&mut scheduler, &[Healthy, Fenced, Healthy]).await;
+    looks(&mut scheduler, &agent, lines, 4).await;
+    assert!(faults(&agent).contains(lines), "a worker is on one of the others");
+    // And then a process that is nobody's here.
+    let stranger = format!("{lines}gpu 2 process 4711 1024\n");
+    script(&agent, &stranger);
+    scheduler.stop(job.id(0));
+    scheduler.until_ended(job.id(0)).await;
+    scheduler.change(Vec::new(), vec![job.id(0)]);
+    looks(&mut scheduler, &agent, &stranger, 4).await;
+    assert!(faults(&agent).contains(lines), "a process is on one of the others");
+    script(&agent, lines);
+    until_healths(&mut scheduler, &[Healthy, Cordoned, Healthy]).await;
+    assert!(!faults(&agent).contains(lines), "the reset mended it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gpu_without_links_is_reset_while_others_are_at_work() {
+    let (mut scheduler, agent, devices) = cluster("2xL40-48GB", &QUICK).await;
+    let job = occupy(&mut scheduler, &devices[0]).await;
+    let before = agent.processes(job.id(0));
+    script(&agent, "gpu 1 recovery reset\n");
+    until_healths(&mut scheduler, &[Healthy, Cordoned]).await;
+    assert_eq!(faults(&agent), "", "the reset mended it");
+    assert_eq!(agent.processes(job.id(0)), before, "the same process goes on");
+}

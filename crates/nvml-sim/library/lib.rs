@@ -34,6 +34,7 @@ enum Return {
     DriverNotLoaded = 9,
     Timeout = 10,
     GpuIsLost = 15,
+    ResetRequired = 16,
     LibRmVersionMismatch = 18,
     Unknown = 999,
 }
@@ -134,7 +135,10 @@ fn ended(done: Done) -> Return {
 
 /// As [`answer`], of one GPU.
 fn answer_of(name: &str, device: Device, act: impl FnOnce(&Gpu) -> Done) -> Return {
-    answer(name, |script| act(present(script, index_of(device)?)?))
+    answer(name, |script| {
+        let gpu = present(script, index_of(device)?)?;
+        if gpu.needs_reset { Err(Return::ResetRequired) } else { act(gpu) }
+    })
 }
 
 fn index_of(device: Device) -> Result<u32, Return> {
@@ -189,6 +193,7 @@ extern "C" fn nvmlErrorString(result: c_uint) -> *const c_char {
         9 => c"Driver Not Loaded",
         10 => c"Timeout",
         15 => c"GPU is lost",
+        16 => c"GPU requires reset",
         18 => c"Driver/library version mismatch",
         _ => c"Unknown Error",
     };
@@ -249,7 +254,8 @@ unsafe extern "C" fn nvmlDeviceGetUUID(
     text: *mut c_char,
     length: c_uint,
 ) -> Return {
-    answer_of("nvmlDeviceGetUUID", device, |gpu| {
+    answer("nvmlDeviceGetUUID", |script| {
+        let gpu = present(script, index_of(device)?)?;
         // SAFETY: NVML's callers pass a buffer and how long it is.
         unsafe { put_text(text, length, &supported(&gpu.uuid)?) }
     })

@@ -15,6 +15,7 @@
 //! gpu 0 xid 79 1
 //! gpu 0 recovery reset
 //! gpu 0 remap pending
+//! gpu 0 needs_reset yes
 //! gpu 0 ecc_corrected 5 120
 //! gpu 0 ecc_uncorrected 0 1
 //! gpu 0 rows_remapped 1 0
@@ -75,6 +76,8 @@ pub struct Gpu {
     pub xids: Vec<Xid>,
     /// It has fallen off the bus.
     pub is_lost: bool,
+    /// It answers nothing but that it has to be reset, and who it is.
+    pub needs_reset: bool,
     /// What the driver says that it needs.
     pub recovery: Option<Recovery>,
     /// Whether rows of its memory are to be exchanged.
@@ -243,6 +246,7 @@ impl Gpu {
                 self.xids.dedup();
             }
             "lost" => self.is_lost = yes_or_no(value)?,
+            "needs_reset" => self.needs_reset = yes_or_no(value)?,
             "recovery" => self.recovery = Some(named(&RECOVERIES, value)?),
             "slowdown" => self.slowdown = Some(named(&SLOWDOWNS, value)?),
             "remap" => self.remap = Some(named(&REMAPS, value)?),
@@ -365,6 +369,7 @@ impl Gpu {
         say("power", self.power_milliwatts.map(|value| value.to_string()));
         say("clock", self.clock_mhz.map(|value| value.to_string()));
         say("lost", self.is_lost.then(|| "yes".to_owned()));
+        say("needs_reset", self.needs_reset.then(|| "yes".to_owned()));
         say("recovery", self.recovery.and_then(|value| name_of(&RECOVERIES, &value)));
         say("remap", self.remap.and_then(|value| name_of(&REMAPS, &value)));
         say("slowdown", self.slowdown.and_then(|value| name_of(&SLOWDOWNS, &value)));
@@ -416,6 +421,7 @@ mod tests {
             processes: [(4711, Process { memory_bytes: 9 })].into(),
             xids: vec![Xid { number: 1, code: 79 }, Xid { number: 4, code: 13 }],
             is_lost: true,
+            needs_reset: true,
             recovery: Some(Recovery::DrainAndReset),
             remap: Some(Remap::Pending),
             rows_remapped: Some((1, 0)),

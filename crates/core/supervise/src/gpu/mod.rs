@@ -230,7 +230,7 @@ impl Gpu {
         self.slow = slow::seen(self.slow.take(), signs.slowdown, now);
         self.count_memory_errors(rules, signs.uncorrected, now);
         if let Standing::Fenced { free_since, .. } = &mut self.standing {
-            let free = signs.held == Held::Free && signs.presence == Presence::Answers;
+            let free = signs.is_alone() && signs.presence == Presence::Answers;
             *free_since = if free { free_since.or(Some(now)) } else { None };
         }
         match signs.presence {
@@ -295,7 +295,9 @@ impl Gpu {
     fn answered(&mut self, rules: Rules<'_>, signs: Signs, now: WallMs) {
         let free = signs.held == Held::Free;
         match &self.standing {
-            Standing::Healthy | Standing::Suspect { .. } if self.reset_when_free && free => {
+            Standing::Healthy | Standing::Suspect { .. }
+                if self.reset_when_free && signs.is_alone() =>
+            {
                 let evidence = match self.evidence.as_str() {
                     "" => "rows of its memory are exchanged at a reset".to_owned(),
                     evidence => evidence.to_owned(),
@@ -311,7 +313,10 @@ impl Gpu {
             Standing::Fenced { was_gone: true, .. } => self.soak(now),
             Standing::Fenced {
                 repair: Repair::Reset, tried_at, free_since: Some(since), ..
-            } if free && signs.consent == Consent::Given && now.since(*since) >= FREE_FOR => {
+            } if signs.is_alone()
+                && signs.consent == Consent::Given
+                && now.since(*since) >= FREE_FOR =>
+            {
                 let is_due = tried_at.is_none_or(|at| now.since(at) >= MEND_AGAIN_AFTER);
                 if !self.retired_by_repairs(now) && is_due {
                     self.standing = Standing::Mending;

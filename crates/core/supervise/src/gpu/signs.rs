@@ -44,7 +44,17 @@ pub struct Signs {
     /// Errors of its memory that were not corrected, since its driver was loaded or it was reset.
     pub uncorrected: Option<u64>,
     pub held: Held,
+    /// Those that it is linked with, which a reset of it disturbs: any of them.
+    pub peers: Held,
     pub consent: Consent,
+}
+
+impl Signs {
+    /// Whether a reset disturbs nobody.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.held == Held::Free && self.peers == Held::Free
+    }
 }
 
 /// Why the hardware keeps its clocks low. What a driver does to stay within a power limit is

@@ -20,6 +20,7 @@ const FREE: Signs = Signs {
     slowdown: None,
     uncorrected: Some(0),
     held: Held::Free,
+    peers: Held::Free,
     consent: Consent::Given,
 };
 const HELD: Signs = Signs { held: Held::Held, ..FREE };
@@ -304,4 +305,26 @@ fn f51_memory_errors_that_nobody_reported_are_seen_by_their_count() {
         trial.look(0, counted(0)).look(1_000, counted(1)).look(9_000, counted(1));
         trial.is(health, if health == Healthy { "" } else { "uncorrected errors" });
     }
+}
+
+#[test]
+fn nobody_is_disturbed_by_the_reset_of_a_gpu_that_it_is_linked_with() {
+    let peers_at_work = Signs { peers: Held::Held, ..FREE };
+    let mut trial = Trial::new();
+    trial.xid(48, &[]).look(0, peers_at_work).look(HOUR, peers_at_work).is(Fenced, "to be reset");
+    assert_eq!(trial.gpu.deed(), None);
+    // They come and go: it has to be quiet for a while.
+    trial.look(0, FREE).look(FREE_FOR.0 - 1, peers_at_work).look(1, FREE);
+    assert_eq!(trial.gpu.deed(), None);
+    trial.look(FREE_FOR.0, FREE);
+    assert_eq!(trial.gpu.deed(), Some(Deed::Reset));
+    // They do not keep it from its test.
+    trial.mended(Ok(())).look(MINUTE, peers_at_work);
+    assert_eq!(trial.gpu.deed(), Some(Deed::Test));
+
+    // What can wait takes nothing out of use before they are gone.
+    let pending = Signs { remap: Some(Remap::Pending), ..peers_at_work };
+    let mut trial = Trial::new();
+    trial.look(0, pending).look(HOUR, pending).is(Healthy, "");
+    trial.look(1, Signs { peers: Held::Free, ..pending }).is(Fenced, "rows of its memory");
 }
