@@ -5,6 +5,7 @@
 //! by the agent, before an end is told: whoever kills a runner has not killed its container.
 
 mod engine;
+mod inside;
 mod plan;
 mod runner;
 
@@ -19,6 +20,9 @@ pub const PLAN_FILE: &str = "container.json";
 pub const MADE_FILE: &str = "container.made";
 /// The runner makes it when the container runs.
 pub const UP_FILE: &str = "container.up";
+
+/// The runner makes it when it knows which devices the container can use.
+const WATCHED_FILE: &str = "container.watched";
 
 /// Whether a file of an allocation is there. Where nobody can say, it is taken for there: a
 /// container too many is looked for rather than one too few.

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bollard::models::{
-    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType,
-    PortBinding, ResourcesUlimits,
+    ContainerCreateBody, DeviceMapping, DeviceRequest, HostConfig, HostConfigLogConfig, Mount,
+    MountType, PortBinding, ResourcesUlimits,
 };
 
 use berth_shim::protocol::UserIds;
@@ -19,6 +20,9 @@ use crate::wanted::Wanted;
 
 /// Where the engine listens unless it is told otherwise.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+/// Each look is a process of some milliseconds; a container that has lost its devices is to be
+/// replaced within a minute, and two looks must say so.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// `BERTH_TASK_DIR` in a container. Not where it is on the host: what a container's processes
 /// carry must not make them look like the host's.
 pub const TASK_DIR: &str = "/berth";
@@ -31,6 +35,10 @@ pub struct Docker {
     /// `none`.
     pub network: String,
     pub gpus: Gpus,
+    /// Device nodes that every container with GPUs gets besides what its runtime gives it.
+    pub nodes: Vec<PathBuf>,
+    /// How often it is looked from inside whether a container can use its devices.
+    pub look_every: Duration,
     /// Tells this run of the agent from those before it.
     pub run: String,
     /// `exe arguments… more` must end in [`crate::run_container`] of all that is more.
@@ -51,6 +59,8 @@ impl Default for Docker {
             socket: DOCKER_SOCKET.into(),
             network: "bridge".to_owned(),
             gpus: Gpus::Real,
+            nodes: Vec::new(),
+            look_every: LOOK_EVERY,
             run: format!("{}-{}", clock::wall().0, std::process::id()),
             runner: Program::of_this_executable("container-runner"),
         }
@@ -116,6 +126,7 @@ pub fn body(wanted: &Wanted, environment: &Environment, host: Host<'_>) -> Conta
             network_mode: Some(docker.network.clone()),
             port_bindings,
             device_requests: devices(wanted, docker.gpus),
+            devices: nodes(wanted, &docker.nodes),
             // Whoever is number 1 there reaps orphans and dies of signals as others do.
             init: Some(true),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
@@ -193,6 +204,21 @@ fn devices(wanted: &Wanted, gpus: Gpus) -> Option<Vec<DeviceRequest>> {
         capabilities: Some(vec![vec!["gpu".to_owned()]]),
         ..DeviceRequest::default()
     }])
+}
+
+fn nodes(wanted: &Wanted, nodes: &[PathBuf]) -> Option<Vec<DeviceMapping>> {
+    if wanted.row.devices.is_empty() || nodes.is_empty() {
+        return None;
+    }
+    let mapping = |node: &PathBuf| {
+        let path = node.to_string_lossy().into_owned();
+        DeviceMapping {
+            path_on_host: Some(path.clone()),
+            path_in_container: Some(path),
+            cgroup_permissions: Some("rwm".to_owned()),
+        }
+    };
+    Some(nodes.iter().map(mapping).collect())
 }
 
 #[cfg(test)]
@@ -276,6 +302,7 @@ mod tests {
         assert_eq!(mounted.source.as_deref(), Some("/data:1/task"));
         let devices = &host.device_requests.unwrap()[0];
         assert_eq!(devices.device_ids.as_deref(), Some(&["GPU-7".to_owned()][..]));
+        assert_eq!(host.devices, None);
         assert_eq!((host.memory, host.memory_swap), (Some(1 << 30), Some(1 << 30)));
         // The engine takes no more than the host has.
         assert_eq!((host.nano_cpus, host.pids_limit), (Some(8_000_000_000), Some(16_384)));

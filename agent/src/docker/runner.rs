@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use berth_shim::ProcessIdentity;
 use bollard::Docker as Client;
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::errors::Error;
@@ -22,7 +23,8 @@ use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
 
 use super::engine::{answer, clear, connect, is};
-use super::{MADE_FILE, PLAN_FILE, UP_FILE};
+use super::inside::{self, Kept};
+use super::{MADE_FILE, PLAN_FILE, UP_FILE, WATCHED_FILE};
 use crate::problem::Problem;
 
 /// As `docker run` ends when there is no container to speak of.
@@ -41,20 +43,26 @@ const ENGINE_RETRY: Duration = Duration::from_secs(1);
 
 /// Runs a container to its end and ends with its exit code. The arguments are the agent's own
 /// affair: the engine's socket, the container's name, the allocation's directory, the
-/// milliseconds from a signal to SIGKILL.
+/// milliseconds from a signal to SIGKILL, and those between two looks at its devices; or what
+/// such a look is to look at.
 #[must_use]
-pub fn run_container(mut given: impl Iterator<Item = String>) -> ExitCode {
+pub fn run_container(given: impl Iterator<Item = String>) -> ExitCode {
+    let mut given = given.peekable();
+    if given.next_if(|first| first == inside::LOOK).is_some() {
+        return inside::be_inside(given);
+    }
     let (Some(socket), Some(name), Some(dir)) = (given.next(), given.next(), given.next()) else {
         return ExitCode::from(2);
     };
-    let Some(grace) = given.next().and_then(|ms| ms.parse().ok()) else {
+    let mut span = || given.next().and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+    let (Some(grace), Some(look_every)) = (span(), span()) else {
         return ExitCode::from(2);
     };
-    let (socket, dir, grace) =
-        (PathBuf::from(socket), PathBuf::from(dir), Duration::from_millis(grace));
+    let (socket, dir) = (PathBuf::from(socket), PathBuf::from(dir));
+    let spans = Spans { grace, look_every };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Ok(runtime) = runtime else { return ExitCode::from(NO_CONTAINER) };
-    let outcome = runtime.block_on(run(&socket, &name, &dir, grace));
+    let outcome = runtime.block_on(run(&socket, &name, &dir, spans));
     // Whoever reads this pipe may be slow, and nothing waits for it any more.
     runtime.shutdown_background();
     match outcome {
@@ -66,7 +74,15 @@ pub fn run_container(mut given: impl Iterator<Item = String>) -> ExitCode {
     }
 }
 
-async fn run(socket: &Path, name: &str, dir: &Path, grace: Duration) -> Result<u8, Problem> {
+#[derive(Clone, Copy)]
+struct Spans {
+    /// From a signal to SIGKILL.
+    grace: Duration,
+    /// Between two looks at its devices.
+    look_every: Duration,
+}
+
+async fn run(socket: &Path, name: &str, dir: &Path, spans: Spans) -> Result<u8, Problem> {
     let mut signals = signals().map_err(|error| Problem::Host(error.to_string()))?;
     let client = connect(socket).await.map_err(Problem::Host)?;
     let container = Container { client, name, socket, output: Mutex::new(None) };
@@ -80,6 +96,7 @@ async fn run(socket: &Path, name: &str, dir: &Path, grace: Duration) -> Result<u
     };
     // Before the shim, which would kill this process and leave the container: also when its
     // lease ends and no agent is there.
+    let Spans { grace, look_every } = spans;
     let patience = grace.saturating_sub(KILL_BEFORE).max(grace / 2);
     let code = {
         let ending = container.until_ended();
@@ -95,11 +112,16 @@ async fn run(socket: &Path, name: &str, dir: &Path, grace: Duration) -> Result<u
             container.signal("SIGKILL").await;
             std::future::pending::<()>().await;
         };
-        tokio::pin!(ending, out_of_memory, signalling);
+        let losing = container.until_devices_are_lost(dir, look_every);
+        tokio::pin!(ending, out_of_memory, signalling, losing);
         tokio::select! {
             code = &mut ending => code,
             () = &mut out_of_memory => KILLED,
             () = &mut signalling => KILLED,
+            reason = &mut losing => {
+                container.signal("SIGKILL").await;
+                return Err(Problem::Host(reason));
+            }
         }
     };
     let output = container.output.lock().await.take();
@@ -239,6 +261,41 @@ impl Container<'_> {
             }
             tokio::time::sleep(ENGINE_RETRY).await;
         }
+    }
+
+    /// Why it cannot use the devices any more that it could use at first. Where that cannot be
+    /// looked at, or there are none, it is never said.
+    async fn until_devices_are_lost(&self, dir: &Path, every: Duration) -> String {
+        let body = read_plan(&dir.join(PLAN_FILE));
+        let nodes = body.map(|body| inside::nodes_of(&body)).unwrap_or_default();
+        if nodes.is_empty() {
+            return std::future::pending().await;
+        }
+        let (first, mut kept) = loop {
+            if let Some(first) = self.first_process().await
+                && let Some(found) = inside::look(&first, &nodes).await
+            {
+                break (first, Kept::at_first(found));
+            }
+            tokio::time::sleep(every).await;
+        };
+        // Only a sign for whoever waits for it.
+        let _ = mark(dir, WATCHED_FILE);
+        loop {
+            tokio::time::sleep(every).await;
+            let found = inside::look(&first, kept.nodes()).await;
+            if let Some(reason) = found.and_then(|found| kept.look(&found)) {
+                return reason;
+            }
+        }
+    }
+
+    /// Who is number 1 in it.
+    async fn first_process(&self) -> Option<ProcessIdentity> {
+        let options = None::<InspectContainerOptions>;
+        let found = self.client.inspect_container(self.name, options).await.ok()?;
+        let pid = u32::try_from(found.state?.pid?).ok().filter(|pid| *pid > 0)?;
+        ProcessIdentity::of(pid).ok()
     }
 
     /// Sends a signal, also through an engine that goes and comes back.

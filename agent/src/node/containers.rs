@@ -67,6 +67,7 @@ impl Node {
         command.extend(docker.runner.arguments.iter().map(|word| word.to_string_lossy().into()));
         command.extend([text(&docker.socket), self.container_name(id), text(dir.path())]);
         command.push(wanted.task().stop.grace.0.to_string());
+        command.push(docker.look_every.as_millis().to_string());
         let outside = environment(wanted, &settings.name, &dir.task());
         let request = start_request(wanted, &Environment::new(), dir, None, lease);
         Ok(StartRequest {

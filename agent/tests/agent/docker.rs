@@ -3,14 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use berth_model::{AllocationId, Artifact, Driver, DurationMs, JobKind, Limits, MemoryBytes};
-use berth_proto::v1::EndCause;
+use berth_proto::v1::{Device, EndCause};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::AsyncBufReadExt as _;
 
 use crate::exec::{holder_of, until_let_go};
+use crate::gpus::whole;
 use crate::harness::agent::{Agent, until_gone};
 use crate::harness::jobs::Job;
 use crate::harness::origin::{How, Origin};
@@ -103,16 +105,21 @@ impl Drop for Engine {
 }
 
 async fn cluster(engine: &Engine) -> (Scheduler, Agent) {
+    let (scheduler, agent, _) = cluster_with(engine, &[]).await;
+    (scheduler, agent)
+}
+
+async fn cluster_with(engine: &Engine, more: &[&str]) -> (Scheduler, Agent, Device) {
     let mut scheduler = Scheduler::start().await;
     let socket = engine.socket();
-    let more = ["--docker-socket", socket.to_str().unwrap(), "--simulate", "1xH100-80GB"];
-    let more = [&more[..], &["--artifacts-allow", "http,loopback"]].concat();
+    let usual = ["--docker-socket", socket.to_str().unwrap(), "--simulate", "1xH100-80GB"];
+    let more = [&usual[..], &["--artifacts-allow", "http,loopback"], more].concat();
     let agent = Agent::start(&scheduler.address, &more);
     let hello = scheduler.session().await;
-    let spec = hello.spec.unwrap();
+    let mut spec = hello.spec.unwrap();
     assert!(!spec.docker_version.is_empty(), "{spec:?}");
     scheduler.send_full();
-    (scheduler, agent)
+    (scheduler, agent, spec.devices.remove(0))
 }
 
 fn job(number: u64, kind: JobKind, script: &str) -> Job {
@@ -285,6 +292,61 @@ async fn what_the_engine_cannot_start_is_told_with_its_reason() {
         assert!(ended.reason.starts_with(reason), "{ended:?}");
     }
     assert_eq!(engine.containers(), "");
+}
+
+/// A node with the numbers of `/dev/null`, which a test can take away from whom it likes.
+fn make_node(node: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    let mode = Mode::from_raw_mode(0o666);
+    mknodat(CWD, node, FileType::CharacterDevice, mode, makedev(1, 3)).unwrap();
+}
+
+/// Has the container lose the use of a node, as a service manager does that writes down anew
+/// what its group may use; where groups of version 2 decide, by taking the node away.
+fn take_node_away(engine: &Engine, container: &str, node: &Path) {
+    let group = Path::new("/sys/fs/cgroup/devices/docker").join(container);
+    if group.exists() {
+        fs::write(group.join("devices.deny"), "c 1:3 rwm").unwrap();
+    } else {
+        let node = node.to_str().unwrap();
+        engine.ask(&["exec", container, "/bin/busybox", "rm", node]).unwrap();
+    }
+}
+
+/// The worker notices nothing of it, and it is replaced all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f57_a_container_that_loses_its_gpu_is_ended_and_says_so() {
+    let Some(engine) = Engine::start().await else { return };
+    let node = engine.dir.path().join("node");
+    make_node(&node);
+    let more = ["--docker-node", node.to_str().unwrap()];
+    let (mut scheduler, agent, device) = cluster_with(&engine, &more).await;
+    let job = job(1, JobKind::Service, "touch /berth/up; sleep 600");
+    let row = |instance| job.row_with(instance, vec![whole(&device)], Vec::new());
+    let up = async |scheduler: &mut Scheduler, instance| {
+        scheduler.want(&job, vec![row(instance)]);
+        scheduler.until_ready(job.id(instance)).await;
+        // It is known what it can use.
+        let watched = agent.allocation(job.id(instance));
+        let sign = watched.join("container.watched");
+        until_file("it is watched", &watched, || sign.exists().then_some(())).await;
+    };
+    up(&mut scheduler, 0).await;
+    let container = engine.ask(&["ps", "--quiet", "--no-trunc"]).unwrap().trim().to_owned();
+    take_node_away(&engine, &container, &node);
+    let lost = Instant::now();
+    let ended = scheduler.until_ended(job.id(0)).await;
+    assert!(lost.elapsed() < Duration::from_secs(60), "{:?}", lost.elapsed());
+    assert_eq!(ended.cause, i32::from(EndCause::HostFault), "{ended:?}");
+    let reason = format!("its container has lost the use of {}: ", node.display());
+    assert!(ended.reason.starts_with(&reason), "{ended:?}");
+    assert_eq!(engine.containers(), "", "nothing of it is left");
+    // The next one has it again.
+    scheduler.change(Vec::new(), vec![job.id(0)]);
+    up(&mut scheduler, 1).await;
+    scheduler.stop(job.id(1));
+    let ended = scheduler.until_ended(job.id(1)).await;
+    assert_eq!(ended.cause, i32::from(EndCause::Stopped), "{ended:?}");
 }
 
 /// Agent, shim and runner are killed, and nobody wants it any more.

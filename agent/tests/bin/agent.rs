@@ -74,6 +74,8 @@ fn options(arguments: &[String]) -> AgentOptions {
         // The engine of the tests makes no networks of its own.
         options.docker.network = "host".to_owned();
         options.docker.gpus = berth_agent::Gpus::Simulated;
+        options.docker.nodes = value("--docker-node").map(PathBuf::from).into_iter().collect();
+        options.docker.look_every = Duration::from_millis(200);
     }
     if value("--hold").is_some_and(|hold| hold == "always") {
         options.hold = berth_agent::Hold::Always;

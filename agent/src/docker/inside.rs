@@ -1,0 +1,250 @@
+//! Whether a container can still use its devices, seen from inside. When the host's service
+//! manager is reloaded it may write down anew which devices a container may use, and it knows
+//! nothing of those that NVIDIA's runtime has allowed. The worker notices at its next context, or
+//! never.
+//!
+//! A process of its own enters the container's group and mounts and opens the nodes there, so
+//! that an image needs no program for it. Where that cannot be done nothing is said.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use berth_shim::ProcessIdentity;
+use berth_shim::process::boot_id;
+use bollard::models::ContainerCreateBody;
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use tokio::process::Command;
+
+use crate::options::Program;
+
+/// The first argument of the process that looks.
+pub const LOOK: &str = "look-inside";
+/// The nodes of NVIDIA's driver; which of them a container has is its runtime's choice.
+const NVIDIA: &str = "/dev/nvidia*";
+/// A driver that does not answer says nothing of the container.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// A node is lost when so many looks, one after the other, were refused it.
+const REFUSED_LOOKS: u32 = 2;
+/// Of one look: a host has some fifty.
+const NODES_MAX: usize = 256;
+
+/// Whether a node can be opened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Access {
+    Open,
+    /// It may not be, or is not there.
+    Refused(String),
+    /// The driver's own affair.
+    Unclear,
+}
+
+/// By path in the container.
+pub type Found = BTreeMap<String, Access>;
+
+/// The nodes that a container is to keep; one with a `*` at its end stands for all that begin
+/// so.
+pub fn nodes_of(body: &ContainerCreateBody) -> Vec<String> {
+    let host = body.host_config.as_ref();
+    let asks = host.and_then(|host| host.device_requests.as_ref());
+    let nvidia = asks.is_some_and(|asks| !asks.is_empty()).then(|| NVIDIA.to_owned());
+    let mapped = host.and_then(|host| host.devices.as_ref()).into_iter().flatten();
+    nvidia.into_iter().chain(mapped.filter_map(|device| device.path_in_container.clone())).collect()
+}
+
+/// What a container could use at first, and whether it still can.
+#[derive(Debug)]
+pub struct Kept {
+    nodes: Vec<String>,
+    refused_looks: u32,
+}
+
+impl Kept {
+    /// By a first look.
+    pub fn at_first(found: Found) -> Kept {
+        let open = found.into_iter().filter(|(_, access)| *access == Access::Open);
+        Kept { nodes: open.map(|(node, _)| node).collect(), refused_looks: 0 }
+    }
+
+    pub fn nodes(&self) -> &[String] {
+        &self.nodes
+    }
+
+    /// Takes in another look; why the container is of no use any more.
+    pub fn look(&mut self, found: &Found) -> Option<String> {
+        let refused = self.nodes.iter().find_map(|node| match found.get(node)? {
+            Access::Refused(why) => Some((node, why)),
+            Access::Open | Access::Unclear => None,
+        });
+        let Some((node, why)) = refused else {
+            self.refused_looks = 0;
+            return None;
+        };
+        self.refused_looks += 1;
+        (self.refused_looks >= REFUSED_LOOKS)
+            .then(|| format!("its container has lost the use of {node}: {why}"))
+    }
+}
+
+/// Looks once, from inside of the container whose first process that is. `None` where nobody
+/// can say.
+pub async fn look(first: &ProcessIdentity, nodes: &[String]) -> Option<Found> {
+    let Program { exe, arguments } = Program::of_this_executable("container-runner");
+    let mut command = Command::new(exe);
+    command.args(arguments).args([LOOK, &first.pid.to_string(), &first.start_ticks.to_string()]);
+    command.args(nodes).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(LOOK_LIMIT, command.output()).await.ok()?.ok()?;
+    let said = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| said.lines().take(NODES_MAX).filter_map(understood).collect())
+}
+
+fn understood(line: &str) -> Option<(String, Access)> {
+    let (node, what) = line.split_once('\t')?;
+    let access = match what.split_once(' ') {
+        None if what == "open" => Access::Open,
+        Some(("refused", why)) => Access::Refused(why.to_owned()),
+        _ => Access::Unclear,
+    };
+    Some((node.to_owned(), access))
+}
+
+/// The process that looks: a pid, when it began, and nodes.
+pub fn be_inside(mut given: impl Iterator<Item = String>) -> ExitCode {
+    let mut number = || given.next().and_then(|word| word.parse::<u64>().ok());
+    let (Some(pid), Some(start_ticks)) = (number(), number()) else { return ExitCode::from(2) };
+    let Ok(pid) = u32::try_from(pid) else { return ExitCode::from(2) };
+    match enter(pid, start_ticks) {
+        Ok(()) => {}
+        Err(_) => return ExitCode::FAILURE,
+    }
+    let mut said = String::new();
+    for node in given.flat_map(|node| named(&node)).take(NODES_MAX) {
+        let what = match open(&node) {
+            Ok(()) => "open".to_owned(),
+            Err(error @ (Errno::PERM | Errno::ACCESS | Errno::NOENT)) => {
+                format!("refused {}", io::Error::from(error))
+            }
+            Err(error) => format!("unclear {}", io::Error::from(error)),
+        };
+        said += &format!("{node}\t{what}\n");
+    }
+    match io::stdout().write_all(said.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Enters what decides of devices: the group, and the mounts.
+fn enter(pid: u32, start_ticks: u64) -> io::Result<()> {
+    let first = ProcessIdentity { pid, start_ticks, boot_id: boot_id()? };
+    let ended = || io::Error::from(io::ErrorKind::NotFound);
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    // Read before it is known whose they are: then they are its own.
+    let handle = first.open()?.ok_or_else(ended)?;
+    let group = group(&groups).ok_or_else(ended)?;
+    // 0 is whoever writes.
+    fs::write(Path::new(&group).join("cgroup.procs"), "0")?;
+    Ok(move_into_thread_name_spaces(handle.as_fd(), ThreadNameSpaceType::MOUNT)?)
+}
+
+/// The group that decides of devices: of version 1 where there is one for them, else of
+/// version 2.
+fn group(groups: &str) -> Option<String> {
+    let mut lines = groups.lines().filter_map(|line| line.split_once(':'));
+    let of_devices = |rest: &&str| {
+        let controllers = rest.split_once(':').map_or("", |(controllers, _)| controllers);
+        controllers.split(',').any(|controller| controller == "devices")
+    };
+    let rests: Vec<&str> = lines.by_ref().map(|(_, rest)| rest).collect();
+    let (root, rest) = match rests.iter().find(|rest| of_devices(rest)) {
+        Some(rest) => ("/sys/fs/cgroup/devices", rest),
+        None => ("/sys/fs/cgroup", rests.iter().find(|rest| rest.starts_with(':'))?),
+    };
+    let (_, path) = rest.split_once(':')?;
+    // Outside of what this process sees of them.
+    (!path.contains("/..")).then(|| format!("{root}{path}"))
+}
+
+/// The nodes that are meant.
+fn named(node: &str) -> Vec<String> {
+    let Some((dir, begin)) = node.strip_suffix('*').and_then(|all| all.rsplit_once('/')) else {
+        return vec![node.to_owned()];
+    };
+    let entries = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.starts_with(begin)).map(|name| format!("{dir}/{name}")).collect()
+}
+
+/// As a process of the container would. What lies there was put there by whoever is root in the
+/// container: no link is followed, nothing is waited for, and what is no character device is
+/// nobody's node.
+fn open(node: &str) -> Result<(), Errno> {
+    let flags =
+        OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let is_node = |mode: u32| FileType::from_raw_mode(mode) == FileType::CharacterDevice;
+    if !is_node(rustix::fs::lstat(node)?.st_mode) {
+        return Err(Errno::NODEV);
+    }
+    rustix::fs::open(node, flags, Mode::empty()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_that_decides_of_devices_is_found() {
+        for (groups, expected) in [
+            (
+                "12:pids:/docker/a\n3:devices:/docker/a\n0::/system.slice/docker.service\n",
+                Some("/sys/fs/cgroup/devices/docker/a"),
+            ),
+            ("4:cpu,devices:/x\n", Some("/sys/fs/cgroup/devices/x")),
+            (
+                "0::/system.slice/docker-a.scope\n",
+                Some("/sys/fs/cgroup/system.slice/docker-a.scope"),
+            ),
+            ("0::/../docker-a.scope\n", None),
+            ("1:name=systemd:/x\n", None),
+            ("", None),
+        ] {
+            assert_eq!(group(groups).as_deref(), expected, "{groups}");
+        }
+    }
+
+    #[test]
+    fn what_was_open_at_first_is_lost_when_it_was_refused_twice() {
+        let found = |text: &str| -> Found { text.lines().filter_map(understood).collect() };
+        let first = "/dev/a\topen\n/dev/b\trefused no\n/dev/c\tunclear no\n/dev/d\topen\ngarbled\n";
+        let mut kept = Kept::at_first(found(first));
+        assert_eq!(kept.nodes(), ["/dev/a", "/dev/d"]);
+        let refused = found("/dev/a\topen\n/dev/d\trefused Operation not permitted (os error 1)\n");
+        assert_eq!(kept.look(&refused), None);
+        assert_eq!(kept.look(&found("/dev/a\tunclear busy\n/dev/b\trefused no\n")), None);
+        assert_eq!(kept.look(&refused), None, "not one after the other");
+        let why = "its container has lost the use of /dev/d: Operation not permitted (os error 1)";
+        assert_eq!(kept.look(&refused).as_deref(), Some(why));
+    }
+
+    #[test]
+    fn nodes_are_opened_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        fs::write(path("nvidia-file"), "").unwrap();
+        std::os::unix::fs::symlink("/dev/null", path("nvidia-link")).unwrap();
+        assert_eq!(open("/dev/null"), Ok(()));
+        assert_eq!(open(&path("none")), Err(Errno::NOENT));
+        assert_eq!(open(&path("nvidia-file")), Err(Errno::NODEV));
+        assert_eq!(open(&path("nvidia-link")), Err(Errno::NODEV));
+        let mut all = named(&path("nvidia*"));
+        all.sort();
+        assert_eq!(all, [path("nvidia-file"), path("nvidia-link")]);
+        assert_eq!(named("/dev/null"), ["/dev/null"]);
+    }
+}
