@@ -118,6 +118,7 @@ impl Agent {
             reason: String::new(),
             numa_node: None,
             ways: Vec::new(),
+            slice: None,
         };
         let default = Name::new("default").unwrap();
         Agent {

@@ -41,8 +41,13 @@ const NOTHING: &str = "nothing";
 const MARKS: [&str; 2] = ["BERTH_ALLOC_ID", "BERTH_TASK_DIR"];
 
 /// Every program with a GPU needs these, where they are there.
-const GPU_NODES: [&str; 4] =
-    ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
+const GPU_NODES: [&str; 5] = [
+    "/dev/nvidia-caps",
+    "/dev/nvidiactl",
+    "/dev/nvidia-uvm",
+    "/dev/nvidia-uvm-tools",
+    "/dev/nvidia-modeset",
+];
 
 /// Directories of a worker's own, which are one.
 const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];

@@ -19,6 +19,7 @@ mod prober;
 mod said;
 mod seen;
 mod simulated;
+mod slices;
 mod table;
 mod topology;
 mod watch;

@@ -17,7 +17,7 @@ use nvml_wrapper::sys_exports::field_id;
 use nvml_wrapper::{Device, EventSet, Nvml};
 
 use super::Library;
-use super::said::{GpuLook, GpuProcess, Look, SlowedBy};
+use super::said::{Cut, GpuLook, GpuProcess, Look, SliceLook, SlowedBy};
 
 /// The library, loaded and initialised.
 ///
@@ -155,8 +155,46 @@ fn look_at(index: u32, device: &Device<'_>) -> Result<GpuLook, NvmlError> {
         slowed_by: told(device.current_throttle_reasons())?
             .map_or(SlowedBy::Nothing, slowed_by)
             .into(),
+        cut: match told(device.mig_mode())? {
+            Some(mode) if mode.current == MIG_ON => Some(Cut { slices: slices(device)? }),
+            Some(_) | None => None,
+        },
     })
 }
+
+/// The parts of a GPU that is cut up. NVML gives them numbers with gaps. One that does not say
+/// who it is, or how much memory it has, is just being made or taken away.
+///
+/// # Errors
+/// The GPU cannot be reached.
+fn slices(parent: &Device<'_>) -> Result<Vec<SliceLook>, NvmlError> {
+    let most = told(parent.mig_device_count())?.unwrap_or(0);
+    let mut found = Vec::new();
+    for number in 0..most.min(SLICES_MAX) {
+        let Some(slice) = told(parent.mig_device_by_index(number))? else { continue };
+        let (uuid, memory) = (told(slice.uuid())?, told(slice.memory_info())?);
+        let (Some(uuid), Some(memory)) = (uuid, memory) else { continue };
+        let name = told(slice.name())?.unwrap_or_default();
+        let profile = name.split_once("MIG ").map_or("", |(_, profile)| profile).to_owned();
+        let processes = told(slice.running_compute_processes())?.unwrap_or_default();
+        found.push(SliceLook {
+            number,
+            uuid,
+            name,
+            profile,
+            memory_total_bytes: memory.total,
+            memory_used_bytes: Some(memory.used),
+            pids: processes.into_iter().map(|process| process.pid).collect(),
+            absent_looks: 0,
+        });
+    }
+    Ok(found)
+}
+
+/// `NVML_DEVICE_MIG_ENABLE`.
+const MIG_ON: u32 = 1;
+/// The most parts of one GPU that are looked at; those of today have seven.
+const SLICES_MAX: u32 = 16;
 
 /// What is asked for with one call, in the order in which [`in_order`] takes it.
 const FIELDS: [u32; 9] = [

@@ -138,6 +138,41 @@ pub struct GpuLook {
     /// Whether it tells which processes use it.
     #[prost(bool, tag = "18")]
     pub tells_processes: bool,
+    /// Its parts, if it is cut up; then it is not offered itself.
+    #[prost(message, optional, tag = "16")]
+    pub cut: Option<Cut>,
+}
+
+/// The parts of a GPU that is cut up (MIG).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Cut {
+    #[prost(message, repeated, tag = "1")]
+    pub slices: Vec<SliceLook>,
+}
+
+/// One part of a GPU.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SliceLook {
+    /// Among those of its GPU.
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    #[prost(string, tag = "2")]
+    pub uuid: String,
+    #[prost(string, tag = "3")]
+    pub name: String,
+    /// Such as `1g.10gb`; empty if it does not say.
+    #[prost(string, tag = "4")]
+    pub profile: String,
+    #[prost(uint64, tag = "5")]
+    pub memory_total_bytes: u64,
+    #[prost(uint64, optional, tag = "6")]
+    pub memory_used_bytes: Option<u64>,
+    /// Of its processes, as far as it tells.
+    #[prost(uint32, repeated, tag = "7")]
+    pub pids: Vec<u32>,
+    /// It was not there in so many looks, as the agent counts.
+    #[prost(uint32, tag = "8")]
+    pub absent_looks: u32,
 }
 
 /// Why its clocks are low.

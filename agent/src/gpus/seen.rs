@@ -7,7 +7,8 @@ use berth_proto::v1::DeviceSample;
 use berth_supervise::gpu::{Consent, Held, Presence, Recovery, Remap, Signs, Slowdown};
 
 use super::gauges::Answers;
-use super::said::{GpuLook, Look, Said, SlowedBy};
+use super::said::{Cut, GpuLook, Look, Said, SlowedBy};
+use super::slices;
 use super::ways::Ways;
 
 /// A GPU that the driver no longer counts has left the bus when it is missing in so many
@@ -15,6 +16,8 @@ use super::ways::Ways;
 const ABSENT_LOOKS_MAX: u32 = 3;
 /// Of GPUs that do not tell their name.
 const NAMELESS: &str = "NVIDIA GPU";
+/// What uuids of parts of GPUs begin with.
+const PART: &str = "MIG-";
 
 /// Whether the library answers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -100,6 +103,7 @@ impl Seen {
             bus: gpu.look.bus.clone(),
             minor: gpu.look.minor,
             memory_total_bytes: gpu.look.memory_total_bytes,
+            cut: gpu.look.cut.clone().map(without_use),
             is_lost: gpu.standing == Standing::Lost,
             ..GpuLook::default()
         };
@@ -110,9 +114,37 @@ impl Seen {
         })
     }
 
-    /// The number of a GPU's device node, if the driver says it.
+    /// The number of a GPU's device node, if the driver says it; a part has its GPU's.
     pub fn minor(&self, uuid: &str) -> Option<u32> {
-        self.gpus.get(uuid)?.look.minor
+        self.gpus.get(self.whole(uuid)?)?.look.minor
+    }
+
+    /// The GPU that a device is, or is a part of.
+    pub fn whole(&self, uuid: &str) -> Option<&str> {
+        let is_it = |(whole, gpu): &(&String, &Gpu)| {
+            *whole == uuid || slices::slice(&gpu.look, uuid).is_some()
+        };
+        self.gpus.iter().find(is_it).map(|(whole, _)| whole.as_str())
+    }
+
+    /// Whether a GPU is offered in parts, if at all.
+    pub fn is_cut(&self, uuid: &str) -> bool {
+        self.gpus.get(uuid).is_some_and(|gpu| gpu.look.cut.is_some())
+    }
+
+    /// The parts of a GPU, if it is cut up.
+    pub fn parts(&self, uuid: &str) -> impl Iterator<Item = &str> {
+        let cut = self.gpus.get(uuid).and_then(|gpu| gpu.look.cut.as_ref());
+        cut.into_iter().flat_map(|cut| &cut.slices).map(|slice| slice.uuid.as_str())
+    }
+
+    /// Whether the driver says that there is no such device: a part that was taken away, or a
+    /// GPU that is offered in parts only.
+    pub fn is_cut_away(&self, uuid: &str) -> bool {
+        let is_cut = self.gpus.get(uuid).map(|gpu| gpu.look.cut.is_some());
+        let is_part = uuid.starts_with(PART) && self.probing == Probing::Live;
+        let all_tell = self.gpus.values().all(|gpu| gpu.standing == Standing::Answers);
+        is_cut.unwrap_or(is_part && all_tell && self.whole(uuid).is_none())
     }
 
     /// Forgets those that are not among these.
@@ -158,6 +190,9 @@ impl Seen {
             if look.name.is_empty() {
                 look.name = before.map_or_else(|| NAMELESS.to_owned(), |gpu| gpu.name.clone());
             }
+            if let Some(before) = before {
+                slices::go_on(&mut look, before, ABSENT_LOOKS_MAX);
+            }
             let gpu = Gpu { look, standing: Standing::Answers };
             self.gpus.insert(gpu.look.uuid.clone(), gpu);
         }
@@ -173,9 +208,16 @@ impl Seen {
     /// What is used of a GPU's memory, as it was last seen, and by which processes. `None` if
     /// it does not answer now.
     pub fn memory(&self, uuid: &str) -> Option<(Option<u64>, Vec<u32>)> {
-        let gpu = self.gpus.get(uuid).filter(|gpu| gpu.standing == Standing::Answers)?;
-        let pids = gpu.look.processes.iter().map(|process| process.pid).collect();
-        (self.probing == Probing::Live).then_some((gpu.look.memory_used_bytes, pids))
+        let gpu = self.gpus.get(self.whole(uuid)?);
+        let gpu = gpu.filter(|gpu| gpu.standing == Standing::Answers)?;
+        let told = match slices::slice(&gpu.look, uuid) {
+            Some(slice) => (slice.memory_used_bytes, slice.pids.clone()),
+            None => {
+                let pids = gpu.look.processes.iter().map(|process| process.pid).collect();
+                (gpu.look.memory_used_bytes, pids)
+            }
+        };
+        (self.probing == Probing::Live).then_some(told)
     }
 
     /// The GPUs that are there, as they last answered, and whether they do so now; in the
@@ -242,8 +284,10 @@ impl Seen {
             },
             numa_node: None,
             ways: Vec::new(),
+            slice: None,
         };
-        let mut devices: Vec<Device> = known.map(device).collect();
+        let devices = known.flat_map(|gpu| slices::devices(device(gpu), &gpu.look));
+        let mut devices: Vec<Device> = devices.collect();
         devices.sort_by(|one, other| (one.index, &one.uuid).cmp(&(other.index, &other.uuid)));
         self.ways.mark(&mut devices);
         devices
@@ -331,8 +375,16 @@ impl Seen {
         };
         let mut gpus: Vec<&Gpu> = self.gpus.values().collect();
         gpus.sort_by_key(|gpu| (gpu.look.index, &gpu.look.uuid));
-        gpus.into_iter().map(sample).collect()
+        gpus.into_iter().flat_map(|gpu| slices::samples(sample(gpu), &gpu.look)).collect()
     }
+}
+
+/// What does not change from look to look.
+fn without_use(mut cut: Cut) -> Cut {
+    for slice in &mut cut.slices {
+        (slice.memory_used_bytes, slice.pids) = (None, Vec::new());
+    }
+    cut
 }
 
 /// With the numbers of NVML.

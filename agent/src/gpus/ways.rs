@@ -60,7 +60,8 @@ impl Ways {
         for position in 0..devices.len() {
             let (before, rest) = devices.split_at_mut(position);
             let Some(device) = rest.first_mut() else { continue };
-            device.numa_node = self.numa_nodes.get(&device.uuid).copied();
+            let whole = device.slice.as_ref().map_or(&device.uuid, |slice| &slice.parent);
+            device.numa_node = self.numa_nodes.get(whole).copied();
             let known = before.iter().map(|other| self.between(&device.uuid, &other.uuid));
             let known: Vec<Option<DeviceWay>> = known.collect();
             // One that knows of nobody says so in no words.
@@ -139,6 +140,7 @@ mod tests {
             reason: String::new(),
             numa_node: None,
             ways: Vec::new(),
+            slice: None,
         };
         let mut devices: Vec<Device> = (0..).zip(uuids).map(device).collect();
         ways.mark(&mut devices);

@@ -41,6 +41,7 @@ impl Node {
         let claims = self.claims_here();
         let unseen: BTreeMap<&str, &DeviceClaim> = claims
             .filter(|claim| seen.iter().all(|device| device.uuid != claim.uuid))
+            .filter(|claim| !self.gpus.is_cut_away(&claim.uuid))
             .map(|claim| (claim.uuid.as_str(), claim))
             .collect();
         let first = seen.iter().map(|device| device.index + 1).max().unwrap_or(0);
@@ -53,6 +54,7 @@ impl Node {
             reason: "only its work is known, and the driver has not told of it yet".to_owned(),
             numa_node: None,
             ways: Vec::new(),
+            slice: None,
         };
         (first..).zip(unseen).map(device).collect()
     }
@@ -87,6 +89,8 @@ impl Node {
         let now: Claims = self
             .devices
             .iter()
+            // What parts use is told of the whole only.
+            .filter(|device| device.slice.is_none())
             .map(|device| (device.index, of(&device.uuid)))
             .collect::<BTreeMap<_, _>>();
         told.send_if_modified(|known| {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_model::{
-    AllocationId, Device, DeviceHealth, DurationMs, HEALTH_REASON_BYTES_MAX, JobId, MemoryBytes,
+    AllocationId, Device, DeviceClaim, DeviceHealth, DurationMs, HEALTH_REASON_BYTES_MAX, JobId,
+    MemoryBytes,
 };
 use berth_supervise::gpu::{Consent, Deed, FaultTable, Gpu, Held, Rules, Standing, Stuck, Tested};
 use tokio::sync::watch;
@@ -89,8 +90,11 @@ impl Guard {
     /// Has devices be what is known of them.
     pub fn mark(&self, devices: &mut [Device]) {
         for device in devices {
-            if let Some(gpu) = self.gpus.get(&device.uuid) {
-                self.mark_one(device, gpu);
+            let parent = device.slice.as_ref().map(|slice| slice.parent.clone());
+            for uuid in [Some(device.uuid.clone()), parent].into_iter().flatten() {
+                if let Some(gpu) = self.gpus.get(&uuid) {
+                    self.mark_one(device, gpu);
+                }
             }
             // A longer one would keep the whole node out.
             let longest = device.reason.floor_char_boundary(HEALTH_REASON_BYTES_MAX);
@@ -167,7 +171,12 @@ impl Node {
             if self.gpus.linked(&uuid).any(|other| held.contains(other)) {
                 signs.peers = Held::Held;
             }
-            if self.guard.agreed.contains(&uuid) {
+            let agreed = |uuid: &str| self.guard.agreed.contains(uuid);
+            let is_agreed = match self.gpus.is_cut(&uuid) {
+                true => self.gpus.parts(&uuid).all(agreed),
+                false => agreed(&uuid),
+            };
+            if is_agreed {
                 signs.consent = Consent::Given;
             }
             self.change_gpu(&uuid, |gpu, rules| gpu.looked(rules, signs, clock::wall()));
@@ -222,7 +231,7 @@ impl Node {
         // Of one that the driver does not know nobody can say when it is free.
         let seen = claims
             .iter()
-            .filter(|claim| self.gpus.looks == 0 || self.gpus.index_of(&claim.uuid).is_some());
+            .filter(|claim| self.gpus.looks == 0 || self.gpus.whole(&claim.uuid).is_some());
         let uuids: Vec<String> = seen.map(|claim| claim.uuid.clone()).collect();
         for uuid in uuids {
             self.guard.releases.entry(uuid).or_default().left(clock::now());
@@ -237,7 +246,9 @@ impl Node {
         let unfree = unfree.map(|(uuid, _)| uuid.as_str());
         let mended = self.guard.gpus.iter().filter(|(_, gpu)| gpu.standing == Standing::Mending);
         let linked = mended.flat_map(|(uuid, _)| self.gpus.linked(uuid));
-        unfree.chain(self.guard.under_way.iter().map(String::as_str)).chain(linked)
+        let under_way = self.guard.under_way.iter().map(String::as_str).chain(linked);
+        let parts = |uuid| self.gpus.parts(uuid).chain([uuid]);
+        unfree.chain(under_way.flat_map(parts))
     }
 
     /// Tells every GPU that no worker holds what is used of its memory.
@@ -334,15 +345,15 @@ impl Node {
 
     /// The jobs whose workers hold a GPU.
     fn jobs_on(&self, uuid: &str) -> BTreeSet<JobId> {
-        let holds =
-            |devices: &[berth_model::DeviceClaim]| devices.iter().any(|claim| claim.uuid == uuid);
+        let is_it = |claim: &DeviceClaim| self.gpus.whole(&claim.uuid) == Some(uuid);
+        let holds = |devices: &[DeviceClaim]| devices.iter().any(is_it);
         self.workers_here()
             .filter(|(_, worker)| worker.devices().is_some_and(holds))
             .map(|(id, _)| id.job)
             .collect()
     }
 
-    /// The GPUs that a worker of this node holds; all where nobody knows.
+    /// The GPUs, and parts of GPUs, that a worker of this node holds; all where nobody knows.
     fn held_devices(&self) -> BTreeSet<String> {
         let mut held = BTreeSet::new();
         for (_, worker) in self.workers_here() {
@@ -351,6 +362,9 @@ impl Node {
                 None => held.extend(self.devices.iter().map(|device| device.uuid.clone())),
             }
         }
+        let wholes = held.iter().filter_map(|uuid| self.gpus.whole(uuid)).map(str::to_owned);
+        let wholes: Vec<String> = wholes.collect();
+        held.extend(wholes);
         held
     }
 }

@@ -15,6 +15,8 @@ use crate::harness::scheduler::Scheduler;
 /// Looks are a second apart, and what changed is told at the next one: two seconds on a
 /// host of its own. The tests of this crate share two cores.
 pub const REPORTED_MAX: Duration = Duration::from_secs(4);
+/// A part that is gone was missing in three looks, and the next one is told.
+const CUT_MAX: Duration = Duration::from_secs(5 + 2);
 /// The catalogue's bound of what follows a driver that hangs.
 const SILENT_MAX: Duration = Duration::from_secs(15);
 
@@ -231,4 +233,73 @@ async fn a_device_that_only_its_worker_knows_is_still_the_nodes() {
     script(&agent, "");
     until_healths(&mut scheduler, &[Healthy]).await;
     assert_eq!(agent.processes(job.id(0)), before, "the same process goes on");
+}
+
+/// Lines for a GPU that is cut up into these parts: number, uuid, profile.
+fn cut(gpu: u32, slices: &[(u32, &str, &str)]) -> String {
+    let line = |(number, uuid, profile): &(u32, &str, &str)| {
+        format!("gpu {gpu} slice {number} {uuid} {profile} 10737418240\n")
+    };
+    format!("gpu {gpu} mig on\n") + &slices.iter().map(line).collect::<String>()
+}
+
+/// Until the node has these devices, all of them healthy.
+async fn until_uuids(scheduler: &mut Scheduler, expected: &[&str]) -> Vec<Device> {
+    loop {
+        let hello = scheduler.session().await;
+        scheduler.send_full();
+        let devices = hello.spec.unwrap().devices;
+        let healthy = |device: &Device| device.health() == DeviceHealth::Healthy;
+        let uuids = devices.iter().map(|device| device.uuid.as_str());
+        if uuids.eq(expected.iter().copied()) && devices.iter().all(healthy) {
+            return devices;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f59_a_gpu_that_is_cut_up_is_offered_in_parts_which_come_and_go() {
+    use DeviceHealth::{Fenced, Healthy};
+    let (mut scheduler, mut agent, devices) = cluster("2xH100-80GB", &[]).await;
+    let whole_uuid = devices[0].uuid.as_str();
+    let first = cut(1, &[(0, "MIG-a", "1g.10gb"), (2, "MIG-b", "1g.10gb")]);
+    script(&agent, &first);
+    let told = until_uuids(&mut scheduler, &[whole_uuid, "MIG-a", "MIG-b"]).await;
+    let slice = told[2].slice.clone().unwrap();
+    assert_eq!((slice.parent, slice.profile.as_str()), (devices[1].uuid.clone(), "1g.10gb"));
+    let shown = (told[2].index, told[2].memory_bytes, told[2].model.as_str());
+    assert_eq!(shown, (202, 10 << 30, "H100 MIG 1g.10gb"));
+    until_sample(&mut scheduler, 1, |sample| sample.memory_used_bytes == Some(0)).await;
+
+    let job = Job::shell(1, "echo $CUDA_VISIBLE_DEVICES; exec sleep 600");
+    scheduler.want(&job, vec![job.row_with(0, vec![whole(&told[1])], Vec::new())]);
+    scheduler.until_ready(job.id(0)).await;
+    scheduler.until_true("its output", |_| agent.stdout(job.id(0)) == "MIG-a\n").await;
+
+    // It is cut up anew; what runs is the cluster's to end.
+    let again = cut(1, &[(0, "MIG-c", "3g.40gb"), (2, "MIG-b", "1g.10gb")]);
+    script(&agent, &again);
+    let changed = Instant::now();
+    until_uuids(&mut scheduler, &[whole_uuid, "MIG-c", "MIG-b"]).await;
+    assert!(changed.elapsed() < CUT_MAX, "{:?}", changed.elapsed());
+    assert!(!agent.processes(job.id(0)).is_empty());
+
+    // An agent that begins without a driver knows them, and leaves what runs alone.
+    agent.kill().await;
+    script(&agent, &(again.clone() + "init no-driver\n"));
+    agent.start_again();
+    let hello = scheduler.session().await;
+    scheduler.send_full();
+    let known = hello.spec.unwrap().devices;
+    for uuid in [whole_uuid, "MIG-a", "MIG-b", "MIG-c"] {
+        let device = known.iter().find(|device| device.uuid == uuid).unwrap();
+        assert_eq!(device.health(), DeviceHealth::Cordoned, "{uuid}");
+    }
+
+    // What befalls the whole befalls its parts.
+    script(&agent, &again);
+    until_uuids(&mut scheduler, &[whole_uuid, "MIG-c", "MIG-b"]).await;
+    script(&agent, &(again + "gpu 1 xid 48 1\n"));
+    let told = until_healths(&mut scheduler, &[Healthy, Fenced, Fenced]).await;
+    assert_eq!(told[1].health_reason, "XID 48: it is to be reset");
 }

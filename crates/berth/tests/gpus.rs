@@ -214,6 +214,46 @@ async fn a_cordoned_gpu_keeps_its_work_and_gets_no_other() {
     cluster.stop().await;
 }
 
+/// F59: work on a part of a GPU ends with that part, and goes on in another one.
+#[tokio::test]
+async fn f59_work_leaves_a_part_of_a_gpu_that_is_taken_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = support::plan(folder.path(), 1, 1);
+    plan.gpus = Gpus::Simulated("1xH100-80GB".to_owned());
+    let cluster = LocalCluster::start(plan).await.unwrap();
+    let client = cluster.client();
+    script(&cluster, 0, "gpu 0 mig on\ngpu 0 slice 0 MIG-a 1g.10gb 10737418240\n");
+    let submit = async |name: &str, models: &[&str]| {
+        let mut spec = support::batch(name, 1, support::shell("exec sleep 600"));
+        let models = models.iter().map(|model| (*model).to_owned()).collect();
+        spec.tasks[0].gpu = Some(GpuRequest { count: 1, models, memory_min: None });
+        support::submit(&client, &spec).await
+    };
+    let whole = submit("whole", &["H100"]).await;
+    let part = submit("part", &["1g.10gb"]).await;
+    let on = |uuid: &'static str| {
+        let client = client.clone();
+        support::until("it to run there", move || {
+            let client = client.clone();
+            async move {
+                let now = support::allocations(&client, part).await;
+                now.into_iter().find(|one| one.state == "running" && one.devices[0].uuid == uuid)
+            }
+        })
+    };
+    on("MIG-a").await;
+    script(&cluster, 0, "gpu 0 mig on\ngpu 0 slice 1 MIG-b 1g.10gb 10737418240\n");
+    let moved = on("MIG-b").await;
+    let job = support::job(&client, part).await.unwrap();
+    assert_eq!((moved.attempt, job.tasks[0].failed), (2, 0), "it cost no attempt");
+    // Whoever asks for a GPU gets no part of one, and gets it when it is whole again.
+    let waiting = support::job(&client, whole).await.unwrap();
+    assert_eq!(waiting.state, "queued");
+    script(&cluster, 0, "gpu 0 mig off\n");
+    support::job_when(&client, whole, "runs", |job| job.tasks[0].running == 1).await;
+    cluster.stop().await;
+}
+
 /// Where the loader finds NVIDIA's library, a trial has the host's own GPUs.
 #[tokio::test]
 async fn a_trial_has_the_hosts_gpus_where_there_are_any_and_says_which() {

@@ -61,6 +61,7 @@ fn hello(name: &str, pool: &str, gpus: u32) -> v1::Hello {
         reason: String::new(),
         numa_node: None,
         ways: Vec::new(),
+        slice: None,
     };
     hello_to_proto(&Hello {
         name: support::text(name),

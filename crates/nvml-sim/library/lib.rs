@@ -9,6 +9,7 @@
 
 mod fields;
 mod memory;
+mod mig;
 #[path = "../src/script.rs"]
 mod script;
 mod state;
@@ -133,16 +134,21 @@ fn ended(done: Done) -> Return {
     done.err().unwrap_or(Return::Success)
 }
 
-/// As [`answer`], of one GPU.
+/// As [`answer`], of one GPU, or of a part of one.
 fn answer_of(name: &str, device: Device, act: impl FnOnce(&Gpu) -> Done) -> Return {
     answer(name, |script| {
         let gpu = present(script, index_of(device)?)?;
-        if gpu.needs_reset { Err(Return::ResetRequired) } else { act(gpu) }
+        match mig::slice_of(gpu, device)? {
+            _ if gpu.needs_reset => Err(Return::ResetRequired),
+            Some(slice) => act(&slice),
+            None => act(gpu),
+        }
     })
 }
 
 fn index_of(device: Device) -> Result<u32, Return> {
-    let index = device.addr().checked_sub(1).ok_or(Return::InvalidArgument)?;
+    let (gpu, _) = mig::numbers_of(device);
+    let index = gpu.checked_sub(1).ok_or(Return::InvalidArgument)?;
     u32::try_from(index).map_err(|_| Return::InvalidArgument)
 }
 
@@ -256,8 +262,9 @@ unsafe extern "C" fn nvmlDeviceGetUUID(
 ) -> Return {
     answer("nvmlDeviceGetUUID", |script| {
         let gpu = present(script, index_of(device)?)?;
+        let uuid = mig::slice_of(gpu, device)?.map_or_else(|| gpu.uuid.clone(), |part| part.uuid);
         // SAFETY: NVML's callers pass a buffer and how long it is.
-        unsafe { put_text(text, length, &supported(&gpu.uuid)?) }
+        unsafe { put_text(text, length, &supported(&uuid)?) }
     })
 }
 

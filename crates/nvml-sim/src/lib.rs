@@ -11,7 +11,7 @@
 
 pub mod script;
 
-pub use script::{Ancestor, Gpu, Init, Process, Script, ScriptError, Xid};
+pub use script::{Ancestor, Gpu, Init, Mig, Process, Script, ScriptError, Slice, Xid};
 
 /// Names the script's files, a line for each; they are read as one, in this order,
 /// and again whenever one of them changes. A file that is not there is empty.

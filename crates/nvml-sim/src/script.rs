@@ -24,6 +24,8 @@
 //! gpu 0 ancestor 1 switch
 //! gpu 0 nvlinks 1 4
 //! gpu 0 switch_nvlinks 18
+//! gpu 2 mig on
+//! gpu 2 slice 0 MIG-77aa 1g.10gb 10737418240
 //! ```
 //!
 //! What is not said of a GPU is not supported by it, as with many real ones. This
@@ -99,6 +101,26 @@ pub struct Gpu {
     pub nvlinks: BTreeMap<u32, u32>,
     /// How many NVLinks lead to switches, through which it reaches whoever has such ones too.
     pub switch_nvlinks: u32,
+    /// Whether it is cut up, where it can be.
+    pub mig: Option<Mig>,
+    /// Its parts while it is, by their number.
+    pub slices: BTreeMap<u32, Slice>,
+}
+
+/// Whether a GPU is cut up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mig {
+    Off,
+    On,
+}
+
+/// A part of a GPU.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Slice {
+    pub uuid: String,
+    /// Such as `1g.10gb`.
+    pub profile: String,
+    pub memory_bytes: u64,
 }
 
 /// What two GPUs have in common, with the numbers of NVML.
@@ -253,6 +275,18 @@ impl Gpu {
             "rows_remapped" => self.rows_remapped = Some(two_numbers(value)?),
             "ecc_corrected" => self.ecc_corrected = Some(two_numbers(value)?),
             "ecc_uncorrected" => self.ecc_uncorrected = Some(two_numbers(value)?),
+            "mig" => self.mig = Some(named(&MIGS, value)?),
+            "slice" => {
+                let (index, rest) = split(value)?;
+                let (uuid, rest) = split(rest)?;
+                let (profile, memory_bytes) = split(rest)?;
+                let slice = Slice {
+                    uuid: uuid.to_owned(),
+                    profile: profile.to_owned(),
+                    memory_bytes: number(memory_bytes)?,
+                };
+                self.slices.insert(number(index)?, slice);
+            }
             "numa" => self.numa = Some(number(value)?),
             "switch_nvlinks" => self.switch_nvlinks = number(value)?,
             "nvlinks" => {
@@ -279,6 +313,8 @@ const RECOVERIES: [(&str, Recovery); 5] = [
 
 const REMAPS: [(&str, Remap); 3] =
     [("done", Remap::Done), ("pending", Remap::Pending), ("failed", Remap::Failed)];
+
+const MIGS: [(&str, Mig); 2] = [("off", Mig::Off), ("on", Mig::On)];
 
 const ANCESTORS: [(&str, Ancestor); 6] = [
     ("board", Ancestor::Board),
@@ -381,6 +417,10 @@ impl Gpu {
         say("numa", self.numa.map(|value| value.to_string()));
         let switched = (self.switch_nvlinks > 0).then(|| self.switch_nvlinks.to_string());
         say("switch_nvlinks", switched);
+        say("mig", self.mig.and_then(|value| name_of(&MIGS, &value)));
+        for (index, Slice { uuid, profile, memory_bytes }) in &self.slices {
+            facts.push(("slice", format!("{index} {uuid} {profile} {memory_bytes}")));
+        }
         for (other, count) in &self.nvlinks {
             facts.push(("nvlinks", format!("{other} {count}")));
         }
@@ -432,6 +472,16 @@ mod tests {
             ancestors: [(1, Ancestor::NumaNode)].into(),
             nvlinks: [(1, 4)].into(),
             switch_nvlinks: 18,
+            mig: Some(Mig::On),
+            slices: [(
+                3,
+                Slice {
+                    uuid: "MIG-a".to_owned(),
+                    profile: "1g.10gb".to_owned(),
+                    memory_bytes: 10 << 30,
+                },
+            )]
+            .into(),
         };
         script.gpus = [(0, gpu), (1, Gpu::default())].into();
         script.gpus.get_mut(&1).unwrap().minor = Some(0);
@@ -458,6 +508,8 @@ mod tests {
             ("gpu 0 remap perhaps", 1, "one of done, pending, failed, found `perhaps`"),
             ("gpu 0 ancestor 1 none", 1, "one of board, switch, switches, host-bridge,"),
             ("gpu 0 nvlinks 1", 1, "behind `1`"),
+            ("gpu 0 mig perhaps", 1, "one of off, on, found `perhaps`"),
+            ("gpu 0 slice 0 MIG-a 1g.10gb", 1, "behind `1g.10gb`"),
             ("gpu 0 ecc_corrected 1 many", 1, "`many` is no number"),
             ("gpu 0 process 12", 1, "behind `12`"),
             ("init perhaps", 1, "`perhaps` is no way"),

@@ -55,6 +55,9 @@ fn device_json(node: &Node, device: &Device, status: &DeviceStatus) -> Value {
         "allocated_milli": status.allocated_milli,
         "numa_node": device.numa_node,
         "links": ways::links_json(declared(node), &device.uuid),
+        "slice": device.slice.as_ref().map(|slice| {
+            json!({ "parent": slice.parent, "profile": slice.profile })
+        }),
         "memory_errors": status.memory_errors.as_ref().map(errors_json),
     })
 }

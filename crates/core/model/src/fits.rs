@@ -119,7 +119,7 @@ pub fn eligible(
 }
 
 fn gpus_exist(node: &NodeSpec, gpu: &GpuRequest) -> Result<(), Misfit> {
-    if !node.devices.iter().any(|device| model_matches(gpu, &device.model)) {
+    if !node.devices.iter().any(|device| model_matches(gpu, device)) {
         return Err(Misfit::GpuModel { asked: models_text(gpu) });
     }
     let suited = node.devices.iter().filter(|device| suits(gpu, device)).count();
@@ -140,11 +140,23 @@ fn models_text(gpu: &GpuRequest) -> String {
 
 /// Whether a device is of a kind that the request accepts, busy or not.
 pub fn suits(gpu: &GpuRequest, device: &Device) -> bool {
-    model_matches(gpu, &device.model) && gpu.memory_min.is_none_or(|least| device.memory >= least)
+    model_matches(gpu, device) && gpu.memory_min.is_none_or(|least| device.memory >= least)
 }
 
-/// `H100` matches `H100`, `NVIDIA H100 80GB HBM3` and `H100-80GB`, not `GH100X`.
-fn model_matches(gpu: &GpuRequest, model: &str) -> bool {
+/// What a request for any part of a device says.
+const ANY_SLICE: &str = "MIG";
+
+/// `H100` matches `H100`, `NVIDIA H100 80GB HBM3` and `H100-80GB`, not `GH100X`. A part of a
+/// device is for whoever asks for one by its profile, or for any of them: who asks for a GPU
+/// means a whole one. And for one at a time: CUDA uses no more than one in a process.
+fn model_matches(gpu: &GpuRequest, device: &Device) -> bool {
+    if let Some(slice) = &device.slice {
+        let names_it = |asked: &String| {
+            asked.eq_ignore_ascii_case(ANY_SLICE) || asked.eq_ignore_ascii_case(&slice.profile)
+        };
+        return gpu.count == 1 && gpu.models.iter().any(names_it);
+    }
+    let model = &device.model;
     gpu.models.is_empty()
         || gpu.models.iter().any(|asked| {
             model.eq_ignore_ascii_case(asked)

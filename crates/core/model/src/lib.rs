@@ -27,8 +27,8 @@ pub use ids::{AllocationId, Attempt, InstanceIndex, JobId, NodeId, ParseIdError,
 pub use limits::{Limits, QualityClass};
 pub use name::{Name, NameError};
 pub use node::{
-    DEVICES_MAX, Device, DeviceHealth, DeviceWay, HEALTH_REASON_BYTES_MAX, NVLINKS_MAX,
-    NodeCapacity, NodeSpec, NodeUse, PcieWay, PortRange,
+    DEVICES_MAX, Device, DeviceHealth, DeviceSlice, DeviceWay, HEALTH_REASON_BYTES_MAX,
+    NVLINKS_MAX, NodeCapacity, NodeSpec, NodeUse, PcieWay, PortRange,
 };
 pub use quantity::{CpuMilli, DiskBytes, MemoryBytes, ShareMilli};
 pub use range_set::RangeSet;

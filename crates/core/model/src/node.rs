@@ -47,6 +47,17 @@ pub struct Device {
     /// To each device before it in its node's list, in the order of the list; empty where
     /// nobody says. Said once for both, so that no two can disagree.
     pub ways: Vec<DeviceWay>,
+    /// Of what it is a part; absent if it is a whole device.
+    pub slice: Option<DeviceSlice>,
+}
+
+/// A part of a device that is cut up (MIG), and is offered in its place.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct DeviceSlice {
+    /// The whole device's uuid; it is no device of the node while it is cut up.
+    pub parent: String,
+    /// How large it is, such as `1g.10gb`; empty where nobody says.
+    pub profile: String,
 }
 
 /// How two devices of a node reach each other.

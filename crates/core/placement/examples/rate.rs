@@ -118,6 +118,7 @@ fn node(number: u64) -> NodeSpec {
         reason: String::new(),
         numa_node: None,
         ways: Vec::new(),
+        slice: None,
     };
     NodeSpec {
         labels: BTreeMap::from([("rack".to_owned(), (number / 16).to_string())]),

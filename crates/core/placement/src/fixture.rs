@@ -44,6 +44,7 @@ pub(crate) fn device(index: u32, model: &str) -> Device {
         reason: String::new(),
         numa_node: None,
         ways: Vec::new(),
+        slice: None,
     }
 }
 

@@ -2,9 +2,9 @@
 
 use berth_model::{
     ArraySpec, Artifact, Checksum, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth,
-    DeviceWay, DiskBytes, Driver, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind,
-    JobSpec, Limits, MemoryBytes, NodeSpec, PcieWay, Policy, PortClaim, PortRange, RestartPolicy,
-    ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
+    DeviceSlice, DeviceWay, DiskBytes, Driver, DurationMs, GpuRequest, HealthCheck, HealthProbe,
+    JobKind, JobSpec, Limits, MemoryBytes, NodeSpec, PcieWay, Policy, PortClaim, PortRange,
+    RestartPolicy, ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -191,9 +191,10 @@ fn device() -> impl Strategy<Value = Device> {
     ]);
     let pcie = select(vec![PcieWay::Unknown, PcieWay::Switch, PcieWay::System]);
     let way = (pcie, any::<u32>()).prop_map(|(pcie, nvlinks)| DeviceWay { pcie, nvlinks });
-    let place = (option::of(any::<u32>()), vec(way, 0..4));
+    let slice = (text(), text()).prop_map(|(parent, profile)| DeviceSlice { parent, profile });
+    let place = (option::of(any::<u32>()), vec(way, 0..4), option::of(slice));
     (text(), any::<u32>(), text(), number(), health, text(), place).prop_map(
-        |(uuid, index, model, memory, health, reason, (numa_node, ways))| Device {
+        |(uuid, index, model, memory, health, reason, (numa_node, ways, slice))| Device {
             uuid,
             index,
             model,
@@ -202,6 +203,7 @@ fn device() -> impl Strategy<Value = Device> {
             reason,
             numa_node,
             ways,
+            slice,
         },
     )
 }

@@ -1,6 +1,6 @@
 //! What an agent declares about its host.
 
-use berth_model::{CpuMilli, Device, DeviceWay, MemoryBytes, NodeSpec, PortRange};
+use berth_model::{CpuMilli, Device, DeviceSlice, DeviceWay, MemoryBytes, NodeSpec, PortRange};
 use berth_proto::v1;
 
 use crate::enumeration;
@@ -33,6 +33,10 @@ fn device_to_proto(device: &Device) -> v1::Device {
         health_reason: device.reason.clone(),
         numa_node: device.numa_node,
         ways: device.ways.iter().map(way_to_proto).collect(),
+        slice: device.slice.as_ref().map(|slice| v1::DeviceSlice {
+            parent: slice.parent.clone(),
+            profile: slice.profile.clone(),
+        }),
     }
 }
 
@@ -88,5 +92,8 @@ fn read_device(at: Field<'_>, proto: v1::Device, problems: &mut Problems) -> Opt
         reason: proto.health_reason,
         numa_node: proto.numa_node,
         ways,
+        slice: proto
+            .slice
+            .map(|slice| DeviceSlice { parent: slice.parent, profile: slice.profile }),
     })
 }

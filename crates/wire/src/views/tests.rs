@@ -63,6 +63,7 @@ fn node_spec() -> NodeSpec {
         reason: String::new(),
         numa_node: None,
         ways: Vec::new(),
+        slice: None,
     };
     NodeSpec {
         labels: BTreeMap::new(),

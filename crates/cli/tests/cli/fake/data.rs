@@ -143,8 +143,8 @@ fn memory_errors() -> MemoryErrors {
     }
 }
 
-pub fn nodes() -> Vec<Node> {
-    let device = |uuid: &str, index| Device {
+fn device(uuid: &str, index: u32) -> Device {
+    Device {
         uuid: uuid.into(),
         index,
         model: "NVIDIA H100 80GB".into(),
@@ -153,7 +153,11 @@ pub fn nodes() -> Vec<Node> {
         health_reason: String::new(),
         numa_node: None,
         ways: Vec::new(),
-    };
+        slice: None,
+    }
+}
+
+pub fn nodes() -> Vec<Node> {
     let faulty = Device {
         health: DeviceHealth::Fenced.into(),
         health_reason: "XID 48: it is to be reset".into(),

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::node::PortRange;
+use crate::node::{DeviceSlice, PortRange};
 use crate::spec::{Driver, JobKind};
 
 fn name(text: &str) -> Name {
@@ -31,6 +31,7 @@ fn node(gpu_count: u32) -> NodeSpec {
                 reason: String::new(),
                 numa_node: None,
                 ways: Vec::new(),
+                slice: None,
             })
             .collect(),
         ports: PortRange { first: 20_000, last: 20_001 },
@@ -68,6 +69,31 @@ fn a_model_is_matched_as_a_word() {
     assert_eq!(ask(&[], 2), Ok(()));
     assert_eq!(ask(&["H10"], 1), Err(Misfit::GpuModel { asked: "H10".to_owned() }));
     assert_eq!(ask(&["H100"], 3), Err(Misfit::GpuCount { asked: 3, found: 2 }));
+}
+
+#[test]
+fn a_part_of_a_gpu_is_for_whoever_asks_for_one_part() {
+    let mut spec = node(3);
+    for (device, profile) in spec.devices.iter_mut().zip(["1g.10gb", "3g.40gb"]) {
+        let (parent, profile) = ("GPU-9".to_owned(), profile.to_owned());
+        device.model = format!("NVIDIA H100 80GB HBM3 MIG {profile}");
+        device.slice = Some(DeviceSlice { parent, profile });
+    }
+    let used = NodeUse::default();
+    for (models, count, suited) in [
+        (&[][..], 1, &["GPU-2"][..]),
+        (&["H100"], 1, &["GPU-2"]),
+        (&["MIG"], 1, &["GPU-0", "GPU-1"]),
+        (&["mig"], 2, &[]),
+        (&["1G.10GB"], 1, &["GPU-0"]),
+        (&["3g.40gb", "H100"], 1, &["GPU-1", "GPU-2"]),
+        (&["3g.40gb", "H100"], 2, &["GPU-2"]),
+        (&["10gb"], 1, &[]),
+    ] {
+        let gpu = gpus(count, models);
+        let free = free_devices(on(&spec, &used), &gpu).map(|device| device.uuid.as_str());
+        assert_eq!(free.collect::<Vec<&str>>(), suited, "{models:?} {count}");
+    }
 }
 
 #[test]

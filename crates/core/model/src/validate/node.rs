@@ -30,7 +30,7 @@ pub fn validate_node(spec: &NodeSpec) -> Vec<Violation> {
             ),
         );
     }
-    check_devices(spec, &mut complaints);
+    check_devices(&spec.devices, &mut complaints);
     if spec.labels.len() > 64
         || spec.labels.iter().any(|(key, value)| key.is_empty() || key.len() + value.len() > 256)
     {
@@ -48,10 +48,12 @@ pub fn validate_node(spec: &NodeSpec) -> Vec<Violation> {
     complaints.0
 }
 
-fn check_devices(spec: &NodeSpec, complaints: &mut Complaints) {
+pub(super) fn check_devices(devices: &[Device], complaints: &mut Complaints) {
     let mut uuids = BTreeSet::new();
-    for (position, device) in spec.devices.iter().enumerate() {
+    let uuids_of_all: BTreeSet<&str> = devices.iter().map(|device| device.uuid.as_str()).collect();
+    for (position, device) in devices.iter().enumerate() {
         check_ways(position, device, complaints);
+        check_slice(device, &uuids_of_all, complaints);
         if device.uuid.is_empty() || device.uuid.len() > 128 {
             complaints.add("devices.uuid", "expected 1 to 128 characters");
         }
@@ -100,6 +102,26 @@ fn check_ways(position: usize, device: &Device, complaints: &mut Complaints) {
             format!(
                 "device `{}`: expected at most {NVLINKS_MAX} NVLinks, found {}",
                 device.uuid, way.nvlinks
+            ),
+        );
+    }
+}
+
+fn check_slice(device: &Device, uuids: &BTreeSet<&str>, complaints: &mut Complaints) {
+    let Some(slice) = &device.slice else { return };
+    let lengths = [slice.parent.len(), slice.profile.len()];
+    if slice.parent.is_empty() || lengths.iter().any(|length| *length > 128) {
+        complaints.add(
+            "devices.slice",
+            format!("device `{}`: expected a parent, and at most 128 characters", device.uuid),
+        );
+    }
+    if uuids.contains(slice.parent.as_str()) {
+        complaints.add(
+            "devices.slice",
+            format!(
+                "device `{}` is a part of `{}`, which is offered too",
+                device.uuid, slice.parent
             ),
         );
     }

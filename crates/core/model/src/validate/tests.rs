@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::name::Name;
-use crate::node::{Device, DeviceHealth, DeviceWay, NodeSpec, PcieWay, PortRange};
+use crate::node::{Device, DeviceHealth, DeviceSlice, DeviceWay, NodeSpec, PcieWay, PortRange};
 use crate::quantity::CpuMilli;
 use crate::spec::{ArraySpec, Constraints, Policy};
 
@@ -137,6 +137,7 @@ fn a_device_says_its_way_to_each_before_it_or_to_none() {
             reason: String::new(),
             numa_node: Some(0),
             ways,
+            slice: None,
         });
         let spec = NodeSpec {
             labels: BTreeMap::new(),
@@ -161,4 +162,31 @@ fn a_device_says_its_way_to_each_before_it_or_to_none() {
     assert_eq!(ways([vec![way(1)], vec![], vec![]]), [first]);
     let many = "device `GPU-1`: expected at most 256 NVLinks, found 257";
     assert_eq!(ways([vec![], vec![way(257)], vec![]]), [many]);
+}
+
+#[test]
+fn a_part_of_a_device_is_offered_in_its_place() {
+    let device = |uuid: &str, parent: Option<&str>| Device {
+        uuid: uuid.to_owned(),
+        index: 0,
+        model: "H100".to_owned(),
+        memory: MemoryBytes(10 << 30),
+        health: DeviceHealth::Healthy,
+        reason: String::new(),
+        numa_node: None,
+        ways: Vec::new(),
+        slice: parent
+            .map(|parent| DeviceSlice { parent: parent.to_owned(), profile: "1g.10gb".to_owned() }),
+    };
+    let complaints = |devices: Vec<Device>| {
+        let mut complaints = Complaints(Vec::new());
+        super::node::check_devices(&devices, &mut complaints);
+        complaints.0.into_iter().map(|violation| violation.message).collect::<Vec<String>>()
+    };
+    let (one, other) = (device("MIG-a", Some("GPU-0")), device("MIG-b", Some("GPU-0")));
+    assert_eq!(complaints(vec![one.clone(), other, device("GPU-1", None)]), Vec::<String>::new());
+    let both = "device `MIG-a` is a part of `GPU-0`, which is offered too";
+    assert_eq!(complaints(vec![device("GPU-0", None), one]), [both]);
+    let nobody = "device `MIG-a`: expected a parent, and at most 128 characters";
+    assert_eq!(complaints(vec![device("MIG-a", Some(""))]), [nobody]);
 }

@@ -44,9 +44,10 @@ impl Step<'_> {
         fences.retain(|_, at| now.since(*at) < WINDOW);
         let mut held_back = BTreeSet::new();
         for device in spec.devices.iter().filter(|device| is_new(device)) {
-            // One that comes and goes is one.
-            if fences.contains_key(&device.uuid) || fences.len() < most {
-                fences.entry(device.uuid.clone()).or_insert(now);
+            // One that comes and goes is one, and so are all parts of one.
+            let whole = device.slice.as_ref().map_or(&device.uuid, |slice| &slice.parent);
+            if fences.contains_key(whole) || fences.len() < most {
+                fences.entry(whole.clone()).or_insert(now);
             } else {
                 held_back.insert(device.uuid.as_str());
             }

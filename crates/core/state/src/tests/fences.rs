@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use DeviceHealth::{Cordoned, Fenced, Healthy, Lost, Suspect};
-use berth_model::{DeviceHealth, JobKind, StopIntent};
+use berth_model::{DeviceHealth, DeviceSlice, JobKind, StopIntent};
 
 use super::world::{World, job, name, node_spec};
 use crate::{Command, EventKind};
@@ -71,6 +71,30 @@ fn in_a_small_cluster_two_are_fenced_in_any_case() {
     let mut world = World::new(2);
     assert_eq!(say(&mut world, 0, [Fenced, Healthy]), [Fenced, Healthy]);
     assert_eq!(say(&mut world, 1, [Fenced, Fenced]), [Fenced, Suspect]);
+}
+
+/// A fault of a GPU that is cut up is one fault.
+#[test]
+fn all_parts_of_a_gpu_are_fenced_as_one() {
+    let mut world = World::new(1);
+    let say = |world: &mut World, health| {
+        let mut spec = node_spec("node-0", 8);
+        for (device, gpu) in spec.devices.iter_mut().zip([0, 0, 0, 0, 1, 1, 2, 2]) {
+            let (parent, profile) = (format!("GPU-cut-{gpu}"), "1g.10gb".to_owned());
+            device.slice = Some(DeviceSlice { parent, profile });
+            (device.health, device.reason) = (health, "XID 48".to_owned());
+        }
+        let (text, spec) = ("node-0", Arc::new(spec));
+        let command =
+            Command::RegisterNode { name: name(text), instance_key: [0; 16], spec: spec.clone() };
+        world.one(command).unwrap();
+        let node = world.state.node_named(&name(text)).unwrap();
+        let devices = &world.state.nodes().get(&node).unwrap().spec.devices;
+        devices.iter().map(|device| device.health).collect::<Vec<DeviceHealth>>()
+    };
+    say(&mut world, Healthy);
+    let healths = say(&mut world, Fenced);
+    assert_eq!(healths, [[Fenced; 6].as_slice(), &[Suspect; 2]].concat(), "two GPUs of three");
 }
 
 #[test]

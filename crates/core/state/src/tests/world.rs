@@ -237,6 +237,7 @@ pub fn node_spec(text: &str, gpus: u32) -> NodeSpec {
                 reason: String::new(),
                 numa_node: None,
                 ways: Vec::new(),
+                slice: None,
             })
             .collect(),
         ports: PortRange::DEFAULT,

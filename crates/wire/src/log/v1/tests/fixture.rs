@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, ArraySpec, Artifact, Attempt, Checksum, Claim, Constraints, CpuMilli, Device,
-    DeviceClaim, DeviceHealth, DeviceWay, DiskBytes, Drain, Driver, DurationMs, EndCause,
-    EndReport, GpuRequest, Grant, HealthCheck, HealthProbe, InstanceIndex, JobId, JobKind, JobSpec,
-    JoinGrant, Limits, Machine, MemoryBytes, Name, NodeId, NodeSpec, PcieWay, Policy, PortClaim,
-    PortRange, RestartPolicy, Role, Scope, ShareMilli, Signal, SpecDigest, StartPhase, StateMs,
-    StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
+    DeviceClaim, DeviceHealth, DeviceSlice, DeviceWay, DiskBytes, Drain, Driver, DurationMs,
+    EndCause, EndReport, GpuRequest, Grant, HealthCheck, HealthProbe, InstanceIndex, JobId,
+    JobKind, JobSpec, JoinGrant, Limits, Machine, MemoryBytes, Name, NodeId, NodeSpec, PcieWay,
+    Policy, PortClaim, PortRange, RestartPolicy, Role, Scope, ShareMilli, Signal, SpecDigest,
+    StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
     Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
@@ -120,6 +120,7 @@ fn node() -> NodeSpec {
         reason: reason.to_owned(),
         numa_node: None,
         ways: Vec::new(),
+        slice: None,
     };
     let linked = Device {
         numa_node: Some(1),
@@ -127,6 +128,7 @@ fn node() -> NodeSpec {
             DeviceWay { pcie: PcieWay::Switch, nvlinks: 18 },
             DeviceWay { pcie: PcieWay::System, nvlinks: 0 },
         ],
+        slice: Some(DeviceSlice { parent: "GPU-a".into(), profile: "1g.10gb".into() }),
         ..device(2, DeviceHealth::Lost, "")
     };
     NodeSpec {

@@ -292,6 +292,7 @@ fn node(state: NodeState, purpose: Purpose) -> NodeRow {
         reason: String::new(),
         numa_node: None,
         ways: Vec::new(),
+        slice: None,
     };
     let used = DeviceUse { share: ShareMilli(1000), memory: MemoryBytes(80 << 30), tasks: 1 };
     NodeRow {
