@@ -73,7 +73,10 @@ pub use confinement::{Wish, confined, try_confinement};
 pub use credentials::Transport;
 pub use data_dir::ClusterFile;
 pub use docker::{Docker, Gpus, run_container};
-pub use gpus::{BadPretence, GpuDriver, Pace, Pretence, host_gpus, look_at_gpus, pretend, probe};
+pub use gpus::{
+    BadPretence, GpuDriver, Lister, Pace, Pretence, devices_listed, host_gpus, look_at_gpus,
+    pretend, probe,
+};
 pub use metadata::{MetadataService, allow_metadata_service, refuse_metadata_service};
 pub use options::{AgentOptions, Hold, Program, Repair};
 pub use run::run;

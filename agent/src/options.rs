@@ -14,7 +14,7 @@ use crate::artifacts::Artifacts;
 use crate::confinement::Wish;
 use crate::credentials::Transport;
 use crate::docker::Docker;
-use crate::gpus::Pace;
+use crate::gpus::{Lister, Pace};
 use crate::metadata::MetadataService;
 
 /// Everything that an agent is told from outside.
@@ -42,6 +42,8 @@ pub struct AgentOptions {
     pub simulate: Option<SimulatedGpus>,
     /// NVIDIA's library, where the loader does not find it by itself.
     pub nvml_library: Option<PathBuf>,
+    /// What lists the devices of this host instead, where they are not NVIDIA's.
+    pub lister: Option<Lister>,
     /// How often GPUs are looked at.
     pub gpu_pace: Pace,
     /// How faulty ones are mended.
@@ -149,6 +151,7 @@ impl AgentOptions {
             ports: PortRange::DEFAULT,
             simulate: None,
             nvml_library: None,
+            lister: None,
             gpu_pace: Pace::default(),
             repair: Repair::default(),
             labels: BTreeMap::new(),

@@ -151,8 +151,8 @@ fn repairs(options: &AgentOptions, workshop: Workshop) -> anyhow::Result<Repairs
 /// Has the GPUs looked at from now on.
 fn watch_gpus(options: &AgentOptions, dir: &DataDir) -> anyhow::Result<Watched> {
     let mut resetting = options.repair.reset.clone().map_or(Resetting::Usual, Resetting::Program);
-    let (library, claims) = match (&options.simulate, &options.nvml_library) {
-        (Some(simulated), _) => {
+    let (library, claims) = match (&options.simulate, &options.lister, &options.nvml_library) {
+        (Some(simulated), _, _) => {
             let folder = dir.file(gpus::SIMULATED_FOLDER);
             let scripts = gpus::write_host(&folder, simulated, &options.name)
                 .with_context(|| format!("write to {}", folder.display()))?;
@@ -163,8 +163,9 @@ fn watch_gpus(options: &AgentOptions, dir: &DataDir) -> anyhow::Result<Watched> 
             tokio::spawn(gpus::keep_claims(folder, claimed));
             (Library::Simulated(scripts), Some(claims))
         }
-        (None, Some(path)) => (Library::At(path.clone()), None),
-        (None, None) => (Library::Usual, None),
+        (None, Some(lister), _) => (Library::Listed(lister.clone()), None),
+        (None, None, Some(path)) => (Library::At(path.clone()), None),
+        (None, None, None) => (Library::Usual, None),
     };
     let (program, pace) = (options.prober.clone(), options.gpu_pace);
     let prober = Prober { program, library, pace, resetting };

@@ -100,6 +100,8 @@ pub struct Confined<'a> {
     pub dir: &'a AllocationDir,
     /// The numbers of the GPUs that it has, as the driver counts its device nodes.
     pub gpu_minors: Vec<u32>,
+    /// Other device nodes that it needs.
+    pub nodes: Vec<String>,
 }
 
 /// One of the modes of this executable that confine. The arguments are the agent's own affair.
@@ -180,7 +182,7 @@ impl Confinement {
         let trial = AllocationDir::at(dir.to_owned());
         fs::create_dir_all(trial.task()).map_err(failed)?;
         trial.make_temporary().map_err(failed)?;
-        let confined = Confined { dir: &trial, gpu_minors: Vec::new() };
+        let confined = Confined { dir: &trial, gpu_minors: Vec::new(), nodes: Vec::new() };
         let program = Program::of_this_executable(MODE);
         let words = [program.exe.into_os_string()].into_iter().chain(program.arguments);
         let command = words.chain([NOTHING.into()]).map(|word| word.to_string_lossy().into_owned());
@@ -259,7 +261,7 @@ impl Confinement {
             hidden: texts(&self.wish.hidden),
             task_dir: text(&confined.dir.task()),
             // Not left out for not being there: that it would notice late.
-            devices: nodes_of(&confined.gpu_minors),
+            devices: [nodes_of(&confined.gpu_minors), confined.nodes.clone()].concat(),
             devices_if_there: texts(&self.wish.devices),
             ..View::default()
         };

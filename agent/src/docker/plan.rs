@@ -49,7 +49,7 @@ pub struct Docker {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Gpus {
     Real,
-    /// The engine could not give what is not there.
+    /// The engine could not give what is not there, or is not NVIDIA's.
     Simulated,
 }
 

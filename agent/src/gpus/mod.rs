@@ -14,6 +14,7 @@ mod faults;
 mod gauges;
 pub mod kept;
 mod known;
+mod listed;
 mod nvml;
 mod prober;
 mod said;
@@ -29,6 +30,7 @@ mod workshop;
 pub use faults::{Gpus, Now, Releases, read as read_faults, to_bytes as faults_to_bytes};
 pub use gauges::page as gauges_page;
 pub use known::{keep_known, known};
+pub use listed::{Lister, devices_listed};
 pub use prober::probe;
 pub use said::Happened;
 pub use seen::{Probing, Seen};
@@ -57,6 +59,8 @@ pub enum Library {
     At(PathBuf),
     /// The simulated one, with these scripts.
     Simulated(Vec<PathBuf>),
+    /// None: this command lists the devices.
+    Listed(Lister),
 }
 
 /// What the driver of a host says when it is asked once.

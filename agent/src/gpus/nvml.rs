@@ -34,6 +34,7 @@ pub fn open(library: &Library) -> Result<Nvml, String> {
             // Once loaded it needs its file no more.
             Nvml::builder().lib_path(OsStr::new(&path)).init()
         }
+        Library::Listed(_) => return Err("a command lists the devices".to_owned()),
     };
     opened.map_err(|error| in_words(&error))
 }
@@ -159,6 +160,7 @@ fn look_at(index: u32, device: &Device<'_>) -> Result<GpuLook, NvmlError> {
             Some(mode) if mode.current == MIG_ON => Some(Cut { slices: slices(device)? }),
             Some(_) | None => None,
         },
+        ..GpuLook::default()
     })
 }
 

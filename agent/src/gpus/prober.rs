@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nvml_wrapper::{EventSet, Nvml};
 
+use super::listed::{self, Lister};
 use super::nvml::{self, Known};
 use super::said::{Frame, Happened, Look, Said, Unavailable};
 use super::topology::topology;
@@ -33,6 +34,10 @@ fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Option<(Librar
         ("at", Some(path)) => Library::At(PathBuf::from(path)),
         // Its scripts are named in the environment.
         ("simulated", None) => Library::Simulated(Vec::new()),
+        ("listed", Some(deadline)) => {
+            let deadline = Duration::from_millis(deadline.parse().ok()?);
+            Library::Listed(Lister { command: arguments.collect(), deadline })
+        }
         _ => return None,
     };
     Some((library, pace))
@@ -46,6 +51,10 @@ pub(super) fn arguments(library: &Library, pace: Pace) -> Vec<std::ffi::OsString
         Library::Usual => arguments.push("usual".into()),
         Library::At(path) => arguments.extend(["at".into(), path.clone().into()]),
         Library::Simulated(_) => arguments.push("simulated".into()),
+        Library::Listed(Lister { command, deadline }) => {
+            arguments.extend(["listed".into(), deadline.as_millis().to_string().into()]);
+            arguments.extend(command.iter().map(Into::into));
+        }
     }
     arguments
 }
@@ -64,6 +73,9 @@ pub fn probe(given: impl Iterator<Item = String>) -> ExitCode {
         end();
     });
     let out = Out(Mutex::new(io::stdout()));
+    if let Library::Listed(lister) = &library {
+        list(lister, &out, pace.every, &asked);
+    }
     loop {
         let reason = match nvml::open(&library) {
             Ok(nvml) => watch(&nvml, &out, pace.every, &asked),
@@ -72,9 +84,22 @@ pub fn probe(given: impl Iterator<Item = String>) -> ExitCode {
         // Said again all the time: who is silent hangs.
         let begun = Instant::now();
         while begun.elapsed() < pace.retry {
-            out.say(Said::Unavailable(Unavailable { reason: reason.clone() }));
+            let reason = reason.clone();
+            out.say(Said::Unavailable(Unavailable { reason, is_asked_for: false }));
             std::thread::sleep(pace.every.min(pace.retry));
         }
+    }
+}
+
+/// Has the command list the devices again and again.
+fn list(lister: &Lister, out: &Out, every: Duration, asked: &mpsc::Receiver<()>) -> ! {
+    loop {
+        out.say(match listed::look(lister) {
+            Ok(look) => Said::Look(look),
+            Err(reason) => Said::Unavailable(Unavailable { reason, is_asked_for: true }),
+        });
+        let _ = asked.recv_timeout(every);
+        while asked.try_recv().is_ok() {}
     }
 }
 
@@ -198,9 +223,16 @@ mod tests {
             retry: Duration::from_secs(3),
             ..Pace::default()
         };
-        for library in
-            [Library::Usual, Library::At("/lib/nvml.so".into()), Library::Simulated(Vec::new())]
-        {
+        let lister = Lister {
+            command: ["list", "--json"].map(str::to_owned).to_vec(),
+            deadline: Duration::from_millis(5),
+        };
+        for library in [
+            Library::Usual,
+            Library::At("/lib/nvml.so".into()),
+            Library::Simulated(Vec::new()),
+            Library::Listed(lister),
+        ] {
             let told = arguments(&library, pace).into_iter();
             let told = told.map(|argument| argument.into_string().unwrap());
             assert_eq!(from_arguments(told), Some((library, pace)));

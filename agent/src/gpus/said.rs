@@ -1,6 +1,7 @@
 //! What the prober says, and how it goes through a pipe. Both ends are one program,
 //! so that nothing of this is kept or read by another version.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use berth_proto::v1::MemoryErrors;
@@ -141,6 +142,18 @@ pub struct GpuLook {
     /// Its parts, if it is cut up; then it is not offered itself.
     #[prost(message, optional, tag = "16")]
     pub cut: Option<Cut>,
+    /// It is no GPU of NVIDIA's: a command says that it is there.
+    #[prost(bool, tag = "19")]
+    pub is_listed: bool,
+    /// Why that command says that it takes nothing new.
+    #[prost(string, optional, tag = "20")]
+    pub unwell: Option<String>,
+    /// The device nodes that a worker needs for it.
+    #[prost(string, repeated, tag = "21")]
+    pub nodes: Vec<String>,
+    /// What a worker finds in its environment for it.
+    #[prost(btree_map = "string, string", tag = "22")]
+    pub environment: BTreeMap<String, String>,
 }
 
 /// The parts of a GPU that is cut up (MIG).
@@ -199,6 +212,9 @@ pub struct GpuProcess {
 pub struct Unavailable {
     #[prost(string, tag = "1")]
     pub reason: String,
+    /// Somebody has asked for it, so that no host of this kind is to be without it.
+    #[prost(bool, tag = "2")]
+    pub is_asked_for: bool,
 }
 
 /// The driver reported an error of a GPU.

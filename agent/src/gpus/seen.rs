@@ -104,6 +104,9 @@ impl Seen {
             minor: gpu.look.minor,
             memory_total_bytes: gpu.look.memory_total_bytes,
             cut: gpu.look.cut.clone().map(without_use),
+            is_listed: gpu.look.is_listed,
+            nodes: gpu.look.nodes.clone(),
+            environment: gpu.look.environment.clone(),
             is_lost: gpu.standing == Standing::Lost,
             ..GpuLook::default()
         };
@@ -125,6 +128,42 @@ impl Seen {
             *whole == uuid || slices::slice(&gpu.look, uuid).is_some()
         };
         self.gpus.iter().find(is_it).map(|(whole, _)| whole.as_str())
+    }
+
+    /// Whether it is a command that says that a device is there, so that no driver of NVIDIA's
+    /// knows of it.
+    pub fn is_listed(&self, uuid: &str) -> bool {
+        self.gpus.get(uuid).is_some_and(|gpu| gpu.look.is_listed)
+    }
+
+    /// The device nodes that workers need for these devices, beside those that the driver
+    /// counts.
+    pub fn nodes<'a>(&self, uuids: impl Iterator<Item = &'a str>) -> Vec<String> {
+        let gpus = uuids.filter_map(|uuid| self.gpus.get(uuid));
+        let mut nodes: Vec<String> = gpus.flat_map(|gpu| gpu.look.nodes.clone()).collect();
+        nodes.sort();
+        // Several may share one.
+        nodes.dedup();
+        nodes
+    }
+
+    /// What workers find in their environment for these devices: where several say something of
+    /// one variable, all of it, with commas between.
+    pub fn environment<'a>(
+        &self,
+        uuids: impl Iterator<Item = &'a str>,
+    ) -> BTreeMap<String, String> {
+        let mut joined: BTreeMap<String, String> = BTreeMap::new();
+        for gpu in uuids.filter_map(|uuid| self.gpus.get(uuid)) {
+            for (name, value) in &gpu.look.environment {
+                let all = joined.entry(name.clone()).or_default();
+                if !all.is_empty() {
+                    all.push(',');
+                }
+                all.push_str(value);
+            }
+        }
+        joined
     }
 
     /// Whether a GPU is offered in parts, if at all.
@@ -268,7 +307,7 @@ impl Seen {
             memory: MemoryBytes(gpu.look.memory_total_bytes),
             health: match gpu.standing {
                 Standing::Lost => DeviceHealth::Lost,
-                Standing::Answers if live => DeviceHealth::Healthy,
+                Standing::Answers if live && gpu.look.unwell.is_none() => DeviceHealth::Healthy,
                 Standing::Answers
                 | Standing::Unanswering
                 | Standing::NeedsReset
@@ -277,7 +316,7 @@ impl Seen {
             reason: match gpu.standing {
                 Standing::Lost => "the driver has lost it".to_owned(),
                 _ if !live => self.probing.in_words(),
-                Standing::Answers => String::new(),
+                Standing::Answers => gpu.look.unwell.clone().unwrap_or_default(),
                 Standing::Unanswering => "it does not answer the driver".to_owned(),
                 Standing::NeedsReset => "it has to be reset".to_owned(),
                 Standing::Absent(_) => "the driver does not count it any more".to_owned(),
@@ -481,7 +520,8 @@ mod tests {
     #[test]
     fn devices_outlive_a_library_that_does_not_answer_and_take_nothing_new() {
         let mut seen = Seen::default();
-        let nothing = Unavailable { reason: "no NVIDIA driver is loaded".to_owned() };
+        let reason = "no NVIDIA driver is loaded".to_owned();
+        let nothing = Unavailable { reason, is_asked_for: false };
         seen.hear(Said::Unavailable(nothing.clone()));
         assert_eq!((seen.devices(), seen.samples()), (Vec::new(), Vec::new()));
         seen.hear(Said::Look(of(&[0])));

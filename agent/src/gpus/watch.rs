@@ -184,10 +184,19 @@ fn take(said: Said, seen: &watch::Sender<Seen>, happened: &mpsc::Sender<Happened
         let _ = happened.try_send(error);
         return;
     }
+    let is_asked_for = matches!(&said, Said::Unavailable(unavailable) if unavailable.is_asked_for);
     seen.send_if_modified(|seen| {
         let before = seen.clone();
         seen.hear(said);
         tell(&before, seen);
+        // Else nobody would notice that there could be devices.
+        if let Probing::Unavailable { reason } = &seen.probing
+            && is_asked_for
+            && before.probing != seen.probing
+            && seen.devices().is_empty()
+        {
+            warn!(reason, "the command that lists devices is of no use");
+        }
         before != *seen
     });
 }

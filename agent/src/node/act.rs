@@ -17,7 +17,6 @@ use super::worker::WorkerEntry;
 use super::{Event, Node, ends};
 use crate::allocation_dir::{AllocationDir, AllocationRecord, UnstartedCause};
 use crate::confinement::{Confined, Level};
-use crate::environment::environment;
 use crate::request::start_request;
 use crate::wanted::Wanted;
 use crate::{ports, worker_user};
@@ -109,7 +108,7 @@ impl Node {
         wanted: &Wanted,
         dir: &AllocationDir,
     ) -> Result<StartRequest, String> {
-        let variables = environment(wanted, &self.settings.name, &dir.task());
+        let variables = self.environment(wanted, &dir.task());
         let lease = self.lease_of(wanted);
         let request = start_request(wanted, &variables, dir, self.settings.user, lease);
         let bound = self.bound(id, wanted);
@@ -119,7 +118,8 @@ impl Node {
             Level::Nothing | Level::Rights => Vec::new(),
             Level::View => self.minors_of(wanted)?,
         };
-        let confined = Confined { dir, gpu_minors };
+        let uuids = wanted.row.devices.iter().map(|claim| claim.uuid.as_str());
+        let confined = Confined { dir, gpu_minors, nodes: self.gpus.nodes(uuids) };
         let request = StartRequest { cgroup_dirs, ..request };
         self.settings.confinement.confine(request, &confined)
     }
@@ -132,7 +132,7 @@ impl Node {
         for claim in &wanted.row.devices {
             match self.gpus.minor(claim.uuid.as_str()) {
                 Some(minor) => minors.push(minor),
-                None if are_simulated => {}
+                None if are_simulated || self.gpus.is_listed(&claim.uuid) => {}
                 None => {
                     let uuid = &claim.uuid;
                     return Err(format!("the driver does not say which device node is {uuid}'s"));

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::Node;
 use crate::confinement::{self, Guest};
-use crate::environment::{Environment, environment};
+use crate::environment::Environment;
 use crate::exec::{Place, Wanted as WantedCommand};
 use crate::logs::{Follow, Wanted, What};
 use crate::request::{open_files_max, out_of_memory_score, working_dir};
@@ -68,7 +68,7 @@ impl Node {
             return Ok(Place::Container { socket, name: self.container_name(id) });
         }
         let dir = self.dir_of(id);
-        let mut variables = environment(wanted, &self.settings.name, &dir.task());
+        let mut variables = self.environment(wanted, &dir.task());
         if let Some(kind) = terminal.filter(|kind| !kind.is_empty()) {
             variables.insert("TERM".to_owned(), kind.to_owned());
         }

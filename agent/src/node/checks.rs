@@ -9,7 +9,6 @@ use tracing::{info, warn};
 use super::{Event, Node};
 use crate::allocation_dir::FoundRecord;
 use crate::clock;
-use crate::environment::environment;
 use crate::probe::{ProbeTarget, probe};
 
 /// The check of one worker.
@@ -39,7 +38,7 @@ impl Node {
         let Some(wanted) = wanted else { return };
         let Some(check) = &wanted.task().health else { return };
         let dir = self.dir_of(id);
-        let variables = environment(&wanted, &self.settings.name, &dir.task());
+        let variables = self.environment(&wanted, &dir.task());
         let guest = self.guest_beside(id, &wanted, &variables);
         let target = ProbeTarget {
             probe: check.probe.clone(),

@@ -15,7 +15,7 @@ use super::bounds::at_its_limit;
 use crate::allocation_dir::{AllocationDir, write_private};
 use crate::confinement;
 use crate::docker::{self, Cleared, MADE_FILE, PLAN_FILE, UP_FILE};
-use crate::environment::{Environment, environment};
+use crate::environment::Environment;
 use crate::problem::Problem;
 use crate::request::start_request;
 use crate::wanted::Wanted;
@@ -46,8 +46,8 @@ impl Node {
         dir: &AllocationDir,
     ) -> Result<StartRequest, String> {
         let settings = &self.settings;
-        let inside = environment(wanted, &settings.name, Path::new(docker::TASK_DIR));
-        let docker = &settings.docker;
+        let inside = self.environment(wanted, Path::new(docker::TASK_DIR));
+        let docker = &self.docker_for(wanted);
         let host = docker::Host {
             task_dir: &dir.task(),
             docker,
@@ -68,7 +68,7 @@ impl Node {
         command.extend([text(&docker.socket), self.container_name(id), text(dir.path())]);
         command.push(wanted.task().stop.grace.0.to_string());
         command.push(docker.look_every.as_millis().to_string());
-        let outside = environment(wanted, &settings.name, &dir.task());
+        let outside = self.environment(wanted, &dir.task());
         let request = start_request(wanted, &Environment::new(), dir, None, lease);
         Ok(StartRequest {
             command,
@@ -86,6 +86,17 @@ impl Node {
             limits: Vec::new(),
             ..request
         })
+    }
+
+    /// How its container is made: what no driver of NVIDIA's knows, no runtime of NVIDIA's gives.
+    fn docker_for(&self, wanted: &Wanted) -> docker::Docker {
+        let mut docker = self.settings.docker.clone();
+        let uuids = || wanted.row.devices.iter().map(|claim| claim.uuid.as_str());
+        docker.nodes.extend(self.gpus.nodes(uuids()).into_iter().map(Into::into));
+        if uuids().any(|uuid| self.gpus.is_listed(uuid)) {
+            docker.gpus = docker::Gpus::Simulated;
+        }
+        docker
     }
 
     /// One agent's containers are told from another's on the same engine.

@@ -2,13 +2,16 @@
 //! heartbeats say of them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use berth_model::{Device, DeviceClaim, DeviceHealth, MemoryBytes, NodeSpec};
 use tracing::info;
 
 use super::Node;
+use crate::environment::{Environment, environment};
 use crate::gpus::{Claims, Seen};
 use crate::session::Facts;
+use crate::wanted::Wanted;
 
 /// Of a device of which only its work is known.
 const UNSEEN_MODEL: &str = "unseen";
@@ -64,6 +67,14 @@ impl Node {
         self.workers_here().filter_map(|(_, worker)| worker.devices()).flatten()
     }
 
+    /// A worker's whole environment, with what its devices add to it.
+    pub(super) fn environment(&self, wanted: &Wanted, task_dir: &Path) -> Environment {
+        let mut all = environment(wanted, &self.settings.name, task_dir);
+        let uuids = wanted.row.devices.iter().map(|claim| claim.uuid.as_str());
+        all.extend(self.gpus.environment(uuids));
+        all
+    }
+
     /// What the node is now.
     pub(super) fn spec(&self) -> NodeSpec {
         NodeSpec { devices: self.devices.clone(), ..self.settings.spec.clone() }
@@ -89,8 +100,8 @@ impl Node {
         let now: Claims = self
             .devices
             .iter()
-            // What parts use is told of the whole only.
-            .filter(|device| device.slice.is_none())
+            // Those that the script has: no parts, and none that only a worker knows of.
+            .filter(|device| self.gpus.index_of(&device.uuid).is_some())
             .map(|device| (device.index, of(&device.uuid)))
             .collect::<BTreeMap<_, _>>();
         told.send_if_modified(|known| {

@@ -260,7 +260,8 @@ async fn until_uuids(scheduler: &mut Scheduler, expected: &[&str]) -> Vec<Device
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f59_a_gpu_that_is_cut_up_is_offered_in_parts_which_come_and_go() {
     use DeviceHealth::{Fenced, Healthy};
-    let (mut scheduler, mut agent, devices) = cluster("2xH100-80GB", &[]).await;
+    let (mut scheduler, mut agent, devices) =
+        cluster("2xH100-80GB", &["--gpus-retry-ms", "100"]).await;
     let whole_uuid = devices[0].uuid.as_str();
     let first = cut(1, &[(0, "MIG-a", "1g.10gb"), (2, "MIG-b", "1g.10gb")]);
     script(&agent, &first);

@@ -7,6 +7,7 @@ mod adoption;
 mod artifact_origins;
 mod artifacts;
 mod confinement;
+mod devices;
 mod disks;
 mod docker;
 mod exec;

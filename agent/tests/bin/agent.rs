@@ -62,6 +62,10 @@ fn options(arguments: &[String]) -> AgentOptions {
         silent_after: pace("--gpus-silent-after-ms", usual.silent_after),
         retry: pace("--gpus-retry-ms", usual.retry),
     };
+    if let Some(script) = value("--list-devices") {
+        let deadline = Duration::from_secs(2);
+        options.lister = Some(berth_agent::Lister { command: vec![script], deadline });
+    }
     options.repair.test = value("--gpus-test-program").map(PathBuf::from);
     if let Some(ms) = value("--gpus-soak-ms") {
         options.repair.soak = DurationMs(ms.parse().expect("a number"));

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use berth_agent::{
-    AgentOptions, Artifacts, Docker, Gpus, Hold, MetadataService, Pace, Repair, Transport, Wish,
+    AgentOptions, Artifacts, Docker, Gpus, Hold, Lister, MetadataService, Pace, Repair, Transport,
+    Wish,
 };
 use berth_config::units::Address;
 use berth_config::{Agent, Flags, HostUse, Setting};
@@ -49,11 +50,14 @@ fn outlive_workers() {
     }
 }
 
-/// NVIDIA's library as the settings of this host's agent name it.
-pub fn nvml_library(config: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+/// Where this host's devices are asked for, as the settings of its agent say: NVIDIA's library, if
+/// they name one, and the command, if there is one.
+pub fn device_sources(config: Option<&Path>) -> anyhow::Result<(Option<PathBuf>, Option<Lister>)> {
     let nothing = ProcessArguments { log_level: None, stop_on_fd_close: None };
     let (loaded, _) = settings::load(config, &nothing, Flags::new())?;
-    Ok(loaded.config.agent.gpus.nvml_library.map(|path| path.value))
+    let agent = loaded.config.agent;
+    let lister = lister(&agent);
+    Ok((agent.gpus.nvml_library.map(|path| path.value), lister))
 }
 
 fn flags(arguments: &AgentArguments) -> Flags {
@@ -106,11 +110,8 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
     options.ports = PortRange { first: ports.first, last: ports.last };
     options.simulate = settings.simulate.as_ref().map(|gpus| gpus.value.clone());
     options.nvml_library = settings.gpus.nvml_library.as_ref().map(|path| path.value.clone());
-    options.gpu_pace = Pace {
-        every: Duration::from_millis(settings.gpus.report_every.value),
-        silent_after: Duration::from_millis(settings.gpus.silent_after.value),
-        ..Pace::default()
-    };
+    options.lister = lister(settings);
+    options.gpu_pace = pace(settings, options.lister.as_ref());
     let path = |setting: &Option<Setting<PathBuf>>| setting.as_ref().map(|path| path.value.clone());
     options.repair = Repair {
         xids: path(&settings.gpus.xids),
@@ -153,6 +154,29 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
     options.stop_after =
         settings.disconnect.stop_after.as_ref().map(|after| Duration::from_millis(after.value));
     Ok(options)
+}
+
+/// How often the devices are looked at.
+fn pace(settings: &Agent, lister: Option<&Lister>) -> Pace {
+    let (every, silent_after) = match lister {
+        // A run that takes as long as it may is not silence.
+        Some(lister) => {
+            let every = Duration::from_millis(settings.devices.every.value);
+            (every, every + 2 * lister.deadline)
+        }
+        None => (
+            Duration::from_millis(settings.gpus.report_every.value),
+            Duration::from_millis(settings.gpus.silent_after.value),
+        ),
+    };
+    Pace { every, silent_after, ..Pace::default() }
+}
+
+/// What lists the host's devices, where it is not NVIDIA's library.
+fn lister(settings: &Agent) -> Option<Lister> {
+    let command = settings.devices.command.value.clone();
+    let deadline = Duration::from_millis(settings.devices.deadline.value);
+    (!command.is_empty()).then_some(Lister { command, deadline })
 }
 
 fn artifacts(settings: &Agent) -> Artifacts {

@@ -47,6 +47,25 @@ fn a_host_is_told_what_is_wrong_with_it() {
     let is_wrong = found.as_array().unwrap().iter().any(|one| one["verdict"] == "wrong");
     assert_eq!(code, i32::from(is_wrong), "{found:#}");
 
+    // A command that lists devices of others, and one that does not.
+    let listed = |command: &str| {
+        let settings = folder.path().join("berth.toml");
+        fs::write(&settings, format!("[agent.devices]\ncommand = {command}\n")).unwrap();
+        let mut doctor = Command::new(env!("CARGO_BIN_EXE_berth"));
+        doctor.args(["doctor", "-o", "json", "--config"]).arg(settings);
+        let output = doctor.output().unwrap();
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        of(&found, "devices command").clone()
+    };
+    let fine = listed("['echo', '{\"devices\": []}']");
+    assert_eq!(
+        (fine["verdict"].as_str(), fine["found"].as_str()),
+        (Some("fine"), Some("lists 0 devices"))
+    );
+    let wrong = listed("['false']");
+    assert_eq!(wrong["verdict"], "wrong");
+    assert_eq!(wrong["found"], "`false` ended with exit status: 1");
+
     // A socket that nobody serves.
     fs::write(folder.path().join("docker.sock"), "").unwrap();
     let (found, code) = doctor(folder.path(), "init no-driver\n");

@@ -48,6 +48,8 @@ pub(crate) const PATH: Kind<PathBuf> = text_kind(path, |path| path.display().to_
 pub(crate) const ADDRESS: Kind<Address> = text_kind(units::address, Address::to_string);
 pub(crate) const LISTEN: Kind<Address> = text_kind(units::listen_address, Address::to_string);
 pub(crate) const NAME: Kind<String> = text_kind(name, String::clone);
+/// One word of a command.
+pub(crate) const WORD: Kind<String> = text_kind(word, String::clone);
 pub(crate) const LABEL_VALUE: Kind<String> = text_kind(label_value, String::clone);
 pub(crate) const SIZE: Kind<u64> = text_kind(units::size_bytes, |bytes| units::format_size(*bytes));
 /// From where artifacts may come.
@@ -138,6 +140,12 @@ fn name(text: &str) -> Result<String, UnitError> {
         && text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text.ends_with(|last: char| last.is_ascii_alphanumeric());
     if fits { Ok(text.to_owned()) } else { Err(UnitError::new(text, "is not a name", allowed)) }
+}
+
+fn word(text: &str) -> Result<String, UnitError> {
+    let fits = !text.is_empty() && !text.contains('\0');
+    let allowed = "a program, or one of its arguments";
+    if fits { Ok(text.to_owned()) } else { Err(UnitError::new(text, "is no word", allowed)) }
 }
 
 fn label_value(text: &str) -> Result<String, UnitError> {

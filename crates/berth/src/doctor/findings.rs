@@ -7,6 +7,7 @@ pub struct Facts {
     /// NVIDIA GPUs on the PCI bus; none where the bus cannot be seen.
     pub pci_gpus: usize,
     pub driver: Driver,
+    pub listed: Listed,
     /// Device nodes that work on a GPU takes, and that are not there.
     pub missing_nodes: Vec<String>,
     pub cgroups: Cgroups,
@@ -35,6 +36,19 @@ pub enum Driver {
     Works { version: String, gpus: usize },
     Hangs,
     Unusable { reason: String },
+}
+
+/// What the command says that lists devices of others than NVIDIA.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Listed {
+    /// There is none.
+    Nothing,
+    Works {
+        devices: usize,
+    },
+    Unusable {
+        reason: String,
+    },
 }
 
 /// How workers can be limited.
@@ -85,6 +99,7 @@ const CONTROLLERS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 /// Everything that was looked at, in the order in which one mends it.
 pub fn findings(facts: &Facts) -> Vec<Finding> {
     let mut found = vec![user(facts.user), driver(facts)];
+    found.extend(listed(&facts.listed));
     if facts.pci_gpus > 0 || matches!(facts.driver, Driver::Works { .. }) {
         found.push(nodes(&facts.missing_nodes));
     }
@@ -139,6 +154,23 @@ fn driver(facts: &Facts) -> Finding {
             format!("{on_bus} GPUs on the bus; {reason}"),
             mend(reason),
         ),
+    }
+}
+
+fn listed(listed: &Listed) -> Option<Finding> {
+    let what = "devices command";
+    match listed {
+        Listed::Nothing => None,
+        Listed::Works { devices } => {
+            Some(finding(what, Verdict::Fine, format!("lists {devices} devices"), ""))
+        }
+        Listed::Unusable { reason } => Some(finding(
+            what,
+            Verdict::Wrong,
+            reason.clone(),
+            "run what agent.devices.command names by hand: it is to print one JSON object as in \
+             docs/operate.md and to end with 0 in time",
+        )),
     }
 }
 
@@ -269,6 +301,7 @@ mod tests {
             user: User::Root,
             pci_gpus: 8,
             driver: Driver::Works { version: "570.86".to_owned(), gpus: 8 },
+            listed: Listed::Nothing,
             missing_nodes: Vec::new(),
             cgroups: Cgroups::V2 { controllers: CONTROLLERS.map(str::to_owned).to_vec() },
             confinement: Confinement::Works,
@@ -321,6 +354,10 @@ mod tests {
         let missing = vec!["/dev/nvidia-uvm".to_owned()];
         let unseen = |facts: &mut Facts| facts.missing_nodes = missing;
         check(unseen, "device nodes", Wrong, "/dev/nvidia-uvm not there", "nvidia-modprobe");
+        let list = |listed: Listed| move |facts: &mut Facts| facts.listed = listed;
+        let (what, reason) = ("devices command", "`x` ended with exit status: 3".to_owned());
+        check(list(Listed::Unusable { reason }), what, Wrong, "exit status: 3", "by hand");
+        check(list(Listed::Works { devices: 8 }), what, Verdict::Fine, "lists 8 devices", "");
         check(|facts| facts.user = User::Another, "user", Absent, "not root", "as root");
     }
 

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use berth_agent::{GpuDriver, Program, look_at_gpus};
+use berth_agent::{GpuDriver, Lister, Program, devices_listed, look_at_gpus};
 use serde_json::Value;
 
-use super::findings::{Cgroups, Confinement, Docker, Driver, Facts, User};
+use super::findings::{Cgroups, Confinement, Docker, Driver, Facts, Listed, User};
 
 /// A driver that was not in use takes seconds to wake; one that hangs never answers.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(15);
@@ -19,8 +19,12 @@ const DOCKER_PATIENCE: Duration = Duration::from_secs(5);
 const DOCKER_BYTES_MAX: u64 = 4 << 20;
 const NVIDIA: &str = "0x10de";
 
-/// Looks at this host; `nvml_library` and `docker_socket` as the agent would use them.
-pub async fn facts(nvml_library: Option<&Path>, docker_socket: &Path) -> Facts {
+/// Looks at this host; all that is named as the agent would use it.
+pub async fn facts(
+    nvml_library: Option<&Path>,
+    lister: Option<&Lister>,
+    docker_socket: &Path,
+) -> Facts {
     let prober = Program::of_this_executable("gpu-prober");
     let driver = look_at_gpus(prober, nvml_library, DRIVER_PATIENCE).await;
     let mut nodes = vec!["/dev/nvidiactl".to_owned(), "/dev/nvidia-uvm".to_owned()];
@@ -37,6 +41,11 @@ pub async fn facts(nvml_library: Option<&Path>, docker_socket: &Path) -> Facts {
         user: if rustix::process::geteuid().is_root() { User::Root } else { User::Another },
         pci_gpus: if in_container() { 0 } else { pci_gpus(Path::new("/sys/bus/pci/devices")) },
         driver,
+        listed: match lister.map(devices_listed) {
+            None => Listed::Nothing,
+            Some(Ok(devices)) => Listed::Works { devices },
+            Some(Err(reason)) => Listed::Unusable { reason },
+        },
         missing_nodes: nodes,
         cgroups: cgroups(Path::new("/sys/fs/cgroup")),
         confinement: match berth_agent::try_confinement() {

@@ -26,13 +26,14 @@ pub fn run(arguments: &DoctorArguments, globals: &GlobalArgs) -> anyhow::Result<
         }
     };
     let config = globals.config.as_deref();
-    let library = crate::agent::nvml_library(config)?;
+    let (library, lister) = crate::agent::device_sources(config)?;
     let socket = arguments.docker_socket.clone().unwrap_or_else(|| PathBuf::from(DOCKER_SOCKET));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let found = findings(&runtime.block_on(look::facts(library.as_deref(), &socket)));
+    let found =
+        findings(&runtime.block_on(look::facts(library.as_deref(), lister.as_ref(), &socket)));
     match as_json {
         true => println!("{:#}", found.iter().map(to_json).collect::<Value>()),
         false => print!("{}", table(&found)),

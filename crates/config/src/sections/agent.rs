@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::scheduler::loopback;
 use crate::kind::{
     ADDRESS, ARTIFACTS, CPU, DEVICE_PATH, FULL_PATH, GPUS, HOST_USE, LISTEN, NAME, PATH, PORTS,
-    SIZE, SWITCH, TIMER, WAIT,
+    SIZE, SWITCH, TIMER, WAIT, WORD,
 };
 use crate::reader::Reader;
 use crate::source::Setting;
@@ -58,6 +58,8 @@ pub struct Agent {
     pub artifacts: Artifacts,
     /// `[agent.gpus]`
     pub gpus: Gpus,
+    /// `[agent.devices]`
+    pub devices: Devices,
     /// `[agent.disconnect]`
     pub disconnect: Disconnect,
 }
@@ -122,6 +124,17 @@ pub struct Artifacts {
     pub max_size: Setting<u64>,
     /// Milliseconds without a byte after which a fetch is given up.
     pub stall_after: Setting<u64>,
+}
+
+/// `[agent.devices]`: what lists accelerators that are not NVIDIA's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Devices {
+    /// A program and its arguments; NVIDIA's library is asked where there is none.
+    pub command: Setting<Vec<String>>,
+    /// Milliseconds between two runs of it.
+    pub every: Setting<u64>,
+    /// Milliseconds after which it is killed.
+    pub deadline: Setting<u64>,
 }
 
 /// `[agent.gpus]`: how the agent looks at the host's GPUs.
@@ -209,6 +222,11 @@ impl Agent {
                 stuck_after: reader.setting("agent.gpus.stuck_after", &WAIT, 60_000),
                 reset_program: reader.optional("agent.gpus.reset_program", &PATH),
                 test_program: reader.optional("agent.gpus.test_program", &PATH),
+            },
+            devices: Devices {
+                command: reader.list("agent.devices.command", &WORD, Vec::new()),
+                every: reader.setting("agent.devices.every", &TIMER, 5_000),
+                deadline: reader.setting("agent.devices.deadline", &TIMER, 5_000),
             },
             disconnect: Disconnect {
                 retry_min: reader.setting("agent.disconnect.retry_min", &TIMER, 20),

@@ -6,7 +6,7 @@ mod log;
 mod raft;
 mod scheduler;
 
-pub use agent::{Agent, Artifacts, Disconnect, Docker, Gpus, HostUse};
+pub use agent::{Agent, Artifacts, Devices, Disconnect, Docker, Gpus, HostUse};
 pub use client::{Client, OutputFormat};
 pub use log::{Log, LogFormat};
 pub use raft::{Raft, RaftProfile, RaftTimers};
