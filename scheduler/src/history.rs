@@ -28,12 +28,28 @@ struct Ended {
     order: VecDeque<AllocationId>,
 }
 
+impl Ended {
+    /// It has not ended after all. Costs a pass, for what happens seldom.
+    fn take_back(&mut self, id: AllocationId) {
+        if self.by_id.remove(&id).is_some() {
+            self.order.retain(|known| *known != id);
+        }
+    }
+}
+
 impl History {
     pub fn new() -> History {
         History(Mutex::new(Ended::default()))
     }
 
     pub fn record(&self, events: &[Event]) {
+        for event in events {
+            if let (EventKind::AllocationReturned { .. }, Some(id)) =
+                (&event.kind, event.allocation)
+            {
+                self.lock().take_back(id);
+            }
+        }
         let ended = events.iter().filter_map(|event| {
             let EventKind::AllocationEnded { outcome, reason, row, report } = &event.kind else {
                 return None;

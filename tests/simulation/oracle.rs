@@ -171,6 +171,12 @@ impl Oracle {
                         self.succeeded.insert(instance(id));
                     }
                 }
+                (EventKind::AllocationReturned { .. }, Some(id)) => {
+                    self.count("attempts that came back");
+                    if self.succeeded.contains(&instance(id)) {
+                        self.violated(format!("entry {index}: {id} is back, which has succeeded"));
+                    }
+                }
                 (EventKind::RetryScheduled { .. }, _) => self.count("retries"),
                 (EventKind::DesiredChanged { generation }, _) => {
                     let node = event.node.unwrap_or_default();

@@ -397,17 +397,19 @@ impl Told {
 
 fn rows_of(view: &ClusterState, node: NodeId) -> Option<(u64, BTreeMap<AllocationId, DesiredRow>)> {
     let node = view.nodes().get(&node)?;
-    let rows = node.live.iter().filter_map(|id| view.allocations().get(id));
-    Some((node.generation, rows.map(|row| (row.id, desired_row(row))).collect()))
+    let live = node.live.iter().filter_map(|id| view.allocations().get(id));
+    let live = live.map(|row| desired_row(row, row.state.stop_intent().map(|_| &row.reason)));
+    let away = view.away(node).map(|(row, stop)| desired_row(row, stop.as_ref()));
+    Some((node.generation, live.chain(away).map(|row| (row.allocation, row)).collect()))
 }
 
-fn desired_row(row: &AllocationRow) -> DesiredRow {
+fn desired_row(row: &AllocationRow, stop: Option<&String>) -> DesiredRow {
     DesiredRow {
         allocation: row.id,
         spec: row.spec_digest,
         devices: row.claim.devices.clone(),
         ports: row.claim.ports.clone(),
-        stop: row.state.stop_intent().map(|_| row.reason.clone()),
+        stop: stop.cloned(),
     }
 }
 

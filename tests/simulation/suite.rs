@@ -20,11 +20,12 @@ const PROGRESS_US: u64 = 150 * SECOND;
 
 /// What a suite of many seeds must have seen, or its faults are not drawn any
 /// more.
-const EXPECTED: [&str; 45] = [
+const EXPECTED: [&str; 46] = [
     "agents crashed",
     "agents cut off",
     "allocations given up",
     "attempts after the first",
+    "attempts that came back",
     "bad networks",
     "changes garbled",
     "client timeouts",

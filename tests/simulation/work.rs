@@ -4,7 +4,7 @@
 
 use berth_model::{
     ArraySpec, Constraints, CpuMilli, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind,
-    JobSpec, MemoryBytes, Name, Policy, RestartPolicy, StopPolicy, TaskSpec,
+    JobSpec, MemoryBytes, Name, OnReturn, Policy, RestartPolicy, StopPolicy, TaskSpec,
 };
 
 use crate::rng::Rng;
@@ -34,6 +34,7 @@ fn job(rng: &mut Rng, kind: JobKind, text: &str, worker: [u64; 3]) -> JobSpec {
         tasks: vec![task],
         deadline: None,
         max_disconnect: DurationMs(rng.pick(&[1_000, 3_000, 8_000])),
+        on_return: rng.pick(&OnReturn::ALL),
         exclusive: false,
     }
 }

@@ -253,6 +253,7 @@ mod tests {
             tasks: vec![task],
             deadline: None,
             max_disconnect: DurationMs(1),
+            on_return: Default::default(),
             exclusive: false,
         };
         let device = DeviceClaim {

@@ -37,6 +37,7 @@ fn job() -> JobSpec {
         tasks: vec![TaskSpec::new(name("main"), JobKind::Batch, vec!["true".to_owned()])],
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        on_return: Default::default(),
         exclusive: false,
     }
 }

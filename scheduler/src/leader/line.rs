@@ -150,6 +150,7 @@ mod tests {
             tasks: Vec::new(),
             deadline: None,
             max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+            on_return: Default::default(),
             exclusive: false,
         });
         let digest = SpecDigest([0; 32]);

@@ -137,11 +137,19 @@ impl NodesService {
         let row = lookup::node(&state, &found.node)?;
         let holds = |id: &&AllocationId| {
             let sees = state.jobs().get(&id.job).is_some_and(|job| granted.sees(job.namespace()));
-            let claim = state.allocations().get(*id).map(|allocation| &allocation.claim);
+            let live = state.allocations().get(*id);
+            let away = row.away.get(*id).map(|away| &away.row);
+            let claim = live.or(away).map(|allocation| &allocation.claim);
             let devices = claim.into_iter().flat_map(|claim| &claim.devices);
             sees && devices.into_iter().any(|device| device.uuid == found.uuid)
         };
-        let allocations = row.live.iter().filter(holds).map(AllocationId::to_string).collect();
+        let allocations = row
+            .live
+            .iter()
+            .chain(row.away.keys())
+            .filter(holds)
+            .map(AllocationId::to_string)
+            .collect();
         let node = Some(shown(&row, leader.as_deref()));
         Ok(v1::GetDeviceReply { node, uuid: found.uuid, allocations })
     }

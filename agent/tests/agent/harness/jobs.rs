@@ -35,6 +35,7 @@ impl Job {
             tasks: vec![TaskSpec::new(name("main"), kind, command)],
             deadline: None,
             max_disconnect: DurationMs(10_000),
+            on_return: Default::default(),
             exclusive: false,
         };
         Job { number, spec }

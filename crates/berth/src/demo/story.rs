@@ -138,6 +138,7 @@ fn spec(name: &str, kind: JobKind, task: TaskSpec) -> anyhow::Result<JobSpec> {
         tasks: vec![task],
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        on_return: JobSpec::ON_RETURN_DEFAULT,
         exclusive: false,
     })
 }

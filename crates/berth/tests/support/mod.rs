@@ -58,6 +58,7 @@ pub fn batch(name: &str, count: u32, command: Vec<String>) -> JobSpec {
         tasks: vec![task],
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        on_return: Default::default(),
         exclusive: false,
     }
 }

@@ -88,6 +88,7 @@ fn spec(args: &SubmitArgs, session: &Session<'_, '_>) -> Result<JobSpec, CliErro
         tasks: vec![task],
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        on_return: JobSpec::ON_RETURN_DEFAULT,
         exclusive: false,
     })
 }

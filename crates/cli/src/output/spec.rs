@@ -22,6 +22,7 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
         "constraints": constraints_json(&spec.constraints),
         "deadline": spec.deadline.map(|deadline| format_duration(deadline.0)),
         "max_disconnect": format_duration(spec.max_disconnect.0),
+        "on_return": spec.on_return.name(),
         "exclusive": spec.exclusive,
         "tasks": tasks,
     })
@@ -129,7 +130,7 @@ mod tests {
         let text = r#"{
             "name": "a", "namespace": "default", "kind": "batch", "priority": 50,
             "policy": "best-fit", "constraints": {"labels": {"disk": "nvme"}},
-            "max_disconnect": "10s", "exclusive": false, "deadline": "5m",
+            "max_disconnect": "10s", "on_return": "keep-original", "exclusive": false, "deadline": "5m",
             "tasks": {"main": {
                 "driver": "docker", "image": "a:1",
                 "command": ["x"], "env": {"HF_TOKEN": "hf_secret"}, "array": "0-8:2%3",

@@ -33,8 +33,8 @@ pub use node::{
 pub use quantity::{CpuMilli, DiskBytes, MemoryBytes, ShareMilli};
 pub use range_set::RangeSet;
 pub use spec::{
-    ArraySpec, Constraints, Driver, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, Policy,
-    RestartPolicy, Signal, SpecDigest, StopPolicy, TaskSpec,
+    ArraySpec, Constraints, Driver, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec,
+    OnReturn, Policy, RestartPolicy, Signal, SpecDigest, StopPolicy, TaskSpec,
 };
 pub use status::{
     AllocationState, Drain, EndCause, EndReport, IllegalTransition, JobState, NodeState, Outcome,

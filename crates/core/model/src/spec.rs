@@ -40,6 +40,17 @@ pub enum Policy {
     Spread,
 }
 
+/// Which of two attempts goes on: the original, whose node was silent for too long and is
+/// back, or its replacement. Where there is no replacement yet the original always does.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum OnReturn {
+    #[default]
+    KeepReplacement,
+    KeepOriginal,
+    /// The one that has run longer, unless the other alone is ready to serve.
+    KeepLongestRunning,
+}
+
 /// A job as submitted.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct JobSpec {
@@ -57,6 +68,8 @@ pub struct JobSpec {
     /// How long an instance on a silent node is left alone before it is
     /// replaced.
     pub max_disconnect: DurationMs,
+    /// Which goes on when the node of a replaced instance comes back.
+    pub on_return: OnReturn,
     /// Never two at once: the agent stops the worker itself when its node's
     /// lease ends, and it is replaced only after that is certain.
     pub exclusive: bool,
@@ -277,6 +290,9 @@ impl JobSpec {
     pub const PRIORITY_DEFAULT: u8 = 50;
     /// A silent node is given up after this unless the job says otherwise.
     pub const MAX_DISCONNECT_DEFAULT: DurationMs = DurationMs::from_secs(10);
+    /// What a job file that says nothing asks for: hours of work are worth more than the
+    /// minutes of a replacement, and a warm replica more than one that loads its model.
+    pub const ON_RETURN_DEFAULT: OnReturn = OnReturn::KeepLongestRunning;
     pub const CPU_DEFAULT: CpuMilli = CpuMilli(100);
     pub const MEMORY_DEFAULT: MemoryBytes = MemoryBytes(128 << 20);
 }
@@ -325,6 +341,19 @@ impl JobKind {
         match self {
             JobKind::Batch => false,
             JobKind::Service | JobKind::Daemon => true,
+        }
+    }
+}
+
+impl OnReturn {
+    pub const ALL: [OnReturn; 3] =
+        [OnReturn::KeepReplacement, OnReturn::KeepOriginal, OnReturn::KeepLongestRunning];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            OnReturn::KeepReplacement => "keep-replacement",
+            OnReturn::KeepOriginal => "keep-original",
+            OnReturn::KeepLongestRunning => "keep-longest-running",
         }
     }
 }

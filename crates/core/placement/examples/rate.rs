@@ -155,6 +155,7 @@ fn with_work(cluster: &ClusterState, policy: Policy, shape: Shape, gpus: u32) ->
         }],
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        on_return: Default::default(),
         exclusive: false,
     };
     let (jobs, count, kinds) = match shape {

@@ -65,6 +65,7 @@ pub(crate) fn node_row(id: u64, spec: NodeSpec) -> NodeRow {
         rests_until: StateMs(0),
         stock_incarnation: 0,
         orphans: Default::default(),
+        away: Default::default(),
         cordoned_devices: Default::default(),
     }
 }
@@ -89,6 +90,7 @@ pub(crate) fn job(policy: Policy, task: TaskSpec) -> JobSpec {
         tasks: vec![task],
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        on_return: Default::default(),
         exclusive: false,
     }
 }

@@ -121,6 +121,11 @@ impl ClusterState {
                 for orphan in std::mem::take(&mut row.orphans).into_values() {
                     row.used.remove(&orphan.claim);
                 }
+                for away in std::mem::take(&mut row.away).into_values() {
+                    if *state == NodeState::Ready {
+                        row.used.remove(&away.row.claim);
+                    }
+                }
                 if *state == NodeState::Ready {
                     row.state = NodeState::Disconnected;
                     row.since = now;

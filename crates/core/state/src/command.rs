@@ -79,7 +79,7 @@ pub enum Command {
         orphans: Vec<AllocationId>,
         reason: String,
     },
-    /// The agent has said everything that is on it, and these are not.
+    /// The agent has said everything that is on it, and these, orphans or given up, are not.
     ForgetOrphans {
         node: NodeId,
         session: u64,

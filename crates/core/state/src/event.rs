@@ -81,6 +81,10 @@ pub enum EventKind {
         reason: String,
     },
     NodeReaped,
+    /// A worker that was given up while its node was silent goes on.
+    AllocationReturned {
+        reason: String,
+    },
     /// A worker of an earlier incarnation is known again.
     AllocationAdopted,
     /// A worker is there that the cluster does not know.
@@ -156,6 +160,7 @@ impl EventKind {
             EventKind::DevicePurposeChanged { .. } => "device-purpose",
             EventKind::DeviceHealthChanged { .. } => "device-health",
             EventKind::NodeReaped => "node-reaped",
+            EventKind::AllocationReturned { .. } => "allocation-returned",
             EventKind::AllocationAdopted => "allocation-adopted",
             EventKind::OrphanFound { .. } => "orphan-found",
             EventKind::OrphanStopping { .. } => "orphan-stopping",

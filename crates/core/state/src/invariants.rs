@@ -40,6 +40,8 @@ pub enum Broken {
     EndedAlive(JobId),
     #[error("allocation {0} is an orphan of the node that it is known to be on")]
     KnownOrphan(AllocationId),
+    #[error("allocation {0} was given up on its node and is live")]
+    AwayAlive(AllocationId),
     #[error("node {0} is down and something on it counts")]
     AliveOnDown(NodeId),
     #[error("an index does not follow from the rows")]
@@ -102,6 +104,14 @@ pub fn check_node(state: &ClusterState, node: &NodeRow) -> Vec<Broken> {
         sum.add(&orphan.claim);
         if state.allocations.get(id).is_some_and(|row| row.node == node.id) {
             broken.push(Broken::KnownOrphan(*id));
+        }
+    }
+    for (id, away) in &node.away {
+        if node.state == NodeState::Ready {
+            sum.add(&away.row.claim);
+        }
+        if state.allocations.get(id).is_some() || away.row.id != *id || away.row.node != node.id {
+            broken.push(Broken::AwayAlive(*id));
         }
     }
     if node.state == NodeState::Down && !(node.live.is_empty() && node.orphans.is_empty()) {

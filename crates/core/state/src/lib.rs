@@ -32,8 +32,8 @@ pub use event::{Event, EventKind};
 pub use refusal::Refusal;
 pub use restore::RestoreError;
 pub use rows::{
-    AllocationRow, ClusterRow, FOUNDER, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow,
-    NodeRow, OrphanRow, RestoreRow, Retry, SchedulerRow, ScoreParts, Seat, Stored, TaskRow,
+    AllocationRow, AwayRow, ClusterRow, FOUNDER, FailureDetail, JobPhase, JobRow, JobVersionRow,
+    KeyRow, NodeRow, OrphanRow, RestoreRow, Retry, SchedulerRow, ScoreParts, Seat, Stored, TaskRow,
 };
 pub use state::{Applied, ClusterState, QueueKey, Reply};
 pub use table::Table;

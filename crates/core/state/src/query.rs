@@ -107,9 +107,11 @@ impl ClusterState {
         use AllocationState as A;
         let row = self.allocations.get(&observation.allocation).filter(|row| row.node == node);
         let Some(row) = row else {
-            let node = self.nodes.get(&node);
-            let orphan =
-                node.is_some_and(|node| node.orphans.contains_key(&observation.allocation));
+            let Some(node) = self.nodes.get(&node) else { return false };
+            if let Some(away) = node.away.get(&observation.allocation) {
+                return away.is_news(&observation.observed);
+            }
+            let orphan = node.orphans.contains_key(&observation.allocation);
             return orphan && matches!(observation.observed, Observed::Ended(_));
         };
         let to = match &observation.observed {

@@ -227,8 +227,22 @@ pub struct NodeRow {
     pub stock_incarnation: u64,
     /// What runs on it and the cluster does not know; part of `used`.
     pub orphans: BTreeMap<AllocationId, OrphanRow>,
+    /// What was given up on it and may run there still; part of `used` while it is ready.
+    pub away: BTreeMap<AllocationId, AwayRow>,
     /// Devices that an operator wants nothing new on, by uuid, also while they are away.
     pub cordoned_devices: BTreeSet<String>,
+}
+
+/// A worker that was given up while its node was silent, or whose place an earlier attempt
+/// has taken back. Its devices are nobody else's until its agent has said what became of it;
+/// a node that is not ready is given nothing, so there they need not be counted, and may even
+/// have moved to another node.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct AwayRow {
+    /// As it was when it was given up.
+    pub row: Arc<AllocationRow>,
+    /// Set: it is to end, for this reason.
+    pub stop: Option<String>,
 }
 
 /// A worker that the backup did not know. It is kept, and what it holds is
@@ -328,6 +342,7 @@ impl Hash for NodeRow {
         (self.used.cpu, self.used.memory, self.live.len()).hash(hasher);
         (&self.blocked_ports, self.rests_until).hash(hasher);
         (self.stock_incarnation, &self.orphans, &self.cordoned_devices).hash(hasher);
+        self.away.hash(hasher);
     }
 }
 
@@ -426,6 +441,12 @@ impl NodeRow {
     /// Whether an orphan on it is of this task, whichever instance.
     pub fn has_orphan_of_task(&self, job: JobId, task: TaskIndex) -> bool {
         self.orphans.keys().any(|id| (id.job, id.task) == (job, task))
+    }
+
+    /// Whether an attempt of this task that was given up on it may go on there yet.
+    pub fn awaits_return_of(&self, job: JobId, task: TaskIndex) -> bool {
+        let mut undecided = self.away.iter().filter(|(_, away)| away.stop.is_none());
+        undecided.any(|(id, _)| (id.job, id.task) == (job, task))
     }
 
     /// Whether it has yet to say what is on it, in a cluster of this

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_model::validate::REPLICAS_MAX;
-use berth_model::{Constraints, JobKind, JobSpec, Name, Policy, TaskSpec, validate};
+use berth_model::{Constraints, JobKind, JobSpec, Name, OnReturn, Policy, TaskSpec, validate};
 
 use super::walk::{Field, Walk, join};
 use super::{health, keys, task};
@@ -61,6 +61,7 @@ pub(crate) fn read_job(
         tasks,
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        on_return: JobSpec::ON_RETURN_DEFAULT,
         exclusive: false,
     };
     read_rest(&mut walk, tree, &mut spec);
@@ -91,6 +92,10 @@ fn read_rest(walk: &mut Walk<'_>, tree: &Table, spec: &mut JobSpec) {
     }
     if let Some(wait) = walk.field(tree, "", "max_disconnect") {
         spec.max_disconnect = walk.duration(&wait).unwrap_or(spec.max_disconnect);
+    }
+    if let Some(on_return) = walk.field(tree, "", "on_return") {
+        let words = OnReturn::ALL.map(|on_return| (on_return.name(), on_return));
+        spec.on_return = walk.word(&on_return, &words, &[]).unwrap_or(spec.on_return);
     }
     if let Some(exclusive) = walk.field(tree, "", "exclusive") {
         spec.exclusive = walk.boolean(&exclusive).unwrap_or(spec.exclusive);

@@ -42,6 +42,7 @@ const JOB_KEYS: &[&str] = &[
     "max_disconnect",
     "name",
     "namespace",
+    "on_return",
     "policy",
     "priority",
     "replicas",

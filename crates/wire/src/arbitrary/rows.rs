@@ -9,8 +9,8 @@ use berth_model::{
 };
 use berth_state::rows::SchedulerRow;
 use berth_state::{
-    AllocationRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow, NodeRow,
-    OrphanRow, RestoreRow, Retry, Stored, TaskRow,
+    AllocationRow, AwayRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow,
+    NodeRow, OrphanRow, RestoreRow, Retry, Stored, TaskRow,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -235,13 +235,18 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
             node_use(),
             btree_set(allocation(), 0..4),
             (state_ms(), state_ms(), number()),
-            (blocked, btree_map(allocation(), orphan(), 0..3), btree_set(text(), 0..3)),
+            (
+                blocked,
+                btree_map(allocation(), orphan(), 0..3),
+                btree_set(text(), 0..3),
+                vec(away(), 0..3),
+            ),
         ),
     )
         .prop_map(|(head, rest)| {
             let (id, name, instance_key, spec, state, purpose) = head;
             let (session, generation, used, live, times, sets) = rest;
-            let (blocked_ports, orphans, cordoned_devices) = sets;
+            let (blocked_ports, orphans, cordoned_devices, away) = sets;
             let (since, rests_until, stock_incarnation) = times;
             NodeRow {
                 id,
@@ -260,9 +265,15 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
                 stock_incarnation,
                 orphans,
                 cordoned_devices,
+                away: away.into_iter().map(|away| (away.row.id, away)).collect(),
             }
         })
         .boxed()
+}
+
+fn away() -> impl Strategy<Value = AwayRow> {
+    (allocation_row(), option::of(text()))
+        .prop_map(|(row, stop)| AwayRow { row: Arc::new(row), stop })
 }
 
 fn orphan() -> impl Strategy<Value = OrphanRow> {

@@ -3,8 +3,8 @@
 use berth_model::{
     ArraySpec, Artifact, Checksum, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth,
     DeviceSlice, DeviceWay, DiskBytes, Driver, DurationMs, GpuRequest, HealthCheck, HealthProbe,
-    JobKind, JobSpec, Limits, MemoryBytes, NodeSpec, PcieWay, Policy, PortClaim, PortRange,
-    RestartPolicy, ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
+    JobKind, JobSpec, Limits, MemoryBytes, NodeSpec, OnReturn, PcieWay, Policy, PortClaim,
+    PortRange, RestartPolicy, ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -27,11 +27,12 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
         .prop_map(|(labels, pool, node)| Constraints { labels, pool, node });
     (
         (name(), name(), kind(), any::<u8>(), select(Policy::ALL.to_vec())),
-        (constraints, vec(task(), 0..4), option::of(span()), span(), any::<bool>()),
+        (constraints, vec(task(), 0..4), option::of(span()), any::<bool>()),
+        (span(), select(OnReturn::ALL.to_vec())),
     )
-        .prop_map(|(head, body)| {
+        .prop_map(|(head, body, (max_disconnect, on_return))| {
             let (name, namespace, kind, priority, policy) = head;
-            let (constraints, tasks, deadline, max_disconnect, exclusive) = body;
+            let (constraints, tasks, deadline, exclusive) = body;
             JobSpec {
                 name,
                 namespace,
@@ -42,6 +43,7 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
                 tasks,
                 deadline,
                 max_disconnect,
+                on_return,
                 exclusive,
             }
         })

@@ -1,11 +1,11 @@
 //! A job without its tasks.
 
-use berth_model::{Constraints, DurationMs, JobSpec, Name};
+use berth_model::{Constraints, DurationMs, JobSpec, Name, OnReturn};
 use berth_proto::v1;
 
 use super::task::{read_task, task_to_proto};
 use crate::enumeration;
-use crate::problem::{Field, Problems};
+use crate::problem::{Cause, Field, Problems};
 
 /// The message for a specification.
 pub fn job_spec_to_proto(spec: &JobSpec) -> v1::JobSpec {
@@ -20,7 +20,30 @@ pub fn job_spec_to_proto(spec: &JobSpec) -> v1::JobSpec {
         deadline_ms: spec.deadline.map(|span| span.0),
         max_disconnect_ms: spec.max_disconnect.0,
         exclusive: spec.exclusive,
+        on_return: on_return_to_proto(spec.on_return).into(),
     }
+}
+
+/// Its zero is what was done before the field was there, so that a specification of then has
+/// the digest that it had.
+fn on_return_to_proto(on_return: OnReturn) -> v1::OnReturn {
+    match on_return {
+        OnReturn::KeepReplacement => v1::OnReturn::KeepReplacement,
+        OnReturn::KeepOriginal => v1::OnReturn::KeepOriginal,
+        OnReturn::KeepLongestRunning => v1::OnReturn::KeepLongestRunning,
+    }
+}
+
+fn read_on_return(at: Field<'_>, number: i32, problems: &mut Problems) -> Option<OnReturn> {
+    let Ok(proto) = v1::OnReturn::try_from(number) else {
+        problems.add(at, Cause::UnknownValue(number));
+        return None;
+    };
+    Some(match proto {
+        v1::OnReturn::KeepReplacement => OnReturn::KeepReplacement,
+        v1::OnReturn::KeepOriginal => OnReturn::KeepOriginal,
+        v1::OnReturn::KeepLongestRunning => OnReturn::KeepLongestRunning,
+    })
 }
 
 /// No constraints are an absent message, so that there is one encoding.
@@ -49,6 +72,7 @@ pub(crate) fn read_job(
     let policy = enumeration::read::<v1::Policy, _>(at.named("policy"), proto.policy, problems);
     let constraints =
         read_constraints(at.named("constraints"), proto.constraints.unwrap_or_default(), problems);
+    let on_return = read_on_return(at.named("on_return"), proto.on_return, problems);
     let mut tasks = Vec::with_capacity(proto.tasks.len());
     let tasks_at = at.named("tasks");
     for (position, task) in proto.tasks.into_iter().enumerate() {
@@ -64,6 +88,7 @@ pub(crate) fn read_job(
         tasks,
         deadline: proto.deadline_ms.map(DurationMs),
         max_disconnect: DurationMs(proto.max_disconnect_ms),
+        on_return: on_return?,
         exclusive: proto.exclusive,
     })
 }

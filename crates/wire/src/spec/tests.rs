@@ -38,6 +38,7 @@ fn sample() -> JobSpec {
         tasks: vec![task],
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        on_return: Default::default(),
         exclusive: false,
     }
 }

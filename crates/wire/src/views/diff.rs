@@ -74,6 +74,7 @@ fn fields(spec: &JobSpec) -> Fields {
     put_some(&mut fields, "constraints.node", spec.constraints.node.as_ref());
     put_some(&mut fields, "deadline", spec.deadline.map(|span| milliseconds(span.0)));
     put(&mut fields, "max_disconnect", milliseconds(spec.max_disconnect.0));
+    put(&mut fields, "on_return", spec.on_return.name());
     put(&mut fields, "exclusive", spec.exclusive);
     for task in &spec.tasks {
         task_fields(task, &mut fields);

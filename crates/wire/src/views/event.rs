@@ -57,6 +57,7 @@ fn sentence(kind: &EventKind, node: &str) -> String {
             because(&format!("GPU {uuid} of node {node} is {}", health.name()), reason)
         }
         EventKind::NodeReaped => format!("node {node} was forgotten"),
+        EventKind::AllocationReturned { reason } => because("goes on", reason),
         EventKind::AllocationAdopted => format!("was found on node {node} and taken back"),
         EventKind::OrphanFound { why } => because(&format!("is an orphan on node {node}"), why),
         EventKind::OrphanStopping { reason } => because("the orphan is being ended", reason),

@@ -49,6 +49,7 @@ fn spec(kind: JobKind, tasks: Vec<TaskSpec>) -> JobSpec {
         tasks,
         deadline: None,
         max_disconnect: DurationMs(10_000),
+        on_return: Default::default(),
         exclusive: false,
     }
 }
@@ -328,6 +329,15 @@ fn every_kind_of_event_has_its_sentence() {
 }
 
 #[test]
+fn what_comes_back_says_why_it_goes_on() {
+    let kind = EventKind::AllocationReturned { reason: "its node is back".to_owned() };
+    let one = Event { job: None, allocation: None, node: Some(NodeId(1)), kind };
+    let shown = event(&World::new().state, &one, "9-0", WallMs(3));
+    assert_eq!(shown.message, "goes on: its node is back");
+    assert_eq!((shown.kind.as_str(), shown.node.as_str()), ("allocation-returned", "gpu-01"));
+}
+
+#[test]
 fn a_difference_names_fields_and_hides_environments() {
     let old = spec(JobKind::Service, vec![task(1)]);
     let mut new = old.clone();
@@ -359,7 +369,7 @@ fn a_difference_names_fields_and_hides_environments() {
 }
 
 /// Each takes one field over from another specification.
-const FIELDS: [fn(&mut JobSpec, &JobSpec); 27] = [
+const FIELDS: [fn(&mut JobSpec, &JobSpec); 28] = [
     |to, from| to.kind = from.kind,
     |to, from| to.priority = from.priority,
     |to, from| to.policy = from.policy,
@@ -368,6 +378,7 @@ const FIELDS: [fn(&mut JobSpec, &JobSpec); 27] = [
     |to, from| to.constraints.node.clone_from(&from.constraints.node),
     |to, from| to.deadline = from.deadline,
     |to, from| to.max_disconnect = from.max_disconnect,
+    |to, from| to.on_return = from.on_return,
     |to, from| to.exclusive = from.exclusive,
     |to, from| to.tasks[0].name.clone_from(&from.tasks[0].name),
     |to, from| to.tasks[0].driver.clone_from(&from.tasks[0].driver),

@@ -69,11 +69,12 @@ pub(super) async fn record_reports(
     }
 }
 
-/// The orphans of which an agent that has said everything says nothing.
+/// The orphans, and what was given up, of which an agent that has said everything says nothing.
 fn gone(leader: &Leader, node: NodeId, named: &BTreeSet<AllocationId>) -> Option<Command> {
     let view = leader.published.view();
     let row = view.nodes().get(&node)?;
-    let orphans = row.orphans.keys().filter(|id| !named.contains(id));
+    let known = row.orphans.keys().chain(row.away.keys());
+    let orphans = known.filter(|id| !named.contains(id));
     let orphans: Vec<AllocationId> = orphans.take(ORPHANS_FORGOTTEN_MAX).copied().collect();
     let session = row.session;
     (!orphans.is_empty()).then_some(Command::ForgetOrphans { node, session, orphans })

@@ -21,6 +21,7 @@ fn job(kind: JobKind) -> JobSpec {
         tasks: vec![TaskSpec::new(name("main"), kind, vec!["true".to_owned()])],
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        on_return: Default::default(),
         exclusive: false,
     }
 }

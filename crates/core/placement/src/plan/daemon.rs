@@ -31,7 +31,8 @@ impl<'a> Planner<'a> {
             let row = self.scratch.slot(position).row;
             let covered = live.contains(&InstanceIndex(instance))
                 || visit.row.failed.contains(instance)
-                || row.has_orphan_of_task(visit.key.job, visit.key.task);
+                || row.has_orphan_of_task(visit.key.job, visit.key.task)
+                || row.awaits_return_of(visit.key.job, visit.key.task);
             if covered || is_eligible(row, visit.request()).is_err() {
                 continue;
             }

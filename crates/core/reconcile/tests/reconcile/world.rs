@@ -207,6 +207,7 @@ pub fn job(kind: JobKind, text: &str, count: u32) -> JobSpec {
         tasks: vec![TaskSpec { count, cpu: CpuMilli(1), memory: MemoryBytes(1), ..task }],
         deadline: None,
         max_disconnect: DurationMs::from_secs(10),
+        on_return: Default::default(),
         exclusive: false,
     }
 }

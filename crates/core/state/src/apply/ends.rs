@@ -158,7 +158,9 @@ impl Step<'_> {
     fn finish_instance(&mut self, kind: JobKind, id: AllocationId, outcome: Outcome) {
         self.state.edit_task(id.job, id.task, |task| {
             task.ended_mut(outcome).insert(id.instance.0);
-            task.retries.remove(&id.instance.0);
+            if !kind.is_named() {
+                task.retries.remove(&id.instance.0);
+            }
         });
         if kind.is_named() {
             self.remember_attempt(id, 0, StateMs(0));
@@ -166,7 +168,11 @@ impl Step<'_> {
     }
 
     fn remember_attempt(&mut self, id: AllocationId, failures: u32, not_before: StateMs) {
-        let retry = Retry { attempt: id.attempt.next(), failures, not_before };
+        // One that was given up and is back is not the last that was begun.
+        let task = self.state.tasks.get(&(id.job, id.task));
+        let counted = task.map_or(id.attempt, |task| task.attempt_counted(id.instance.0));
+        let attempt = counted.max(id.attempt.next());
+        let retry = Retry { attempt, failures, not_before };
         self.state.edit_task(id.job, id.task, |task| {
             task.retries.insert(id.instance.0, retry);
         });

@@ -278,6 +278,7 @@ impl Step<'_> {
         for id in live {
             self.stop_allocation(id, StopIntent::Replace, "restart asked for");
         }
+        self.dismiss_away_of(job, "restart asked for");
         Ok(Reply::Done)
     }
 

@@ -2,6 +2,7 @@
 //! answer. Total: a command that does not fit is refused, never a panic.
 
 mod access;
+mod away;
 mod ends;
 mod fences;
 mod index;

@@ -8,7 +8,6 @@ use berth_model::{
 };
 
 use super::Step;
-use super::ends::End;
 use super::fences::reason_to_leave;
 use crate::command::{DevicePurpose, Purpose};
 use crate::event::EventKind;
@@ -56,6 +55,7 @@ impl Step<'_> {
         self.emit_node(node, EventKind::NodeRegistered { name: name.clone() });
         self.tell_of_devices(node, &row.spec, spec);
         if row.state != NodeState::Ready {
+            self.count_away(node);
             self.emit_node(node, EventKind::NodeStateChanged { state: NodeState::Ready });
         }
         self.stop_what_no_longer_fits(node);
@@ -147,6 +147,7 @@ impl Step<'_> {
                 0
             },
             orphans: Default::default(),
+            away: Default::default(),
             cordoned_devices: Default::default(),
         };
         self.state.nodes.insert(node, Arc::new(row));
@@ -175,6 +176,7 @@ impl Step<'_> {
         let mut used = NodeUse::default();
         // Nobody may end an orphan but an operator.
         row.orphans.values().for_each(|orphan| used.add(&orphan.claim));
+        row.away.values().for_each(|away| used.add(&away.row.claim));
         let mut misfits: Vec<(AllocationId, Misfit)> = Vec::new();
         for id in &row.live {
             let Some(allocation) = self.state.allocations.get(id) else { continue };
@@ -195,6 +197,9 @@ impl Step<'_> {
     pub(super) fn disconnect_node(&mut self, node: NodeId, session: u64) -> Result<Reply, Refusal> {
         self.silent(node, session, NodeState::Ready)?;
         self.set_node_state(node, NodeState::Disconnected);
+        self.state.nodes.edit(&node, |row| {
+            row.away.values().for_each(|away| row.used.remove(&away.row.claim));
+        });
         Ok(Reply::Done)
     }
 
@@ -202,7 +207,7 @@ impl Step<'_> {
         let row = self.silent(node, session, NodeState::Disconnected)?;
         self.set_node_state(node, NodeState::Down);
         for id in &row.live {
-            self.end_allocation(*id, &End::Lost("its node is down"));
+            self.give_up(*id, "its node is down");
         }
         self.forget_orphans_of(node);
         self.doubt_stock(node);
@@ -218,7 +223,7 @@ impl Step<'_> {
     ) -> Result<Reply, Refusal> {
         let row = self.silent(node, session, NodeState::Disconnected)?;
         for id in allocations.iter().filter(|id| row.live.contains(id)) {
-            self.end_allocation(*id, &End::Lost(reason));
+            self.give_up(*id, reason);
         }
         self.doubt_stock(node);
         Ok(Reply::Done)

@@ -22,6 +22,9 @@ impl Step<'_> {
             {
                 changed += 1;
             }
+            if !here && self.observe_away(node, *allocation, observed) {
+                changed += 1;
+            }
         }
         Reply::Observed { changed }
     }

@@ -82,7 +82,10 @@ impl Step<'_> {
                 u64::from(instance) == node.0
                     && !task.failed.contains(instance)
                     && !self.state.is_live(id)
-                    && !row.is_some_and(|row| row.has_orphan_of_task(id.job, id.task))
+                    && !row.is_some_and(|row| {
+                        row.has_orphan_of_task(id.job, id.task)
+                            || row.awaits_return_of(id.job, id.task)
+                    })
             }
         };
         let due = task.retries.get(&instance).is_none_or(|retry| retry.not_before <= self.now);

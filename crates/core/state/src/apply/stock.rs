@@ -131,7 +131,11 @@ impl Step<'_> {
 
     fn take_in(&mut self, node: NodeId, unknown: &Unknown) {
         let Ok(row) = self.state.node_row(node).cloned() else { return };
-        if row.orphans.contains_key(&unknown.allocation) {
+        let id = &unknown.allocation;
+        if row.away.contains_key(id) {
+            return self.found_away(node, *id);
+        }
+        if row.orphans.contains_key(id) {
             return;
         }
         let Unknown { allocation: id, spec_digest, claim, .. } = unknown;
@@ -304,7 +308,9 @@ impl Step<'_> {
             return Err(Refusal::StaleSession { node });
         }
         for id in orphans {
-            self.end_orphan(node, *id);
+            if !self.end_orphan(node, *id) {
+                self.forget_away(node, *id);
+            }
         }
         Ok(Reply::Done)
     }

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use berth_model::{
-    AllocationId, DurationMs, EndCause, EndReport, Grant, JobId, JobKind, Machine, NodeId, Role,
-    Scope, StateMs, StopIntent, WallMs,
+    AllocationId, DurationMs, EndCause, EndReport, Grant, JobId, JobKind, Machine, NodeId,
+    OnReturn, Role, Scope, StateMs, StopIntent, WallMs,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -64,7 +64,8 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
         Move::Submit { kind, count, gpus, key, named } => {
             let kind = [JobKind::Batch, JobKind::Service, JobKind::Daemon][usize::from(kind)];
             let count = if kind == JobKind::Daemon { 1 } else { count };
-            let spec = job(kind, &format!("job-{named}"), count, gpus);
+            let mut spec = job(kind, &format!("job-{named}"), count, gpus);
+            spec.on_return = OnReturn::ALL[usize::from(named)];
             Some(submit(&spec, key.map(|key| format!("key-{key}")).as_deref()))
         }
         Move::Change { job, change } => {
@@ -92,21 +93,8 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             Some(Command::Place { placements: vec![placement.clone(), placement] })
         }
         Move::Observe { allocation, what, other_node } => {
-            let allocation = pick(&live, allocation)?;
-            let node = world.state.allocations().get(&allocation)?.node;
-            let node = if other_node { pick(&nodes, 1)? } else { node };
-            let ended = |cause| Observed::Ended(EndReport { cause, ..exited(1) });
-            let observed = match what {
-                0..=2 => Observed::Ended(exited(i32::from(what))),
-                3 => Observed::Running { ready: true, started_at: WallMs(1) },
-                4 => Observed::Unhealthy { detail: "x".to_owned() },
-                5 => Observed::Unkillable,
-                6 => ended(EndCause::PortTaken),
-                7 => ended(EndCause::HostFault),
-                _ => ended(EndCause::HostRebooted),
-            };
-            let observation = Observation { allocation, observed };
-            Some(Command::Observe { node, observations: vec![observation.clone(), observation] })
+            let nodes = if other_node { &nodes[..] } else { &[] };
+            observe_command(world, allocation, what, nodes)
         }
         Move::Stop { allocation, intent } => {
             use StopIntent as S;
@@ -128,6 +116,37 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             None
         }
     }
+}
+
+/// What was given up and may still run.
+fn away(state: &ClusterState) -> BTreeSet<AllocationId> {
+    state.nodes().values().flat_map(|row| row.away.keys().copied()).collect()
+}
+
+fn node_of(state: &ClusterState, id: AllocationId) -> Option<NodeId> {
+    let live = state.allocations().get(&id).map(|row| row.node);
+    let away = || state.nodes().values().find(|row| row.away.contains_key(&id)).map(|row| row.id);
+    live.or_else(away)
+}
+
+/// What is said of a worker, live or given up, by its own node or by one of these.
+fn observe_command(world: &World, allocation: u8, what: u8, nodes: &[NodeId]) -> Option<Command> {
+    let live = world.state.allocations().iter().map(|(id, _)| *id);
+    let seen: Vec<AllocationId> = live.chain(away(&world.state)).collect();
+    let allocation = pick(&seen, allocation)?;
+    let node = pick(nodes, 1).or_else(|| node_of(&world.state, allocation))?;
+    let ended = |cause| Observed::Ended(EndReport { cause, ..exited(1) });
+    let observed = match what {
+        0..=2 => Observed::Ended(exited(i32::from(what))),
+        3 => Observed::Running { ready: true, started_at: WallMs(1) },
+        4 => Observed::Unhealthy { detail: "x".to_owned() },
+        5 => Observed::Unkillable,
+        6 => ended(EndCause::PortTaken),
+        7 => ended(EndCause::HostFault),
+        _ => ended(EndCause::HostRebooted),
+    };
+    let observation = Observation { allocation, observed };
+    Some(Command::Observe { node, observations: vec![observation.clone(), observation] })
 }
 
 fn scheduler_command(world: &World, which: u8, what: u8) -> Command {
@@ -249,6 +268,7 @@ proptest! {
             let before: BTreeSet<AllocationId> =
                 world.state.allocations().iter().map(|(id, _)| *id).collect();
             let view = world.state.clone();
+            let view_away = away(&view);
             if let Some(command) = command_for(&mut world, wish) {
                 let _ = world.one(command);
             }
@@ -259,7 +279,8 @@ proptest! {
             }
             // An allocation's id is used once in the life of a cluster.
             for (id, _) in world.state.allocations().iter() {
-                prop_assert!(before.contains(id) || seen.insert(*id), "{id} came twice");
+                let known = before.contains(id) || view_away.contains(id);
+                prop_assert!(known || seen.insert(*id), "{id} came twice");
             }
         }
         // A replica that gets the rows and one that got the commands agree.
@@ -311,13 +332,15 @@ proptest! {
             // An orphan that is taken back is the same worker as before.
             let orphans: BTreeSet<AllocationId> =
                 world.state.nodes().values().flat_map(|row| row.orphans.keys().copied()).collect();
+            let back = away(&world.state);
             if let Some(command) = command_for(&mut world, wish) {
                 let _ = world.one(command);
             }
             let now: BTreeSet<AllocationId> =
                 world.state.allocations().iter().map(|(id, _)| *id).collect();
             for id in now.difference(&live) {
-                prop_assert!(orphans.contains(id) || used.insert(*id), "{id} came twice");
+                let known = orphans.contains(id) || back.contains(id);
+                prop_assert!(known || used.insert(*id), "{id} came twice");
             }
             live = now;
         }

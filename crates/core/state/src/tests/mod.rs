@@ -2,6 +2,7 @@
 //! checked after every entry.
 
 mod access;
+mod away;
 mod fences;
 mod jobs;
 mod lives;

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use berth_model::{AllocationId, DurationMs, JobKind, NodeId, NodeState, StopIntent, TaskIndex};
+use berth_model::{
+    AllocationId, DurationMs, JobKind, NodeId, NodeState, StopIntent, TaskIndex, WallMs,
+};
 
 use super::world::{World, exited, job, name, node_spec};
 use crate::{
@@ -408,8 +410,11 @@ fn a_worker_that_was_given_up_is_told_again_when_its_node_returns() {
     assert!(!after.state.allocations().contains(&running));
     take_stock(&mut after, 0, stock).unwrap();
     after.register(0);
-    // It is at a later attempt now, so this one is shown and ended by hand.
-    assert!(orphans(&after).contains_key(&running));
+    // Nothing has taken its place.
+    assert!(orphans(&after).is_empty());
+    let runs = crate::Observed::Running { ready: true, started_at: WallMs(5) };
+    assert_eq!(after.observe_from(node, running, runs), 1);
+    assert!(after.state.allocations().contains(&running));
 }
 
 fn only_node(world: &World) -> NodeId {

@@ -215,6 +215,7 @@ pub fn job(kind: JobKind, text: &str, count: u32, gpus: u32) -> JobSpec {
         tasks: vec![TaskSpec { count, gpu, ..TaskSpec::new(name("main"), kind, command) }],
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        on_return: Default::default(),
         exclusive: false,
     }
 }

@@ -8,9 +8,10 @@ use berth_model::{
     AllocationId, CpuMilli, MemoryBytes, NodeId, NodeUse, ShareMilli, SpecDigest, StateMs, WallMs,
 };
 use berth_proto::log::v1;
-use berth_state::{NodeRow, OrphanRow};
+use berth_state::{AwayRow, NodeRow, OrphanRow};
 use bytes::Bytes;
 
+use super::allocation;
 use crate::enumeration;
 use crate::frozen::values::{
     allocation_to_proto, allocations_to_proto, claim_to_proto, purpose_to_proto, read_allocation,
@@ -44,6 +45,7 @@ pub(super) fn to_proto(row: &NodeRow) -> v1::NodeRow {
         stock_incarnation: row.stock_incarnation,
         orphans: row.orphans.iter().map(orphan_to_proto).collect(),
         cordoned_devices: row.cordoned_devices.iter().cloned().collect(),
+        away: row.away.values().map(away_to_proto).collect(),
     }
 }
 
@@ -98,6 +100,7 @@ pub(super) fn read(at: Field<'_>, proto: v1::NodeRow, problems: &mut Problems) -
         stock_incarnation: proto.stock_incarnation,
         orphans: read_orphans(at.named("orphans"), proto.orphans, problems)?,
         cordoned_devices: proto.cordoned_devices.into_iter().collect(),
+        away: read_away(at.named("away"), proto.away, problems)?,
     })
 }
 
@@ -141,6 +144,29 @@ fn read_orphans(
         }
     }
     Some(orphans)
+}
+
+fn away_to_proto(away: &AwayRow) -> v1::Away {
+    v1::Away { row: Some(allocation::to_proto(&away.row)), stop: away.stop.clone() }
+}
+
+fn read_away(
+    at: Field<'_>,
+    protos: Vec<v1::Away>,
+    problems: &mut Problems,
+) -> Option<BTreeMap<AllocationId, AwayRow>> {
+    let mut away = BTreeMap::new();
+    for (position, proto) in protos.into_iter().enumerate() {
+        let at = at.item(position);
+        let row_at = at.named("row");
+        let row = problems.present(row_at, proto.row)?;
+        let row = allocation::read(row_at, row, problems)?;
+        let stop = proto.stop;
+        if away.insert(row.id, AwayRow { row: Arc::new(row), stop }).is_some() {
+            problems.add(at, Cause::Contradiction("an allocation is there twice"));
+        }
+    }
+    Some(away)
 }
 
 fn read_use(at: Field<'_>, proto: v1::NodeUse, problems: &mut Problems) -> Option<NodeUse> {

@@ -47,6 +47,7 @@ fn job() -> JobSpec {
         tasks: vec![first_task(), second_task()],
         deadline: Some(DurationMs(3_600_000)),
         max_disconnect: DurationMs(10_000),
+        on_return: Default::default(),
         exclusive: true,
     }
 }

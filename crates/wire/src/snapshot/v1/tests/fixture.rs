@@ -14,9 +14,9 @@ use berth_model::{
 };
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
-    AllocationRow, Authority, ClusterRow, Expiry, FailureDetail, JobPhase, JobRow, JobVersionRow,
-    KeyRow, NodeRow, OrphanRow, Purpose, RestoreRow, Retry, RevocationRow, ScoreParts, Stored,
-    TaskRow, TokenRow, TokenUser,
+    AllocationRow, Authority, AwayRow, ClusterRow, Expiry, FailureDetail, JobPhase, JobRow,
+    JobVersionRow, KeyRow, NodeRow, OrphanRow, Purpose, RestoreRow, Retry, RevocationRow,
+    ScoreParts, Stored, TaskRow, TokenRow, TokenUser,
 };
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/snapshot-v1-every-row.hex");
@@ -111,6 +111,12 @@ fn access() -> Vec<Stored> {
     ]
 }
 
+fn away(instance: u32, stop: Option<&str>) -> (AllocationId, AwayRow) {
+    let state = AllocationState::Running { ready: true };
+    let row = AllocationRow { id: id(instance), ..allocation(state) };
+    (row.id, AwayRow { row: Arc::new(row), stop: stop.map(str::to_owned) })
+}
+
 /// What only a restored cluster has.
 fn after_a_restore() -> [Stored; 2] {
     let restore = RestoreRow {
@@ -136,6 +142,7 @@ fn after_a_restore() -> [Stored; 2] {
             (id(7), orphan(None)),
             (id(8), orphan(Some("by hand".to_owned()))),
         ]),
+        away: [away(9, None), away(10, Some("another attempt goes on"))].into(),
         ..node(NodeState::Ready, Purpose::Work)
     };
     [
@@ -180,6 +187,7 @@ fn spec() -> Arc<JobSpec> {
         tasks: vec![task],
         deadline: None,
         max_disconnect: DurationMs(10_000),
+        on_return: Default::default(),
         exclusive: false,
     })
 }
@@ -327,6 +335,7 @@ fn node(state: NodeState, purpose: Purpose) -> NodeRow {
         rests_until: StateMs(0),
         stock_incarnation: 0,
         orphans: BTreeMap::new(),
+        away: BTreeMap::new(),
         cordoned_devices: match state {
             NodeState::Disconnected => BTreeSet::from(["GPU-9".into()]),
             NodeState::Ready | NodeState::Down => BTreeSet::new(),
