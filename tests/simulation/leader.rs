@@ -288,7 +288,10 @@ impl World {
         }
         term.ticked = now();
         let commands = if term.ticks_waiting == 0 {
-            berth_reconcile::tick(&view, &term.heard, &rules, clock)
+            let soft = berth_placement::SoftView::default();
+            let mut elsewhere = berth_placement::Elsewhere::new(&view, &soft, clock);
+            let mut has_place = |id| elsewhere.take(id).is_some();
+            berth_reconcile::tick(&view, &term.heard, &rules, &mut has_place, clock)
         } else {
             Vec::new()
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_model::DurationMs;
+use berth_placement::Elsewhere;
 use berth_state::ClusterState;
 use tracing::warn;
 
@@ -42,8 +43,12 @@ pub async fn run(leader: Arc<Leader>) {
         last = Instant::now();
         let view = leader.published.view();
         let commands = {
+            let now = leader.clock.now();
+            let loads = leader.loads();
+            let mut elsewhere = Elsewhere::new(&view, &loads, now);
+            let mut has_place = |id| elsewhere.take(id).is_some();
             let soft = leader.soft();
-            berth_reconcile::tick(&view, &soft.heard, &rules, leader.clock.now())
+            berth_reconcile::tick(&view, &soft.heard, &rules, &mut has_place, now)
         };
         if clock_is_behind(&leader, &view) {
             // An entry without commands carries the clocks alone.

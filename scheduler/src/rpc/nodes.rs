@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use berth_model::{AllocationId, Drain, NodeState};
+use berth_placement::{Elsewhere, SoftView};
 use berth_proto::v1;
 use berth_proto::v1::nodes_client::NodesClient;
-use berth_state::{Command, DevicePurpose, NodeRow, Purpose};
+use berth_reconcile::{DrainWait, drain_waits};
+use berth_state::{ClusterState, Command, DevicePurpose, NodeRow, Purpose};
 use tonic::{Request, Response, Status};
 
 use super::route::{at_leader, where_asked};
@@ -123,7 +125,16 @@ impl NodesService {
     ) -> Result<v1::Node, Status> {
         let view = self.0.read(granted, asked.consistency).await?;
         let row = lookup::node(&view.state, &asked.node)?;
-        Ok(shown(&row, leader.as_deref()))
+        let mut node = shown(&row, leader.as_deref());
+        let loads = leader.as_deref().map(Leader::loads).unwrap_or_default();
+        let waits = waits_of_drain(&view.state, &row, &loads).into_iter();
+        let waits = waits.filter(|(id, _)| {
+            view.state.jobs().get(&id.job).is_some_and(|job| granted.sees(job.namespace()))
+        });
+        node.drain_waits = waits
+            .map(|(id, reason)| v1::DrainWait { allocation_id: id.to_string(), reason })
+            .collect();
+        Ok(node)
     }
 
     async fn get_device_here(
@@ -208,6 +219,37 @@ impl NodesService {
 }
 
 /// A node with what the leader last heard of it.
+/// What the emptying of a node waits for. Places are looked for as the leader looks for them, as
+/// far as this scheduler knows what is free.
+fn waits_of_drain(
+    view: &ClusterState,
+    row: &NodeRow,
+    loads: &SoftView,
+) -> Vec<(AllocationId, String)> {
+    let Purpose::Draining(drain) = row.purpose else { return Vec::new() };
+    let now = view.cluster().state_ms;
+    let mut elsewhere = Elsewhere::new(view, loads, now);
+    let waits = drain_waits(view, row, &mut |id| elsewhere.take(id).is_some());
+    let elsewhere = &elsewhere;
+    let until = match drain.deadline {
+        Some(deadline) => format!("; stopped in {} s at the latest", deadline.since(now).0 / 1000),
+        None => String::new(),
+    };
+    let spoken = |(id, wait): (AllocationId, DrainWait)| {
+        let what = match wait {
+            DrainWait::Place => {
+                format!("waits for a place elsewhere: {}", elsewhere.why_not(id))
+            }
+            DrainWait::OtherReplicas => "waits for other replicas to be ready".to_owned(),
+            DrainWait::ItsEnd => "may finish".to_owned(),
+            DrainWait::AllElse => "goes when all else is gone".to_owned(),
+            DrainWait::SilentNode => "the node is silent".to_owned(),
+        };
+        (id, format!("{what}{until}"))
+    };
+    waits.into_iter().map(spoken).collect()
+}
+
 fn shown(row: &NodeRow, leader: Option<&Leader>) -> v1::Node {
     let mut node = berth_wire::views::node(row);
     if let Some(leader) = leader {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use berth_model::{CpuMilli, MemoryBytes};
 use berth_proto::v1::{
-    Device, DeviceHealth, DeviceStatus, GetDeviceReply, MemoryErrors, Node, NodeSpec,
+    Device, DeviceHealth, DeviceStatus, DrainWait, GetDeviceReply, MemoryErrors, Node, NodeSpec,
 };
 use serde_json::{Value, json};
 
@@ -248,7 +248,17 @@ pub(crate) fn node_answer(node: &Node) -> Answer {
         let matrix = ways::matrix(declared(node));
         pieces.extend(matrix.map(|matrix| Piece::Text(format!("\n{matrix}"))));
     }
-    Answer { json: node_json(node), pieces, ids: vec![node.id.to_string()] }
+    if !node.drain_waits.is_empty() {
+        pieces.push(Piece::Text("\nstill here:".to_owned()));
+    }
+    for wait in &node.drain_waits {
+        pieces.push(Piece::Text(format!("{}: {}", wait.allocation_id, wait.reason)));
+    }
+    let mut json = node_json(node);
+    let wait =
+        |wait: &DrainWait| json!({ "allocation": wait.allocation_id, "reason": wait.reason });
+    json["drain_waits"] = node.drain_waits.iter().map(wait).collect();
+    Answer { json, pieces, ids: vec![node.id.to_string()] }
 }
 
 /// One GPU, in the shape of a node's devices, with its node and what holds it.

@@ -8,6 +8,7 @@
 pub mod budget;
 pub mod change;
 mod choose;
+pub mod elsewhere;
 pub mod explain;
 mod filters;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub mod what_if;
 
 pub use budget::Budget;
 pub use change::{Change, ChangeKind};
+pub use elsewhere::Elsewhere;
 pub use explain::{Explanation, Running, explain, explain_task};
 pub use never::never_fits;
 pub use plan::{plan, plan_jobs};

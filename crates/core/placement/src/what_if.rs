@@ -61,7 +61,11 @@ pub fn what_would_happen(
     Ok(PlanPreview { job, version, placements, exhausted, waiting, why, never_fits })
 }
 
-fn apply_one(copy: &mut ClusterState, now: StateMs, command: Command) -> Result<Reply, Refusal> {
+pub(crate) fn apply_one(
+    copy: &mut ClusterState,
+    now: StateMs,
+    command: Command,
+) -> Result<Reply, Refusal> {
     let wall_ms = copy.cluster().wall_ms;
     let proposer = String::new();
     let entry = Entry { state_ms: now, wall_ms, proposer, commands: vec![command] };

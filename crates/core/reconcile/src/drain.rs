@@ -1,19 +1,36 @@
-//! Emptying nodes: replicas move one at a time per task, batch work may finish
-//! until the deadline, daemons go when all else is gone.
+//! Emptying nodes: replicas move one at a time per task, and only to a place that is free;
+//! batch work may finish until the deadline, daemons go when all else is gone. Before the
+//! deadline it leaves a silent node alone: nobody could carry the orders out, and its work is
+//! given up as a silent node's is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, JobId, JobKind, NodeId, StateMs, StopIntent, TaskIndex};
+use berth_model::{
+    AllocationId, Drain, JobId, JobKind, NodeId, NodeState, StateMs, StopIntent, TaskIndex,
+};
 use berth_state::{AllocationRow, ClusterState, Command, NodeRow, Purpose};
 
 use crate::ALLOCATIONS_IN_COMMAND_MAX;
 use crate::replicas::next_to_go;
+
+/// Whether the successor of an allocation that leaves its node has a place now. It is asked
+/// once for each that is to go, and takes the place.
+pub type HasPlace<'a> = dyn FnMut(AllocationId) -> bool + 'a;
+
+/// Tasks of which one tick asks for places: each costs a search among all nodes.
+const PLACES_ASKED_MAX: usize = 8;
+/// Whose turn it is to ask moves on so often, or those without a place would keep those
+/// behind them from ever asking.
+const TURN_MS: u64 = 100;
+/// Allocations of a node whose waiting is told.
+const WAITS_SHOWN_MAX: usize = 100;
 
 /// `going` is what this tick has given orders about already; a second order
 /// would change why it ends.
 pub(crate) fn commands(
     view: &ClusterState,
     going: &BTreeSet<AllocationId>,
+    has_place: &mut HasPlace<'_>,
     now: StateMs,
 ) -> Vec<Command> {
     let mut stops: BTreeMap<NodeId, Vec<AllocationId>> = BTreeMap::new();
@@ -23,12 +40,15 @@ pub(crate) fn commands(
         let Purpose::Draining(drain) = node.purpose else { continue };
         let rows = rows_of(view, node, going);
         let stops = stops.entry(node.id).or_default();
-        if drain.deadline.is_some_and(|deadline| deadline <= now) {
+        if is_over(drain, now) {
             stops.extend(rows.iter().map(|row| row.id));
             gone.extend(rows.iter().map(|row| row.id));
             continue;
         }
-        let only_daemons = node.live.iter().all(|id| kind(view, *id) == Some(JobKind::Daemon));
+        if node.state != NodeState::Ready {
+            continue;
+        }
+        let only_daemons = has_only_daemons(view, node);
         for row in rows {
             match kind(view, row.id) {
                 Some(JobKind::Service) => {
@@ -39,13 +59,75 @@ pub(crate) fn commands(
             }
         }
     }
-    for ((job, task), here) in replicas {
-        let Some(job) = view.jobs().get(&job) else { continue };
-        if let Some(row) = next_to_go(view, job, task, &gone, |row| here.contains(&row.id)) {
+    let next = replicas.into_iter().filter_map(|((job, task), here)| {
+        let job = view.jobs().get(&job)?;
+        next_to_go(view, job, task, &gone, |row| here.contains(&row.id))
+    });
+    let mut next: Vec<&AllocationRow> = next.collect();
+    let turn = now.0 / TURN_MS % (next.len() as u64).max(1);
+    next.rotate_left(usize::try_from(turn).unwrap_or(0));
+    for row in next.into_iter().take(PLACES_ASKED_MAX) {
+        if has_place(row.id) {
             stops.entry(row.node).or_default().push(row.id);
         }
     }
     stops.into_iter().filter_map(|(node, stops)| order(view, node, stops)).collect()
+}
+
+/// Whether what is left on the node leaves now, whatever it is.
+pub(crate) fn is_over(drain: Drain, now: StateMs) -> bool {
+    drain.deadline.is_some_and(|deadline| deadline <= now)
+}
+
+/// What of a node that is being emptied waits, and for what; at most a hundred of it.
+pub fn drain_waits(
+    view: &ClusterState,
+    node: &NodeRow,
+    has_place: &mut HasPlace<'_>,
+) -> Vec<(AllocationId, DrainWait)> {
+    let Purpose::Draining(_) = node.purpose else { return Vec::new() };
+    let nothing = BTreeSet::new();
+    let only_daemons = has_only_daemons(view, node);
+    let mut waits = Vec::new();
+    for row in rows_of(view, node, &nothing).into_iter().take(WAITS_SHOWN_MAX) {
+        let wait = match kind(view, row.id) {
+            _ if node.state != NodeState::Ready => Some(DrainWait::SilentNode),
+            Some(JobKind::Service) => {
+                let job = view.jobs().get(&row.id.job);
+                let next = job.and_then(|job| {
+                    next_to_go(view, job, row.id.task, &nothing, |other| other.node == node.id)
+                });
+                match next.filter(|next| next.id == row.id) {
+                    None => Some(DrainWait::OtherReplicas),
+                    Some(_) => (!has_place(row.id)).then_some(DrainWait::Place),
+                }
+            }
+            Some(JobKind::Batch) => Some(DrainWait::ItsEnd),
+            Some(JobKind::Daemon) => (!only_daemons).then_some(DrainWait::AllElse),
+            None => None,
+        };
+        waits.extend(wait.map(|wait| (row.id, wait)));
+    }
+    waits
+}
+
+/// What something on a node that is being emptied waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DrainWait {
+    /// No other node takes it now.
+    Place,
+    /// Others of its task are not ready, or move before it.
+    OtherReplicas,
+    /// Batch work may finish.
+    ItsEnd,
+    /// A daemon goes last.
+    AllElse,
+    /// Its node is silent and can be told nothing.
+    SilentNode,
+}
+
+fn has_only_daemons(view: &ClusterState, node: &NodeRow) -> bool {
+    node.live.iter().all(|id| kind(view, *id) == Some(JobKind::Daemon))
 }
 
 fn rows_of<'a>(

@@ -12,6 +12,7 @@ mod rolling;
 mod soft;
 mod time_limits;
 
+pub use drain::{DrainWait, HasPlace, drain_waits};
 pub use liveness::{Liveness, LivenessRules};
 pub use soft::{Heard, SoftState};
 
@@ -25,19 +26,21 @@ pub const COMMANDS_MAX: usize = 256;
 /// Allocations in one command, so that it fits a log entry.
 pub const ALLOCATIONS_IN_COMMAND_MAX: usize = 256;
 
-/// What the leader should propose now. An empty answer means that everything
+/// What the leader should propose now. Where work finds places is another's to know: whether
+/// what is to move has one is asked of `has_place`. An empty answer means that everything
 /// is as it should be.
 pub fn tick(
     view: &ClusterState,
     soft: &SoftState,
     rules: &LivenessRules,
+    has_place: &mut HasPlace<'_>,
     now: StateMs,
 ) -> Vec<Command> {
     let mut commands = Vec::new();
     commands.extend(waited_long_enough(view, now));
     commands.extend(liveness::commands(view, soft, rules, now));
     commands.extend(time_limits::commands(view, now));
-    commands.extend(drain::commands(view, &ordered(&commands), now));
+    commands.extend(drain::commands(view, &ordered(&commands), has_place, now));
     commands.extend(rolling::commands(view, &ordered(&commands)));
     commands.extend(retention::commands(view, now));
     commands.truncate(COMMANDS_MAX);

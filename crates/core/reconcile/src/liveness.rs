@@ -2,10 +2,10 @@
 //! each job asked for, then down.
 
 use berth_model::{AllocationId, DurationMs, NodeState, StateMs};
-use berth_state::{AllocationRow, ClusterState, Command, NodeRow};
+use berth_state::{AllocationRow, ClusterState, Command, NodeRow, Purpose};
 
-use crate::ALLOCATIONS_IN_COMMAND_MAX;
 use crate::soft::SoftState;
+use crate::{ALLOCATIONS_IN_COMMAND_MAX, drain};
 
 /// When silence means what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,7 +125,9 @@ pub(crate) fn commands(
             {
                 commands.push(Command::DownNode { node: node.id, session: node.session });
             }
-            NodeState::Disconnected => commands.extend(give_up(view, node, rules, &passed)),
+            NodeState::Disconnected => {
+                commands.extend(give_up(view, node, rules, (&passed, now)));
+            }
             NodeState::Ready | NodeState::Down => {}
         }
     }
@@ -137,9 +139,15 @@ fn give_up(
     view: &ClusterState,
     node: &NodeRow,
     rules: &LivenessRules,
-    passed: &dyn Fn(DurationMs) -> bool,
+    (passed, now): (&dyn Fn(DurationMs) -> bool, StateMs),
 ) -> Option<Command> {
-    let over = |row: &AllocationRow| passed(patience(view, row, rules));
+    // The node was to be empty by then, and nobody waits for it any longer.
+    let drained = match node.purpose {
+        Purpose::Draining(drain) => drain::is_over(drain, now),
+        Purpose::Work | Purpose::Cordoned => false,
+    };
+    let asked = if drained { Some(rules.suspect_after) } else { None };
+    let over = |row: &AllocationRow| passed(patience(view, row, rules, asked));
     let allocations: Vec<AllocationId> = node
         .live
         .iter()
@@ -160,9 +168,14 @@ fn give_up(
 
 /// How long its node may be silent before an allocation is replaced. What the
 /// agent does about a lease that ends follows from the version that it runs.
-fn patience(view: &ClusterState, row: &AllocationRow, rules: &LivenessRules) -> DurationMs {
+fn patience(
+    view: &ClusterState,
+    row: &AllocationRow,
+    rules: &LivenessRules,
+    at_most: Option<DurationMs>,
+) -> DurationMs {
     let Some(job) = view.jobs().get(&row.id.job) else { return rules.down_after };
-    let asked = job.spec.max_disconnect.max(rules.suspect_after);
+    let asked = at_most.unwrap_or(job.spec.max_disconnect).max(rules.suspect_after);
     let old = job.versions.iter().find(|old| old.version == row.job_version);
     let running = old.map_or(&job.spec, |old| &old.spec);
     if !running.exclusive {

@@ -31,6 +31,7 @@ pub fn node(row: &NodeRow) -> v1::Node {
         allocations: u32::try_from(row.live.len()).unwrap_or(u32::MAX),
         generation: row.generation,
         agent_refused: None,
+        drain_waits: Vec::new(),
     }
 }
 

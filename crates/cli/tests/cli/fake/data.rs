@@ -198,7 +198,7 @@ pub fn nodes() -> Vec<Node> {
         last_report_ms: Some(212),
         allocations: 1,
         generation: 9,
-        agent_refused: None,
+        ..Node::default()
     };
     let cpu_01 = Node {
         id: 2,
@@ -215,6 +215,10 @@ pub fn nodes() -> Vec<Node> {
             reason: "node name `cpu-01` belongs to another machine".into(),
             ms_ago: 4_200,
         }),
+        drain_waits: vec![DrainWait {
+            allocation_id: "7.0.0.1".into(),
+            reason: "waits for a place elsewhere: 2 GPUs are busy on 1 node".into(),
+        }],
         ..Node::default()
     };
     vec![gpu_01, cpu_01]

@@ -1,6 +1,9 @@
 //! The order in which a node is emptied.
 
-use berth_model::{AllocationId, Drain, JobKind, StateMs, StopIntent};
+use std::collections::BTreeSet;
+
+use berth_model::{AllocationId, Drain, DurationMs, JobKind, NodeId, StateMs, StopIntent};
+use berth_reconcile::{DrainWait, drain_waits};
 use berth_state::Purpose;
 
 use crate::world::{World, job, stopped};
@@ -164,4 +167,89 @@ fn daemons_go_when_everything_else_is_gone() {
     world.exit(daemon, 143);
     assert!(moved(&mut world).is_empty());
     assert_eq!(world.try_place(shipper, 1, 1), None, "a draining node takes nothing");
+}
+
+#[test]
+fn f45_a_replica_without_a_place_elsewhere_stays_until_the_deadline() {
+    let mut world = World::new(2);
+    let web = world.submit(job(JobKind::Service, "web", 2));
+    let here = world.run(web, 0, 1);
+    let starting = world.place(web, 1, 1);
+    world.room_elsewhere = false;
+    let deadline = Some(StateMs(world.now + 60_000));
+    world.set(1, Purpose::Draining(Drain { deadline }));
+    assert_eq!(waits(&world, 1), [(here, OtherReplicas), (starting, Place)]);
+    assert!(moved(&mut world).is_empty(), "not even one that serves nobody");
+    world.ready(starting);
+    assert_eq!(waits(&world, 1), [(here, Place), (starting, OtherReplicas)]);
+    world.pass(59_000);
+    assert!(moved(&mut world).is_empty());
+    world.room_elsewhere = true;
+    assert_eq!(waits(&world, 1), [(starting, OtherReplicas)]);
+    assert_eq!(moved(&mut world), [here], "as soon as there is a place");
+    world.room_elsewhere = false;
+    world.pass(1_000);
+    assert_eq!(moved(&mut world), [starting], "nothing waits for longer than the deadline");
+}
+
+#[test]
+fn f45_those_without_a_place_keep_nobody_from_asking() {
+    const TASKS: u32 = 40;
+    let mut world = World::new(2);
+    let mut ids = BTreeSet::new();
+    for number in 0..TASKS {
+        let web = world.submit(job(JobKind::Service, &format!("web-{number}"), 1));
+        ids.insert(world.run(web, 0, 1));
+    }
+    world.set(1, DRAIN);
+    let mut asked = BTreeSet::new();
+    for _ in 0..TASKS {
+        world.pass(250);
+        let mut asked_now = 0;
+        let commands = world.tick_with(&mut |id| {
+            asked_now += 1;
+            asked.insert(id);
+            false
+        });
+        assert!(commands.is_empty() && asked_now <= 8, "{asked_now} in one tick");
+    }
+    assert_eq!(asked, ids);
+}
+
+#[test]
+fn f45_a_silent_node_is_drained_when_it_is_back_or_given_up() {
+    let mut world = World::new(2);
+    let mut spec = job(JobKind::Service, "web", 2);
+    spec.max_disconnect = DurationMs::from_secs(3_600);
+    let web = world.submit(spec);
+    let here = world.run(web, 0, 1);
+    let there = world.run(web, 1, 2);
+    let deadline = Some(StateMs(world.now + 60_000));
+    world.set(1, Purpose::Draining(Drain { deadline }));
+    world.disconnect(1);
+    let silent = |world: &mut World, ms: u64| {
+        world.now += ms;
+        world.soft.hear(NodeId(2), StateMs(world.now));
+    };
+    silent(&mut world, 50_000);
+    assert_eq!(waits(&world, 1), [(here, SilentNode)]);
+    assert!(world.tick().is_empty(), "nobody could carry an order out");
+    // It is back before the deadline, and is emptied.
+    let mut back = world.clone();
+    back.register(1);
+    assert_eq!(moved(&mut back), [here]);
+    // It is not, and nobody waits for longer than the deadline.
+    silent(&mut world, 10_000);
+    world.step();
+    world.step();
+    assert!(!world.is_live(here) && world.is_live(there));
+    let again = world.run(web, 0, 2);
+    assert!(world.is_live(again));
+}
+
+use DrainWait::{OtherReplicas, Place, SilentNode};
+
+fn waits(world: &World, node: u64) -> Vec<(AllocationId, DrainWait)> {
+    let row = world.state.nodes().get(&NodeId(node)).unwrap();
+    drain_waits(&world.state, row, &mut |_| world.room_elsewhere)
 }

@@ -8,17 +8,20 @@ use berth_model::{
     JobKind, JobSpec, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange, SpecDigest, StateMs,
     StopIntent, TaskIndex, TaskSpec, WallMs,
 };
-use berth_reconcile::{LivenessRules, SoftState, tick};
+use berth_reconcile::{HasPlace, LivenessRules, SoftState, tick};
 use berth_state::{
     ClusterState, Command, Entry, Observation, Observed, Placement, Purpose, Refusal, Reply,
     ScoreParts, SubmitJob, invariants,
 };
 
+#[derive(Clone)]
 pub struct World {
     pub state: ClusterState,
     pub soft: SoftState,
     pub rules: LivenessRules,
     pub now: u64,
+    /// Whether what moves finds another place.
+    pub room_elsewhere: bool,
     index: u64,
 }
 
@@ -31,6 +34,7 @@ impl World {
             soft: SoftState::new(StateMs(now)),
             rules: LivenessRules::default(),
             now,
+            room_elsewhere: true,
             index: 0,
         };
         world.one(Command::Found { cluster_id: [7; 16], security: None }).unwrap();
@@ -72,7 +76,11 @@ impl World {
 
     /// What the leader wants now.
     pub fn tick(&self) -> Vec<Command> {
-        tick(&self.state, &self.soft, &self.rules, StateMs(self.now))
+        self.tick_with(&mut |_| self.room_elsewhere)
+    }
+
+    pub fn tick_with(&self, has_place: &mut HasPlace<'_>) -> Vec<Command> {
+        tick(&self.state, &self.soft, &self.rules, has_place, StateMs(self.now))
     }
 
     /// What the leader wants now, and gets.

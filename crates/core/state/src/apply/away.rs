@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, AllocationState, Attempt, EndCause, JobId, JobKind, NodeId, NodeState, NodeUse,
-    OnReturn, Outcome, StateMs, StopIntent, may_stay,
+    AllocationId, AllocationState, Attempt, DurationMs, EndCause, JobId, JobKind, NodeId,
+    NodeState, NodeUse, OnReturn, Outcome, StateMs, StopIntent, may_stay,
 };
 
 use super::ends::End;
@@ -16,6 +16,9 @@ use crate::event::EventKind;
 use crate::rows::{AllocationRow, AwayRow, JobPhase, NodeRow, REASON_BYTES_MAX, Retry};
 use crate::state::ClusterState;
 
+/// An instance waits so long for its original to be heard of, once that one's node is back: an agent
+/// says what it has in the first second of its session.
+const RETURN_WAIT_MS: u64 = 5_000;
 const UNWANTED: &str = "its job no longer asks for it";
 
 impl AwayRow {
@@ -112,6 +115,21 @@ impl Step<'_> {
             }
         });
         self.bump_generation(node);
+        let row = self.state.nodes.get(&node).cloned();
+        let away = row.iter().flat_map(|row| &row.away);
+        for (id, _) in away.filter(|(_, away)| away.stop.is_none()) {
+            self.hold_place(*id);
+        }
+    }
+
+    /// Its agent is about to say that it runs: nothing is begun in its place meanwhile.
+    fn hold_place(&mut self, id: AllocationId) {
+        let until = self.now.after(DurationMs(RETURN_WAIT_MS));
+        self.state.edit_task(id.job, id.task, |task| {
+            if let Some(retry) = task.retries.get_mut(&id.instance.0) {
+                retry.not_before = retry.not_before.max(until);
+            }
+        });
     }
 
     /// What its agent says of one that was given up. Whether it changed anything.
@@ -214,7 +232,7 @@ impl Step<'_> {
             Some(StopIntent::Drain | StopIntent::Unhealthy) => {
                 Fate::GoesOn(format!("its node is back, and attempt {} ends", rival.id.attempt.0))
             }
-            // It was placed as soon as there was room on the very node that is back.
+            // What was missing was room, and the node that is back has brought it.
             None if rival.planned_at >= node.since => {
                 Fate::GoesOn("its node is back, and nothing had taken its place before".to_owned())
             }

@@ -142,8 +142,12 @@ fn f30_without_a_replacement_the_original_goes_on_whatever_the_policy() {
             let mut case = Case::new(&spec(kind, on_return));
             case.comes_back();
             // The node has room for it, and is what was missing.
-            let rival = (on_return == OnReturn::KeepReplacement)
-                .then(|| case.world.place(case.original.job, 0).unwrap());
+            let job = case.original.job;
+            assert!(case.world.place(job, 0).is_err(), "its original may be heard of");
+            let rival = (on_return == OnReturn::KeepReplacement).then(|| {
+                case.world.now += 5_000;
+                case.world.place(job, 0).unwrap()
+            });
             assert_eq!(case.says(RUNS), 1);
             assert_eq!(case.live(), [case.original]);
             let next = if rival.is_some() { 3 } else { 2 };
@@ -407,6 +411,7 @@ fn f30_what_the_agent_no_longer_knows_is_forgotten() {
     let orphans = vec![case.original];
     case.world.one(Command::ForgetOrphans { node, session, orphans }).unwrap();
     assert_eq!(case.used_gpus(node), 0);
+    case.world.now += 5_000;
     let again = case.replace();
     assert_eq!(case.row(again).map(|row| row.state), Some(AllocationState::Planned));
 }
