@@ -458,6 +458,7 @@ fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         | Command::Place { .. }
         | Command::StopAllocations { .. }
         | Command::ExpireJob { .. }
+        | Command::FailUpdate { .. }
         | Command::Reap { .. }
         | Command::CreateToken(_)
         | Command::RevokeToken { .. }

@@ -254,6 +254,7 @@ mod tests {
             deadline: None,
             max_disconnect: DurationMs(1),
             on_return: Default::default(),
+            progress_deadline: None,
             exclusive: false,
         };
         let device = DeviceClaim {

@@ -293,6 +293,7 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             | Command::Place { .. }
             | Command::StopAllocations { .. }
             | Command::ExpireJob { .. }
+            | Command::FailUpdate { .. }
             | Command::Reap { .. }
             | Command::CreateToken(_)
             | Command::RevokeToken { .. }

@@ -139,6 +139,7 @@ fn spec(name: &str, kind: JobKind, task: TaskSpec) -> anyhow::Result<JobSpec> {
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
         on_return: JobSpec::ON_RETURN_DEFAULT,
+        progress_deadline: None,
         exclusive: false,
     })
 }

@@ -89,6 +89,7 @@ fn spec(args: &SubmitArgs, session: &Session<'_, '_>) -> Result<JobSpec, CliErro
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
         on_return: JobSpec::ON_RETURN_DEFAULT,
+        progress_deadline: None,
         exclusive: false,
     })
 }

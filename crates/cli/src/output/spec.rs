@@ -23,6 +23,7 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
         "deadline": spec.deadline.map(|deadline| format_duration(deadline.0)),
         "max_disconnect": format_duration(spec.max_disconnect.0),
         "on_return": spec.on_return.name(),
+        "update": { "progress_deadline": spec.progress_deadline.map(|limit| format_duration(limit.0)) },
         "exclusive": spec.exclusive,
         "tasks": tasks,
     })
@@ -165,6 +166,7 @@ mod tests {
         task["workdir"] = Value::Null;
         expected["constraints"]["pool"] = Value::Null;
         expected["constraints"]["node"] = Value::Null;
+        expected["update"]["progress_deadline"] = Value::Null;
         assert_eq!(shown, expected);
     }
 

@@ -70,6 +70,9 @@ pub struct JobSpec {
     pub max_disconnect: DurationMs,
     /// Which goes on when the node of a replaced instance comes back.
     pub on_return: OnReturn,
+    /// A new version of which no further replica gets ready for so long has failed, and takes no
+    /// more places from the version before it; `None`: it is waited for.
+    pub progress_deadline: Option<DurationMs>,
     /// Never two at once: the agent stops the worker itself when its node's
     /// lease ends, and it is replaced only after that is certain.
     pub exclusive: bool,
@@ -293,6 +296,8 @@ impl JobSpec {
     /// What a job file that says nothing asks for: hours of work are worth more than the
     /// minutes of a replacement, and a warm replica more than one that loads its model.
     pub const ON_RETURN_DEFAULT: OnReturn = OnReturn::KeepLongestRunning;
+    /// What a job file that says nothing gives a new version: time to load a large model.
+    pub const PROGRESS_DEADLINE_DEFAULT: DurationMs = DurationMs::from_secs(600);
     pub const CPU_DEFAULT: CpuMilli = CpuMilli(100);
     pub const MEMORY_DEFAULT: MemoryBytes = MemoryBytes(128 << 20);
 }

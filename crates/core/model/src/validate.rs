@@ -102,6 +102,14 @@ fn check_job_times(spec: &JobSpec, complaints: &mut Complaints) {
     if spec.max_disconnect > DURATION_MAX {
         complaints.add("max_disconnect", "expected at most 366d");
     }
+    if let Some(limit) = spec.progress_deadline {
+        if limit == DurationMs::ZERO || limit > DURATION_MAX {
+            complaints.add("update.progress_deadline", "expected more than zero and at most 366d");
+        }
+        if !spec.kind.is_named() {
+            complaints.add("update.progress_deadline", "a batch job is not updated");
+        }
+    }
     let Some(deadline) = spec.deadline else {
         return;
     };

@@ -156,6 +156,7 @@ fn with_work(cluster: &ClusterState, policy: Policy, shape: Shape, gpus: u32) ->
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
         on_return: Default::default(),
+        progress_deadline: None,
         exclusive: false,
     };
     let (jobs, count, kinds) = match shape {

@@ -173,6 +173,9 @@ fn settled_summary(row: &JobRow, explanation: &Explanation) -> String {
         return format!("the job has ended: {}", row.state().name());
     }
     let live = explanation.running.len() as u64 + explanation.running_left_off;
+    if row.rollout.is_some_and(|rollout| rollout.failed) {
+        return format!("the update has failed: {}", row.reason);
+    }
     match live {
         0 => "nothing waits for a place".to_owned(),
         1 => "nothing waits for a place; 1 instance is live".to_owned(),

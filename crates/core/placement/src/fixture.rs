@@ -91,6 +91,7 @@ pub(crate) fn job(policy: Policy, task: TaskSpec) -> JobSpec {
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
         on_return: Default::default(),
+        progress_deadline: None,
         exclusive: false,
     }
 }

@@ -41,7 +41,7 @@ pub fn tick(
     commands.extend(liveness::commands(view, soft, rules, now));
     commands.extend(time_limits::commands(view, now));
     commands.extend(drain::commands(view, &ordered(&commands), has_place, now));
-    commands.extend(rolling::commands(view, &ordered(&commands)));
+    commands.extend(rolling::commands(view, &ordered(&commands), now));
     commands.extend(retention::commands(view, now));
     commands.truncate(COMMANDS_MAX);
     commands

@@ -1,20 +1,49 @@
 //! Bringing replicas to the current version, one at a time, and only while the
-//! others are ready.
+//! others are ready. A version that does not get on keeps what it has, and takes no more.
 
 use std::collections::BTreeSet;
 
-use berth_model::{AllocationId, StopIntent, TaskIndex, TaskSpec};
+use berth_model::{AllocationId, StateMs, StopIntent, TaskIndex, TaskSpec};
 use berth_state::{AllocationRow, ClusterState, Command, JobRow};
 
 use crate::replicas::next_to_go;
 
 /// `going` is what this tick has given orders about already.
-pub(crate) fn commands(view: &ClusterState, going: &BTreeSet<AllocationId>) -> Vec<Command> {
+pub(crate) fn commands(
+    view: &ClusterState,
+    going: &BTreeSet<AllocationId>,
+    now: StateMs,
+) -> Vec<Command> {
+    let has_failed = |job: &JobRow| job.rollout.is_some_and(|rollout| rollout.failed);
     view.jobs()
         .values()
         .filter(|job| job.places() && job.kind().is_named() && job.version > 1 && job.live > 0)
-        .flat_map(|job| next_of(view, job, going))
+        .filter(|job| !has_failed(job))
+        .flat_map(|job| {
+            let next = next_of(view, job, going);
+            if next.is_empty() { failure(view, job, now).into_iter().collect() } else { next }
+        })
         .collect()
+}
+
+/// That a version has failed of which no further replica got ready in time, while others run an
+/// older one.
+fn failure(view: &ClusterState, job: &JobRow, now: StateMs) -> Option<Command> {
+    let (rollout, limit) = job.rollout.zip(job.spec.progress_deadline)?;
+    let older = view.allocations_of(job.id).filter(|row| is_outdated(job, row)).count();
+    if older == 0 || now < rollout.progressed_at.after(limit) {
+        return None;
+    }
+    let version = job.version;
+    let ready = match rollout.ready_max {
+        0 => format!("no replica of version {version} got ready"),
+        count => format!("only {count} of version {version} got ready, and no further one"),
+    };
+    let reason = format!(
+        "{ready} within {} s; {older} of an older version go on until a new version or a rollback",
+        limit.0 / 1000
+    );
+    Some(Command::FailUpdate { job: job.id, version, reason })
 }
 
 fn next_of(view: &ClusterState, job: &JobRow, going: &BTreeSet<AllocationId>) -> Vec<Command> {

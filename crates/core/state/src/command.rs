@@ -131,6 +131,12 @@ pub enum Command {
     ExpireJob {
         job: JobId,
     },
+    /// No further replica of this version gets ready: it takes no more places.
+    FailUpdate {
+        job: JobId,
+        version: u32,
+        reason: String,
+    },
     /// Retention: jobs that ended, keys and nodes that nobody needs any more.
     Reap {
         jobs: Vec<JobId>,
@@ -294,6 +300,7 @@ impl Command {
             Command::StopAllocations { .. } => "stop-allocations",
             Command::Observe { .. } => "observe",
             Command::ExpireJob { .. } => "expire-job",
+            Command::FailUpdate { .. } => "fail-update",
             Command::Reap { .. } => "reap",
             Command::CreateToken(_) => "create-token",
             Command::RevokeToken { .. } => "revoke-token",

@@ -28,6 +28,11 @@ pub enum EventKind {
     JobUpdated {
         version: u32,
     },
+    /// A version that does not get ready takes no more places.
+    UpdateFailed {
+        version: u32,
+        reason: String,
+    },
     JobHeld,
     JobReleased,
     JobStopping {
@@ -143,6 +148,7 @@ impl EventKind {
         match self {
             EventKind::JobSubmitted { .. } => "job-submitted",
             EventKind::JobUpdated { .. } => "job-updated",
+            EventKind::UpdateFailed { .. } => "update-failed",
             EventKind::JobHeld => "job-held",
             EventKind::JobReleased => "job-released",
             EventKind::JobStopping { .. } => "job-stopping",

@@ -33,7 +33,8 @@ pub use refusal::Refusal;
 pub use restore::RestoreError;
 pub use rows::{
     AllocationRow, AwayRow, ClusterRow, FOUNDER, FailureDetail, JobPhase, JobRow, JobVersionRow,
-    KeyRow, NodeRow, OrphanRow, RestoreRow, Retry, SchedulerRow, ScoreParts, Seat, Stored, TaskRow,
+    KeyRow, NodeRow, OrphanRow, RestoreRow, Retry, Rollout, SchedulerRow, ScoreParts, Seat, Stored,
+    TaskRow,
 };
 pub use state::{Applied, ClusterState, QueueKey, Reply};
 pub use table::Table;

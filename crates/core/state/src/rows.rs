@@ -107,6 +107,19 @@ pub struct JobRow {
     pub reason: String,
     /// Live allocations of all its tasks.
     pub live: u32,
+    /// How the current version gets on; none of a first version.
+    pub rollout: Option<Rollout>,
+}
+
+/// A version that takes the place of another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Rollout {
+    /// When one more of its replicas was ready than ever before, or it began.
+    pub progressed_at: StateMs,
+    /// As many of its replicas were ready at one time.
+    pub ready_max: u32,
+    /// It was given up: it takes no further places, until a person decides.
+    pub failed: bool,
 }
 
 /// How far a job is.
@@ -317,7 +330,7 @@ impl Hash for JobRow {
         (self.submitted_at, self.submitted_ms).hash(hasher);
         (self.started_at, self.finished_at).hash(hasher);
         self.reason.hash(hasher);
-        self.live.hash(hasher);
+        (self.live, self.rollout).hash(hasher);
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn read_job(
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
         on_return: JobSpec::ON_RETURN_DEFAULT,
+        progress_deadline: kind.is_named().then_some(JobSpec::PROGRESS_DEADLINE_DEFAULT),
         exclusive: false,
     };
     read_rest(&mut walk, tree, &mut spec);
@@ -101,15 +102,18 @@ fn read_rest(walk: &mut Walk<'_>, tree: &Table, spec: &mut JobSpec) {
         spec.exclusive = walk.boolean(&exclusive).unwrap_or(spec.exclusive);
     }
     if let Some(update) = walk.field(tree, "", "update") {
-        read_update(walk, &update);
+        read_update(walk, &update, spec);
     }
 }
 
-/// Only the way of updating that needs no further settings exists so far.
-fn read_update(walk: &mut Walk<'_>, update: &Field<'_>) {
+/// Only one way of updating exists so far.
+fn read_update(walk: &mut Walk<'_>, update: &Field<'_>, spec: &mut JobSpec) {
     let Some(table) = walk.table(update, &keys::UPDATE) else { return };
     if let Some(strategy) = walk.field(table, &update.path, "strategy") {
         walk.word(&strategy, &[("rolling", ())], &["blue-green", "canary"]);
+    }
+    if let Some(limit) = walk.field(table, &update.path, "progress_deadline") {
+        spec.progress_deadline = walk.duration(&limit).or(spec.progress_deadline);
     }
 }
 

@@ -103,8 +103,10 @@ pub(super) const CONSTRAINTS: Keys = Keys {
 };
 pub(super) const STOP: Keys = keys(&["grace", "signal"]);
 pub(super) const RESTART: Keys = keys(&["attempts", "backoff", "backoff_max"]);
-pub(super) const UPDATE: Keys =
-    Keys { later: &["max_surge", "max_unavailable", "steps", "weight"], ..keys(&["strategy"]) };
+pub(super) const UPDATE: Keys = Keys {
+    later: &["max_surge", "max_unavailable", "steps", "weight"],
+    ..keys(&["progress_deadline", "strategy"])
+};
 pub(super) const HEALTH: Keys = Keys { later: &["grpc"], ..keys(&["command", "http", "tcp"]) };
 pub(super) const HTTP: Keys =
     keys(&["failures", "interval", "path", "port", "start_period", "timeout"]);

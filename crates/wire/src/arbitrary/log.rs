@@ -94,6 +94,11 @@ fn job_command() -> BoxedStrategy<Command> {
             Command::ChangeJob { job, if_version, change }
         }),
         job_id().prop_map(|job| Command::ExpireJob { job }),
+        (job_id(), any::<u32>(), text()).prop_map(|(job, version, reason)| Command::FailUpdate {
+            job,
+            version,
+            reason
+        }),
     ]
     .boxed()
 }

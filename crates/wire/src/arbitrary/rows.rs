@@ -10,7 +10,7 @@ use berth_model::{
 use berth_state::rows::SchedulerRow;
 use berth_state::{
     AllocationRow, AwayRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow,
-    NodeRow, OrphanRow, RestoreRow, Retry, Stored, TaskRow,
+    NodeRow, OrphanRow, RestoreRow, Retry, Rollout, Stored, TaskRow,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -90,7 +90,12 @@ fn job_state() -> impl Strategy<Value = JobState> {
     select(vec![S::Queued, S::Running, S::Succeeded, S::Failed, S::Cancelled, S::TimedOut])
 }
 
-pub(crate) fn job_row() -> BoxedStrategy<JobRow> {
+pub(crate) fn rollout() -> impl Strategy<Value = Rollout> {
+    (state_ms(), any::<u32>(), any::<bool>())
+        .prop_map(|(progressed_at, ready_max, failed)| Rollout { progressed_at, ready_max, failed })
+}
+
+fn job_row() -> BoxedStrategy<JobRow> {
     let phase = prop_oneof![
         Just(JobPhase::Active),
         job_state().prop_map(JobPhase::Ending),
@@ -107,12 +112,12 @@ pub(crate) fn job_row() -> BoxedStrategy<JobRow> {
     (
         (job_id(), job(), digest(), any::<u32>(), vec(version, 0..2), option::of(text())),
         (phase, any::<bool>(), wall_ms(), state_ms()),
-        (option::of(wall_ms()), option::of(wall_ms()), text(), any::<u32>()),
+        (option::of(wall_ms()), option::of(wall_ms()), text(), any::<u32>(), option::of(rollout())),
     )
         .prop_map(|(head, times, rest)| {
             let (id, spec, digest, version, versions, key) = head;
             let (phase, held, submitted_at, submitted_ms) = times;
-            let (started_at, finished_at, reason, live) = rest;
+            let (started_at, finished_at, reason, live, rollout) = rest;
             JobRow {
                 id,
                 spec: Arc::new(spec),
@@ -128,6 +133,7 @@ pub(crate) fn job_row() -> BoxedStrategy<JobRow> {
                 finished_at,
                 reason,
                 live,
+                rollout,
             }
         })
         .boxed()

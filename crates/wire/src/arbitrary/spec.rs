@@ -28,9 +28,9 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
     (
         (name(), name(), kind(), any::<u8>(), select(Policy::ALL.to_vec())),
         (constraints, vec(task(), 0..4), option::of(span()), any::<bool>()),
-        (span(), select(OnReturn::ALL.to_vec())),
+        (span(), select(OnReturn::ALL.to_vec()), option::of(span())),
     )
-        .prop_map(|(head, body, (max_disconnect, on_return))| {
+        .prop_map(|(head, body, (max_disconnect, on_return, progress_deadline))| {
             let (name, namespace, kind, priority, policy) = head;
             let (constraints, tasks, deadline, exclusive) = body;
             JobSpec {
@@ -44,6 +44,7 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
                 deadline,
                 max_disconnect,
                 on_return,
+                progress_deadline,
                 exclusive,
             }
         })

@@ -21,6 +21,7 @@ pub fn job_spec_to_proto(spec: &JobSpec) -> v1::JobSpec {
         max_disconnect_ms: spec.max_disconnect.0,
         exclusive: spec.exclusive,
         on_return: on_return_to_proto(spec.on_return).into(),
+        progress_deadline_ms: spec.progress_deadline.map(|span| span.0),
     }
 }
 
@@ -89,6 +90,7 @@ pub(crate) fn read_job(
         deadline: proto.deadline_ms.map(DurationMs),
         max_disconnect: DurationMs(proto.max_disconnect_ms),
         on_return: on_return?,
+        progress_deadline: proto.progress_deadline_ms.map(DurationMs),
         exclusive: proto.exclusive,
     })
 }

@@ -75,6 +75,8 @@ fn fields(spec: &JobSpec) -> Fields {
     put_some(&mut fields, "deadline", spec.deadline.map(|span| milliseconds(span.0)));
     put(&mut fields, "max_disconnect", milliseconds(spec.max_disconnect.0));
     put(&mut fields, "on_return", spec.on_return.name());
+    let limit = spec.progress_deadline.map(|span| milliseconds(span.0));
+    put_some(&mut fields, "update.progress_deadline", limit);
     put(&mut fields, "exclusive", spec.exclusive);
     for task in &spec.tasks {
         task_fields(task, &mut fields);

@@ -28,6 +28,7 @@ fn sentence(kind: &EventKind, node: &str) -> String {
             format!("job {name} was submitted to namespace {namespace}")
         }
         EventKind::JobUpdated { version } => format!("the job is now at version {version}"),
+        EventKind::UpdateFailed { version, reason } => update_failed(*version, reason),
         EventKind::JobHeld => "nothing more of the job is placed until it is released".to_owned(),
         EventKind::JobReleased => "the job may be placed again".to_owned(),
         EventKind::JobStopping { reason } => because("the job is being stopped", reason),
@@ -92,6 +93,10 @@ fn sentence(kind: &EventKind, node: &str) -> String {
             format!("what was certified for {machine} {name} until now counts no more")
         }
     }
+}
+
+fn update_failed(version: u32, reason: &str) -> String {
+    because(&format!("the update to version {version} has failed"), reason)
 }
 
 fn what_it_takes(purpose: DevicePurpose) -> &'static str {

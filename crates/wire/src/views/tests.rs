@@ -50,6 +50,7 @@ fn spec(kind: JobKind, tasks: Vec<TaskSpec>) -> JobSpec {
         deadline: None,
         max_disconnect: DurationMs(10_000),
         on_return: Default::default(),
+        progress_deadline: None,
         exclusive: false,
     }
 }
@@ -329,6 +330,15 @@ fn every_kind_of_event_has_its_sentence() {
 }
 
 #[test]
+fn an_update_that_fails_says_why() {
+    let kind = EventKind::UpdateFailed { version: 2, reason: "none got ready".to_owned() };
+    let one = Event { job: Some(JobId(7)), allocation: None, node: None, kind };
+    let shown = event(&World::new().state, &one, "9-0", WallMs(3));
+    assert_eq!(shown.message, "the update to version 2 has failed: none got ready");
+    assert_eq!(shown.kind, "update-failed");
+}
+
+#[test]
 fn what_comes_back_says_why_it_goes_on() {
     let kind = EventKind::AllocationReturned { reason: "its node is back".to_owned() };
     let one = Event { job: None, allocation: None, node: Some(NodeId(1)), kind };
@@ -369,7 +379,7 @@ fn a_difference_names_fields_and_hides_environments() {
 }
 
 /// Each takes one field over from another specification.
-const FIELDS: [fn(&mut JobSpec, &JobSpec); 28] = [
+const FIELDS: [fn(&mut JobSpec, &JobSpec); 29] = [
     |to, from| to.kind = from.kind,
     |to, from| to.priority = from.priority,
     |to, from| to.policy = from.policy,
@@ -379,6 +389,7 @@ const FIELDS: [fn(&mut JobSpec, &JobSpec); 28] = [
     |to, from| to.deadline = from.deadline,
     |to, from| to.max_disconnect = from.max_disconnect,
     |to, from| to.on_return = from.on_return,
+    |to, from| to.progress_deadline = from.progress_deadline,
     |to, from| to.exclusive = from.exclusive,
     |to, from| to.tasks[0].name.clone_from(&from.tasks[0].name),
     |to, from| to.tasks[0].driver.clone_from(&from.tasks[0].driver),

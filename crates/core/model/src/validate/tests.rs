@@ -22,6 +22,7 @@ fn job(kind: JobKind) -> JobSpec {
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
         on_return: Default::default(),
+        progress_deadline: None,
         exclusive: false,
     }
 }

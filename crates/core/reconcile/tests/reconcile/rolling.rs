@@ -1,7 +1,7 @@
 //! Bringing replicas to a new version.
 
-use berth_model::{AllocationId, JobId, JobKind, JobSpec, StopIntent};
-use berth_state::{Command, JobChange};
+use berth_model::{AllocationId, DurationMs, JobId, JobKind, JobSpec, StopIntent, WallMs};
+use berth_state::{Command, JobChange, Observed, Refusal};
 
 use crate::world::{World, job, stopped};
 
@@ -61,6 +61,110 @@ fn a_version_that_never_gets_ready_stops_the_roll_out() {
     world.exit(broken, 1);
     world.run(id, 0, 1);
     assert!(replaced(&mut world).is_empty(), "the others run what is wanted");
+}
+
+const LIMIT_MS: u64 = 60_000;
+
+/// Three ready replicas of a version, and the next, which has a minute for each.
+fn updating() -> (World, JobId, Vec<AllocationId>) {
+    let (mut world, id, old) = three();
+    let newer = JobSpec { progress_deadline: Some(DurationMs(LIMIT_MS)), ..web(2, 3) };
+    world.submit(newer);
+    (world, id, old)
+}
+
+/// The first of the old replicas gives its place to one of the new version.
+fn first_moves(world: &mut World, id: JobId, old: &[AllocationId]) -> AllocationId {
+    assert_eq!(replaced(world), old[..1]);
+    world.exit(old[0], 143);
+    world.place(id, 0, 1)
+}
+
+fn failed(commands: &[Command]) -> Vec<(u32, &str)> {
+    let mut failed = Vec::new();
+    for command in commands {
+        if let Command::FailUpdate { version, reason, .. } = command {
+            failed.push((*version, reason.as_str()));
+        }
+    }
+    failed
+}
+
+#[test]
+fn f44_a_version_that_never_gets_ready_fails_and_the_old_one_serves_on() {
+    let (mut world, id, old) = updating();
+    let broken = first_moves(&mut world, id, &old);
+    world.observe(broken, Observed::Running { ready: false, started_at: WallMs(1) });
+    world.pass(LIMIT_MS - 1);
+    assert!(world.tick().is_empty(), "it has a minute");
+    let early = Command::FailUpdate { job: id, version: 2, reason: String::new() };
+    assert_eq!(world.one(early), Err(Refusal::TooEarly));
+    world.pass(1);
+    let commands = world.step();
+    let said = "no replica of version 2 got ready within 60 s; 2 of an older version go on until a \
+                new version or a rollback";
+    assert_eq!(failed(&commands), [(2, said)]);
+    assert_eq!(world.state.jobs().get(&id).unwrap().reason, said);
+    // Too late: nobody goes on by themselves with what has failed.
+    world.ready(broken);
+    world.pass(LIMIT_MS);
+    assert!(world.tick().is_empty(), "it was said once, and no further place is taken");
+    assert!(old[1..].iter().all(|id| world.is_live(*id)));
+    let back = JobChange::Rollback { to_version: 1 };
+    world.one(Command::ChangeJob { job: id, if_version: None, change: back }).unwrap();
+    assert_eq!(world.state.jobs().get(&id).unwrap().reason, "");
+    assert_eq!(replaced(&mut world), [broken]);
+}
+
+#[test]
+fn f44_each_further_replica_that_gets_ready_has_the_whole_time() {
+    let (mut world, id, old) = updating();
+    for (instance, row) in (0..3).zip(&old) {
+        world.pass(1);
+        assert_eq!(replaced(&mut world), [*row]);
+        world.exit(*row, 143);
+        world.pass(LIMIT_MS - 2);
+        assert!(world.tick().is_empty());
+        world.run(id, instance, 1);
+    }
+    world.pass(10 * LIMIT_MS);
+    assert!(world.tick().is_empty(), "it is through, and cannot fail any more");
+}
+
+#[test]
+fn f44_one_that_comes_and_goes_is_no_progress() {
+    let (mut world, id, old) = updating();
+    let flaps = first_moves(&mut world, id, &old);
+    world.ready(flaps);
+    // Ready for a moment, it lets the next begin, which never gets ready.
+    assert_eq!(replaced(&mut world), old[1..2]);
+    world.exit(old[1], 143);
+    world.place(id, 1, 2);
+    for _ in 0..6 {
+        world.pass(LIMIT_MS / 6);
+        world.observe(flaps, Observed::Running { ready: false, started_at: WallMs(1) });
+        world.ready(flaps);
+    }
+    let commands = world.step();
+    let said = failed(&commands);
+    assert!(said[0].1.starts_with("only 1 of version 2 got ready"), "{said:?}");
+    world.pass(10 * LIMIT_MS);
+    assert!(world.tick().is_empty());
+    assert!(world.is_live(old[2]), "the old version serves on");
+}
+
+#[test]
+fn f44_time_in_which_the_job_was_held_does_not_count() {
+    let (mut world, id, old) = updating();
+    first_moves(&mut world, id, &old);
+    let change = |change| Command::ChangeJob { job: id, if_version: None, change };
+    world.one(change(JobChange::Hold)).unwrap();
+    world.pass(10 * LIMIT_MS);
+    assert!(world.tick().is_empty());
+    world.one(change(JobChange::Release)).unwrap();
+    assert!(world.tick().is_empty());
+    world.pass(LIMIT_MS);
+    assert_eq!(failed(&world.step()).len(), 1);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::Step;
 use crate::command::{KEY_BYTES_MAX, SubmitJob};
 use crate::event::EventKind;
 use crate::refusal::Refusal;
-use crate::rows::{JobPhase, JobRow, JobVersionRow, KeyRow, TaskRow, VERSIONS_MAX};
+use crate::rows::{JobPhase, JobRow, JobVersionRow, KeyRow, Rollout, TaskRow, VERSIONS_MAX};
 use crate::state::Reply;
 use crate::version::job_id_step;
 
@@ -89,6 +89,7 @@ impl Step<'_> {
             finished_at: None,
             reason: String::new(),
             live: 0,
+            rollout: None,
         });
         for (position, task) in spec.tasks.iter().enumerate() {
             let pending = match spec.kind {
@@ -152,6 +153,7 @@ impl Step<'_> {
                 row.held = false;
             }
             row.reason = String::new();
+            row.rollout = Some(Rollout { progressed_at: now, ready_max: 0, failed: false });
         });
         let old_spec = row.spec.clone();
         let positions = old_spec.tasks.len().max(spec.tasks.len());
@@ -288,7 +290,14 @@ impl Step<'_> {
         }
         let held = kind == EventKind::JobHeld;
         if self.state.job_row(job)?.held != held {
-            self.state.edit_job(job, |row| row.held = held);
+            let now = self.now;
+            self.state.edit_job(job, |row| {
+                row.held = held;
+                // It could not get on meanwhile.
+                if let Some(rollout) = &mut row.rollout {
+                    rollout.progressed_at = now;
+                }
+            });
             self.emit_job(job, kind);
             self.emit_queued(job);
         }

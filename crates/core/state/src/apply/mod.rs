@@ -11,6 +11,7 @@ mod nodes;
 mod observe;
 mod place;
 mod reap;
+mod rollouts;
 mod schedulers;
 mod settle;
 mod stock;
@@ -115,6 +116,9 @@ impl Step<'_> {
             }
             Command::Observe { node, observations } => Ok(self.observe(*node, observations)),
             Command::ExpireJob { job } => self.expire_job(*job),
+            Command::FailUpdate { job, version, reason } => {
+                self.fail_update(*job, *version, reason)
+            }
             Command::Reap { jobs, nodes, keys } => Ok(self.reap(jobs, nodes, keys)),
             Command::CreateToken(new) => self.create_token(new),
             Command::RevokeToken { token } => self.revoke_token(*token),

@@ -68,6 +68,9 @@ impl Step<'_> {
         {
             self.state.edit_job(id.job, |job| job.started_at = Some(*started_at));
         }
+        if to == (AllocationState::Running { ready: true }) {
+            self.note_ready(id);
+        }
         self.emit_allocation(id, row.node, EventKind::AllocationStateChanged { state: to });
         Changed::Yes
     }

@@ -82,6 +82,7 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
             node: node.0,
             observations: observations.iter().map(observation::to_proto).collect(),
         }),
+        Command::FailUpdate { job, version, reason } => fail_to_proto(*job, *version, reason),
         Command::ExpireJob { job } => Kind::ExpireJob(v1::ExpireJob { job: job.0 }),
         Command::Reap { jobs, nodes, keys } => Kind::Reap(reap_to_proto(jobs, nodes, keys)),
         Command::CreateToken(new) => Kind::CreateToken(access::create_to_proto(new)),
@@ -116,6 +117,10 @@ fn register_to_proto(name: &Name, instance_key: [u8; 16], spec: &NodeSpec) -> v1
         instance_key: Bytes::copy_from_slice(&instance_key),
         spec: Some(node_spec_to_proto(spec)),
     }
+}
+
+fn fail_to_proto(job: JobId, version: u32, reason: &str) -> Kind {
+    Kind::FailUpdate(v1::FailUpdate { job: job.0, version, reason: reason.to_owned() })
 }
 
 fn set_node_to_proto(node: NodeId, purpose: Purpose) -> Kind {
@@ -257,6 +262,9 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
             node: NodeId(node),
             observations: observation::read_all(at.named("observations"), observations, problems)?,
         },
+        Kind::FailUpdate(v1::FailUpdate { job, version, reason }) => {
+            Command::FailUpdate { job: JobId(job), version, reason }
+        }
         Kind::ExpireJob(v1::ExpireJob { job }) => Command::ExpireJob { job: JobId(job) },
         Kind::Reap(reap) => read_reap(at, reap, problems)?,
         Kind::CreateToken(v1::CreateToken { token }) => {

@@ -6,7 +6,7 @@ use berth_model::{JobId, JobSpec, JobState, SpecDigest, StateMs, WallMs};
 use berth_proto::log::v1;
 use berth_proto::log::v1::job_phase::{Active, Ended, Phase};
 use berth_proto::v1 as public;
-use berth_state::{JobPhase, JobRow, JobVersionRow};
+use berth_state::{JobPhase, JobRow, JobVersionRow, Rollout};
 use bytes::Bytes;
 
 use crate::enumeration;
@@ -29,6 +29,11 @@ pub(super) fn to_proto(row: &JobRow) -> v1::JobRow {
         finished_wall_ms: row.finished_at.map(|at| at.0),
         reason: row.reason.clone(),
         live: row.live,
+        rollout: row.rollout.map(|rollout| v1::Rollout {
+            progressed_state_ms: rollout.progressed_at.0,
+            ready_max: rollout.ready_max,
+            failed: rollout.failed,
+        }),
     }
 }
 
@@ -75,6 +80,11 @@ pub(super) fn read(at: Field<'_>, proto: v1::JobRow, problems: &mut Problems) ->
         finished_at: proto.finished_wall_ms.map(WallMs),
         reason: proto.reason,
         live: proto.live,
+        rollout: proto.rollout.map(|rollout| Rollout {
+            progressed_at: StateMs(rollout.progressed_state_ms),
+            ready_max: rollout.ready_max,
+            failed: rollout.failed,
+        }),
     })
 }
 

@@ -48,6 +48,7 @@ fn job() -> JobSpec {
         deadline: Some(DurationMs(3_600_000)),
         max_disconnect: DurationMs(10_000),
         on_return: Default::default(),
+        progress_deadline: None,
         exclusive: true,
     }
 }
@@ -216,6 +217,7 @@ pub(super) fn entry() -> Entry {
         place(),
         Command::Observe { node: NodeId(1), observations: observations() },
         Command::ExpireJob { job: JobId(300) },
+        Command::FailUpdate { job: JobId(300), version: 2, reason: "not ready".into() },
         Command::Reap {
             jobs: vec![JobId(1), JobId(u64::MAX)],
             nodes: vec![NodeId(4)],

@@ -15,7 +15,7 @@ use berth_model::{
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
     AllocationRow, Authority, AwayRow, ClusterRow, Expiry, FailureDetail, JobPhase, JobRow,
-    JobVersionRow, KeyRow, NodeRow, OrphanRow, Purpose, RestoreRow, Retry, RevocationRow,
+    JobVersionRow, KeyRow, NodeRow, OrphanRow, Purpose, RestoreRow, Retry, RevocationRow, Rollout,
     ScoreParts, Stored, TaskRow, TokenRow, TokenUser,
 };
 
@@ -188,6 +188,7 @@ fn spec() -> Arc<JobSpec> {
         deadline: None,
         max_disconnect: DurationMs(10_000),
         on_return: Default::default(),
+        progress_deadline: None,
         exclusive: false,
     })
 }
@@ -214,6 +215,11 @@ fn job(phase: JobPhase) -> JobRow {
         finished_at: Some(WallMs(0)),
         reason: "by hand".into(),
         live: 9,
+        rollout: (phase == JobPhase::Active).then_some(Rollout {
+            progressed_at: StateMs(10),
+            ready_max: 11,
+            failed: true,
+        }),
     }
 }
 
