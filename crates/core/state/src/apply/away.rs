@@ -142,9 +142,16 @@ impl Step<'_> {
         let row = self.state.nodes.get(&node).cloned();
         let away = row.as_ref().and_then(|row| row.away.get(&id));
         let (Some(row), Some(away)) = (&row, away) else { return false };
-        // A report from before the node fell silent again.
-        if row.state != NodeState::Ready || !away.is_news(observed) {
+        if !away.is_news(observed) {
             return false;
+        }
+        if row.state != NodeState::Ready {
+            // From before the node fell silent again: only an end is still true.
+            let has_ended = matches!(observed, Observed::Ended(_));
+            if has_ended {
+                self.forget_away(node, id);
+            }
+            return has_ended;
         }
         match observed {
             Observed::Running { ready, .. } => {

@@ -254,6 +254,19 @@ fn f30_what_is_exclusive_or_had_not_begun_does_not_come_back() {
     assert_eq!((case.live().len(), case.used_gpus(case.silent)), (0, 0));
 }
 
+#[test]
+fn f30_of_a_node_that_is_silent_again_only_an_end_is_believed() {
+    let mut case = Case::new(&spec(JobKind::Service, OnReturn::KeepOriginal));
+    case.comes_back();
+    let node = case.silent;
+    let session = case.world.state.nodes().get(&node).unwrap().session;
+    case.world.one(Command::DisconnectNode { node, session }).unwrap();
+    assert_eq!((case.says(RUNS), case.used_gpus(node)), (0, 0));
+    assert_eq!(case.says(ended(EndCause::Exited)), 1);
+    case.comes_back();
+    assert_eq!((case.says(RUNS), case.used_gpus(node), case.live().len()), (0, 0, 0));
+}
+
 #[derive(Clone, Debug)]
 enum Move {
     Place { instance: u32 },
