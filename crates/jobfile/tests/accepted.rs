@@ -4,7 +4,7 @@
 use berth_jobfile::{Input, Syntax, parse};
 use berth_model::{
     ArraySpec, CpuMilli, DurationMs, GpuRequest, HealthProbe, JobKind, JobSpec, MemoryBytes, Name,
-    Policy, Signal,
+    OnReturn, Policy, Signal,
 };
 
 fn read(syntax: Syntax, text: &str, overrides: &[&str]) -> JobSpec {
@@ -30,6 +30,7 @@ priority = 70
 policy = "spread"
 replicas = { min = 2, max = 2 }
 max_disconnect = "1m"
+on_return = "keep-original"
 exclusive = true
 
 [constraints]
@@ -54,6 +55,7 @@ http = { path = "/health", port = "http", interval = "3s", timeout = "1s", failu
 
 [update]
 strategy = "rolling"
+progress_deadline = "20m"
 "#;
 
 const YAML: &str = r#"
@@ -63,6 +65,7 @@ priority: 70
 policy: spread
 replicas: {min: 2, max: 2}
 max_disconnect: 1m
+on_return: keep-original
 exclusive: true
 constraints:
   labels: {disk: nvme}
@@ -83,11 +86,13 @@ health:
   http: {path: /health, port: http, interval: 3s, timeout: 1s, failures: 4, start_period: 5m}
 update:
   strategy: rolling
+  progress_deadline: 20m
 "#;
 
 const JSON: &str = r#"{
   "name": "llama-8b", "kind": "service", "priority": 70, "policy": "spread",
   "replicas": {"min": 2, "max": 2}, "max_disconnect": "1m", "exclusive": true,
+  "on_return": "keep-original",
   "constraints": {"labels": {"disk": "nvme"}, "pool": "large", "node": "gpu-01"},
   "task": {
     "driver": "exec", "command": ["vllm", "serve", "--port", "${PORT}"],
@@ -98,7 +103,7 @@ const JSON: &str = r#"{
   },
   "health": {"http": {"path": "/health", "port": "http", "interval": "3s", "timeout": "1s",
     "failures": 4, "start_period": "5m"}},
-  "update": {"strategy": "rolling"}
+  "update": {"strategy": "rolling", "progress_deadline": "20m"}
 }"#;
 
 #[test]
@@ -108,6 +113,8 @@ fn every_key_is_read() {
     assert_eq!(job.namespace, name("research"));
     assert_eq!((job.kind, job.priority, job.policy), (JobKind::Service, 70, Policy::Spread));
     assert_eq!(job.max_disconnect, DurationMs::from_secs(60));
+    assert_eq!(job.on_return, OnReturn::KeepOriginal);
+    assert_eq!(job.progress_deadline, Some(DurationMs::from_secs(1_200)));
     assert!(job.exclusive);
     assert_eq!(job.constraints.labels["disk"], "nvme");
     assert_eq!(job.constraints.pool, Some(name("large")));
@@ -161,6 +168,10 @@ fn what_is_not_given_has_its_default() {
     assert_eq!(job.tasks, [expected]);
     assert_eq!((job.kind, job.priority), (JobKind::Batch, JobSpec::PRIORITY_DEFAULT));
     assert_eq!(job.max_disconnect, JobSpec::MAX_DISCONNECT_DEFAULT);
+    assert_eq!((job.on_return, job.progress_deadline), (JobSpec::ON_RETURN_DEFAULT, None));
+    let text = "name = \"a\"\nkind = \"service\"\n[task]\ncommand = [\"x\"]\n";
+    let service = read(Syntax::Toml, text, &[]);
+    assert_eq!(service.progress_deadline, Some(JobSpec::PROGRESS_DEADLINE_DEFAULT));
     assert!(!job.exclusive && job.deadline.is_none());
 }
 
