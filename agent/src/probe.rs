@@ -126,10 +126,10 @@ async fn run(target: &ProbeTarget, words: &[String]) -> Result<(), String> {
         None => {
             command = Command::new(program);
             command.args(&words[1..]).env_clear().envs(&target.environment);
-            command.current_dir(&target.task_dir).stdin(Stdio::null());
+            command.current_dir(&target.task_dir).stdin(Stdio::null()).process_group(0);
         }
     }
-    command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).kill_on_drop(true);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| format!("run `{program}`: {error}"))?;
     let group = GroupKill::of(child.id());
     if let (Some(guest), Some(mut input)) = (guest, child.stdin.take()) {

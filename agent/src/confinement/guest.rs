@@ -17,7 +17,7 @@ use rustix::process::{
 
 use super::enclosure::{Enclosure, Rights};
 use super::inside;
-use super::{MARKS, first, rights};
+use super::{MARKS, first, keeper, rights};
 use crate::frame;
 use crate::sys::{self, Forked};
 
@@ -86,6 +86,10 @@ impl Guest {
 
 /// Does what standard input says, and ends as the program does.
 pub fn be_guest() -> ExitCode {
+    // Not in the agent's session: that may have a terminal, and somebody at it.
+    if setsid().is_err() {
+        return ExitCode::from(2);
+    }
     // Without a buffer, which would take more than the message.
     let input = io::stdin().as_fd().try_clone_to_owned().map(File::from);
     let guest = input.and_then(|mut input| frame::read_one::<Guest>(&mut input, GUEST_BYTES_MAX));
@@ -116,7 +120,9 @@ fn run(guest: &Guest) -> Result<u8, (u8, String)> {
     if guest.inside.is_none() {
         return Err(failed(&command.exec()));
     }
-    // Joining a namespace of processes takes a child; this one ends as that does.
+    // Joining a namespace of processes takes a child; this one ends as that does, and not by a
+    // signal that is meant for that.
+    keeper::leave_signals_to_the_worker().map_err(|error| failed(&error))?;
     command.status().map(shell_code).map_err(|error| failed(&error))
 }
 

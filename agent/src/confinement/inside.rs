@@ -39,10 +39,7 @@ pub fn can_be_joined(dir: &Path) -> bool {
 /// # Errors
 /// It has ended, or the system refuses.
 pub fn join(dir: &Path) -> io::Result<()> {
-    let text = fs::read_to_string(dir.join(FILE))?;
-    let ended = || io::Error::from(io::ErrorKind::NotFound);
-    let first = read(&text, boot_id()?).ok_or(io::ErrorKind::InvalidData)?;
-    let first = first.open()?.ok_or_else(ended)?;
+    let (_, first) = first_of(dir)?;
     let own = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::PROCESS_ID;
@@ -54,20 +51,24 @@ pub fn join(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// It has ended, or the system refuses.
 pub fn open_terminals(dir: &Path) -> io::Result<OwnedFd> {
-    let text = fs::read_to_string(dir.join(FILE))?;
-    let ended = || io::Error::from(io::ErrorKind::NotFound);
-    let first = read(&text, boot_id()?).ok_or(io::ErrorKind::InvalidData)?;
-    let alive = first.open()?.ok_or_else(ended)?;
+    let (first, _) = first_of(dir)?;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let its_root = format!("/proc/{}/root", first.pid);
     let terminals = open(Path::new(&its_root).join("dev/pts/ptmx"), flags, Mode::empty())?;
     // It was this process's while that was there before and after.
-    drop(alive);
-    first.open()?.ok_or_else(ended)?;
+    first.open()?.ok_or(io::ErrorKind::NotFound)?;
     if fstatfs(&terminals)?.f_type != TERMINALS {
         return Err(io::ErrorKind::InvalidData.into());
     }
     Ok(terminals)
+}
+
+/// The first process of the worker's namespaces, which is there.
+fn first_of(dir: &Path) -> io::Result<(ProcessIdentity, OwnedFd)> {
+    let text = fs::read_to_string(dir.join(FILE))?;
+    let first = read(&text, boot_id()?).ok_or(io::ErrorKind::InvalidData)?;
+    let open = first.open()?.ok_or(io::ErrorKind::NotFound)?;
+    Ok((first, open))
 }
 
 fn read(text: &str, boot_id: String) -> Option<ProcessIdentity> {

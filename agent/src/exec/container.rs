@@ -66,18 +66,27 @@ pub async fn run(
     }
     caller.outputs.begun().await;
     let outputs = caller.outputs.clone();
-    tokio::select! {
-        () = pass_outputs(&mut output, &outputs) => {}
-        () = command.pass_inputs(input, &mut caller.inputs) => {
-            command.hang_up().await;
-            return Err("nobody is there any more".to_owned());
-        }
-        () = outputs.closed() => {
-            command.hang_up().await;
-            return Err("nobody is there any more".to_owned());
-        }
+    let over = tokio::select! {
+        over = pass_outputs(&mut output, &outputs) => over,
+        () = command.pass_inputs(input, &mut caller.inputs) => Over::HungUp,
+        () = outputs.closed() => Over::HungUp,
+    };
+    let told = match over {
+        Over::AllWritten => command.exit_code().await,
+        Over::HungUp => Err("nobody is there any more".to_owned()),
+        Over::Broken(problem) => Err(format!("the engine says no more of it: {problem}")),
+    };
+    if told.is_err() {
+        command.hang_up().await;
     }
-    command.exit_code().await
+    told
+}
+
+/// Why nothing more is passed on.
+enum Over {
+    AllWritten,
+    HungUp,
+    Broken(Error),
 }
 
 fn options(command: Vec<String>, terminal: Option<&ExecTerminal>) -> ExecConfig {
@@ -205,13 +214,17 @@ async fn write(input: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> io::Result
     input.flush().await
 }
 
-/// Until there is no more, or nobody listens.
+/// Until there is no more, or nobody to tell it to.
 async fn pass_outputs(
     output: &mut (impl Stream<Item = Result<LogOutput, Error>> + Unpin),
     outputs: &Outputs,
-) {
-    while let Some(Ok(piece)) = output.next().await {
+) -> Over {
+    while let Some(piece) = output.next().await {
         let said = match piece {
+            Err(problem) => return Over::Broken(problem),
+            Ok(piece) => piece,
+        };
+        let said = match said {
             LogOutput::StdErr { message } => Output::Stderr(message),
             LogOutput::StdOut { message } | LogOutput::Console { message } => {
                 Output::Stdout(message)
@@ -219,7 +232,8 @@ async fn pass_outputs(
             LogOutput::StdIn { .. } => continue,
         };
         if !outputs.say(said).await {
-            return;
+            return Over::HungUp;
         }
     }
+    Over::AllWritten
 }

@@ -29,24 +29,20 @@ impl Reader {
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             self.0.readable().await?;
-            if let Some(length) = self.read_now(buffer)? {
-                return Ok(length);
+            match self.0.try_read(buffer) {
+                Ok(length) => return Ok(length),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // As a terminal says that nobody is at its other end any more.
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => return Ok(0),
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// What is there by now; 0 at the end, `None` where nothing is.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.0.try_read(buffer) {
-            Ok(length) => Ok(Some(length)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            // As a terminal says that nobody is at its other end any more.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => Ok(Some(0)),
-            Err(error) => Err(error),
-        }
+    /// What is there by now; 0 at the end, or where nothing is. Asks the system whatever is
+    /// known of the descriptor: of a terminal it is told a moment late.
+    pub fn read_left(&self, buffer: &mut [u8]) -> usize {
+        rustix::io::read(&self.0, buffer).unwrap_or(0)
     }
 }
 

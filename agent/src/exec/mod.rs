@@ -8,6 +8,7 @@ mod process;
 mod terminal;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use berth_identity::Dialer;
 use berth_proto::v1::agents_client::AgentsClient;
@@ -16,7 +17,7 @@ use berth_proto::v1::exec_output::Output;
 use berth_proto::v1::{
     ExecBegun, ExecEnded, ExecInput, ExecOutput, ExecPush, ExecTerminal, TerminalSize,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -27,6 +28,8 @@ use crate::session::dial;
 
 /// Commands at once; more are told to come again. Each costs a connection and a process or two.
 const COMMANDS_MAX: usize = 32;
+/// Those that are only told why not; beyond them nobody is told anything.
+const REFUSALS_MAX: usize = 64;
 /// Pieces of output on their way; the reader's pace is the pace.
 const PIECES_MAX: usize = 8;
 /// Of one piece of output.
@@ -53,29 +56,42 @@ pub enum Place {
     },
 }
 
-/// The commands that are being run. Dropped, all of them end.
+/// The commands that are being run. Dropped, all of them end, but for those in containers.
 pub struct ExecRequests {
     dialer: Dialer,
-    running: JoinSet<()>,
+    /// Whatever is answered, refusals among them.
+    answers: JoinSet<()>,
+    room: Arc<Semaphore>,
 }
 
 impl ExecRequests {
     /// None yet; answers go out through `dialer`.
     pub fn through(dialer: Dialer) -> ExecRequests {
-        ExecRequests { dialer, running: JoinSet::new() }
+        let room = Arc::new(Semaphore::new(COMMANDS_MAX));
+        ExecRequests { dialer, answers: JoinSet::new(), room }
     }
 
     /// Runs a command, or says why not, over a connection of its own to `scheduler`.
     pub fn serve(&mut self, scheduler: String, request_id: String, wanted: Result<Wanted, String>) {
-        while self.running.try_join_next().is_some() {}
-        let wanted = match wanted {
-            Ok(_) if self.running.len() >= COMMANDS_MAX => Err(format!(
+        while self.answers.try_join_next().is_some() {}
+        if self.answers.len() >= COMMANDS_MAX + REFUSALS_MAX {
+            return debug!(request_id, "too many are told already that there is no room");
+        }
+        let full = || {
+            format!(
                 "{COMMANDS_MAX} commands run beside the workers of this node already; come again"
-            )),
-            wanted => wanted,
+            )
         };
+        let wanted = wanted.and_then(|wanted| {
+            let place = self.room.clone().try_acquire_owned().map_err(|_| full())?;
+            Ok((wanted, place))
+        });
         let dialer = self.dialer.clone();
-        self.running.spawn(async move {
+        self.answers.spawn(async move {
+            let (wanted, _place) = match wanted {
+                Ok((wanted, place)) => (Ok(wanted), Some(place)),
+                Err(reason) => (Err(reason), None),
+            };
             if let Err(problem) = answer(&dialer, &scheduler, &request_id, wanted).await {
                 debug!(request_id, problem, "nobody waits for a command any more");
             }

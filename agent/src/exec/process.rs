@@ -57,6 +57,7 @@ pub async fn run(
     let begun = begin(guest, dir, terminal).await;
     let Running { mut child, group, over, input, sources } =
         begun.map_err(|error| format!("it cannot be run: {error}"))?;
+    let at_terminal = matches!(input, Way::Terminal(_));
     caller.outputs.begun().await;
     let outputs = caller.outputs.clone();
     let ended = async {
@@ -69,7 +70,6 @@ pub async fn run(
     };
     if let How::HungUp = ended.await {
         // A terminal that nobody is at any more says so itself.
-        let at_terminal = sources.len() == 1;
         drop(sources);
         if !at_terminal {
             group.signal(Signal::HUP);
@@ -123,7 +123,7 @@ async fn begin(guest: &Guest, dir: &Path, terminal: Option<ExecTerminal>) -> io:
     let Program { exe, arguments } = confinement::guest_program();
     let mut command = Command::new(exe);
     command.args(arguments).env_clear().envs(guest.marks());
-    command.stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
+    command.stdin(Stdio::piped()).kill_on_drop(true);
     let as_stdout: fn(Vec<u8>) -> Output = |data| Output::Stdout(data.into());
     let as_stderr: fn(Vec<u8>) -> Output = |data| Output::Stderr(data.into());
     let (sources, terminal) = match terminal {
@@ -183,7 +183,7 @@ async fn readable(over: &pipe::Receiver) {
 /// Until the caller hangs up.
 async fn pass_inputs(way: Way, inputs: &mut Streaming<ExecInput>) {
     let mut way = Some(way);
-    let mut is_over = false;
+    let (mut is_over, mut in_a_line) = (false, false);
     loop {
         // What nobody reads is heard all the same: after it comes the end.
         match (heard(inputs).await, &mut way) {
@@ -195,13 +195,16 @@ async fn pass_inputs(way: Way, inputs: &mut Streaming<ExecInput>) {
                 }
             }
             (Heard::Data(data), Some(Way::Terminal(terminal))) => {
+                in_a_line = data.last().is_some_and(|last| !b"\r\n".contains(last));
                 if terminal.write_all(&data).await.is_err() {
                     way = None;
                 }
             }
             (Heard::End, Some(Way::Terminal(terminal))) => {
                 is_over = true;
-                let _ = terminal.write_all(END_OF_INPUT).await;
+                // Within a line the first only says that this is all of it.
+                let times = if in_a_line { 2 } else { 1 };
+                let _ = terminal.write_all(&END_OF_INPUT.repeat(times)).await;
             }
             (Heard::End, Some(Way::Pipe(_))) => way = None,
             (Heard::Resized(size), Some(Way::Terminal(terminal))) => {
@@ -241,14 +244,10 @@ async fn pass_what_is_left(source: &Source, outputs: &Outputs) {
     let mut buffer = vec![0; PIECE_BYTES];
     let mut left = LEFT_BYTES_MAX;
     while left > 0 {
-        match source.from.read_now(&mut buffer) {
-            Ok(Some(length)) if length > 0 => {
-                left = left.saturating_sub(length);
-                if !outputs.say((source.output)(buffer[..length].to_vec())).await {
-                    return;
-                }
-            }
-            Ok(_) | Err(_) => return,
+        let length = source.from.read_left(&mut buffer);
+        left = left.saturating_sub(length);
+        if length == 0 || !outputs.say((source.output)(buffer[..length].to_vec())).await {
+            return;
         }
     }
 }

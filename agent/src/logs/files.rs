@@ -6,9 +6,11 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use berth_proto::v1::{FileEntry, FileKind, LogPush};
+use berth_shim::protocol::UserIds;
+use prost::Message as _;
 use rustix::fs::{
     AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, open, openat2, readlinkat, statat,
 };
@@ -16,18 +18,20 @@ use tokio::sync::mpsc;
 
 /// Entries of a directory that are told; the rest is counted.
 const ENTRIES_MAX: usize = 10_000;
-/// Entries of one message.
-const ENTRIES_IN_PUSH_MAX: usize = 500;
+/// Of the entries of one message, about: names and targets of links are long where somebody wants
+/// them to be.
+const ENTRIES_BYTES_MAX: usize = 128 << 10;
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// Sends it, and returns why nothing more comes; an empty text for the plain end. Blocks on the
 /// disk, and as long as nobody reads.
-pub fn send(root: &Path, path: &str, request_id: &str, chunks: &mpsc::Sender<LogPush>) -> String {
+pub fn send(below: &Below, request_id: &str, chunks: &mpsc::Sender<LogPush>) -> String {
+    let path = &below.path;
     let say = |push: LogPush| {
         let push = LogPush { request_id: request_id.to_owned(), ..push };
         chunks.blocking_send(push).map_err(|_| String::new())
     };
-    let sent = beneath(root, path).map_err(|error| in_words(path, &error)).and_then(|opened| {
+    let sent = beneath(below).map_err(|error| in_words(path, &error)).and_then(|opened| {
         let subject = Some(opened.subject.clone());
         say(LogPush { subject, ..LogPush::default() })?;
         match opened.content {
@@ -36,6 +40,15 @@ pub fn send(root: &Path, path: &str, request_id: &str, chunks: &mpsc::Sender<Log
         }
     });
     sent.err().unwrap_or_default()
+}
+
+/// What is asked for.
+pub struct Below {
+    pub root: PathBuf,
+    pub path: String,
+    /// The worker's, where that is not the agent: what it cannot read is not told, so that no link
+    /// of its to somebody else's file is of any use.
+    pub reader: Option<UserIds>,
 }
 
 struct Opened {
@@ -48,11 +61,12 @@ enum Content {
     File(File),
 }
 
-fn beneath(root: &Path, path: &str) -> io::Result<Opened> {
+fn beneath(below: &Below) -> io::Result<Opened> {
+    let Below { root, path, reader } = below;
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = open(root, directory, Mode::empty())?;
     let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let path = if path.is_empty() { "." } else { path };
+    let path = if path.is_empty() { "." } else { path.as_str() };
     // Looked at before it is opened: to open a device or a pipe may do something.
     let found = openat2(&root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside)?;
     let kind = kind_of(&rustix::fs::fstat(&found)?);
@@ -68,6 +82,9 @@ fn beneath(root: &Path, path: &str) -> io::Result<Opened> {
     let stat = rustix::fs::fstat(&opened)?;
     if kind_of(&stat) != kind {
         return Err(io::Error::other("it has just become something else"));
+    }
+    if reader.is_some_and(|reader| !may_read(&stat, reader)) {
+        return Err(io::ErrorKind::PermissionDenied.into());
     }
     let name = Path::new(path).file_name().unwrap_or(OsStr::new("."));
     let subject = entry(name, &stat);
@@ -86,9 +103,16 @@ fn send_entries(
     say: &dyn Fn(LogPush) -> Result<(), String>,
 ) -> Result<(), String> {
     let (entries, more) = entries_of(&dir).map_err(|error| in_words(path, &error))?;
-    for entries in entries.chunks(ENTRIES_IN_PUSH_MAX) {
-        say(LogPush { entries: entries.to_vec(), ..LogPush::default() })?;
+    let (mut ready, mut bytes) = (Vec::new(), 0);
+    for entry in entries {
+        bytes += entry.encoded_len();
+        ready.push(entry);
+        if bytes > ENTRIES_BYTES_MAX {
+            say(LogPush { entries: std::mem::take(&mut ready), ..LogPush::default() })?;
+            bytes = 0;
+        }
     }
+    say(LogPush { entries: ready, ..LogPush::default() })?;
     if more > 0 {
         return Err(format!("there are {more} more entries, which are not shown"));
     }
@@ -170,6 +194,17 @@ fn kind_of(stat: &Stat) -> FileKind {
     }
 }
 
+fn may_read(stat: &Stat, reader: UserIds) -> bool {
+    let bit = if stat.st_uid == reader.uid {
+        0o400
+    } else if stat.st_gid == reader.gid {
+        0o040
+    } else {
+        0o004
+    };
+    stat.st_mode & bit != 0
+}
+
 fn in_words(path: &str, error: &io::Error) -> String {
     let shown = if path.is_empty() { "." } else { path };
     match rustix::io::Errno::from_io_error(error) {
@@ -189,8 +224,17 @@ mod tests {
     use super::*;
 
     fn said(root: &Path, path: &str) -> (Option<FileEntry>, Vec<String>, Vec<u8>, String) {
+        said_to(None, root, path)
+    }
+
+    fn said_to(
+        reader: Option<UserIds>,
+        root: &Path,
+        path: &str,
+    ) -> (Option<FileEntry>, Vec<String>, Vec<u8>, String) {
         let (chunks, mut told) = mpsc::channel(64);
-        let end = send(root, path, "1", &chunks);
+        let below = Below { root: root.to_owned(), path: path.to_owned(), reader };
+        let end = send(&below, "1", &chunks);
         drop(chunks);
         let (mut subject, mut names, mut bytes) = (None, Vec::new(), Vec::new());
         while let Some(push) = told.blocking_recv() {
@@ -236,5 +280,25 @@ mod tests {
             let (subject, names, bytes, end) = said(&root, path);
             assert_eq!((subject, names.len(), bytes.len(), &*end), (None, 0, 0, expected));
         }
+    }
+
+    #[test]
+    fn what_a_worker_cannot_read_is_not_told_as_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "abc").unwrap();
+        let own = rustix::process::getuid().as_raw();
+        let group = rustix::process::getgid().as_raw();
+        let check = |mode: u32, reader: UserIds, expected: &[u8]| {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(dir.path().join("file"), mode).unwrap();
+            let (_, _, bytes, end) = said_to(Some(reader), dir.path(), "file");
+            assert_eq!(bytes, expected, "{end}");
+            assert_eq!(end.contains("permission denied"), expected.is_empty(), "{end}");
+        };
+        check(0o600, UserIds { uid: own, gid: group }, b"abc");
+        check(0o600, UserIds { uid: own + 1, gid: group }, b"");
+        check(0o640, UserIds { uid: own + 1, gid: group }, b"abc");
+        check(0o640, UserIds { uid: own + 1, gid: group + 1 }, b"");
+        check(0o604, UserIds { uid: own + 1, gid: group + 1 }, b"abc");
     }
 }

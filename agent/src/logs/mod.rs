@@ -7,16 +7,18 @@ mod tail;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use berth_identity::Dialer;
 use berth_proto::v1::LogPush;
 use berth_proto::v1::agents_client::AgentsClient;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::debug;
 
 use crate::session::dial;
+pub use files::Below;
 use tail::Tail;
 
 /// Chunks on their way; the reader's pace is the pace.
@@ -41,7 +43,7 @@ pub enum What {
         ended: watch::Receiver<bool>,
     },
     /// A file or a directory beneath one.
-    Below { root: PathBuf, path: String },
+    Below(Below),
 }
 
 /// Whether to wait for more.
@@ -55,12 +57,15 @@ pub enum Follow {
 pub struct LogRequests {
     dialer: Dialer,
     running: BTreeMap<String, AbortHandle>,
+    /// For those that block: a disk that does not answer keeps them also when nobody asks any more.
+    blocking: Arc<Semaphore>,
 }
 
 impl LogRequests {
     /// None yet; answers go out through `dialer`.
     pub fn through(dialer: Dialer) -> LogRequests {
-        LogRequests { dialer, running: BTreeMap::new() }
+        let blocking = Arc::new(Semaphore::new(REQUESTS_MAX));
+        LogRequests { dialer, running: BTreeMap::new(), blocking }
     }
 
     /// Serves a request over a connection of its own to `scheduler`.
@@ -72,7 +77,8 @@ impl LogRequests {
             _ => Err("too many requests for logs and files on this node at once".to_owned()),
         });
         let wanted = Wanted { request_id: id.clone(), what };
-        let task = tokio::spawn(push(self.dialer.clone(), scheduler, wanted));
+        let (dialer, blocking) = (self.dialer.clone(), self.blocking.clone());
+        let task = tokio::spawn(push(dialer, scheduler, wanted, blocking));
         if let Some(older) = self.running.insert(id, task.abort_handle()) {
             older.abort();
         }
@@ -86,7 +92,7 @@ impl LogRequests {
     }
 }
 
-async fn push(dialer: Dialer, scheduler: String, wanted: Wanted) {
+async fn push(dialer: Dialer, scheduler: String, wanted: Wanted, blocking: Arc<Semaphore>) {
     let channel = match dial::connect(&dialer, &scheduler).await {
         Ok(channel) => channel,
         Err(problem) => {
@@ -102,12 +108,17 @@ async fn push(dialer: Dialer, scheduler: String, wanted: Wanted) {
             Ok(What::Output { path, follow, ended }) => {
                 send_all(&path, follow, ended, &request_id, &chunks).await
             }
-            Ok(What::Below { root, path }) => {
-                let (id, chunks) = (request_id.clone(), chunks.clone());
-                let sent =
-                    tokio::task::spawn_blocking(move || files::send(&root, &path, &id, &chunks));
-                sent.await.unwrap_or_else(|error| error.to_string())
-            }
+            Ok(What::Below(below)) => match blocking.try_acquire_owned() {
+                Ok(place) => {
+                    let (id, chunks) = (request_id.clone(), chunks.clone());
+                    let sent = tokio::task::spawn_blocking(move || {
+                        let _place = place;
+                        files::send(&below, &id, &chunks)
+                    });
+                    sent.await.unwrap_or_else(|error| error.to_string())
+                }
+                Err(_) => "the disk of this node does not answer".to_owned(),
+            },
             Err(reason) => reason,
         };
         let last = LogPush { request_id, end: Some(end), ..LogPush::default() };

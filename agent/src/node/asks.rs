@@ -10,7 +10,7 @@ use super::Node;
 use crate::confinement::{self, Guest};
 use crate::environment::Environment;
 use crate::exec::{Place, Wanted as WantedCommand};
-use crate::logs::{Follow, Wanted, What};
+use crate::logs::{Below, Follow, Wanted, What};
 use crate::request::{open_files_max, out_of_memory_score, working_dir};
 use crate::wanted::Wanted as WantedWorker;
 
@@ -32,7 +32,8 @@ impl Node {
 
     pub(super) fn file_requested(&mut self, request: FileRequest) {
         let what = self.kept(&request.allocation_id);
-        let what = what.map(|id| What::Below { root: self.dir_of(id).task(), path: request.path });
+        let (path, reader) = (request.path, self.settings.user);
+        let what = what.map(|id| What::Below(Below { root: self.dir_of(id).task(), path, reader }));
         let wanted = Wanted { request_id: request.request_id, what };
         self.logs.serve(self.uplink.address(), wanted);
     }

@@ -417,11 +417,15 @@ async fn a_command_in_a_container_is_like_one_among_processes() {
     // It goes with whoever asked for it, also if it does not care for a hang-up.
     let fifo = agent.task_dir(id).join("held");
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
-    let script = "trap '' HUP; exec 9>/berth/held; echo up >&9; while true; do sleep 0.1; done";
-    let exec = scheduler.exec_shell(id, script);
-    let holder = holder_of(&fifo).await;
-    drop(exec);
-    until_let_go(holder).await;
+    // It may be silent, or have much to say.
+    for does in ["sleep 0.1", "echo much"] {
+        let script =
+            format!("trap '' HUP; exec 9>/berth/held; echo up >&9; while true; do {does}; done");
+        let exec = scheduler.exec_shell(id, &script);
+        let holder = holder_of(&fifo).await;
+        drop(exec);
+        until_let_go(holder).await;
+    }
     scheduler.stop(id);
     assert_eq!(scheduler.until_ended(id).await.exit_code, Some(0));
 }

@@ -77,7 +77,8 @@ async fn a_command_reads_writes_and_ends_as_it_would_anywhere() {
         let dir = agent.task_dir(id);
         assert_eq!(exec.stdout, format!("{id}\n{}\none\ntwo", dir.display()), "{hold:?}");
         assert_eq!(exec.stderr, "no terminal\n", "{hold:?}");
-        for (script, code) in [("kill -9 $$", 137), ("exit 300", 44)] {
+        let to_its_group = "trap '' TERM; kill -TERM 0; exit 5";
+        for (script, code) in [("kill -9 $$", 137), ("exit 300", 44), (to_its_group, 5)] {
             assert_eq!(scheduler.exec_shell(id, script).until_ended().await, Some(code));
         }
         let mut none = scheduler.exec(id, &["no-such-program"]);
@@ -150,6 +151,15 @@ async fn a_command_goes_when_its_caller_the_worker_or_the_agent_goes() {
             until_let_go(holder).await;
             until_no_more(&agent, &job, &before).await;
         }
+        // One that cares is left its time.
+        let polite = "trap 'sleep 0.3; echo bye > farewell; exit' HUP; exec 9>held; echo up >&9; \
+                      sleep 600 & wait";
+        let exec = scheduler.exec_shell(id, polite);
+        let holder = holder_of(&fifo).await;
+        drop(exec);
+        until_let_go(holder).await;
+        let farewell = fs::read_to_string(agent.task_dir(id).join("farewell"));
+        assert_eq!(farewell.unwrap(), "bye\n", "{hold:?}");
         let mut exec = scheduler.exec_shell(id, stubborn);
         let holder = holder_of(&fifo).await;
         scheduler.stop(id);
@@ -196,7 +206,7 @@ async fn much_goes_both_ways_at_once_and_none_is_lost() {
 /// Every hold: a command may and sees what the worker does, and no more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_is_held_by_what_holds_the_worker() {
-    let look = "id -u; cat /proc/self/cgroup; grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; \
+    let look = "echo x > /dev/tty; id -u; cat /proc/self/cgroup; grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; \
                 ls /proc/1/exe 2>&1 | head -c 60; readlink /proc/self/ns/mnt /proc/self/ns/ipc; \
                 ulimit -n";
     for hold in holds() {

@@ -236,7 +236,7 @@ async fn a_command_ends_when_its_callers_token_is_revoked() {
     let scheduler = SecureScheduler::found(folder.path().join("s1")).await;
     let joins = Grant::Join(JoinGrant { machine: Machine::Agent, name: None, pool: None });
     let join = token_file(&scheduler, joins, folder.path().join("join")).await;
-    let _agent = SecureAgent::start(folder.path(), "gpu-1", &[&scheduler.grpc], Some(&join));
+    let agent = SecureAgent::start(folder.path(), "gpu-1", &[&scheduler.grpc], Some(&join));
     let admin = scheduler.admin().unwrap();
     is_ready(&admin, "gpu-1").await;
     let job = support::submit(&admin, &sleeper("sleeper")).await;
@@ -250,12 +250,27 @@ async fn a_command_ends_when_its_callers_token_is_revoked() {
         command: support::shell("echo here; exec sleep 600"),
         ..v1::ExecStart::default()
     };
-    let (_inputs, mut outputs) = alice.exec(start).await.unwrap();
+    let (_inputs, mut outputs) = alice.exec(start.clone()).await.unwrap();
     assert!(matches!(outputs.next().await.unwrap(), Some(Said::Begun(_))));
     let said = outputs.next().await.unwrap();
     assert!(matches!(said, Some(Said::Stdout(_))), "{said:?}");
+    // Nobody reads what this one says.
+    let id = support::allocations(&admin, job).await.remove(0).id;
+    let held = agent.data_dir.join("allocs").join(id).join("task/held");
+    let script = "exec 9>held; echo up >&9; exec yes";
+    let start = v1::ExecStart { command: support::shell(script), ..start };
+    let _unread = alice.exec(start).await.unwrap();
+    let (up, is_up) = tokio::sync::oneshot::channel();
+    let let_go = tokio::task::spawn_blocking(move || {
+        let mut pipe = File::open(&held).unwrap();
+        pipe.read_exact(&mut [0; 3]).unwrap();
+        up.send(()).unwrap();
+        pipe.read_to_end(&mut Vec::new()).unwrap();
+    });
+    is_up.await.unwrap();
     admin.revoke_token(v1::RevokeTokenRequest { id: token.id.0 }).await.unwrap();
     let ended = tokio::time::timeout(BOUND, outputs.next()).await.unwrap();
     let Err(ClientError::Refused(refusal)) = ended else { panic!("it goes on: {ended:?}") };
     assert_eq!(refusal.code, tonic::Code::Unauthenticated, "{refusal:?}");
+    tokio::time::timeout(BOUND, let_go).await.expect("it goes unread as well").unwrap();
 }

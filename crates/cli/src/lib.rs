@@ -43,7 +43,10 @@ pub fn run(
     root: clap::Command,
     offline: Offline,
 ) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // Connections on a thread of their own: whoever reads what is printed may take their time, and
+    // the cluster is to be answered meanwhile.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let mut console = Console::of_process();
     let status = match runtime {
         Ok(runtime) => runtime.block_on(run_on(

@@ -3,7 +3,9 @@
 use berth_proto::v1::exec_input::Input;
 use berth_proto::v1::exec_output::Output;
 use berth_proto::v1::jobs_client::JobsClient;
-use berth_proto::v1::{ExecInput, ExecOutput, ExecStart, FilesReply, FilesRequest, TerminalSize};
+use berth_proto::v1::{
+    ExecInput, ExecInputEnd, ExecOutput, ExecStart, FilesReply, FilesRequest, TerminalSize,
+};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -69,6 +71,11 @@ impl ExecInputs {
     /// The caller's window has this size now.
     pub async fn resized(&self, size: TerminalSize) -> bool {
         self.send(Input::Resized(size)).await
+    }
+
+    /// There is nothing more to read; the window may still change.
+    pub async fn end(&self) -> bool {
+        self.send(Input::End(ExecInputEnd {})).await
     }
 
     async fn send(&self, input: Input) -> bool {

@@ -63,9 +63,18 @@ impl v1::agents_server::Agents for AgentsService {
     ) -> Result<Response<v1::LogPushReply>, Status> {
         let granted = Granted::of(&request)?;
         let mut pushes = request.into_inner();
-        let mut request_id = None;
+        let mut request_id: Option<String> = None;
         while let Some(push) = pushes.next().await {
-            let push = push?;
+            let push = match push {
+                Ok(push) => push,
+                Err(broken) => {
+                    // Whoever reads must not wait for more.
+                    if let Some(id) = request_id {
+                        self.0.published.sessions.logs.close(&id);
+                    }
+                    return Err(broken);
+                }
+            };
             request_id.get_or_insert_with(|| push.request_id.clone());
             let asker = self.0.published.sessions.logs.get(&push.request_id);
             let Some((node, reader)) = asker.filter(|(_, reader)| !reader.is_closed()) else {

@@ -39,14 +39,14 @@ impl Shared {
         let (allocation, node) = self
             .shown(&view, instance, request.attempt)
             .ok_or_else(|| nothing_to_show(&job, request.index, request.attempt))?;
+        let path: String = request.path.chars().take(256).collect();
+        granted.about(format!("{allocation} of job {}/{}: {path}", job.namespace(), job.name()));
         let name = node_name(&view, node);
         let session = self.published.sessions.get(node).ok_or_else(|| {
             Status::failed_precondition(format!(
                 "node {name}, which has the files of {allocation}, is not connected"
             ))
         })?;
-        let path: String = request.path.chars().take(256).collect();
-        granted.about(format!("{allocation} of job {}/{}: {path}", job.namespace(), job.name()));
         let (pusher, pushes) = mpsc::channel(PIECES_MAX);
         let request_id = self.published.sessions.logs.open(node, pusher);
         let order = ToAgent::FileRequest(v1::FileRequest {

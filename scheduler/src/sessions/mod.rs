@@ -44,8 +44,8 @@ impl Sessions {
         Sessions {
             by_node: Mutex::new(BTreeMap::new()),
             came: Notify::new(),
-            logs: Awaited::of("log"),
-            execs: Awaited::of("exec"),
+            logs: Awaited::new(),
+            execs: Awaited::new(),
         }
     }
 

@@ -28,7 +28,7 @@ pub struct ExecArgs {
     pub index: u32,
 
     /// Give the command a terminal; so it is where standard input and output are one
-    #[arg(long, short, conflicts_with = "no_tty")]
+    #[arg(long, short, conflicts_with_all = ["no_tty", "no_stdin"])]
     pub tty: bool,
 
     /// Give it none: standard output and error stay apart
@@ -111,6 +111,7 @@ async fn pass_inputs(
     mut typed: mpsc::Receiver<Vec<u8>>,
     mut window: Option<Signal>,
 ) {
+    let mut is_over = false;
     loop {
         let resized = async {
             match &mut window {
@@ -119,10 +120,12 @@ async fn pass_inputs(
             }
         };
         let goes_on = tokio::select! {
-            data = typed.recv() => match data {
+            data = typed.recv(), if !is_over => match data {
                 Some(data) => inputs.data(data.into()).await,
-                // Dropping the way says that there is no more.
-                None => return,
+                None => {
+                    is_over = true;
+                    inputs.end().await
+                }
             },
             _ = resized => match terminal::size() {
                 Some(size) => inputs.resized(size).await,

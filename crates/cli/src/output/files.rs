@@ -19,7 +19,8 @@ pub(crate) fn entries_answer(entries: &[FileEntry]) -> Answer {
     Answer {
         json: entries.iter().map(entry_json).collect(),
         pieces: vec![Piece::Table(table)],
-        ids: entries.iter().map(|entry| entry.name.clone()).collect(),
+        // A name is one line, whatever it holds.
+        ids: entries.iter().map(|entry| entry.name.replace(char::is_control, " ")).collect(),
     }
 }
 
