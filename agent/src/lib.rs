@@ -74,8 +74,8 @@ pub use credentials::Transport;
 pub use data_dir::ClusterFile;
 pub use docker::{Docker, Gpus, run_container};
 pub use gpus::{
-    BadPretence, GpuDriver, Lister, Pace, Pretence, devices_listed, host_gpus, look_at_gpus,
-    pretend, probe,
+    BadPretence, GpuDriver, KERNEL_LOG, Lister, Pace, Pretence, devices_listed, host_gpus,
+    look_at_gpus, pretend, probe,
 };
 pub use metadata::{MetadataService, allow_metadata_service, refuse_metadata_service};
 pub use options::{AgentOptions, Hold, Program, Repair};

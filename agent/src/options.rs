@@ -84,6 +84,9 @@ pub struct AgentOptions {
 pub struct Repair {
     /// More lines of the table of what errors ask for.
     pub xids: Option<PathBuf>,
+    /// Where the kernel's messages are read, for errors that NVML does not tell of; nowhere where
+    /// absent.
+    pub kernel_log: Option<PathBuf>,
     /// How long a mended GPU has to be quiet.
     pub soak: DurationMs,
     /// How long a GPU's memory may be in use after its last worker.
@@ -99,6 +102,7 @@ impl Default for Repair {
     fn default() -> Repair {
         Repair {
             xids: None,
+            kernel_log: None,
             soak: DurationMs::from_secs(60),
             stuck_after: STUCK_AFTER,
             reset: None,

@@ -183,6 +183,14 @@ fn watch_gpus(options: &AgentOptions, dir: &DataDir) -> anyhow::Result<Watched> 
     let look_now = Arc::new(Notify::new());
     let watch = Watch { seen, happened: telling, resets, look_now: look_now.clone() };
     tokio::spawn(gpus::watch(prober, watch));
+    let happened = match &options.repair.kernel_log {
+        Some(log) => {
+            let (telling, either) = mpsc::channel(FAULTS_MAX);
+            tokio::spawn(gpus::listen(log.clone(), happened, looks.clone(), telling));
+            either
+        }
+        None => happened,
+    };
     let workshop = Workshop { resets: asking, look_now, tester: options.repair.test.clone() };
     Ok(Watched { seen: looks, happened, workshop, claims })
 }

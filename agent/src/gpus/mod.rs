@@ -13,6 +13,7 @@
 mod faults;
 mod gauges;
 pub mod kept;
+mod kernel_log;
 mod known;
 mod listed;
 mod nvml;
@@ -29,6 +30,7 @@ mod workshop;
 
 pub use faults::{Gpus, Now, Releases, read as read_faults, to_bytes as faults_to_bytes};
 pub use gauges::page as gauges_page;
+pub use kernel_log::{KERNEL_LOG, listen};
 pub use known::{keep_known, known};
 pub use listed::{Lister, devices_listed};
 pub use prober::probe;

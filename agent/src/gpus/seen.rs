@@ -7,6 +7,7 @@ use berth_proto::v1::DeviceSample;
 use berth_supervise::gpu::{Consent, Held, Presence, Recovery, Remap, Signs, Slowdown};
 
 use super::gauges::Answers;
+use super::kernel_log::Place;
 use super::said::{Cut, GpuLook, Look, Said, SlowedBy};
 use super::slices;
 use super::ways::Ways;
@@ -115,6 +116,12 @@ impl Seen {
             topology: Some(self.ways.to_said()),
             ..Look::default()
         })
+    }
+
+    /// The GPU that is there on the bus.
+    pub fn at(&self, place: Place) -> Option<String> {
+        let mut gpus = self.gpus.iter();
+        gpus.find(|(_, gpu)| Place::of(&gpu.look.bus) == Some(place)).map(|(uuid, _)| uuid.clone())
     }
 
     /// The number of a GPU's device node, if the driver says it; a part has its GPU's.

@@ -2,6 +2,7 @@
 //! the real NVML binding, a library that answers from a script, and the whole way out of use
 //! and back.
 
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
@@ -357,4 +358,23 @@ async fn a_gpu_without_links_is_reset_while_others_are_at_work() {
     until_healths(&mut scheduler, &[Healthy, Cordoned]).await;
     assert_eq!(faults(&agent), "", "the reset mended it");
     assert_eq!(agent.processes(job.id(0)), before, "the same process goes on");
+}
+
+/// The library says nothing, and the kernel does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f50_what_only_the_kernel_tells_of_counts_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("kmsg");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &log, rustix::fs::Mode::RWXU).unwrap();
+    // Open for both: the agent finds somebody at the other end.
+    let mut kernel = std::fs::File::options().read(true).write(true).open(&log).unwrap();
+    let more = [&QUICK[..], &["--gpus-kernel-log", log.to_str().unwrap()]].concat();
+    let (mut scheduler, agent, _) = cluster("3xH100-80GB", &more).await;
+    let fell = "NVRM: Xid (PCI:0000:02:00): 79, pid=7, GPU has fallen off the bus.";
+    // The first is of a program that pretends to be the kernel.
+    let pretended = fell.replace("02:00", "01:00");
+    write!(kernel, "12,6,70,-;{pretended}\n4,7,71,-;{fell}\n").unwrap();
+    let told = until_healths(&mut scheduler, &[Healthy, Fenced, Healthy]).await;
+    assert_eq!(told[1].health_reason, "XID 79: the host must be started again");
+    drop(agent);
 }

@@ -67,6 +67,7 @@ fn options(arguments: &[String]) -> AgentOptions {
         options.lister = Some(berth_agent::Lister { command: vec![script], deadline });
     }
     options.repair.test = value("--gpus-test-program").map(PathBuf::from);
+    options.repair.kernel_log = value("--gpus-kernel-log").map(PathBuf::from);
     if let Some(ms) = value("--gpus-soak-ms") {
         options.repair.soak = DurationMs(ms.parse().expect("a number"));
     }

@@ -115,6 +115,9 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
     let path = |setting: &Option<Setting<PathBuf>>| setting.as_ref().map(|path| path.value.clone());
     options.repair = Repair {
         xids: path(&settings.gpus.xids),
+        // What this host's kernel says is not of GPUs that are only pretended.
+        kernel_log: path(&settings.gpus.kernel_log)
+            .or_else(|| options.simulate.is_none().then(|| berth_agent::KERNEL_LOG.into())),
         soak: DurationMs(settings.gpus.soak.value),
         stuck_after: DurationMs(settings.gpus.stuck_after.value),
         reset: path(&settings.gpus.reset_program),

@@ -149,6 +149,8 @@ pub struct Gpus {
     pub silent_after: Setting<u64>,
     /// A file with more lines of the table of what GPU errors (XIDs) ask for.
     pub xids: Option<Setting<PathBuf>>,
+    /// Where the kernel's messages are read.
+    pub kernel_log: Option<Setting<PathBuf>>,
     /// Milliseconds for which a mended GPU has to be quiet.
     pub soak: Setting<u64>,
     /// Milliseconds for which a GPU's memory may be in use after its last worker.
@@ -218,6 +220,7 @@ impl Agent {
                 report_every: reader.setting("agent.gpus.report_every", &TIMER, 1_000),
                 silent_after: reader.setting("agent.gpus.silent_after", &TIMER, 10_000),
                 xids: reader.optional("agent.gpus.xids", &PATH),
+                kernel_log: reader.optional("agent.gpus.kernel_log", &PATH),
                 soak: reader.setting("agent.gpus.soak", &WAIT, 60_000),
                 stuck_after: reader.setting("agent.gpus.stuck_after", &WAIT, 60_000),
                 reset_program: reader.optional("agent.gpus.reset_program", &PATH),
