@@ -35,7 +35,7 @@ pub use known::{keep_known, known};
 pub use listed::{Lister, devices_listed};
 pub use prober::probe;
 pub use said::Happened;
-pub use seen::{Probing, Seen};
+pub use seen::{PART, Probing, Seen};
 pub use simulated::{
     BadPretence, Claims, FOLDER as SIMULATED_FOLDER, Pretence, faults_file, host_cpu, host_memory,
     keep_claims, pretend, uuids, write_host,

@@ -126,6 +126,11 @@ fn look_at(index: u32, device: &Device<'_>) -> Result<GpuLook, NvmlError> {
     let memory = told(device.memory_info())?;
     let processes = told(device.running_compute_processes())?;
     let [recovery, memory_errors @ ..] = fields(device, FIELDS)?;
+    let (cut, cut_untold) = match cut(device) {
+        Ok(cut) => (cut, false),
+        Err(error) if is_of_the_gpu(&error) || is_of_the_library(&error) => return Err(error),
+        Err(_) => (None, true),
+    };
     Ok(GpuLook {
         index,
         uuid: device.uuid()?,
@@ -156,26 +161,35 @@ fn look_at(index: u32, device: &Device<'_>) -> Result<GpuLook, NvmlError> {
         slowed_by: told(device.current_throttle_reasons())?
             .map_or(SlowedBy::Nothing, slowed_by)
             .into(),
-        cut: match told(device.mig_mode())? {
-            Some(mode) if mode.current == MIG_ON => Some(Cut { slices: slices(device)? }),
-            Some(_) | None => None,
-        },
+        cut,
+        cut_untold,
         ..GpuLook::default()
     })
 }
 
-/// The parts of a GPU that is cut up. NVML gives them numbers with gaps. One that does not say
-/// who it is, or how much memory it has, is just being made or taken away.
+/// Its parts, if it is cut up.
 ///
 /// # Errors
-/// The GPU cannot be reached.
+/// It does not say now whether it is, or into what: nobody may take it for a whole one then.
+fn cut(device: &Device<'_>) -> Result<Option<Cut>, NvmlError> {
+    match had(device.mig_mode())? {
+        Some(mode) if mode.current == MIG_ON => Ok(Some(Cut { slices: slices(device)? })),
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// The parts of a GPU that is cut up. NVML gives them numbers with gaps. One that does not say
+/// who it is, is just being made or taken away.
+///
+/// # Errors
+/// As those of [`cut`].
 fn slices(parent: &Device<'_>) -> Result<Vec<SliceLook>, NvmlError> {
-    let most = told(parent.mig_device_count())?.unwrap_or(0);
+    let most = had(parent.mig_device_count())?.unwrap_or(0);
     let mut found = Vec::new();
     for number in 0..most.min(SLICES_MAX) {
-        let Some(slice) = told(parent.mig_device_by_index(number))? else { continue };
-        let (uuid, memory) = (told(slice.uuid())?, told(slice.memory_info())?);
-        let (Some(uuid), Some(memory)) = (uuid, memory) else { continue };
+        let Some(slice) = had(parent.mig_device_by_index(number))? else { continue };
+        let Some(uuid) = told(slice.uuid())? else { continue };
+        let memory = told(slice.memory_info())?;
         let name = told(slice.name())?.unwrap_or_default();
         let profile = name.split_once("MIG ").map_or("", |(_, profile)| profile).to_owned();
         let processes = told(slice.running_compute_processes())?.unwrap_or_default();
@@ -184,10 +198,10 @@ fn slices(parent: &Device<'_>) -> Result<Vec<SliceLook>, NvmlError> {
             uuid,
             name,
             profile,
-            memory_total_bytes: memory.total,
-            memory_used_bytes: Some(memory.used),
+            memory_total_bytes: memory.as_ref().map_or(0, |memory| memory.total),
+            memory_used_bytes: memory.map(|memory| memory.used),
             pids: processes.into_iter().map(|process| process.pid).collect(),
-            absent_looks: 0,
+            absent_looks: None,
         });
     }
     Ok(found)
@@ -266,10 +280,29 @@ fn fields<const COUNT: usize>(
 fn told<T>(answer: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
     match answer {
         Ok(value) => Ok(Some(value)),
-        Err(error @ (NvmlError::GpuLost | NvmlError::ResetRequired)) => Err(error),
-        Err(error) if is_of_the_library(&error) => Err(error),
+        Err(error) if is_of_the_gpu(&error) || is_of_the_library(&error) => Err(error),
         Err(_) => Ok(None),
     }
+}
+
+/// What a GPU says that it does not have, or that an older library cannot ask for, is absent;
+/// where nobody says so that is an error.
+pub fn had<T>(answer: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(
+            NvmlError::NotSupported
+            | NvmlError::InvalidArg
+            | NvmlError::NotFound
+            | NvmlError::FailedToLoadSymbol(_),
+        ) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error says what has become of the GPU that was asked.
+fn is_of_the_gpu(error: &NvmlError) -> bool {
+    matches!(error, NvmlError::GpuLost | NvmlError::ResetRequired)
 }
 
 /// Listens for the errors of one GPU; `None` if it tells of none. Each has a set of

@@ -20,7 +20,7 @@ use super::{Library, Pace};
 
 /// How long one wait for an event takes at most; the library wants a limit.
 const EVENT_WAIT_MS: u32 = 500;
-/// How the GPUs reach each other is asked again after so many looks: NVLinks come up when the
+/// How the GPUs reach each other is asked again after so many looks that were due: NVLinks come up when the
 /// fabric manager does, and go down with a fault. It takes some hundred calls.
 const TOPOLOGY_LOOKS: u32 = 60;
 
@@ -130,9 +130,12 @@ fn watch(nvml: &Nvml, out: &Out, every: Duration, asked: &mpsc::Receiver<()>) ->
     std::thread::scope(|threads| {
         let mut known = Known::new();
         let mut mapped = Mapped::default();
+        let mut due_at = Instant::now();
         loop {
+            let is_extra = Instant::now() < due_at;
             match nvml::look(nvml, &mut known) {
                 Ok(mut look) => {
+                    look.is_extra = is_extra;
                     mapped.renew(nvml, &mut look);
                     for gpu in &look.gpus {
                         if !listeners.begin(&gpu.uuid) {
@@ -155,7 +158,10 @@ fn watch(nvml: &Nvml, out: &Out, every: Duration, asked: &mpsc::Receiver<()>) ->
                     return nvml::in_words(&error);
                 }
             }
-            let _ = asked.recv_timeout(every);
+            if !is_extra {
+                due_at = Instant::now() + every;
+            }
+            let _ = asked.recv_timeout(due_at.saturating_duration_since(Instant::now()));
             // Those that came together.
             while asked.try_recv().is_ok() {}
         }
@@ -173,7 +179,7 @@ impl Mapped {
     /// Has a look say it, if it is another inventory or was not said for long.
     fn renew(&mut self, nvml: &Nvml, look: &mut Look) {
         let uuids: Vec<String> = look.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
-        self.looks += 1;
+        self.looks += u32::from(!look.is_extra);
         if uuids != self.uuids || self.looks >= TOPOLOGY_LOOKS {
             look.topology = Some(topology(nvml, &look.gpus));
             *self = Mapped { uuids, looks: 0 };

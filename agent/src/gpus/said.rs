@@ -51,6 +51,9 @@ pub struct Look {
     /// By uuid: those that answer nothing but that they have to be reset.
     #[prost(string, repeated, tag = "7")]
     pub need_reset: Vec<String>,
+    /// Somebody asked for it before it was time: what is missing is missing no longer for it.
+    #[prost(bool, tag = "8")]
+    pub is_extra: bool,
 }
 
 /// How GPUs reach each other, as far as the library tells.
@@ -154,6 +157,10 @@ pub struct GpuLook {
     /// What a worker finds in its environment for it.
     #[prost(btree_map = "string, string", tag = "22")]
     pub environment: BTreeMap<String, String>,
+    /// It did not say whether it is cut up, and never has; of this look alone, until it is
+    /// known what it said before.
+    #[prost(bool, tag = "23")]
+    pub cut_untold: bool,
 }
 
 /// The parts of a GPU that is cut up (MIG).
@@ -183,9 +190,9 @@ pub struct SliceLook {
     /// Of its processes, as far as it tells.
     #[prost(uint32, repeated, tag = "7")]
     pub pids: Vec<u32>,
-    /// It was not there in so many looks, as the agent counts.
-    #[prost(uint32, tag = "8")]
-    pub absent_looks: u32,
+    /// It is not there, and was not in so many looks that were due, as the agent counts.
+    #[prost(uint32, optional, tag = "8")]
+    pub absent_looks: Option<u32>,
 }
 
 /// Why its clocks are low.

@@ -8,17 +8,17 @@ use berth_supervise::gpu::{Consent, Held, Presence, Recovery, Remap, Signs, Slow
 
 use super::gauges::Answers;
 use super::kernel_log::Place;
-use super::said::{Cut, GpuLook, Look, Said, SlowedBy};
+use super::said::{GpuLook, Look, Said, SlowedBy};
 use super::slices;
 use super::ways::Ways;
 
 /// A GPU that the driver no longer counts has left the bus when it is missing in so many
-/// looks: one that is missing once may be a driver that is not up to it yet.
+/// looks that were due, which are a second apart: one that is missing once may be a driver that is not up to it yet.
 const ABSENT_LOOKS_MAX: u32 = 3;
 /// Of GPUs that do not tell their name.
 const NAMELESS: &str = "NVIDIA GPU";
 /// What uuids of parts of GPUs begin with.
-const PART: &str = "MIG-";
+pub const PART: &str = "MIG-";
 
 /// Whether the library answers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -77,7 +77,7 @@ enum Standing {
     Unanswering,
     /// It answers nothing but that it has to be reset.
     NeedsReset,
-    /// It was not there in so many looks.
+    /// It is not there, and was not in so many looks that were due.
     Absent(u32),
     Lost,
 }
@@ -104,7 +104,8 @@ impl Seen {
             bus: gpu.look.bus.clone(),
             minor: gpu.look.minor,
             memory_total_bytes: gpu.look.memory_total_bytes,
-            cut: gpu.look.cut.clone().map(without_use),
+            cut: gpu.look.cut.clone().map(slices::without_use),
+            cut_untold: gpu.look.cut_untold,
             is_listed: gpu.look.is_listed,
             nodes: gpu.look.nodes.clone(),
             environment: gpu.look.environment.clone(),
@@ -184,12 +185,25 @@ impl Seen {
         cut.into_iter().flat_map(|cut| &cut.slices).map(|slice| slice.uuid.as_str())
     }
 
+    /// All parts, each with its GPU.
+    pub fn all_parts(&self) -> impl Iterator<Item = (&str, &str)> {
+        let wholes = self.gpus.keys().map(String::as_str);
+        wholes.flat_map(|whole| self.parts(whole).map(move |part| (part, whole)))
+    }
+
+    /// The GPUs that may be cut up.
+    pub fn wholes(&self) -> impl Iterator<Item = &str> {
+        let wholes = self.gpus.iter().filter(|(_, gpu)| !gpu.look.is_listed);
+        wholes.map(|(uuid, _)| uuid.as_str())
+    }
+
     /// Whether the driver says that there is no such device: a part that was taken away, or a
     /// GPU that is offered in parts only.
     pub fn is_cut_away(&self, uuid: &str) -> bool {
         let is_cut = self.gpus.get(uuid).map(|gpu| gpu.look.cut.is_some());
         let is_part = uuid.starts_with(PART) && self.probing == Probing::Live;
-        let all_tell = self.gpus.values().all(|gpu| gpu.standing == Standing::Answers);
+        let tells = |gpu: &Gpu| gpu.standing == Standing::Answers && !gpu.look.cut_untold;
+        let all_tell = self.gpus.values().all(tells);
         is_cut.unwrap_or(is_part && all_tell && self.whole(uuid).is_none())
     }
 
@@ -211,7 +225,9 @@ impl Seen {
     }
 
     fn look(&mut self, look: Look) {
-        let Look { driver, gpus, lost, unanswering, nameless, topology, need_reset } = look;
+        let Look { driver, gpus, lost, unanswering, nameless, topology, need_reset, is_extra } =
+            look;
+        let due_looks = u32::from(!is_extra);
         self.ways.hear(&topology.unwrap_or_default());
         for (uuid, gpu) in &mut self.gpus {
             gpu.standing = match gpu.standing {
@@ -220,11 +236,11 @@ impl Seen {
                 // Until it answers again.
                 Standing::Lost => Standing::Lost,
                 _ if nameless > 0 || unanswering.contains(uuid) => Standing::Unanswering,
-                Standing::Absent(looks) if looks + 1 >= ABSENT_LOOKS_MAX => Standing::Lost,
-                Standing::Absent(looks) => Standing::Absent(looks + 1),
                 Standing::Answers | Standing::Unanswering | Standing::NeedsReset => {
-                    Standing::Absent(1)
+                    Standing::Absent(due_looks)
                 }
+                Standing::Absent(looks) if looks + due_looks >= ABSENT_LOOKS_MAX => Standing::Lost,
+                Standing::Absent(looks) => Standing::Absent(looks + due_looks),
             };
         }
         for mut look in gpus {
@@ -237,7 +253,7 @@ impl Seen {
                 look.name = before.map_or_else(|| NAMELESS.to_owned(), |gpu| gpu.name.clone());
             }
             if let Some(before) = before {
-                slices::go_on(&mut look, before, ABSENT_LOOKS_MAX);
+                slices::go_on(&mut look, before, due_looks, ABSENT_LOOKS_MAX);
             }
             let gpu = Gpu { look, standing: Standing::Answers };
             self.gpus.insert(gpu.look.uuid.clone(), gpu);
@@ -314,7 +330,9 @@ impl Seen {
             memory: MemoryBytes(gpu.look.memory_total_bytes),
             health: match gpu.standing {
                 Standing::Lost => DeviceHealth::Lost,
-                Standing::Answers if live && gpu.look.unwell.is_none() => DeviceHealth::Healthy,
+                Standing::Answers if live && gpu.look.unwell.is_none() && !gpu.look.cut_untold => {
+                    DeviceHealth::Healthy
+                }
                 Standing::Answers
                 | Standing::Unanswering
                 | Standing::NeedsReset
@@ -323,6 +341,9 @@ impl Seen {
             reason: match gpu.standing {
                 Standing::Lost => "the driver has lost it".to_owned(),
                 _ if !live => self.probing.in_words(),
+                Standing::Answers if gpu.look.cut_untold => {
+                    "it does not say whether it is cut up (MIG)".to_owned()
+                }
                 Standing::Answers => gpu.look.unwell.clone().unwrap_or_default(),
                 Standing::Unanswering => "it does not answer the driver".to_owned(),
                 Standing::NeedsReset => "it has to be reset".to_owned(),
@@ -425,14 +446,6 @@ impl Seen {
     }
 }
 
-/// What does not change from look to look.
-fn without_use(mut cut: Cut) -> Cut {
-    for slice in &mut cut.slices {
-        (slice.memory_used_bytes, slice.pids) = (None, Vec::new());
-    }
-    cut
-}
-
 /// With the numbers of NVML.
 fn recovery(look: &GpuLook) -> Option<Recovery> {
     match look.recovery? {
@@ -507,6 +520,14 @@ mod tests {
         assert_eq!(healths(vec![of(&[0]); 2]), [Healthy, Cordoned]);
         assert_eq!(healths(vec![of(&[0]); 3]), [Healthy, Lost]);
         assert_eq!(healths([of(&[0]), of(&[0, 1]), of(&[0])]), [Healthy, Cordoned]);
+        let extra = Look { is_extra: true, ..of(&[0]) };
+        assert_eq!(healths(vec![extra; 20]), [Healthy, Cordoned], "all within a second");
+        let mut untold = of(&[0, 1]);
+        untold.gpus[1].cut_untold = true;
+        assert_eq!(healths([untold.clone()]), [Healthy, Healthy], "it was whole before");
+        let mut seen = Seen::default();
+        seen.hear(Said::Look(untold));
+        assert_eq!(seen.devices()[1].health, Cordoned, "it may be cut up");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use berth_model::{Device, DeviceHealth, DeviceSlice, MemoryBytes};
 use berth_proto::v1::DeviceSample;
 
-use super::said::{GpuLook, SliceLook};
+use super::said::{Cut, GpuLook, SliceLook};
 
 /// Parts are counted after all whole GPUs, those of each GPU in a hundred of their own: the
 /// third part of GPU 1 is 202.
@@ -15,7 +15,7 @@ pub fn devices(whole: Device, look: &GpuLook) -> Vec<Device> {
     let Some(cut) = &look.cut else { return vec![whole] };
     let device = |slice: &SliceLook| {
         let (mut health, mut reason) = (whole.health, whole.reason.clone());
-        if slice.absent_looks > 0 && health < DeviceHealth::Cordoned {
+        if slice.absent_looks.is_some() && health < DeviceHealth::Cordoned {
             (health, reason) =
                 (DeviceHealth::Cordoned, "the driver does not count it any more".to_owned());
         }
@@ -30,8 +30,7 @@ pub fn devices(whole: Device, look: &GpuLook) -> Vec<Device> {
             ..whole.clone()
         }
     };
-    // One that never said how much memory it has cannot be given to anybody.
-    cut.slices.iter().filter(|slice| slice.memory_total_bytes > 0).map(device).collect()
+    offered(cut).map(device).collect()
 }
 
 /// What a heartbeat says of them, of what it would say of the whole. Load is told of the whole
@@ -45,22 +44,70 @@ pub fn samples(whole: DeviceSample, look: &GpuLook) -> Vec<DeviceSample> {
         utilization_percent: None,
         ..whole.clone()
     };
-    cut.slices.iter().map(sample).collect()
+    offered(cut).map(sample).collect()
 }
 
-/// Has a look go on with the parts of the one before it that it misses for the first times: a
-/// call that fails once takes nobody's work away.
-pub fn go_on(look: &mut GpuLook, before: &GpuLook, absent_looks_max: u32) {
-    let (Some(now), Some(before)) = (&mut look.cut, &before.cut) else { return };
-    for slice in &before.slices {
-        let absent_looks = slice.absent_looks + 1;
-        let is_here = now.slices.iter().any(|here| here.uuid == slice.uuid);
-        if !is_here && absent_looks < absent_looks_max {
-            let pids = Vec::new();
-            let gone = SliceLook { absent_looks, memory_used_bytes: None, pids, ..slice.clone() };
-            now.slices.push(gone);
+/// Whether a part has its memory to itself. Compute instances of one GPU instance (`1c.3g.40gb`)
+/// share it: none of them could be given all of it, or be seen free. Of one that never said what
+/// it is nobody knows.
+fn is_by_itself(slice: &SliceLook) -> bool {
+    let first = slice.profile.split('.').next().unwrap_or_default();
+    let is_compute = first.strip_suffix('c').is_some_and(|count| count.parse::<u32>().is_ok());
+    !first.is_empty() && !is_compute
+}
+
+/// Those that are offered. One that never said how much memory it has cannot be given to
+/// anybody.
+fn offered(cut: &Cut) -> impl Iterator<Item = &SliceLook> {
+    cut.slices.iter().filter(|slice| slice.memory_total_bytes > 0 && is_by_itself(slice))
+}
+
+/// Has a look go on with what the one before it knew: with all parts if it does not say which
+/// there are, and with those that it misses for the first times. A driver that is not up to it
+/// yet tells of none, or of a whole GPU. `due_looks` is how many this look counts for: one that
+/// comes before it is due counts for none.
+pub fn go_on(now: &mut GpuLook, before: &GpuLook, due_looks: u32, absent_looks_max: u32) {
+    if now.cut_untold {
+        now.cut_untold = before.cut_untold;
+        now.cut = before.cut.clone().map(without_use);
+        return;
+    }
+    let mut missing = Vec::new();
+    for slice in before.cut.iter().flat_map(|cut| &cut.slices) {
+        let here = now.cut.iter_mut().flat_map(|cut| &mut cut.slices);
+        match here.into_iter().find(|here| here.uuid == slice.uuid) {
+            Some(here) => not_told_again(here, slice),
+            None => {
+                let absent_looks = slice.absent_looks.unwrap_or(0) + due_looks;
+                if absent_looks < absent_looks_max {
+                    let gone = SliceLook { absent_looks: Some(absent_looks), ..slice.clone() };
+                    missing.push(without_its_use(gone));
+                }
+            }
         }
     }
+    if !missing.is_empty() {
+        now.cut.get_or_insert_default().slices.extend(missing);
+    }
+}
+
+/// What a part does not tell this time it told before.
+fn not_told_again(now: &mut SliceLook, before: &SliceLook) {
+    if now.memory_total_bytes == 0 {
+        now.memory_total_bytes = before.memory_total_bytes;
+    }
+    if now.profile.is_empty() {
+        (now.name, now.profile) = (before.name.clone(), before.profile.clone());
+    }
+}
+
+/// What does not change from look to look.
+pub fn without_use(cut: Cut) -> Cut {
+    Cut { slices: cut.slices.into_iter().map(without_its_use).collect() }
+}
+
+fn without_its_use(slice: SliceLook) -> SliceLook {
+    SliceLook { memory_used_bytes: None, pids: Vec::new(), ..slice }
 }
 
 fn index(gpu: u32, slice: u32) -> u32 {
@@ -74,33 +121,90 @@ pub fn slice<'a>(look: &'a GpuLook, uuid: &str) -> Option<&'a SliceLook> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::said::Cut;
     use super::*;
+
+    fn look(uuids: &[&str]) -> GpuLook {
+        let slice = |uuid: &&str| SliceLook {
+            uuid: (*uuid).to_owned(),
+            profile: "1g.10gb".to_owned(),
+            memory_total_bytes: 9,
+            memory_used_bytes: Some(1),
+            ..SliceLook::default()
+        };
+        let cut = Some(Cut { slices: uuids.iter().map(slice).collect() });
+        GpuLook { cut, ..GpuLook::default() }
+    }
+
+    /// The parts after two and these looks, each with how often it was missing; `None` if the
+    /// GPU is whole.
+    fn after(looks: &[(GpuLook, u32)]) -> Option<Vec<(String, Option<u32>)>> {
+        let mut known = look(&["MIG-a", "MIG-b"]);
+        for (next, due_looks) in looks {
+            let mut next = next.clone();
+            go_on(&mut next, &known, *due_looks, 3);
+            known = next;
+        }
+        let slices = known.cut?.slices.into_iter();
+        Some(slices.map(|slice| (slice.uuid, slice.absent_looks)).collect())
+    }
 
     #[test]
     fn a_part_that_is_missing_for_long_is_gone() {
-        let look = |uuids: &[&str]| {
-            let slice =
-                |uuid: &&str| SliceLook { uuid: (*uuid).to_owned(), ..SliceLook::default() };
-            let cut = Some(Cut { slices: uuids.iter().map(slice).collect() });
-            GpuLook { cut, ..GpuLook::default() }
-        };
-        let after = |looks: &[GpuLook]| -> Vec<(String, u32)> {
-            let mut known = look(&["MIG-a", "MIG-b"]);
-            for next in looks {
-                let mut next = next.clone();
-                go_on(&mut next, &known, 3);
-                known = next;
-            }
-            let slices = known.cut.unwrap_or_default().slices.into_iter();
-            slices.map(|slice| (slice.uuid, slice.absent_looks)).collect()
-        };
         let of = |uuid: &str, absent| (uuid.to_owned(), absent);
-        let (both, one) = (look(&["MIG-a", "MIG-b"]), look(&["MIG-a"]));
-        assert_eq!(after(&[one.clone(), one.clone()]), [of("MIG-a", 0), of("MIG-b", 2)]);
-        assert_eq!(after(&[one.clone(), one.clone(), one.clone()]), [of("MIG-a", 0)]);
-        assert_eq!(after(&[one, both]), [of("MIG-a", 0), of("MIG-b", 0)]);
-        assert_eq!(after(&[GpuLook::default()]), [], "it is whole again");
+        let due = |look: &GpuLook| (look.clone(), 1);
+        let (both, one) = (look(&["MIG-a", "MIG-b"]), due(&look(&["MIG-a"])));
+        let (here, gone) = (of("MIG-a", None), |looks| of("MIG-b", Some(looks)));
+        assert_eq!(after(&[one.clone(), one.clone()]), Some(vec![here.clone(), gone(2)]));
+        assert_eq!(after(&[one.clone(), one.clone(), one.clone()]), Some(vec![here.clone()]));
+        assert_eq!(after(&[one.clone(), due(&both)]), Some(vec![here.clone(), of("MIG-b", None)]));
+        // However often somebody asks in between.
+        let extra = (one.0.clone(), 0);
+        assert_eq!(after(&vec![extra.clone(); 20]), Some(vec![here.clone(), gone(0)]));
+        let mixed = [extra.clone(), one.clone(), extra.clone(), one, extra];
+        assert_eq!(after(&mixed), Some(vec![here, gone(2)]));
+    }
+
+    #[test]
+    fn a_gpu_is_whole_again_no_sooner_than_its_parts_are_gone() {
+        let due = |look: &GpuLook| (look.clone(), 1);
+        let whole = due(&GpuLook::default());
+        let missing = |looks| {
+            let of = |uuid: &str| (uuid.to_owned(), Some(looks));
+            Some(vec![of("MIG-a"), of("MIG-b")])
+        };
+        assert_eq!(after(std::slice::from_ref(&whole)), missing(1));
+        assert_eq!(after(&vec![whole.clone(); 2]), missing(2));
+        assert_eq!(after(&vec![whole.clone(); 3]), None);
+        // It does not say whether it is.
+        let untold = due(&GpuLook { cut_untold: true, ..GpuLook::default() });
+        let both = ["MIG-a", "MIG-b"].map(|uuid| (uuid.to_owned(), None)).to_vec();
+        assert_eq!(after(&vec![untold.clone(); 9]), Some(both));
+        assert_eq!(after(&[vec![whole; 3], vec![untold.clone(); 9]].concat()), None);
+        let mut never = untold.0.clone();
+        go_on(&mut never, &untold.0, 1, 3);
+        assert!(never.cut_untold && never.cut.is_none());
+    }
+
+    #[test]
+    fn a_part_that_shares_its_memory_or_does_not_say_what_it_is_is_not_offered() {
+        for (profile, expected) in [
+            ("1g.10gb", 1),
+            ("1g.10gb+me", 1),
+            ("7g.80gb", 1),
+            ("1c.3g.40gb", 0),
+            ("2c.7g.80gb", 0),
+            ("", 0),
+        ] {
+            let mut cut = look(&["MIG-a"]).cut.unwrap();
+            cut.slices[0].profile = profile.to_owned();
+            assert_eq!(offered(&cut).count(), expected, "{profile}");
+        }
+        // It said so before.
+        let (before, mut now) = (look(&["MIG-a"]), look(&["MIG-a"]));
+        let slice = &mut now.cut.as_mut().unwrap().slices[0];
+        (slice.profile, slice.memory_total_bytes) = (String::new(), 0);
+        go_on(&mut now, &before, 1, 3);
+        assert_eq!(now, before);
     }
 
     #[test]
@@ -141,7 +245,7 @@ mod tests {
             utilization_percent: Some(3),
             ..DeviceSample::default()
         };
-        let shown = |told| samples(told, &look).remove(1);
+        let shown = |told| samples(told, &look).remove(0);
         assert_eq!(shown(told).memory_used_bytes, Some(7));
         assert_eq!(shown(DeviceSample::default()).memory_used_bytes, None, "it does not answer");
         assert_eq!(slice(&look, "MIG-2").unwrap().number, 2);

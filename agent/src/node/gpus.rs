@@ -63,7 +63,7 @@ impl Node {
     }
 
     /// What the workers here hold, as far as it is known.
-    fn claims_here(&self) -> impl Iterator<Item = &DeviceClaim> {
+    pub(super) fn claims_here(&self) -> impl Iterator<Item = &DeviceClaim> {
         self.workers_here().filter_map(|(_, worker)| worker.devices()).flatten()
     }
 

@@ -1,7 +1,7 @@
 //! GPUs that show faults: what becomes of each is decided elsewhere (`berth_supervise::gpu`);
 //! here it is told what happens, and what it decides is done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub struct Repairs {
 
 /// The GPUs of this node and how far each is.
 pub struct Guard {
-    gpus: Gpus,
+    pub(super) gpus: Gpus,
     /// By uuid.
     under_way: BTreeSet<String>,
     /// Fenced, as the last hello said.
@@ -52,7 +52,10 @@ pub struct Guard {
     held_back: BTreeSet<String>,
     ask_again_at: Option<Instant>,
     /// Their memory, from one worker to the next; by uuid.
-    releases: Releases,
+    pub(super) releases: Releases,
+    /// The GPUs of all parts that there are, and of those that are gone and that a worker still
+    /// holds; by the parts' uuids.
+    pub(super) wholes: BTreeMap<String, String>,
     /// The last look that they were told of.
     looks: u64,
     look_at: Option<Instant>,
@@ -76,6 +79,7 @@ impl Guard {
             held_back: BTreeSet::new(),
             ask_again_at: None,
             releases,
+            wholes: BTreeMap::new(),
             looks: 0,
             look_at: None,
             file: content,
@@ -160,6 +164,7 @@ impl Node {
 
     /// Tells every GPU what a new look shows.
     pub(super) fn guard_gpus(&mut self) {
+        self.keep_wholes();
         let held = self.held_devices();
         self.look_at_memory(&held);
         let signs: Vec<_> =
@@ -231,8 +236,9 @@ impl Node {
         // Of one that the driver does not know nobody can say when it is free.
         let seen = claims
             .iter()
-            .filter(|claim| self.gpus.looks == 0 || self.gpus.whole(&claim.uuid).is_some());
-        let uuids: Vec<String> = seen.map(|claim| claim.uuid.clone()).collect();
+            .filter(|claim| self.gpus.looks == 0 || self.whole_of(&claim.uuid).is_some());
+        let uuids: Vec<String> =
+            seen.flat_map(|claim| self.offered_of(&claim.uuid)).map(str::to_owned).collect();
         for uuid in uuids {
             self.guard.releases.entry(uuid).or_default().left(clock::now());
             self.guard.look_at = Some(Instant::now());
@@ -248,7 +254,7 @@ impl Node {
         let linked = mended.flat_map(|(uuid, _)| self.gpus.linked(uuid));
         let under_way = self.guard.under_way.iter().map(String::as_str).chain(linked);
         let parts = |uuid| self.gpus.parts(uuid).chain([uuid]);
-        unfree.chain(under_way.flat_map(parts))
+        unfree.chain(under_way.flat_map(parts)).chain(self.overlapping())
     }
 
     /// Tells every GPU that no worker holds what is used of its memory.
@@ -345,7 +351,7 @@ impl Node {
 
     /// The jobs whose workers hold a GPU.
     fn jobs_on(&self, uuid: &str) -> BTreeSet<JobId> {
-        let is_it = |claim: &DeviceClaim| self.gpus.whole(&claim.uuid) == Some(uuid);
+        let is_it = |claim: &DeviceClaim| self.whole_of(&claim.uuid) == Some(uuid);
         let holds = |devices: &[DeviceClaim]| devices.iter().any(is_it);
         self.workers_here()
             .filter(|(_, worker)| worker.devices().is_some_and(holds))
@@ -362,9 +368,10 @@ impl Node {
                 None => held.extend(self.devices.iter().map(|device| device.uuid.clone())),
             }
         }
-        let wholes = held.iter().filter_map(|uuid| self.gpus.whole(uuid)).map(str::to_owned);
+        let wholes = held.iter().filter_map(|uuid| self.whole_of(uuid)).map(str::to_owned);
         let wholes: Vec<String> = wholes.collect();
         held.extend(wholes);
+        held.extend(self.overlapping().map(str::to_owned));
         held
     }
 }

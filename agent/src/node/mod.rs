@@ -13,6 +13,7 @@ mod ends;
 mod fetch;
 mod gpus;
 mod guard;
+mod parts;
 mod pool;
 mod shim_news;
 mod shutdown;

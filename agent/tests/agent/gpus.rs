@@ -236,7 +236,7 @@ async fn a_device_that_only_its_worker_knows_is_still_the_nodes() {
 }
 
 /// Lines for a GPU that is cut up into these parts: number, uuid, profile.
-fn cut(gpu: u32, slices: &[(u32, &str, &str)]) -> String {
+pub fn cut(gpu: u32, slices: &[(u32, &str, &str)]) -> String {
     let line = |(number, uuid, profile): &(u32, &str, &str)| {
         format!("gpu {gpu} slice {number} {uuid} {profile} 10737418240\n")
     };
@@ -244,7 +244,7 @@ fn cut(gpu: u32, slices: &[(u32, &str, &str)]) -> String {
 }
 
 /// Until the node has these devices, all of them healthy.
-async fn until_uuids(scheduler: &mut Scheduler, expected: &[&str]) -> Vec<Device> {
+pub async fn until_uuids(scheduler: &mut Scheduler, expected: &[&str]) -> Vec<Device> {
     loop {
         let hello = scheduler.session().await;
         scheduler.send_full();

@@ -18,3 +18,4 @@ mod lifecycle;
 mod limits;
 mod metadata;
 mod session;
+mod slices;

@@ -104,6 +104,7 @@ fn answer(name: &str, act: impl FnOnce(&Script) -> Done) -> Return {
     let script = hang(name);
     match script.init {
         _ if !State::is_initialised() => Return::Uninitialized,
+        Init::Works if script.failing.contains(name) => Return::Unknown,
         Init::Works => ended(act(&script)),
         Init::NoDriver | Init::Mismatch => beginning(script.init),
     }

@@ -42,6 +42,8 @@ pub struct Script {
     pub init: Init,
     /// C names of the functions that do not return for now.
     pub hanging: BTreeSet<String>,
+    /// Functions that answer that something unknown went wrong.
+    pub failing: BTreeSet<String>,
     /// By the index that NVML gives them; without gaps.
     pub gpus: BTreeMap<u32, Gpu>,
 }
@@ -224,6 +226,9 @@ impl Script {
             "hang" => {
                 self.hanging.insert(rest.to_owned());
             }
+            "fail" => {
+                self.failing.insert(rest.to_owned());
+            }
             "init" => {
                 self.init = match rest {
                     "works" => Init::Works,
@@ -381,6 +386,9 @@ impl Display for Script {
         for function in &self.hanging {
             writeln!(formatter, "hang {function}")?;
         }
+        for function in &self.failing {
+            writeln!(formatter, "fail {function}")?;
+        }
         for (index, gpu) in &self.gpus {
             for (key, value) in gpu.facts() {
                 writeln!(formatter, "gpu {index} {key} {value}")?;
@@ -447,6 +455,7 @@ mod tests {
         let mut script = Script { driver: Some("570.86.15".to_owned()), ..Script::default() };
         script.init = Init::Mismatch;
         script.hanging.insert("nvmlDeviceGetName".to_owned());
+        script.failing.insert("nvmlDeviceGetUUID".to_owned());
         let gpu = Gpu {
             uuid: Some("GPU-a".to_owned()),
             name: Some("NVIDIA H100 80GB HBM3".to_owned()),

@@ -1,0 +1,61 @@
+//! GPUs that are cut up (MIG), as a driver tells of them that is not always up to it.
+
+use berth_proto::v1::DeviceHealth::{Cordoned, Healthy};
+use berth_proto::v1::EndCause;
+
+use crate::gpus::{cluster, cut, script, until_healths, until_sample, until_uuids, whole};
+use crate::harness::jobs::Job;
+
+/// A driver that does not say for a while whether a GPU is cut up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f59_a_gpu_that_does_not_say_whether_it_is_cut_up_is_as_it_was() {
+    let (mut scheduler, mut agent, _) = cluster("1xH100-80GB", &["--gpus-retry-ms", "100"]).await;
+    script(&agent, &cut(0, &[(0, "MIG-a", "1g.10gb")]));
+    let devices = until_uuids(&mut scheduler, &["MIG-a"]).await;
+    let job = Job::shell(1, "exec sleep 600");
+    scheduler.want(&job, vec![job.row_with(0, vec![whole(&devices[0])], Vec::new())]);
+    scheduler.until_ready(job.id(0)).await;
+
+    let silent = "gpu 0 temperature 61\nfail nvmlDeviceGetMigMode\n";
+    script(&agent, silent);
+    until_sample(&mut scheduler, 0, |sample| sample.temperature_celsius == Some(61)).await;
+    assert_eq!(scheduler.samples.len(), 1);
+    assert_eq!(scheduler.samples[0].uuid, "MIG-a");
+
+    // One that nobody has seen before may be cut up.
+    agent.kill().await;
+    std::fs::remove_file(agent.data().join("gpus")).unwrap();
+    script(&agent, silent);
+    agent.start_again();
+    let devices = until_healths(&mut scheduler, &[Cordoned, Cordoned]).await;
+    let reasons = devices.iter().map(|device| device.health_reason.as_str());
+    assert!(reasons.into_iter().any(|reason| reason.contains("whether it is cut up")));
+    script(&agent, &cut(0, &[(0, "MIG-a", "1g.10gb")]));
+    until_uuids(&mut scheduler, &["MIG-a"]).await;
+}
+
+/// Its work is the cluster's to end, which takes a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f59_a_gpu_is_given_as_a_whole_once_nobody_is_on_what_was_a_part_of_it() {
+    let (mut scheduler, agent, _) = cluster("1xH100-80GB", &[]).await;
+    script(&agent, &cut(0, &[(0, "MIG-a", "1g.10gb")]));
+    let devices = until_uuids(&mut scheduler, &["MIG-a"]).await;
+    let first = Job::shell(1, "exec sleep 600");
+    scheduler.want(&first, vec![first.row_with(0, vec![whole(&devices[0])], Vec::new())]);
+    scheduler.until_ready(first.id(0)).await;
+
+    script(&agent, "gpu 0 mig off\n");
+    let devices = until_healths(&mut scheduler, &[Healthy]).await;
+    assert_ne!(devices[0].uuid, "MIG-a", "it is whole");
+    let second = Job::shell(2, "exec sleep 600");
+    scheduler.want(&second, vec![second.row_with(0, vec![whole(&devices[0])], Vec::new())]);
+    script(&agent, "gpu 0 temperature 61\n");
+    until_sample(&mut scheduler, 0, |sample| sample.temperature_celsius == Some(61)).await;
+    assert!(agent.processes(second.id(0)).is_empty(), "somebody is on it");
+    assert!(!agent.processes(first.id(0)).is_empty());
+
+    scheduler.stop(first.id(0));
+    let ended = scheduler.until_ended(first.id(0)).await;
+    assert_eq!(ended.cause, i32::from(EndCause::Stopped), "{ended:?}");
+    scheduler.until_ready(second.id(0)).await;
+}
