@@ -20,6 +20,7 @@ use bollard::models::ContainerCreateBody;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
 use crate::options::Program;
@@ -34,14 +35,17 @@ const LOOK_LIMIT: Duration = Duration::from_secs(5);
 const REFUSED_LOOKS: u32 = 2;
 /// Of one look: a host has some fifty.
 const NODES_MAX: usize = 256;
+/// Room for as many paths, each with an error.
+const SAID_BYTES_MAX: u64 = 256 * 1024;
 
 /// Whether a node can be opened.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Access {
     Open,
-    /// It may not be, or is not there.
+    /// It may not be.
     Refused(String),
-    /// The driver's own affair.
+    /// The driver's own affair, or that of whoever is root in the container and took it away:
+    /// that is no fault of the host's.
     Unclear,
 }
 
@@ -98,10 +102,29 @@ pub async fn look(first: &ProcessIdentity, nodes: &[String]) -> Option<Found> {
     let Program { exe, arguments } = Program::of_this_executable("container-runner");
     let mut command = Command::new(exe);
     command.args(arguments).args([LOOK, &first.pid.to_string(), &first.start_ticks.to_string()]);
-    command.args(nodes).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(LOOK_LIMIT, command.output()).await.ok()?.ok()?;
-    let said = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| said.lines().take(NODES_MAX).filter_map(understood).collect())
+    command.args(nodes);
+    let said = said(command, LOOK_LIMIT).await?;
+    Some(said.lines().take(NODES_MAX).filter_map(understood).collect())
+}
+
+/// What it says if it succeeds in time. Returns no sooner than the process is gone: one that
+/// hangs in a driver cannot be ended, and no second one is started beside it.
+async fn said(mut command: Command, limit: Duration) -> Option<String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.kill_on_drop(true).spawn().ok()?;
+    let mut stdout = child.stdout.take()?.take(SAID_BYTES_MAX);
+    let mut said = String::new();
+    let ended = async {
+        let read = stdout.read_to_string(&mut said).await;
+        let status = child.wait().await;
+        read.is_ok() && status.is_ok_and(|status| status.success())
+    };
+    let outcome = tokio::time::timeout(limit, ended).await;
+    if outcome.is_err() {
+        let _ = child.start_kill();
+        let _ = child.wait().await;
+    }
+    outcome.is_ok_and(|succeeded| succeeded).then_some(said)
 }
 
 fn understood(line: &str) -> Option<(String, Access)> {
@@ -127,10 +150,7 @@ pub fn be_inside(mut given: impl Iterator<Item = String>) -> ExitCode {
     for node in given.flat_map(|node| named(&node)).take(NODES_MAX) {
         let what = match open(&node) {
             Ok(()) => "open".to_owned(),
-            Err(error @ (Errno::PERM | Errno::ACCESS | Errno::NOENT)) => {
-                format!("refused {}", io::Error::from(error))
-            }
-            Err(error) => format!("unclear {}", io::Error::from(error)),
+            Err(error) => in_words(error),
         };
         said += &format!("{node}\t{what}\n");
     }
@@ -138,6 +158,12 @@ pub fn be_inside(mut given: impl Iterator<Item = String>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// What it means that a node cannot be opened.
+fn in_words(error: Errno) -> String {
+    let what = if matches!(error, Errno::PERM | Errno::ACCESS) { "refused" } else { "unclear" };
+    format!("{what} {}", io::Error::from(error))
 }
 
 /// Enters what decides of devices: the group, and the mounts.
@@ -230,6 +256,34 @@ mod tests {
         assert_eq!(kept.look(&refused), None, "not one after the other");
         let why = "its container has lost the use of /dev/d: Operation not permitted (os error 1)";
         assert_eq!(kept.look(&refused).as_deref(), Some(why));
+    }
+
+    #[test]
+    fn only_who_may_not_open_a_node_was_refused_it() {
+        let access = |error| understood(&format!("/dev/a\t{}", in_words(error))).unwrap().1;
+        assert!(matches!(access(Errno::PERM), Access::Refused(_)));
+        assert!(matches!(access(Errno::ACCESS), Access::Refused(_)));
+        for error in [Errno::NOENT, Errno::NODEV, Errno::IO, Errno::BUSY] {
+            assert_eq!(access(error), Access::Unclear, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_that_hangs_is_gone_before_there_is_another() {
+        let shell = |script: &str| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", script]);
+            command
+        };
+        let long = Duration::from_secs(30);
+        assert_eq!(said(shell("echo a"), long).await.as_deref(), Some("a\n"));
+        assert_eq!(said(shell("echo a; exit 1"), long).await, None);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let script = format!("echo $$ > {}; exec sleep 600", file.display());
+        assert_eq!(said(shell(&script), Duration::from_millis(500)).await, None);
+        let pid = fs::read_to_string(file).unwrap();
+        assert!(!Path::new("/proc").join(pid.trim()).exists(), "it is not even a zombie");
     }
 
     #[test]

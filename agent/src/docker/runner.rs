@@ -1,5 +1,6 @@
 //! The process that watches one container.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -98,6 +99,8 @@ async fn run(socket: &Path, name: &str, dir: &Path, spans: Spans) -> Result<u8, 
     // lease ends and no agent is there.
     let Spans { grace, look_every } = spans;
     let patience = grace.saturating_sub(KILL_BEFORE).max(grace / 2);
+    // Why the host is to blame for its end.
+    let lost = OnceCell::new();
     let code = {
         let ending = container.until_ended();
         let out_of_memory = container.end_when_out_of_memory(&id);
@@ -112,16 +115,19 @@ async fn run(socket: &Path, name: &str, dir: &Path, spans: Spans) -> Result<u8, 
             container.signal("SIGKILL").await;
             std::future::pending::<()>().await;
         };
-        let losing = container.until_devices_are_lost(dir, look_every);
+        let losing = async {
+            let reason = container.until_devices_are_lost(dir, look_every).await;
+            // It ends as any other, whatever the shim asks for meanwhile.
+            let _ = lost.set(reason);
+            container.signal("SIGKILL").await;
+            std::future::pending::<()>().await;
+        };
         tokio::pin!(ending, out_of_memory, signalling, losing);
         tokio::select! {
             code = &mut ending => code,
             () = &mut out_of_memory => KILLED,
             () = &mut signalling => KILLED,
-            reason = &mut losing => {
-                container.signal("SIGKILL").await;
-                return Err(Problem::Host(reason));
-            }
+            () = &mut losing => KILLED,
         }
     };
     let output = container.output.lock().await.take();
@@ -130,7 +136,10 @@ async fn run(socket: &Path, name: &str, dir: &Path, spans: Spans) -> Result<u8, 
     {
         output.abort();
     }
-    Ok(code)
+    match lost.into_inner() {
+        Some(reason) => Err(Problem::Host(reason)),
+        None => Ok(code),
+    }
 }
 
 struct Container<'a> {

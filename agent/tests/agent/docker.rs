@@ -302,15 +302,16 @@ fn make_node(node: &Path) {
 }
 
 /// Has the container lose the use of a node, as a service manager does that writes down anew
-/// what its group may use; where groups of version 2 decide, by taking the node away.
-fn take_node_away(engine: &Engine, container: &str, node: &Path) {
+/// what its group may use; whether that can be done here.
+fn take_node_away(container: &str) -> bool {
     let group = Path::new("/sys/fs/cgroup/devices/docker").join(container);
     if group.exists() {
         fs::write(group.join("devices.deny"), "c 1:3 rwm").unwrap();
-    } else {
-        let node = node.to_str().unwrap();
-        engine.ask(&["exec", container, "/bin/busybox", "rm", node]).unwrap();
+        return true;
     }
+    // Version 2 has a program in the kernel decide, which only who put it there can replace.
+    skip("devices-cgroup-v1", "no group of version 1 decides of a container's devices");
+    false
 }
 
 /// The worker notices nothing of it, and it is replaced all the same.
@@ -333,7 +334,9 @@ async fn f57_a_container_that_loses_its_gpu_is_ended_and_says_so() {
     };
     up(&mut scheduler, 0).await;
     let container = engine.ask(&["ps", "--quiet", "--no-trunc"]).unwrap().trim().to_owned();
-    take_node_away(&engine, &container, &node);
+    if !take_node_away(&container) {
+        return;
+    }
     let lost = Instant::now();
     let ended = scheduler.until_ended(job.id(0)).await;
     assert!(lost.elapsed() < Duration::from_secs(60), "{:?}", lost.elapsed());
