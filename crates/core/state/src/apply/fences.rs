@@ -39,15 +39,15 @@ impl Step<'_> {
             return spec.clone();
         }
         let now = self.now;
-        let most = (self.state.index.device_nodes.len() / ONE_OF).max(FENCES_MIN);
+        let most = (self.gpu_count() / ONE_OF).max(FENCES_MIN);
         let fences = &mut self.state.cluster.fences;
         fences.retain(|_, at| now.since(*at) < WINDOW);
         let mut held_back = BTreeSet::new();
         for device in spec.devices.iter().filter(|device| is_new(device)) {
             // One that comes and goes is one, and so are all parts of one.
-            let whole = device.slice.as_ref().map_or(&device.uuid, |slice| &slice.parent);
+            let whole = whole_of(device);
             if fences.contains_key(whole) || fences.len() < most {
-                fences.entry(whole.clone()).or_insert(now);
+                fences.entry(whole.to_owned()).or_insert(now);
             } else {
                 held_back.insert(device.uuid.as_str());
             }
@@ -67,6 +67,16 @@ impl Step<'_> {
         Arc::new(braked)
     }
 
+    /// The GPUs of the cluster; all parts of one are one. Grows with the number of devices, and
+    /// is asked only when one is to be fenced.
+    fn gpu_count(&self) -> usize {
+        let nodes = self.state.nodes.values();
+        let count = |row: &Arc<NodeRow>| {
+            row.spec.devices.iter().map(whole_of).collect::<BTreeSet<&str>>().len()
+        };
+        nodes.map(count).sum()
+    }
+
     /// Says which devices of a node are not what they were.
     pub(super) fn tell_of_devices(&mut self, node: NodeId, before: &NodeSpec, now: &NodeSpec) {
         for device in &now.devices {
@@ -81,6 +91,11 @@ impl Step<'_> {
             }
         }
     }
+}
+
+/// The GPU that a device is, or is a part of.
+fn whole_of(device: &Device) -> &str {
+    device.slice.as_ref().map_or(&device.uuid, |slice| &slice.parent)
 }
 
 /// Why work has to leave a node whose inventory is another one now.

@@ -114,6 +114,13 @@ impl Step<'_> {
             return spec.clone();
         }
         let mut own = NodeSpec::clone(spec);
+        let is_own: Vec<bool> =
+            own.devices.iter().map(|device| !is_elsewhere(&device.uuid)).collect();
+        for device in &mut own.devices {
+            // Ways are said by position.
+            let mut kept = is_own.iter();
+            device.ways.retain(|_| kept.next().copied().unwrap_or(true));
+        }
         own.devices.retain(|device| !is_elsewhere(&device.uuid));
         Arc::new(own)
     }

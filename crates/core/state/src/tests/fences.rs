@@ -97,6 +97,31 @@ fn all_parts_of_a_gpu_are_fenced_as_one() {
     assert_eq!(healths, [[Fenced; 6].as_slice(), &[Suspect; 2]].concat(), "two GPUs of three");
 }
 
+/// Parts are no more reason to fence GPUs than wholes are.
+#[test]
+fn f61_a_tenth_of_the_gpus_is_counted_in_wholes() {
+    let mut world = World::new(1);
+    let mut say = |faulty: usize| {
+        let mut spec = node_spec("node-0", 35);
+        for (position, device) in spec.devices.iter_mut().enumerate() {
+            let gpu = position / 7;
+            let (parent, profile) = (format!("GPU-cut-{gpu}"), "1g.10gb".to_owned());
+            device.slice = Some(DeviceSlice { parent, profile });
+            if gpu < faulty {
+                (device.health, device.reason) = (Fenced, "XID 48".to_owned());
+            }
+        }
+        let (text, spec) = ("node-0", Arc::new(spec));
+        let command = Command::RegisterNode { name: name(text), instance_key: [0; 16], spec };
+        world.one(command).unwrap();
+        let node = world.state.node_named(&name(text)).unwrap();
+        let devices = &world.state.nodes().get(&node).unwrap().spec.devices;
+        devices.iter().filter(|device| device.health == Fenced).count()
+    };
+    assert_eq!(say(0), 0);
+    assert_eq!(say(5), 2 * 7, "two GPUs of five, and not three of 35 devices");
+}
+
 #[test]
 fn work_leaves_a_fenced_device_and_is_told_why() {
     let mut world = World::new(1);

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, DurationMs, JobKind, NodeId, NodeState, StopIntent, TaskIndex, WallMs,
+    AllocationId, DeviceWay, DurationMs, JobKind, NodeId, NodeState, PcieWay, StopIntent,
+    TaskIndex, WallMs,
 };
 
 use super::world::{World, exited, job, name, node_spec};
@@ -237,6 +238,28 @@ fn the_order_in_which_nodes_come_does_not_matter() {
         check_moved([0, 1], &spec);
         check_moved([1, 0], &spec);
     }
+}
+
+/// Ways are said by position: they go with the devices that are not the node's.
+#[test]
+fn a_node_keeps_the_ways_between_those_devices_that_are_its_own() {
+    let world = World::new(1);
+    let mut after = restored(&world.state);
+    let mut spec = node_spec("renamed", 3);
+    spec.devices[1].uuid = "GPU-node-0-0".to_owned();
+    let way = |nvlinks| DeviceWay { pcie: PcieWay::Switch, nvlinks };
+    spec.devices[1].ways = vec![way(1)];
+    spec.devices[2].ways = vec![way(2), way(3)];
+    let stock = stock_of(&world.state, &world.state, "node-0");
+    let (text, spec) = (name("renamed"), Arc::new(spec));
+    after
+        .one(Command::TakeStock { name: text.clone(), instance_key: [9; 16], spec, stock })
+        .unwrap();
+    let node = after.state.node_named(&text).unwrap();
+    let devices = &after.state.nodes().get(&node).unwrap().spec.devices;
+    let told: Vec<_> = devices.iter().map(|one| (one.uuid.as_str(), one.ways.clone())).collect();
+    let expected = [("GPU-renamed-0", vec![]), ("GPU-renamed-2", vec![way(2)])];
+    assert_eq!(told, expected);
 }
 
 /// The host of node 0 comes back under another name: what runs on it is heard
