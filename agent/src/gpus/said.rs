@@ -85,6 +85,9 @@ pub struct Pair {
     pub ancestor: i32,
     #[prost(uint32, optional, tag = "4")]
     pub nvlinks: Option<u32>,
+    /// Of what is remembered: there were some at any time.
+    #[prost(bool, tag = "5")]
+    pub were_linked: bool,
 }
 
 /// What two GPUs have in common on the bus.

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use nvml_wrapper::enum_wrappers::device::{P2pCapabilitiesIndex, P2pStatus, TopologyLevel};
+use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
+use super::nvml::had;
 use super::said::{Ancestor, GpuLook, NearNode, Pair, Topology};
 
 /// No GPU has more NVLinks (`NVML_NVLINK_MAX_LINKS`).
@@ -19,7 +21,8 @@ struct End<'nvml> {
     uuid: String,
     index: u32,
     device: Device<'nvml>,
-    nvlinks: Nvlinks,
+    /// `None` if it does not say now.
+    nvlinks: Option<Nvlinks>,
 }
 
 /// How many of a GPU's NVLinks are up.
@@ -39,7 +42,7 @@ pub fn topology(nvml: &Nvml, gpus: &[GpuLook]) -> Topology {
         .zip(&buses)
         .filter_map(|(gpu, bus)| {
             let device = nvml.device_by_index(gpu.index).ok()?;
-            let nvlinks = nvlinks(&device, &buses);
+            let nvlinks = nvlinks(&device, &buses).ok();
             let end = End { uuid: gpu.uuid.clone(), index: gpu.index, device, nvlinks };
             Some((end, bus.as_str()))
         })
@@ -56,6 +59,7 @@ pub fn topology(nvml: &Nvml, gpus: &[GpuLook]) -> Topology {
                 other: other.uuid.clone(),
                 ancestor: ancestor(nvml, &one.device, other.index).into(),
                 nvlinks: nvlinks_between(one, other, bus),
+                were_linked: false,
             });
         }
     }
@@ -88,11 +92,13 @@ fn ancestor(nvml: &Nvml, one: &Device<'_>, other: u32) -> Ancestor {
     }
 }
 
-fn nvlinks(device: &Device<'_>, buses: &[String]) -> Nvlinks {
+/// # Errors
+/// It does not say which are up: a GPU that is faulty has not lost its links by that.
+fn nvlinks(device: &Device<'_>, buses: &[String]) -> Result<Nvlinks, NvmlError> {
     let mut found = Nvlinks::default();
     for number in 0..NVLINKS_MAX {
         let link = device.link_wrapper_for(number);
-        if !link.is_active().unwrap_or(false) {
+        if !had(link.is_active())?.unwrap_or(false) {
             continue;
         }
         let end = link.remote_pci_info().map(|pci| pci.bus_id.to_lowercase());
@@ -101,16 +107,17 @@ fn nvlinks(device: &Device<'_>, buses: &[String]) -> Nvlinks {
             None => found.elsewhere += 1,
         }
     }
-    found
+    Ok(found)
 }
 
 /// Straight ones, or those to switches where the driver says that the two reach each other
 /// over them: as `nvidia-smi topo -m` counts. `None` where it does not say.
 fn nvlinks_between(one: &End<'_>, other: &End<'_>, bus: &str) -> Option<u32> {
-    if let Some(count) = one.nvlinks.straight.get(bus) {
+    let (links, others) = (one.nvlinks.as_ref()?, other.nvlinks.as_ref()?);
+    if let Some(count) = links.straight.get(bus) {
         return Some(*count);
     }
-    let most = one.nvlinks.elsewhere.min(other.nvlinks.elsewhere);
+    let most = links.elsewhere.min(others.elsewhere);
     if most == 0 {
         return Some(0);
     }

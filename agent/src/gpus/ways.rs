@@ -1,7 +1,7 @@
 //! How the GPUs of the host reach each other, as far as it was ever told: pure. What is not
 //! told this time, of a GPU that is lost or a call that fails, is as it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{Device, DeviceWay, PcieWay};
 
@@ -14,6 +14,9 @@ pub struct Ways {
     numa_nodes: BTreeMap<String, u32>,
     /// By the uuids of both, the smaller one first.
     pairs: BTreeMap<(String, String), DeviceWay>,
+    /// Those that had NVLinks to each other at any time. Links that are down belong to GPUs that
+    /// are faulty, and a reset of one disturbs the other all the same.
+    linked: BTreeSet<(String, String)>,
 }
 
 const UNTOLD: DeviceWay = DeviceWay { pcie: PcieWay::Unknown, nvlinks: 0 };
@@ -28,6 +31,9 @@ impl Ways {
             let way = self.pairs.entry(key(&pair.one, &pair.other)).or_insert(UNTOLD);
             way.pcie = pcie(pair.ancestor()).unwrap_or(way.pcie);
             way.nvlinks = pair.nvlinks.unwrap_or(way.nvlinks);
+            if way.nvlinks > 0 || pair.were_linked {
+                self.linked.insert(key(&pair.one, &pair.other));
+            }
         }
     }
 
@@ -42,6 +48,7 @@ impl Ways {
             other: other.clone(),
             ancestor: ancestor(way.pcie).into(),
             nvlinks: Some(way.nvlinks),
+            were_linked: self.linked.contains(&(one.clone(), other.clone())),
         };
         Topology {
             nodes: self.numa_nodes.iter().map(node).collect(),
@@ -53,6 +60,7 @@ impl Ways {
     pub fn keep_only(&mut self, uuids: &[String]) {
         self.numa_nodes.retain(|uuid, _| uuids.contains(uuid));
         self.pairs.retain(|(one, other), _| uuids.contains(one) && uuids.contains(other));
+        self.linked.retain(|(one, other)| uuids.contains(one) && uuids.contains(other));
     }
 
     /// Has devices say it, in the order in which they are.
@@ -72,10 +80,9 @@ impl Ways {
         }
     }
 
-    /// Those that one has NVLinks to.
+    /// Those that one has NVLinks to, or had.
     pub fn linked<'a>(&'a self, uuid: &'a str) -> impl Iterator<Item = &'a str> {
-        let linked = self.pairs.iter().filter(|(_, way)| way.nvlinks > 0);
-        linked.filter_map(move |((one, other), _)| match uuid {
+        self.linked.iter().filter_map(move |(one, other)| match uuid {
             _ if uuid == one => Some(other.as_str()),
             _ if uuid == other => Some(one.as_str()),
             _ => None,
@@ -123,7 +130,8 @@ mod tests {
     use super::*;
 
     fn pair(one: &str, other: &str, ancestor: Ancestor, nvlinks: Option<u32>) -> Pair {
-        Pair { one: one.to_owned(), other: other.to_owned(), ancestor: ancestor.into(), nvlinks }
+        let (one, other) = (one.to_owned(), other.to_owned());
+        Pair { one, other, ancestor: ancestor.into(), nvlinks, were_linked: false }
     }
 
     /// A NUMA node, and ways with their NVLinks.
@@ -196,6 +204,13 @@ mod tests {
         assert_eq!(of(&ways, &["a", "b"])[1].1, [(PcieWay::HostBridge, 1)]);
         let linked = |uuid| ways.linked(uuid).collect::<Vec<&str>>();
         assert_eq!([linked("a"), linked("b"), linked("c")], [vec!["b"], vec!["a"], vec![]]);
+        // Links that go down are links of GPUs that are faulty.
+        ways.hear(&Topology {
+            nodes: vec![],
+            pairs: vec![pair("a", "b", Ancestor::Unknown, Some(0))],
+        });
+        assert_eq!(of(&ways, &["a", "b"])[1].1, [(PcieWay::HostBridge, 0)]);
+        assert_eq!(ways.linked("a").collect::<Vec<&str>>(), ["b"]);
         let mut read = Ways::default();
         read.hear(&ways.to_said());
         assert_eq!(read, ways);

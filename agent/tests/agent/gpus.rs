@@ -117,7 +117,7 @@ async fn how_gpus_reach_each_other_is_told_with_the_first_inventory_and_with_ano
     assert_eq!(nodes, [Some(0), Some(0), Some(0), Some(0), Some(1)]);
 
     // Two more come, which have NVLinks to each other only.
-    let fresh = |index: u32| {
+    let fresh_one = |index: u32| {
         let facts = [
             format!("uuid GPU-new-{index}"),
             "name H100".to_owned(),
@@ -126,7 +126,7 @@ async fn how_gpus_reach_each_other_is_told_with_the_first_inventory_and_with_ano
         ];
         facts.map(|fact| format!("gpu {index} {fact}\n")).concat()
     };
-    let fresh = fresh(5) + &fresh(6) + "gpu 5 ancestor 0 host-bridge\ngpu 6 nvlinks 5 4\n";
+    let fresh = fresh_one(5) + &fresh_one(6) + "gpu 5 ancestor 0 host-bridge\ngpu 6 nvlinks 5 4\n";
     script(&agent, &fresh);
     let nothing = (PcieWay::Unknown, 0);
     let sixth = vec![(PcieWay::HostBridge, 0), nothing, nothing, nothing, nothing];
@@ -134,6 +134,12 @@ async fn how_gpus_reach_each_other_is_told_with_the_first_inventory_and_with_ano
     let with_them = [&all_to_all[..], &[sixth, last]].concat();
     let devices = until_ways(&mut scheduler, &with_them).await;
     assert_eq!((devices[6].uuid.as_str(), devices[6].numa_node), ("GPU-new-6", None));
+
+    // A call that fails takes nobody's links away.
+    let failing = fresh_one(7) + "fail nvmlDeviceGetNvLinkState\n";
+    script(&agent, &(fresh.clone() + &failing));
+    let with_it = [&with_them[..], &[vec![nothing; 7]]].concat();
+    until_ways(&mut scheduler, &with_it).await;
 
     // An agent that begins without a driver knows it, except of what was only pretended.
     agent.kill().await;
