@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use berth_model::{Device, DeviceHealth, MemoryBytes};
 use berth_proto::v1::DeviceSample;
-use berth_supervise::gpu::{Consent, Held, Presence, Recovery, Remap, Signs, Slowdown};
+use berth_supervise::gpu::{Consent, Cut, Held, Presence, Recovery, Remap, Signs, Slowdown};
 
 use super::gauges::Answers;
 use super::kernel_log::Place;
@@ -408,6 +408,10 @@ impl Seen {
             held: self.held(gpu),
             peers: Held::Free,
             consent: Consent::Open,
+            cut: match &look.cut {
+                Some(parts) if !parts.slices.is_empty() => Cut::InParts,
+                Some(_) | None => Cut::Whole,
+            },
         }
     }
 

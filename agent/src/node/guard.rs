@@ -333,11 +333,17 @@ impl Node {
 
     fn do_deed(&self, uuid: String, deed: Deed) {
         let (workshop, events) = (self.settings.repairs.workshop.clone(), self.events.clone());
+        let is_cut = self.gpus.is_cut(&uuid);
         tokio::spawn(async move {
             let event = match deed {
                 Deed::Reset => {
                     let outcome = workshop.reset(uuid.clone()).await;
                     Event::GpuMended(uuid, outcome)
+                }
+                // No program can compute on the whole of it then.
+                Deed::Test if is_cut && workshop.tester.is_some() => {
+                    let why = "it is cut up (MIG), and is tested as a whole".to_owned();
+                    Event::GpuTested(uuid, Tested::Undone(why))
                 }
                 Deed::Test => {
                     let outcome = workshop.test(&uuid).await;
@@ -349,9 +355,14 @@ impl Node {
         });
     }
 
-    /// The jobs whose workers hold a GPU.
+    /// The jobs whose workers hold a GPU, as far as a fault of an application could be theirs:
+    /// where several parts are held the driver does not say on which of them it was.
     fn jobs_on(&self, uuid: &str) -> BTreeSet<JobId> {
         let is_it = |claim: &DeviceClaim| self.whole_of(&claim.uuid) == Some(uuid);
+        let held = self.claims_here().filter(|claim| is_it(claim));
+        if held.map(|claim| claim.uuid.as_str()).collect::<BTreeSet<&str>>().len() > 1 {
+            return BTreeSet::new();
+        }
         let holds = |devices: &[DeviceClaim]| devices.iter().any(is_it);
         self.workers_here()
             .filter(|(_, worker)| worker.devices().is_some_and(holds))

@@ -1,6 +1,6 @@
 //! GPUs that are cut up (MIG), as a driver tells of them that is not always up to it.
 
-use berth_proto::v1::DeviceHealth::{Cordoned, Healthy};
+use berth_proto::v1::DeviceHealth::{Cordoned, Fenced, Healthy};
 use berth_proto::v1::EndCause;
 
 use crate::gpus::{cluster, cut, script, until_healths, until_sample, until_uuids, whole};
@@ -58,4 +58,45 @@ async fn f59_a_gpu_is_given_as_a_whole_once_nobody_is_on_what_was_a_part_of_it()
     let ended = scheduler.until_ended(first.id(0)).await;
     assert_eq!(ended.cause, i32::from(EndCause::Stopped), "{ended:?}");
     scheduler.until_ready(second.id(0)).await;
+}
+
+/// The driver names the GPU, and not the part on which it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f52_a_fault_of_an_application_on_a_part_is_not_that_of_the_others() {
+    let (mut scheduler, agent, _) = cluster("1xH100-80GB", &[]).await;
+    let uuids = ["MIG-a", "MIG-b", "MIG-c"];
+    let slices = [0, 1, 2].map(|number| (number, uuids[number as usize], "1g.10gb"));
+    script(&agent, &cut(0, &slices));
+    let devices = until_uuids(&mut scheduler, &uuids).await;
+    for (number, device) in (1..).zip(&devices) {
+        let job = Job::shell(number, "exec sleep 600");
+        scheduler.want(&job, vec![job.row_with(0, vec![whole(device)], Vec::new())]);
+        scheduler.until_ready(job.id(0)).await;
+    }
+    // What comes after it is told first.
+    script(&agent, &(cut(0, &slices) + "gpu 0 xid 31 1\ngpu 0 xid 74 2\n"));
+    let hello = scheduler.session().await;
+    for device in hello.spec.unwrap().devices {
+        assert!(device.health_reason.starts_with("XID 74"), "{}", device.health_reason);
+    }
+}
+
+/// What somebody has made is not taken away by a repair.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gpu_that_is_cut_up_is_reset_when_its_parts_were_taken_away() {
+    let (mut scheduler, agent, _) = cluster("1xH100-80GB", &[]).await;
+    let parts = cut(0, &[(0, "MIG-a", "1g.10gb")]);
+    script(&agent, &parts);
+    until_uuids(&mut scheduler, &["MIG-a"]).await;
+    script(&agent, &(parts + "gpu 0 xid 48 1\n"));
+    let told = loop {
+        let told = until_healths(&mut scheduler, &[Fenced]).await;
+        if told[0].health_reason != "XID 48: it is to be reset" {
+            break told;
+        }
+    };
+    let why = "XID 48: its parts would not outlive a reset: it is reset once they are taken away";
+    assert_eq!(told[0].health_reason, why);
+    script(&agent, "gpu 0 xid 48 1\n");
+    until_healths(&mut scheduler, &[Cordoned]).await;
 }

@@ -25,9 +25,9 @@ use berth_model::{DeviceHealth, DurationMs, JobId, WallMs};
 pub use faults::{FaultTable, Remedy};
 pub use memory::{REPORT_WITHIN, Risen, Uncorrected};
 pub use release::{Release, STUCK_AFTER, Stuck};
-pub use signs::{Consent, Held, Presence, Recovery, Remap, Signs, Slowdown};
+pub use signs::{Consent, Cut, Held, Presence, Recovery, Remap, Signs, Slowdown};
 pub use slow::Slow;
-pub use standing::{Fault, Mend, Repair, Standing};
+pub use standing::{Deed, Fault, Mend, Repair, Standing, Tested};
 
 /// Faults of applications count together for this long.
 pub const APPLICATIONS_WINDOW: DurationMs = DurationMs::from_secs(24 * 3600);
@@ -55,6 +55,8 @@ pub const MEND_AGAIN_AFTER: DurationMs = DurationMs::from_secs(30 * 60);
 const FAULTS_MAX: usize = 64;
 /// Evidence of one whose memory is not free.
 const STUCK: &str = "its memory is in use";
+/// Why one is not reset: it is a problem for whoever has cut it up.
+const IN_PARTS: &str = "its parts would not outlive a reset: it is reset once they are taken away";
 /// Evidence of one whose memory has errors that nobody reported. How many there are differs from
 /// time to time, and it is one cause all the same.
 const UNREPORTED: &str = "uncorrected errors of its memory without an XID";
@@ -78,24 +80,6 @@ pub struct Gpu {
     pub slow: Option<Slow>,
     /// What it counts of errors of its memory; it never told so far.
     pub uncorrected: Option<Uncorrected>,
-}
-
-/// What is to be done to a GPU now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Deed {
-    Reset,
-    /// A test of its memory and of its computing.
-    Test,
-}
-
-/// How a test ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Tested {
-    Fine,
-    /// What it found.
-    Wrong(String),
-    /// Why there was none.
-    Undone(String),
 }
 
 /// What does not change from look to look.
@@ -138,6 +122,9 @@ impl Gpu {
             Standing::Fenced { repair: Repair::Reset, .. } | Standing::Mending => {
                 let why = match &self.problem {
                     None => format!("{}: it is to be reset", self.evidence),
+                    Some(problem) if problem == IN_PARTS => {
+                        format!("{}: {IN_PARTS}", self.evidence)
+                    }
                     Some(problem) => format!("{}; a reset failed: {problem}", self.evidence),
                 };
                 (DeviceHealth::Fenced, why)
@@ -294,9 +281,10 @@ impl Gpu {
     /// It is there: it goes on on its way, if it may.
     fn answered(&mut self, rules: Rules<'_>, signs: Signs, now: WallMs) {
         let free = signs.held == Held::Free;
+        self.tell_of_parts(signs.cut);
         match &self.standing {
             Standing::Healthy | Standing::Suspect { .. }
-                if self.reset_when_free && signs.is_alone() =>
+                if self.reset_when_free && signs.is_alone() && signs.cut == Cut::Whole =>
             {
                 let evidence = match self.evidence.as_str() {
                     "" => "rows of its memory are exchanged at a reset".to_owned(),
@@ -308,12 +296,13 @@ impl Gpu {
             Standing::Fenced { repair: Repair::Reboot { boot_id }, .. }
                 if boot_id != rules.boot_id =>
             {
-                self.soak(now);
+                self.back(rules, signs.recovery, now);
             }
-            Standing::Fenced { was_gone: true, .. } => self.soak(now),
+            Standing::Fenced { was_gone: true, .. } => self.back(rules, signs.recovery, now),
             Standing::Fenced {
                 repair: Repair::Reset, tried_at, free_since: Some(since), ..
             } if signs.is_alone()
+                && signs.cut == Cut::Whole
                 && signs.consent == Consent::Given
                 && now.since(*since) >= FREE_FOR =>
             {
@@ -332,6 +321,31 @@ impl Gpu {
             | Standing::Soaking { .. }
             | Standing::Testing
             | Standing::Retired => {}
+        }
+    }
+
+    /// What it waited for has come, if the driver asks for nothing else.
+    fn back(&mut self, rules: Rules<'_>, recovery: Option<Recovery>, now: WallMs) {
+        match recovery {
+            Some(Recovery::Reset | Recovery::DrainAndReset) => {
+                self.standing = Standing::fenced(Repair::Reset);
+            }
+            Some(Recovery::Reboot) => self.standing = Standing::fenced(reboot(rules)),
+            None | Some(Recovery::Nothing | Recovery::DrainPeers | Recovery::Other(_)) => {
+                self.soak(now);
+            }
+        }
+    }
+
+    /// One that waits for its reset says so if that cannot be for its parts.
+    fn tell_of_parts(&mut self, cut: Cut) {
+        if !matches!(self.standing, Standing::Fenced { repair: Repair::Reset, .. }) {
+            return;
+        }
+        match cut {
+            Cut::InParts => self.problem = Some(IN_PARTS.to_owned()),
+            Cut::Whole if self.problem.as_deref() == Some(IN_PARTS) => self.problem = None,
+            Cut::Whole => {}
         }
     }
 

@@ -47,6 +47,7 @@ pub struct Signs {
     /// Those that it is linked with, which a reset of it disturbs: any of them.
     pub peers: Held,
     pub consent: Consent,
+    pub cut: Cut,
 }
 
 impl Signs {
@@ -71,6 +72,14 @@ pub enum Slowdown {
 pub enum Held {
     Free,
     Held,
+}
+
+/// Whether it is cut up (MIG) into parts, which somebody has made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cut {
+    Whole,
+    /// They do not outlive a reset, and nobody here would make them again.
+    InParts,
 }
 
 /// Whether the cluster has heard that the GPU is fenced, and goes by it.

@@ -67,3 +67,21 @@ pub struct Mend {
     /// The evidence that it was mended for.
     pub cause: String,
 }
+
+/// What is to be done to a GPU now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Deed {
+    Reset,
+    /// A test of its memory and of its computing.
+    Test,
+}
+
+/// How a test ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Tested {
+    Fine,
+    /// What it found.
+    Wrong(String),
+    /// Why there was none.
+    Undone(String),
+}

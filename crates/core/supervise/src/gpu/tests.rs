@@ -22,6 +22,7 @@ const FREE: Signs = Signs {
     held: Held::Free,
     peers: Held::Free,
     consent: Consent::Given,
+    cut: Cut::Whole,
 };
 const HELD: Signs = Signs { held: Held::Held, ..FREE };
 const GONE: Signs = Signs { presence: Presence::Gone, recovery: None, remap: None, ..HELD };
@@ -327,4 +328,41 @@ fn nobody_is_disturbed_by_the_reset_of_a_gpu_that_it_is_linked_with() {
     let mut trial = Trial::new();
     trial.look(0, pending).look(HOUR, pending).is(Healthy, "");
     trial.look(1, Signs { peers: Held::Free, ..pending }).is(Fenced, "rows of its memory");
+}
+
+#[test]
+fn one_that_is_cut_up_is_reset_when_its_parts_are_gone() {
+    let in_parts = Signs { cut: Cut::InParts, ..FREE };
+    let mut trial = Trial::new();
+    trial.xid(48, &[]).look(0, in_parts).look(HOUR, in_parts);
+    trial.is(Fenced, "XID 48: its parts would not outlive a reset");
+    assert_eq!(trial.gpu.deed(), None);
+    trial.look(0, FREE).is(Fenced, "XID 48: it is to be reset");
+    assert_eq!(trial.gpu.deed(), Some(Deed::Reset));
+    // What can wait does.
+    let pending = Signs { remap: Some(Remap::Pending), ..in_parts };
+    let mut trial = Trial::new();
+    trial.look(0, pending).look(HOUR, pending).is(Healthy, "");
+    trial.look(0, Signs { cut: Cut::Whole, ..pending }).is(Fenced, "rows of its memory");
+}
+
+#[test]
+fn one_that_comes_back_and_asks_for_more_is_not_let_in() {
+    let asks = |recovery| Signs { recovery: Some(recovery), ..FREE };
+    // It fell off the bus, and came back by itself, or with another boot.
+    for boot_id in ["one", "two"] {
+        let mut trial = Trial::new();
+        trial.look(0, GONE);
+        trial.boot_id = boot_id;
+        trial.look(0, asks(Recovery::Reset)).is(Fenced, "fallen off the bus: it is to be reset");
+        trial.look(0, asks(Recovery::Reset)).look(FREE_FOR.0, asks(Recovery::Reset));
+        assert_eq!(trial.gpu.deed(), Some(Deed::Reset), "{boot_id}");
+        let mut trial = Trial::new();
+        trial.look(0, GONE);
+        trial.boot_id = boot_id;
+        trial.look(0, asks(Recovery::Reboot)).is(Fenced, "the host must be started again");
+        trial.look(0, FREE).is(Fenced, "the host must be started again");
+        trial.boot_id = "three";
+        trial.look(0, FREE).is(Cordoned, "mended");
+    }
 }
