@@ -196,7 +196,7 @@ pub struct AllocationRow {
     pub spec_digest: SpecDigest,
     pub claim: Claim,
     pub state: AllocationState,
-    /// Why it is being stopped; empty otherwise.
+    /// Why it is being stopped, or why it lives again after it was given up; empty otherwise.
     pub reason: String,
     pub planned_at: StateMs,
     /// When the agent's first report of it running was applied.
@@ -252,7 +252,7 @@ pub struct NodeRow {
 /// have moved to another node.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct AwayRow {
-    /// As it was when it was given up.
+    /// As it was when it was given up. Its claim is the part that its node has for it yet.
     pub row: Arc<AllocationRow>,
     /// Set: it is to end, for this reason.
     pub stop: Option<String>,

@@ -1,17 +1,20 @@
 //! What was given up on a silent node and may run there still. When the node is back, its
-//! agent says what became of it; until then nobody else gets what it holds. Of two attempts
-//! of one instance exactly one goes on: here is decided which.
+//! agent says what became of it; until then nobody else gets what it holds. Which of two
+//! attempts of one instance goes on is decided elsewhere (`fate`).
 
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, AllocationState, Attempt, DurationMs, EndCause, JobId, JobKind, NodeId,
-    NodeState, NodeUse, OnReturn, Outcome, StateMs, StopIntent, may_stay,
+    AllocationId, AllocationState, Attempt, Claim, DurationMs, EndReport, JobId, JobKind, NodeId,
+    NodeState, Outcome, StateMs, may_stay,
 };
 
 use super::ends::End;
+use super::fate::{Fate, UNWANTED};
+use super::fences::reason_to_leave;
+use super::stock::not_held_by_others;
 use super::{Step, bounded};
-use crate::command::{Observed, Purpose};
+use crate::command::Observed;
 use crate::event::EventKind;
 use crate::rows::{AllocationRow, AwayRow, JobPhase, NodeRow, REASON_BYTES_MAX, Retry};
 use crate::state::ClusterState;
@@ -19,7 +22,6 @@ use crate::state::ClusterState;
 /// An instance waits so long for its original to be heard of, once that one's node is back: an agent
 /// says what it has in the first second of its session.
 const RETURN_WAIT_MS: u64 = 5_000;
-const UNWANTED: &str = "its job no longer asks for it";
 
 impl AwayRow {
     /// Whether what an agent observed of it would change anything.
@@ -40,17 +42,17 @@ impl ClusterState {
         &'a self,
         node: &'a NodeRow,
     ) -> impl Iterator<Item = (&'a AllocationRow, Option<String>)> {
-        let is_known = |row: &AllocationRow| {
-            let job = self.jobs.get(&row.id.job);
-            job.is_some_and(|job| {
-                let mut versions = job.versions.iter().map(|old| old.digest);
-                job.digest == row.spec_digest || versions.any(|digest| digest == row.spec_digest)
-            })
-        };
-        node.away.values().filter(move |away| is_known(&away.row)).map(|away| {
+        node.away.values().filter(|away| self.names(&away.row)).map(|away| {
             let unwanted = || (!self.may_return(&away.row)).then(|| UNWANTED.to_owned());
             (&*away.row, away.stop.clone().or_else(unwanted))
         })
+    }
+
+    /// Whether an agent can be told of it: what it runs is remembered.
+    pub(crate) fn names(&self, row: &AllocationRow) -> bool {
+        let Some(job) = self.jobs.get(&row.id.job) else { return false };
+        let mut versions = job.versions.iter().map(|old| old.digest);
+        job.digest == row.spec_digest || versions.any(|digest| digest == row.spec_digest)
     }
 
     /// Whether its job would have an attempt that was given up back: it runs what the job asks
@@ -71,17 +73,11 @@ impl ClusterState {
     }
 
     /// The live attempt of the instance of `id`, which is not it.
-    fn rival(&self, id: AllocationId) -> Option<Arc<AllocationRow>> {
+    pub(super) fn rival(&self, id: AllocationId) -> Option<Arc<AllocationRow>> {
         let first = AllocationId { attempt: Attempt(0), ..id };
         let last = AllocationId { attempt: Attempt(u32::MAX), ..id };
         self.allocations.range(first..=last).next().map(|(_, row)| row.clone())
     }
-}
-
-/// What becomes of an attempt that is back.
-enum Fate {
-    GoesOn(String),
-    Ends(String),
 }
 
 impl Step<'_> {
@@ -99,21 +95,32 @@ impl Step<'_> {
     }
 
     /// Its node is ready again: what was given up there holds what it held. What has no room
-    /// any more is nobody's, and its agent ends it.
+    /// any more ends; until its agent has said so it holds what nobody else does.
     pub(super) fn count_away(&mut self, node: NodeId) {
         let Some(row) = self.state.nodes.get(&node).cloned() else { return };
         if row.away.is_empty() {
             return;
         }
+        let mut misfits = Vec::new();
         self.state.nodes.edit(&node, |row| {
-            for (id, away) in std::mem::take(&mut row.away) {
-                let claim = &away.row.claim;
-                if may_stay(row.capacity(&row.used), claim).is_ok() {
-                    row.used.add(claim);
-                    row.away.insert(id, away);
+            // What is to end anyway takes no room from what may go on.
+            let (goes_on, ends): (Vec<_>, Vec<_>) = std::mem::take(&mut row.away)
+                .into_iter()
+                .partition(|(_, away)| away.stop.is_none());
+            for (id, mut away) in goes_on.into_iter().chain(ends) {
+                if let Err(misfit) = may_stay(row.capacity(&row.used), &away.row.claim) {
+                    Arc::make_mut(&mut away.row).claim = what_is_left(row, &away.row.claim);
+                    if away.stop.is_none() {
+                        misfits.push((id, reason_to_leave(&row.spec, &misfit)));
+                    }
                 }
+                row.used.add(&away.row.claim);
+                row.away.insert(id, away);
             }
         });
+        for (id, reason) in misfits {
+            self.dismiss_away(node, id, &format!("its node has no room for it any more: {reason}"));
+        }
         self.bump_generation(node);
         let row = self.state.nodes.get(&node).cloned();
         let away = row.iter().flat_map(|row| &row.away);
@@ -145,6 +152,12 @@ impl Step<'_> {
         if !away.is_news(observed) {
             return false;
         }
+        if let Observed::Ended(report) = observed
+            && self.finishes(away, report)
+        {
+            self.finish_away(away, report);
+            return true;
+        }
         if row.state != NodeState::Ready {
             // From before the node fell silent again: only an end is still true.
             let has_ended = matches!(observed, Observed::Ended(_));
@@ -164,22 +177,7 @@ impl Step<'_> {
             Observed::Unhealthy { detail } => {
                 self.dismiss_away(node, id, &format!("unhealthy: {detail}"));
             }
-            Observed::Ended(report) => {
-                let done = report.cause == EndCause::Exited && report.exit_code == Some(0);
-                let job = self.state.jobs.get(&id.job);
-                let counts = done
-                    && away.stop.is_none()
-                    && job.is_some_and(|job| job.kind() == JobKind::Batch);
-                let is = AllocationState::Running { ready: true };
-                match counts.then(|| self.fate(row, away, is)) {
-                    // Work that was finished meanwhile is not done again.
-                    Some(Fate::GoesOn(reason)) => {
-                        self.bring_back(away, is, &reason);
-                        self.end_allocation(id, &End::Reported(report));
-                    }
-                    Some(Fate::Ends(_)) | None => self.forget_away(node, id),
-                }
-            }
+            Observed::Ended(_) => self.forget_away(node, id),
             Observed::Starting(_) | Observed::Stopping | Observed::Unkillable => {}
         }
         true
@@ -207,44 +205,28 @@ impl Step<'_> {
         }
     }
 
-    fn fate(&self, node: &NodeRow, away: &AwayRow, is: AllocationState) -> Fate {
-        let id = away.row.id;
-        let unwanted = || Fate::Ends(UNWANTED.to_owned());
-        let Some(job) = self.state.jobs.get(&id.job).filter(|_| self.state.may_return(&away.row))
-        else {
-            return unwanted();
-        };
-        let mut others: NodeUse = node.used.clone();
-        others.remove(&away.row.claim);
-        if let Err(misfit) = may_stay(node.capacity(&others), &away.row.claim) {
-            return Fate::Ends(format!("its node has no room for it any more: {misfit}"));
+    /// Its instance is done, and no other attempt of it is needed. It is never live in between:
+    /// it may have no room where it ran, and needs none.
+    fn finish_away(&mut self, away: &AwayRow, report: &EndReport) {
+        let (id, node) = (away.row.id, away.row.node);
+        let Some(before) = self.state.jobs.get(&id.job).map(|job| job.state()) else { return };
+        if let Some(rival) = self.state.rival(id) {
+            let reason = format!("attempt {} has finished the work meanwhile", id.attempt.0);
+            self.put_away(&rival, &reason);
         }
-        let Some(rival) = self.state.rival(id) else {
-            let task = self.state.tasks.get(&(id.job, id.task));
-            let spec = job.spec.tasks.get(usize::from(id.task.0));
-            let room = task.zip(spec).is_some_and(|(task, spec)| task.live < spec.parallel_max());
-            return if room {
-                Fate::GoesOn("its node is back, and nothing had taken its place before".to_owned())
-            } else {
-                Fate::Ends("as many instances as may run at once do".to_owned())
-            };
-        };
-        if let Purpose::Draining(_) = node.purpose {
-            return Fate::Ends(
-                "its node is being drained, and another attempt is elsewhere".to_owned(),
-            );
-        }
-        match rival.state.stop_intent() {
-            Some(StopIntent::Cancel | StopIntent::TimeOut | StopIntent::Replace) => unwanted(),
-            Some(StopIntent::Drain | StopIntent::Unhealthy) => {
-                Fate::GoesOn(format!("its node is back, and attempt {} ends", rival.id.attempt.0))
-            }
-            // What was missing was room, and the node that is back has brought it.
-            None if rival.planned_at >= node.since => {
-                Fate::GoesOn("its node is back, and nothing had taken its place before".to_owned())
-            }
-            None => by_policy(job.spec.on_return, &away.row, is, &rival),
-        }
+        self.forget_away(node, id);
+        self.state.edit_task(id.job, id.task, |task| {
+            task.pending.remove(id.instance.0);
+        });
+        self.finish_instance(JobKind::Batch, id, Outcome::Succeeded);
+        self.state.edit_job(id.job, |job| job.started_at = job.started_at.or(report.started_at));
+        let reason = "it had finished by itself".to_owned();
+        self.emit_allocation(id, node, EventKind::AllocationReturned { reason: reason.clone() });
+        let report = Some(EndReport { stderr_tail: String::new(), ..report.clone() });
+        let (outcome, row) = (Outcome::Succeeded, away.row.clone());
+        let kind = EventKind::AllocationEnded { outcome, reason, row, report };
+        self.emit_allocation(id, node, kind);
+        self.settle_job(id.job, before);
     }
 
     /// It is live again, and whatever had taken its place is to end.
@@ -279,6 +261,9 @@ impl Step<'_> {
             AllocationRow { state, reason: reason.clone(), ..AllocationRow::clone(&away.row) };
         self.state.allocations.insert(id, Arc::new(row));
         self.emit_allocation(id, node, EventKind::AllocationReturned { reason });
+        if state == (AllocationState::Running { ready: true }) {
+            self.note_ready(id);
+        }
         self.announce_state(id.job, before);
     }
 
@@ -341,26 +326,9 @@ impl Step<'_> {
     }
 }
 
-fn by_policy(
-    on_return: OnReturn,
-    original: &AllocationRow,
-    is: AllocationState,
-    rival: &AllocationRow,
-) -> Fate {
-    let policy = on_return.name();
-    let attempt = rival.id.attempt.0;
-    let keeps = || Fate::GoesOn(format!("its node is back ({policy}, not attempt {attempt})"));
-    let yields = |why: &str| Fate::Ends(format!("attempt {attempt} {why} ({policy})"));
-    let serves = |state| state == AllocationState::Running { ready: true };
-    match on_return {
-        OnReturn::KeepReplacement => yields("has taken its place"),
-        OnReturn::KeepOriginal => keeps(),
-        OnReturn::KeepLongestRunning if serves(rival.state) && !serves(is) => {
-            yields("alone is ready")
-        }
-        OnReturn::KeepLongestRunning => match (original.running_since, rival.running_since) {
-            (Some(original), Some(rival)) if rival < original => yields("has run longer"),
-            (Some(_) | None, Some(_) | None) => keeps(),
-        },
-    }
+/// The part of a claim that its node still has and nobody else on it holds.
+fn what_is_left(node: &NodeRow, claim: &Claim) -> Claim {
+    let mut left = not_held_by_others(&node.used, claim);
+    left.devices.retain(|device| node.spec.device(&device.uuid).is_some());
+    left
 }

@@ -155,7 +155,7 @@ impl Step<'_> {
 
     /// Where an instance may come again, the attempts made must outlive it: its
     /// next allocation needs an id that was never used.
-    fn finish_instance(&mut self, kind: JobKind, id: AllocationId, outcome: Outcome) {
+    pub(super) fn finish_instance(&mut self, kind: JobKind, id: AllocationId, outcome: Outcome) {
         self.state.edit_task(id.job, id.task, |task| {
             task.ended_mut(outcome).insert(id.instance.0);
             if !kind.is_named() {
@@ -288,7 +288,9 @@ fn reason_of(row: &AllocationRow, end: &End<'_>) -> String {
         End::Reported(report) => report.summary(),
         End::Lost(reason) => (*reason).to_owned(),
     };
-    let text = match (row.reason.is_empty(), said.is_empty()) {
+    // Of one that was not told to end the reason says why it lives.
+    let ordered = row.state.stop_intent().is_some() && !row.reason.is_empty();
+    let text = match (!ordered, said.is_empty()) {
         (true, _) => said,
         (false, true) => row.reason.clone(),
         (false, false) => format!("{}; {said}", row.reason),

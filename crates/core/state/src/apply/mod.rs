@@ -4,6 +4,7 @@
 mod access;
 mod away;
 mod ends;
+mod fate;
 mod fences;
 mod index;
 mod jobs;

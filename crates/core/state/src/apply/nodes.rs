@@ -183,7 +183,9 @@ impl Step<'_> {
         let mut used = NodeUse::default();
         // Nobody may end an orphan but an operator.
         row.orphans.values().for_each(|orphan| used.add(&orphan.claim));
-        row.away.values().for_each(|away| used.add(&away.row.claim));
+        // What ends takes no room from what lives.
+        let may_go_on = row.away.values().filter(|away| away.stop.is_none());
+        may_go_on.for_each(|away| used.add(&away.row.claim));
         let mut misfits: Vec<(AllocationId, Misfit)> = Vec::new();
         for id in &row.live {
             let Some(allocation) = self.state.allocations.get(id) else { continue };

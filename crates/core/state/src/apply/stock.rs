@@ -132,8 +132,12 @@ impl Step<'_> {
     fn take_in(&mut self, node: NodeId, unknown: &Unknown) {
         let Ok(row) = self.state.node_row(node).cloned() else { return };
         let id = &unknown.allocation;
-        if row.away.contains_key(id) {
-            return self.found_away(node, *id);
+        if let Some(away) = row.away.get(id) {
+            if self.state.names(&away.row) {
+                return self.found_away(node, *id);
+            }
+            // It could be told neither to go on nor to end.
+            self.forget_away(node, *id);
         }
         if row.orphans.contains_key(id) {
             return;
@@ -416,7 +420,7 @@ fn covers(told: &NodeSpec, known: &NodeSpec) -> bool {
 
 /// The part of a claim that nobody else is known to hold: whatever the inventory
 /// says of it, a worker that runs has it.
-fn not_held_by_others(used: &NodeUse, claim: &Claim) -> Claim {
+pub(super) fn not_held_by_others(used: &NodeUse, claim: &Claim) -> Claim {
     let is_free = |device: &&DeviceClaim| {
         let held = used.devices.get(&device.uuid).copied().unwrap_or_default();
         held.share.0.saturating_add(device.share.0) <= ShareMilli::WHOLE.0

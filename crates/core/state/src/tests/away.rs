@@ -1,19 +1,19 @@
 //! Nodes that come back after their work was given up: of an original and its replacement
 //! exactly one goes on, and no device is given twice meanwhile.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use berth_model::{
-    AllocationId, AllocationState, EndCause, EndReport, JobId, JobKind, JobSpec, NodeId, NodeState,
-    OnReturn, StopIntent, WallMs,
+    AllocationId, AllocationState, ArraySpec, DeviceHealth, Drain, EndCause, EndReport, JobKind,
+    JobSpec, NodeId, NodeSpec, OnReturn, Outcome, WallMs,
 };
-use proptest::prelude::*;
 
+use super::restores::{orphans, restored, take_stock};
 use super::world::{World, exited, job, submit};
-use crate::{AllocationRow, Command, EventKind, JobChange, Observed, Reply};
+use crate::{
+    AllocationRow, Command, EventKind, JobChange, Observed, Purpose, Reply, Stock, Unknown,
+};
 
-const RUNS: Observed = Observed::Running { ready: true, started_at: WallMs(1) };
-const WARMS_UP: Observed = Observed::Running { ready: false, started_at: WallMs(1) };
+pub const RUNS: Observed = Observed::Running { ready: true, started_at: WallMs(1) };
+pub const WARMS_UP: Observed = Observed::Running { ready: false, started_at: WallMs(1) };
 
 /// Two nodes; the first instance of a job ran on the first of them, which is silent now.
 struct Case {
@@ -55,6 +55,13 @@ impl Case {
         self.world.register(0);
     }
 
+    fn register(&mut self, spec: NodeSpec) {
+        let name = super::world::name("node-0");
+        let spec = spec.into();
+        let register = Command::RegisterNode { name, instance_key: [0; 16], spec };
+        assert!(matches!(self.world.one(register), Ok(Reply::Registered { .. })));
+    }
+
     fn says(&mut self, observed: Observed) -> u32 {
         self.world.observe_from(self.silent, self.original, observed)
     }
@@ -81,6 +88,10 @@ impl Case {
 
 fn ended(cause: EndCause) -> Observed {
     Observed::Ended(EndReport { cause, ..exited(0) })
+}
+
+fn job_named(text: &str) -> JobSpec {
+    job(JobKind::Service, text, 1, 1)
 }
 
 fn spec(kind: JobKind, on_return: OnReturn) -> JobSpec {
@@ -201,6 +212,209 @@ fn f30_batch_work_that_was_finished_meanwhile_counts() {
     assert_eq!(case.world.job_state(case.original.job), "queued");
 }
 
+/// A batch job of one instance whose worker has finished, or was about to, when its node fell
+/// silent; the second node has the replacement.
+fn finished(act: impl FnOnce(&mut Case)) {
+    let mut case = Case::new(&spec(JobKind::Batch, OnReturn::KeepOriginal));
+    act(&mut case);
+    assert_eq!(case.says(Observed::Ended(exited(0))), 1);
+    assert_eq!((case.live(), case.used_gpus(case.silent)), (vec![], 0));
+    assert_eq!(case.world.job_state(case.original.job), "succeeded");
+    let last = case.world.events.iter().rev().find_map(|event| {
+        let EventKind::AllocationEnded { outcome, row, .. } = &event.kind else { return None };
+        (row.id == case.original).then_some(*outcome)
+    });
+    assert_eq!(last, Some(Outcome::Succeeded));
+}
+
+#[test]
+fn f30_what_has_finished_is_not_done_again_wherever_it_finished() {
+    let drain = |case: &mut Case| {
+        let purpose = Purpose::Draining(Drain { deadline: None });
+        let node = case.silent;
+        case.world.one(Command::SetSchedulable { node, purpose }).unwrap();
+    };
+    finished(|case| {
+        case.replace();
+        drain(case);
+        case.comes_back();
+    });
+    finished(|case| {
+        case.replace();
+        case.comes_back();
+        let node = case.silent;
+        let session = case.world.state.nodes().get(&node).unwrap().session;
+        case.world.one(Command::DisconnectNode { node, session }).unwrap();
+    });
+    finished(|case| {
+        let mut spec = super::world::node_spec("node-0", 2);
+        spec.devices[0].health = DeviceHealth::Lost;
+        case.world.now += 1_000;
+        case.register(spec);
+    });
+    // An order to end that came too late.
+    finished(|case| {
+        case.comes_back();
+        let job = case.original.job;
+        let change = JobChange::Restart;
+        case.world.one(Command::ChangeJob { job, if_version: None, change }).unwrap();
+    });
+    // The one whose place the original took has finished first.
+    let mut case = Case::new(&spec(JobKind::Batch, OnReturn::KeepOriginal));
+    let rival = case.replace();
+    case.world.observe(rival, RUNS);
+    let node = case.row(rival).unwrap().node;
+    case.comes_back();
+    case.says(RUNS);
+    assert_eq!(case.live(), [case.original]);
+    assert_eq!(case.world.observe_from(node, rival, Observed::Ended(exited(0))), 1);
+    assert_eq!((case.live(), case.world.job_state(rival.job)), (vec![], "succeeded"));
+    assert_eq!((case.used_gpus(node), case.leaving(case.silent).len()), (0, 1));
+    assert_eq!(case.says(ended(EndCause::Stopped)), 1);
+    assert_eq!(case.used_gpus(case.silent), 0);
+}
+
+#[test]
+fn f30_what_had_hardly_begun_when_it_was_given_up_and_has_finished_is_done() {
+    let mut world = World::new(2);
+    let id = world.submit(&spec(JobKind::Batch, OnReturn::KeepLongestRunning));
+    let original = world.place(id, 0).unwrap();
+    let silent = world.state.allocations().get(&original).unwrap().node;
+    let mut case = Case { world, original, silent };
+    case.lose();
+    case.replace();
+    case.comes_back();
+    assert_eq!(case.says(Observed::Ended(exited(0))), 1);
+    assert_eq!((case.live(), case.world.job_state(id)), (vec![], "succeeded"));
+}
+
+#[test]
+fn f30_a_limit_of_instances_does_not_forget_what_has_finished() {
+    let mut one_at_once = JobSpec { ..job(JobKind::Batch, "a", 2, 1) };
+    one_at_once.tasks[0].array = Some(ArraySpec { start: 0, step: 1, parallel_max: Some(1) });
+    let mut case = Case::new(&one_at_once);
+    let other = case.world.place(case.original.job, 1).unwrap();
+    case.comes_back();
+    assert_eq!(case.says(Observed::Ended(exited(0))), 1);
+    assert_eq!(case.live(), [other]);
+    case.world.exit(other, 0);
+    assert_eq!(case.world.job_state(other.job), "succeeded");
+}
+
+/// The first attempt was lost with one node, the second with the other; then both are back.
+#[test]
+fn f30_the_original_is_the_attempt_that_was_begun_first() {
+    let cases = [
+        (OnReturn::KeepOriginal, 1),
+        (OnReturn::KeepReplacement, 2),
+        (OnReturn::KeepLongestRunning, 1),
+    ];
+    for (on_return, survivor) in cases {
+        let mut case = Case::new(&spec(JobKind::Service, on_return));
+        let second = case.replace();
+        case.world.observe(second, RUNS);
+        let node = case.row(second).unwrap().node;
+        let session = case.world.state.nodes().get(&node).unwrap().session;
+        case.world.one(Command::DisconnectNode { node, session }).unwrap();
+        let (allocations, reason) = (vec![second], "node is silent".to_owned());
+        let lost = Command::LoseAllocations { node, session, allocations, reason };
+        case.world.one(lost).unwrap();
+        case.comes_back();
+        case.says(RUNS);
+        assert_eq!(case.live(), [case.original], "nothing else is heard of");
+        case.world.now += 1_000;
+        case.world.register(1);
+        assert_eq!(case.world.observe_from(node, second, RUNS), 1);
+        let live: Vec<u32> = case.live().iter().map(|id| id.attempt.0).collect();
+        assert_eq!(live, [survivor], "{on_return:?}");
+    }
+}
+
+#[test]
+fn f30_an_original_does_not_yield_to_an_attempt_on_a_silent_node() {
+    for drained in [false, true] {
+        let mut case = Case::new(&spec(JobKind::Service, OnReturn::KeepReplacement));
+        let rival = case.replace();
+        case.world.observe(rival, RUNS);
+        let node = case.row(rival).unwrap().node;
+        let session = case.world.state.nodes().get(&node).unwrap().session;
+        case.world.one(Command::DisconnectNode { node, session }).unwrap();
+        if drained {
+            let (node, purpose) = (case.silent, Purpose::Draining(Drain { deadline: None }));
+            case.world.one(Command::SetSchedulable { node, purpose }).unwrap();
+        }
+        case.comes_back();
+        assert_eq!(case.says(RUNS), 1);
+        assert_eq!(case.live(), [case.original], "{drained}");
+        case.world.now += 1_000;
+        case.world.register(1);
+        assert_eq!(case.leaving(node).len(), 1, "{drained}");
+    }
+}
+
+#[test]
+fn f30_a_late_first_report_does_not_end_a_replacement_that_runs() {
+    let mut case = Case::new(&spec(JobKind::Service, OnReturn::KeepReplacement));
+    case.comes_back();
+    case.world.now += 5_000;
+    let rival = case.replace();
+    case.world.observe(rival, RUNS);
+    assert_eq!(case.says(RUNS), 1);
+    assert_eq!(case.live(), [rival]);
+}
+
+#[test]
+fn f30_why_one_is_back_is_not_why_it_fails_later() {
+    let mut case = Case::new(&spec(JobKind::Service, OnReturn::KeepOriginal));
+    case.comes_back();
+    case.says(RUNS);
+    let original = case.original;
+    assert!(case.row(original).unwrap().reason.contains("its node is back"));
+    case.world.exit(original, 3);
+    let task = case.world.state.tasks().values().next().unwrap();
+    let failure = task.failures.back().unwrap();
+    assert!(!failure.reason.contains("its node is back"), "{}", failure.reason);
+}
+
+#[test]
+fn f30_what_has_no_room_any_more_is_told_to_end_and_counts_until_it_has() {
+    let mut case = Case::new(&spec(JobKind::Service, OnReturn::KeepOriginal));
+    let mut smaller = super::world::node_spec("node-0", 2);
+    smaller.devices.remove(0);
+    case.world.now += 1_000;
+    case.register(smaller);
+    let cpu = |case: &Case| case.world.state.nodes().get(&case.silent).unwrap().used.cpu.0;
+    assert!(cpu(&case) > 0, "its worker may run on");
+    let leaving = case.leaving(case.silent);
+    assert!(leaving[0].1.contains("no room"), "{leaving:?}");
+    let told = |event: &crate::Event| {
+        event.allocation == Some(case.original)
+            && matches!(&event.kind, EventKind::AllocationStopping { reason } if reason.contains("no room"))
+    };
+    assert!(case.world.events.iter().any(told));
+    assert_eq!(case.says(ended(EndCause::Stopped)), 1);
+    assert_eq!((cpu(&case), case.leaving(case.silent).len()), (0, 0));
+}
+
+#[test]
+fn f30_what_is_to_end_takes_no_room_from_what_lives() {
+    let mut case = Case::new(&spec(JobKind::Service, OnReturn::KeepOriginal));
+    let job = case.original.job;
+    let change = JobChange::Restart;
+    case.world.one(Command::ChangeJob { job, if_version: None, change }).unwrap();
+    case.comes_back();
+    let node = case.silent;
+    // Beside what ends there is room, until the inventory shrinks.
+    let other = case.world.submit(&job_named("b"));
+    let placement = case.world.placement(other, 0, node);
+    let placed = case.world.one(Command::Place { placements: vec![placement] }).unwrap();
+    let Reply::Placed { granted, .. } = placed else { panic!("unexpected {placed:?}") };
+    let mut smaller = super::world::node_spec("node-0", 2);
+    smaller.cpu = case.row(granted[0]).unwrap().claim.cpu;
+    case.register(smaller);
+    assert_eq!(case.row(granted[0]).unwrap().state, AllocationState::Planned);
+}
+
 #[test]
 fn f30_what_the_job_does_not_want_any_more_ends() {
     let change = |change| {
@@ -240,6 +454,14 @@ fn f30_what_is_exclusive_or_had_not_begun_does_not_come_back() {
     case.comes_back();
     assert_eq!((case.says(RUNS), case.used_gpus(case.silent)), (0, 1));
     assert_eq!(case.leaving(case.silent).len(), 1);
+    assert_eq!(case.says(Observed::Ended(exited(0))), 1);
+    assert_eq!(case.world.job_state(case.original.job), "succeeded", "before its lease was over");
+
+    let mut case = Case::new(&exclusive);
+    let rival = case.replace();
+    case.comes_back();
+    assert_eq!(case.says(Observed::Ended(exited(0))), 1);
+    assert_eq!(case.live(), [rival], "one that lives is not given up");
 
     let mut world = World::new(1);
     let id = world.submit(&spec(JobKind::Batch, OnReturn::KeepOriginal));
@@ -267,136 +489,6 @@ fn f30_of_a_node_that_is_silent_again_only_an_end_is_believed() {
     assert_eq!((case.says(RUNS), case.used_gpus(node), case.live().len()), (0, 0, 0));
 }
 
-#[derive(Clone, Debug)]
-enum Move {
-    Place { instance: u32 },
-    Begin { which: u8, ready: bool },
-    Silence { node: u64 },
-    Return { node: u64 },
-    Tell { which: u8, code: Option<i32> },
-    Stop { which: u8, intent: StopIntent },
-    Restart,
-    Wait { ms: u64 },
-}
-
-fn moves() -> impl Strategy<Value = Move> {
-    use StopIntent as S;
-    let intents = prop::sample::select(vec![S::Cancel, S::TimeOut, S::Drain, S::Replace]);
-    prop_oneof![
-        6 => (0..2u32).prop_map(|instance| Move::Place { instance }),
-        6 => (any::<u8>(), any::<bool>()).prop_map(|(which, ready)| Move::Begin { which, ready }),
-        3 => (1..=2u64).prop_map(|node| Move::Silence { node }),
-        3 => (1..=2u64).prop_map(|node| Move::Return { node }),
-        6 => (any::<u8>(), prop::option::weighted(0.4, 0..2i32))
-            .prop_map(|(which, code)| Move::Tell { which, code }),
-        1 => (any::<u8>(), intents).prop_map(|(which, intent)| Move::Stop { which, intent }),
-        1 => Just(Move::Restart),
-        2 => (0..90_000u64).prop_map(|ms| Move::Wait { ms }),
-    ]
-}
-
-/// Two nodes and a job of two instances; what truly runs, and where.
-struct Truth {
-    world: World,
-    job: JobId,
-    runs: BTreeMap<AllocationId, NodeId>,
-}
-
-impl Truth {
-    fn pick(&self, which: u8) -> Option<(AllocationId, NodeId)> {
-        let runs: Vec<_> = self.runs.iter().map(|(id, node)| (*id, *node)).collect();
-        (!runs.is_empty()).then(|| runs[usize::from(which) % runs.len()])
-    }
-
-    fn play(&mut self, step: &Move) {
-        match *step {
-            Move::Place { instance } => drop(self.world.place(self.job, instance)),
-            Move::Begin { which, ready } => {
-                let live: Vec<_> = self.world.state.allocations().values().cloned().collect();
-                if live.is_empty() {
-                    return;
-                }
-                let row = &live[usize::from(which) % live.len()];
-                let is_heard = self.is_ready(row.node);
-                if is_heard && row.state.stop_intent().is_none() {
-                    self.runs.insert(row.id, row.node);
-                    self.world.observe(row.id, if ready { RUNS } else { WARMS_UP });
-                }
-            }
-            Move::Silence { node } => {
-                let row = self.world.state.nodes().get(&NodeId(node)).unwrap().clone();
-                let (node, session) = (row.id, row.session);
-                let _ = self.world.one(Command::DisconnectNode { node, session });
-                let (allocations, reason) = (row.live.iter().copied().collect(), "silent".into());
-                let _ =
-                    self.world.one(Command::LoseAllocations { node, session, allocations, reason });
-            }
-            Move::Return { node } => self.world.register(usize::try_from(node).unwrap() - 1),
-            Move::Tell { which, code } => {
-                let Some((id, node)) = self.pick(which).filter(|(_, node)| self.is_ready(*node))
-                else {
-                    return;
-                };
-                if code.is_some() {
-                    self.runs.remove(&id);
-                }
-                let said = code.map_or(RUNS, |code| Observed::Ended(exited(code)));
-                self.world.observe_from(node, id, said);
-            }
-            Move::Stop { which, intent } => {
-                let Some((id, _)) = self.pick(which) else { return };
-                let (allocations, reason) = (vec![id], "r".to_owned());
-                let _ = self.world.one(Command::StopAllocations { allocations, intent, reason });
-            }
-            Move::Restart => {
-                let (job, if_version, change) = (self.job, None, JobChange::Restart);
-                let _ = self.world.one(Command::ChangeJob { job, if_version, change });
-            }
-            Move::Wait { ms } => self.world.now += ms,
-        }
-    }
-
-    fn is_ready(&self, node: NodeId) -> bool {
-        self.world.state.nodes().get(&node).unwrap().state == NodeState::Ready
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Every invariant is checked after every step: no device over its capacity, no instance
-    /// twice.
-    #[test]
-    fn f30_what_truly_runs_on_a_ready_node_holds_its_device(
-        kind in prop_oneof![Just(JobKind::Batch), Just(JobKind::Service)],
-        on_return in prop::sample::select(OnReturn::ALL.to_vec()),
-        gpus in 1..3u32,
-        steps in prop::collection::vec(moves(), 1..80),
-    ) {
-        let mut world = World::new(2);
-        let mut spec = JobSpec { on_return, ..job(kind, "a", 2, gpus) };
-        spec.tasks[0].restart.attempts = Some(1_000);
-        let job = world.submit(&spec);
-        let mut truth = Truth { world, job, runs: BTreeMap::new() };
-        for step in &steps {
-            truth.play(step);
-            let state = &truth.world.state;
-            for (id, node) in &truth.runs {
-                let row = state.nodes().get(node).unwrap();
-                let holds = row.live.contains(id) || row.away.contains_key(id);
-                prop_assert!(row.state != NodeState::Ready || holds, "{id} after {step:?}");
-            }
-        }
-        let planned = truth.world.events.iter().filter_map(|event| {
-            matches!(event.kind, EventKind::AllocationPlanned).then_some(event.allocation)
-        });
-        let mut seen = BTreeSet::new();
-        for id in planned {
-            prop_assert!(seen.insert(id), "{id:?} was begun twice");
-        }
-    }
-}
-
 #[test]
 fn f30_a_device_that_has_moved_meanwhile_is_not_given_twice() {
     let mut case = Case::new(&spec(JobKind::Batch, OnReturn::KeepOriginal));
@@ -404,15 +496,25 @@ fn f30_a_device_that_has_moved_meanwhile_is_not_given_twice() {
     let session = case.world.state.nodes().get(&node).unwrap().session;
     case.world.one(Command::DownNode { node, session }).unwrap();
     assert_eq!(case.used_gpus(node), 0, "nothing counts on a node that is down");
-    let mut spec = super::world::node_spec("node-0", 2);
-    spec.devices.clear();
+    let was = super::world::node_spec("node-0", 2);
+    let mut other = super::world::node_spec("node-1", 0);
+    other.devices = was.devices.clone();
     let register = Command::RegisterNode {
-        name: super::world::name("node-0"),
-        instance_key: [0; 16],
-        spec: spec.into(),
+        name: super::world::name("node-1"),
+        instance_key: [1; 16],
+        spec: other.into(),
     };
     assert!(matches!(case.world.one(register), Ok(Reply::Registered { .. })));
+    let again = case.replace();
+    let row = case.row(again).unwrap();
+    let (moved_to, uuid) = (row.node, row.claim.devices[0].uuid.clone());
+    assert_ne!(moved_to, node);
+    assert_eq!(uuid, was.devices[0].uuid, "the device that the original had");
+    case.world.observe(again, RUNS);
+    case.register(NodeSpec { devices: Vec::new(), ..was });
     assert_eq!((case.says(RUNS), case.used_gpus(node)), (0, 0));
+    assert_eq!((case.live(), case.used_gpus(moved_to)), (vec![again], 1));
+    assert_eq!(case.leaving(node).len(), 1, "its worker is to end");
 }
 
 #[test]
@@ -427,4 +529,58 @@ fn f30_what_the_agent_no_longer_knows_is_forgotten() {
     case.world.now += 5_000;
     let again = case.replace();
     assert_eq!(case.row(again).map(|row| row.state), Some(AllocationState::Planned));
+}
+
+#[test]
+fn f30_of_what_nobody_can_be_told_an_operator_is() {
+    let backup = World::new(2);
+    let mut world = restored(&backup.state);
+    for number in 0..2 {
+        take_stock(&mut world, number, Stock { complete: true, ..Stock::default() }).unwrap();
+        world.register(number);
+    }
+    world.now += 600_000;
+    let job = world.submit(&spec(JobKind::Service, OnReturn::KeepOriginal));
+    let original = world.place(job, 0).unwrap();
+    world.observe(original, RUNS);
+    let row = world.state.allocations().get(&original).unwrap().clone();
+    let mut case = Case { world, original, silent: row.node };
+    case.lose();
+    let change = JobChange::Stop { reason: "by hand".to_owned() };
+    case.world.one(Command::ChangeJob { job, if_version: None, change }).unwrap();
+    case.world.now += crate::retention::JOBS_KEPT.0;
+    case.world.one(Command::Reap { jobs: vec![job], nodes: vec![], keys: vec![] }).unwrap();
+    assert!(case.world.state.jobs().get(&job).is_none());
+    assert_eq!(case.leaving(case.silent), [], "its agent could not make sense of it");
+    let worker = Unknown {
+        allocation: original,
+        namespace: "default".to_owned(),
+        job_name: "a".to_owned(),
+        spec_digest: row.spec_digest,
+        claim: row.claim.clone(),
+    };
+    let stock = Stock { unknown: vec![worker], complete: true, ..Stock::default() };
+    take_stock(&mut case.world, 0, stock).unwrap();
+    case.world.register(0);
+    assert_eq!(orphans(&case.world).into_keys().collect::<Vec<_>>(), [original]);
+    assert_eq!(case.used_gpus(case.silent), 1);
+}
+
+#[test]
+fn f30_a_replica_that_is_back_and_ready_is_progress_of_its_version() {
+    let mut world = World::new(2);
+    let first = spec(JobKind::Service, OnReturn::KeepOriginal);
+    let job = world.submit(&first);
+    let mut newer = first.clone();
+    newer.tasks[0].command.push("newer".to_owned());
+    world.one(submit(&newer, None)).unwrap();
+    let original = world.place(job, 0).unwrap();
+    world.observe(original, WARMS_UP);
+    let silent = world.state.allocations().get(&original).unwrap().node;
+    let mut case = Case { world, original, silent };
+    case.lose();
+    case.comes_back();
+    case.says(RUNS);
+    let rollout = case.world.state.jobs().get(&job).unwrap().rollout.unwrap();
+    assert_eq!((rollout.ready_max, rollout.progressed_at.0), (1, case.world.now));
 }

@@ -9,4 +9,5 @@ mod lives;
 mod nodes;
 mod orphans;
 mod restores;
+mod truth;
 mod world;
