@@ -1,7 +1,7 @@
 //! The newest ended allocations, as far as this scheduler saw them end. Soft:
 //! the state itself keeps counts, ranges and the details of failures.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_model::{AllocationId, EndReport, JobId, Outcome};
@@ -29,10 +29,11 @@ struct Ended {
 }
 
 impl Ended {
-    /// It has not ended after all. Costs a pass, for what happens seldom.
-    fn take_back(&mut self, id: AllocationId) {
-        if self.by_id.remove(&id).is_some() {
-            self.order.retain(|known| *known != id);
+    /// They have not ended after all. Costs a pass, however many they are.
+    fn take_back(&mut self, back: &BTreeSet<AllocationId>) {
+        let known = back.iter().filter(|id| self.by_id.remove(id).is_some()).count();
+        if known > 0 {
+            self.order.retain(|id| !back.contains(id));
         }
     }
 }
@@ -43,12 +44,12 @@ impl History {
     }
 
     pub fn record(&self, events: &[Event]) {
-        for event in events {
-            if let (EventKind::AllocationReturned { .. }, Some(id)) =
-                (&event.kind, event.allocation)
-            {
-                self.lock().take_back(id);
-            }
+        let back = events
+            .iter()
+            .filter(|event| matches!(event.kind, EventKind::AllocationReturned { .. }));
+        let back: BTreeSet<AllocationId> = back.filter_map(|event| event.allocation).collect();
+        if !back.is_empty() {
+            self.lock().take_back(&back);
         }
         let ended = events.iter().filter_map(|event| {
             let EventKind::AllocationEnded { outcome, reason, row, report } = &event.kind else {

@@ -290,7 +290,7 @@ impl World {
         let commands = if term.ticks_waiting == 0 {
             let soft = berth_placement::SoftView::default();
             let mut elsewhere = berth_placement::Elsewhere::new(&view, &soft, clock);
-            let mut has_place = |id| elsewhere.take(id).is_some();
+            let mut has_place = |id| elsewhere.take(id).may_move();
             berth_reconcile::tick(&view, &term.heard, &rules, &mut has_place, clock)
         } else {
             Vec::new()

@@ -1,12 +1,14 @@
 //! The leader's slow look at everything: what nobody else's event would bring
 //! about, such as silence, passed limits and retention.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_model::DurationMs;
 use berth_placement::Elsewhere;
-use berth_state::ClusterState;
+use berth_reconcile::LivenessRules;
+use berth_state::{ClusterState, Command};
 use tracing::warn;
 
 use super::Leader;
@@ -25,6 +27,7 @@ pub async fn run(leader: Arc<Leader>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut last = Instant::now();
     let mut lateness = Lateness::new(Instant::now());
+    let mut fruitless = None;
     loop {
         tokio::select! {
             _ = interval.tick() => {}
@@ -40,21 +43,16 @@ pub async fn run(leader: Arc<Leader>) {
         let rules = leader
             .rules
             .heard_late(lateness.allowance(leader.published.pulse.late(), Instant::now()));
-        last = Instant::now();
         let view = leader.published.view();
-        let commands = {
-            let now = leader.clock.now();
-            let loads = leader.loads();
-            let mut elsewhere = Elsewhere::new(&view, &loads, now);
-            let mut has_place = |id| elsewhere.take(id).is_some();
-            let soft = leader.soft();
-            berth_reconcile::tick(&view, &soft.heard, &rules, &mut has_place, now)
-        };
+        let look = look(&leader, view.clone(), rules, fruitless).await;
+        fruitless = look.fruitless;
+        // Heartbeats were heard all the while.
+        last = Instant::now();
         if clock_is_behind(&leader, &view) {
             // An entry without commands carries the clocks alone.
             let _ = leader.propose_all(Vec::new(), 0).await;
         }
-        for command in commands {
+        for command in look.commands {
             let name = command.name();
             match leader.propose(command).await {
                 Ok(Ok(_)) => {}
@@ -64,6 +62,52 @@ pub async fn run(leader: Arc<Leader>) {
             last = Instant::now();
         }
     }
+}
+
+/// What one look came to.
+#[derive(Default)]
+struct Look {
+    commands: Vec<Command>,
+    /// The turn in which something asked for a place and nothing had one: until the next
+    /// nobody asks again, for each question costs a search among all nodes.
+    fruitless: Option<u64>,
+}
+
+/// On a thread of its own and with a copy of what was heard: what is to leave its node may take
+/// long to ask for places, and neither a heartbeat nor a call waits for that.
+async fn look(
+    leader: &Arc<Leader>,
+    view: ClusterState,
+    rules: LivenessRules,
+    fruitless: Option<u64>,
+) -> Look {
+    let leader = leader.clone();
+    let looking = move || {
+        let now = leader.clock.now();
+        let heard = leader.soft().heard.clone();
+        let turn = berth_reconcile::turn_of(now);
+        let may_ask = fruitless != Some(turn);
+        // Mostly nobody asks.
+        let loads = OnceCell::new();
+        let mut elsewhere = None;
+        let (mut asked, mut found) = (0, 0);
+        let mut has_place = |id| {
+            if !may_ask {
+                return false;
+            }
+            let loads = loads.get_or_init(|| leader.loads());
+            let elsewhere = elsewhere.get_or_insert_with(|| Elsewhere::new(&view, loads, now));
+            asked += 1;
+            let may_move = elsewhere.take(id).may_move();
+            found += u32::from(may_move);
+            may_move
+        };
+        let commands = berth_reconcile::tick(&view, &heard, &rules, &mut has_place, now);
+        let had_none = !may_ask || (asked > 0 && found == 0);
+        Look { commands, fruitless: had_none.then_some(turn) }
+    };
+    let looked = tokio::task::spawn_blocking(looking).await;
+    looked.inspect_err(|error| warn!(%error, "a look did not finish")).unwrap_or_default()
 }
 
 /// How late calls were served of late: a beat that comes is in time, however late the one

@@ -1,5 +1,6 @@
 //! The Nodes service.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use berth_model::{AllocationId, Drain, NodeState};
@@ -126,14 +127,22 @@ impl NodesService {
         let view = self.0.read(granted, asked.consistency).await?;
         let row = lookup::node(&view.state, &asked.node)?;
         let mut node = shown(&row, leader.as_deref());
-        let loads = leader.as_deref().map(Leader::loads).unwrap_or_default();
-        let waits = waits_of_drain(&view.state, &row, &loads).into_iter();
-        let waits = waits.filter(|(id, _)| {
-            view.state.jobs().get(&id.job).is_some_and(|job| granted.sees(job.namespace()))
-        });
-        node.drain_waits = waits
-            .map(|(id, reason)| v1::DrainWait { allocation_id: id.to_string(), reason })
-            .collect();
+        if let Purpose::Draining(drain) = row.purpose {
+            let loads = leader.as_deref().map(Leader::loads).unwrap_or_default();
+            let shown: BTreeSet<AllocationId> = row
+                .live
+                .iter()
+                .chain(row.away.keys())
+                .copied()
+                .filter(|id| {
+                    let job = view.state.jobs().get(&id.job);
+                    job.is_some_and(|job| granted.sees(job.namespace()))
+                })
+                .collect();
+            let waiting = move || waits_of_drain(&view.state, &row, drain, &shown, &loads);
+            let waits = tokio::task::spawn_blocking(waiting).await;
+            node.drain_waits = waits.map_err(|error| Status::internal(error.to_string()))?;
+        }
         Ok(node)
     }
 
@@ -218,18 +227,19 @@ impl NodesService {
     }
 }
 
-/// A node with what the leader last heard of it.
 /// What the emptying of a node waits for. Places are looked for as the leader looks for them, as
-/// far as this scheduler knows what is free.
+/// far as this scheduler knows what is free; a few of them, as each costs O(nodes).
 fn waits_of_drain(
     view: &ClusterState,
     row: &NodeRow,
+    drain: Drain,
+    shown: &BTreeSet<AllocationId>,
     loads: &SoftView,
-) -> Vec<(AllocationId, String)> {
-    let Purpose::Draining(drain) = row.purpose else { return Vec::new() };
+) -> Vec<v1::DrainWait> {
     let now = view.cluster().state_ms;
     let mut elsewhere = Elsewhere::new(view, loads, now);
-    let waits = drain_waits(view, row, &mut |id| elsewhere.take(id).is_some());
+    let is_shown = |id: AllocationId| shown.contains(&id);
+    let waits = drain_waits(view, row, is_shown, &mut |id| elsewhere.take(id).may_move());
     let elsewhere = &elsewhere;
     let until = match drain.deadline {
         Some(deadline) => format!("; stopped in {} s at the latest", deadline.since(now).0 / 1000),
@@ -240,16 +250,20 @@ fn waits_of_drain(
             DrainWait::Place => {
                 format!("waits for a place elsewhere: {}", elsewhere.why_not(id))
             }
+            DrainWait::Turn => "waits for its turn to ask for a place elsewhere".to_owned(),
+            DrainWait::Held => "its job is held, nothing would come in its place".to_owned(),
             DrainWait::OtherReplicas => "waits for other replicas to be ready".to_owned(),
             DrainWait::ItsEnd => "may finish".to_owned(),
             DrainWait::AllElse => "goes when all else is gone".to_owned(),
+            DrainWait::ItsWorker => "was given up or replaced, its worker has not ended".to_owned(),
             DrainWait::SilentNode => "the node is silent".to_owned(),
         };
-        (id, format!("{what}{until}"))
+        v1::DrainWait { allocation_id: id.to_string(), reason: format!("{what}{until}") }
     };
     waits.into_iter().map(spoken).collect()
 }
 
+/// A node with what the leader last heard of it.
 fn shown(row: &NodeRow, leader: Option<&Leader>) -> v1::Node {
     let mut node = berth_wire::views::node(row);
     if let Some(leader) = leader {

@@ -7,12 +7,31 @@ use berth_state::{ClusterState, Command, Observation, Observed, Refusal};
 
 use crate::budget::Budget;
 use crate::explain::explain_task;
-use crate::plan::plan_jobs;
+use crate::plan::plan_task;
 use crate::soft::SoftView;
 use crate::what_if::apply_one;
 
 /// Of one question: some milliseconds at the most, as the leader asks while it has else to do.
 const BUDGET: Budget = Budget { candidates_examined_max: 20_000, placements_max: 64 };
+
+/// What became of the search for a place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    Place,
+    None,
+    /// It was not looked at everything: so much waits of its task, or so many nodes there are.
+    Unknown,
+}
+
+impl Taken {
+    /// Whether what asked may move: what nobody knows keeps no node from being emptied.
+    pub fn may_move(self) -> bool {
+        match self {
+            Taken::Place | Taken::Unknown => true,
+            Taken::None => false,
+        }
+    }
+}
 
 /// Places that are free; each that was found is taken, so that no two count on the same.
 pub struct Elsewhere<'a> {
@@ -26,19 +45,25 @@ impl<'a> Elsewhere<'a> {
         Elsewhere { copy: view.clone(), soft, now }
     }
 
-    /// Takes a place for the successor of an allocation, as if that had ended; none where
-    /// there is no place. Costs O(nodes).
-    pub fn take(&mut self, id: AllocationId) -> Option<()> {
-        let mut copy = self.without(id).ok()?;
-        let mut placements = plan_jobs(&copy, self.soft, self.now, BUDGET, &[id.job]).placements;
+    /// Takes a place for the successor of an allocation, as if that had ended. Costs O(nodes).
+    pub fn take(&mut self, id: AllocationId) -> Taken {
+        self.take_within(id, BUDGET)
+    }
+
+    fn take_within(&mut self, id: AllocationId, budget: Budget) -> Taken {
+        let Ok(mut copy) = self.without(id) else { return Taken::None };
+        let planned = plan_task(&copy, self.soft, self.now, budget, (id.job, id.task));
+        let mut placements = planned.placements;
         placements
             .retain(|one| (one.job, one.task, one.instance) == (id.job, id.task, id.instance));
         if placements.is_empty() {
-            return None;
+            return if planned.exhausted { Taken::Unknown } else { Taken::None };
         }
-        apply_one(&mut copy, self.now, Command::Place { placements }).ok()?;
+        if apply_one(&mut copy, self.now, Command::Place { placements }).is_err() {
+            return Taken::None;
+        }
         self.copy = copy;
-        Some(())
+        Taken::Place
     }
 
     /// Why there is no place for it, for people.
@@ -79,11 +104,13 @@ fn stopped(view: &ClusterState) -> EndReport {
 
 #[cfg(test)]
 mod tests {
-    use berth_model::{Drain, JobKind, JobSpec, Policy, TaskSpec};
+    use berth_model::{
+        CpuMilli, Drain, JobKind, JobSpec, MemoryBytes, Policy, TaskIndex, TaskSpec,
+    };
     use berth_state::Purpose;
 
     use super::*;
-    use crate::fixture::{Cluster, gpu_node, gpu_task, job};
+    use crate::fixture::{Cluster, gpu_node, gpu_task, job, name, task};
 
     #[test]
     fn f45_a_place_is_counted_on_once() {
@@ -96,7 +123,7 @@ mod tests {
         cluster.set_purpose(2, Purpose::Cordoned);
         let id = cluster.submit(service);
         let soft = SoftView::default();
-        let planned = plan_jobs(&cluster.state, &soft, cluster.now, BUDGET, &[id]);
+        let planned = crate::plan_jobs(&cluster.state, &soft, cluster.now, BUDGET, &[id]);
         cluster.place(planned.placements);
         cluster.set_purpose(2, Purpose::Work);
         cluster.set_purpose(1, Purpose::Draining(Drain { deadline: None }));
@@ -104,12 +131,38 @@ mod tests {
             cluster.state.allocations().iter().map(|(id, _)| *id).collect();
         let before = cluster.state.hash();
         let mut elsewhere = Elsewhere::new(&cluster.state, &soft, cluster.now);
-        assert_eq!(ids.iter().map(|id| elsewhere.take(*id)).collect::<Vec<_>>(), [Some(()), None]);
+        let taken: Vec<Taken> = ids.iter().map(|id| elsewhere.take(*id)).collect();
+        assert_eq!(taken, [Taken::Place, Taken::None]);
         let why = elsewhere.why_not(ids[1]);
         assert!(why.contains("GPU"), "{why}");
         assert_eq!(cluster.state.hash(), before, "it was tried on a copy");
         let ended = AllocationId { attempt: berth_model::Attempt(9), ..ids[0] };
-        assert_eq!(elsewhere.take(ended), None);
+        assert_eq!(elsewhere.take(ended), Taken::None);
         assert!(elsewhere.why_not(ended).contains("no allocation"));
+    }
+
+    /// A service of two tasks; what waits of the first, and of the second before the replica
+    /// that is to move, is more than one question looks at.
+    #[test]
+    fn f45_a_search_that_was_cut_short_keeps_nobody_where_it_is() {
+        let mut cluster = Cluster::with_nodes([gpu_node(1), gpu_node(8)]);
+        let many = TaskSpec { count: 70, cpu: CpuMilli(1), memory: MemoryBytes(1 << 20), ..task() };
+        let one = TaskSpec { name: name("one"), count: 1, ..gpu_task(1) };
+        let mut service = JobSpec { kind: JobKind::Service, ..job(Policy::BestFit, many) };
+        service.tasks.push(one);
+        cluster.set_purpose(2, Purpose::Cordoned);
+        let id = cluster.submit(service);
+        let soft = SoftView::default();
+        let planned = plan_task(&cluster.state, &soft, cluster.now, BUDGET, (id, TaskIndex(1)));
+        cluster.place(planned.placements);
+        cluster.set_purpose(2, Purpose::Work);
+        cluster.set_purpose(1, Purpose::Draining(Drain { deadline: None }));
+        let one = *cluster.state.allocations().iter().next().unwrap().0;
+        let mut elsewhere = Elsewhere::new(&cluster.state, &soft, cluster.now);
+        assert_eq!(elsewhere.take(one), Taken::Place, "others of its job wait");
+        let mut elsewhere = Elsewhere::new(&cluster.state, &soft, cluster.now);
+        let nothing = Budget { placements_max: 0, ..BUDGET };
+        assert_eq!(elsewhere.take_within(one, nothing), Taken::Unknown);
+        assert!(Taken::Unknown.may_move() && Taken::Place.may_move() && !Taken::None.may_move());
     }
 }

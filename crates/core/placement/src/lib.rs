@@ -27,7 +27,7 @@ pub mod what_if;
 
 pub use budget::Budget;
 pub use change::{Change, ChangeKind};
-pub use elsewhere::Elsewhere;
+pub use elsewhere::{Elsewhere, Taken};
 pub use explain::{Explanation, Running, explain, explain_task};
 pub use never::never_fits;
 pub use plan::{plan, plan_jobs};

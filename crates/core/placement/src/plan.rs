@@ -45,6 +45,18 @@ pub fn plan_jobs(
     Planner::new(view, soft, now, budget).run(walk::of_jobs(view, jobs))
 }
 
+/// Plans one task alone.
+pub(crate) fn plan_task(
+    view: &ClusterState,
+    soft: &SoftView,
+    now: StateMs,
+    budget: Budget,
+    (job, task): (berth_model::JobId, berth_model::TaskIndex),
+) -> PlanOutcome {
+    let keys = walk::of_jobs(view, &[job]).filter(|key| key.task == task);
+    Planner::new(view, soft, now, budget).run(keys)
+}
+
 struct Planner<'a> {
     view: &'a ClusterState,
     now: StateMs,

@@ -22,7 +22,10 @@ pub(crate) fn everything(view: &ClusterState) -> impl Iterator<Item = QueueKey> 
 }
 
 /// The tasks of some jobs, most urgent first.
-pub(crate) fn of_jobs(view: &ClusterState, jobs: &[JobId]) -> impl Iterator<Item = QueueKey> {
+pub(crate) fn of_jobs(
+    view: &ClusterState,
+    jobs: &[JobId],
+) -> impl Iterator<Item = QueueKey> + use<> {
     let found = jobs.iter().filter_map(|job| view.jobs().get(job));
     let mut keys: Vec<QueueKey> = found.flat_map(|job| keys_of(job)).collect();
     keys.sort_unstable();

@@ -13,17 +13,22 @@ use berth_state::{AllocationRow, ClusterState, Command, NodeRow, Purpose};
 use crate::ALLOCATIONS_IN_COMMAND_MAX;
 use crate::replicas::next_to_go;
 
-/// Whether the successor of an allocation that leaves its node has a place now. It is asked
-/// once for each that is to go, and takes the place.
+/// Whether the successor of an allocation that leaves its node has a place now, as far as is
+/// known. It is asked once for each that is to go, and takes the place.
 pub type HasPlace<'a> = dyn FnMut(AllocationId) -> bool + 'a;
 
 /// Tasks of which one tick asks for places: each costs a search among all nodes.
 const PLACES_ASKED_MAX: usize = 8;
 /// Whose turn it is to ask moves on so often, or those without a place would keep those
-/// behind them from ever asking.
-const TURN_MS: u64 = 100;
+/// behind them from ever asking. The leader asks no further in a turn in which none had one.
+const TURN_MS: u64 = 1_000;
 /// Allocations of a node whose waiting is told.
 const WAITS_SHOWN_MAX: usize = 100;
+
+/// Whose turn it is to ask for a place.
+pub fn turn_of(now: StateMs) -> u64 {
+    now.0 / TURN_MS
+}
 
 /// `going` is what this tick has given orders about already; a second order
 /// would change why it ends.
@@ -60,12 +65,14 @@ pub(crate) fn commands(
         }
     }
     let next = replicas.into_iter().filter_map(|((job, task), here)| {
-        let job = view.jobs().get(&job)?;
+        // In place of what is held nothing comes.
+        let job = view.jobs().get(&job).filter(|job| job.places())?;
         next_to_go(view, job, task, &gone, |row| here.contains(&row.id))
     });
     let mut next: Vec<&AllocationRow> = next.collect();
-    let turn = now.0 / TURN_MS % (next.len() as u64).max(1);
-    next.rotate_left(usize::try_from(turn).unwrap_or(0));
+    // Each turn begins where the one before it ended.
+    let first = turn_of(now).wrapping_mul(PLACES_ASKED_MAX as u64) % (next.len() as u64).max(1);
+    next.rotate_left(usize::try_from(first).unwrap_or(0));
     for row in next.into_iter().take(PLACES_ASKED_MAX) {
         if has_place(row.id) {
             stops.entry(row.node).or_default().push(row.id);
@@ -79,36 +86,63 @@ pub(crate) fn is_over(drain: Drain, now: StateMs) -> bool {
     drain.deadline.is_some_and(|deadline| deadline <= now)
 }
 
-/// What of a node that is being emptied waits, and for what; at most a hundred of it.
+/// What of a node that is being emptied waits, and for what; at most a hundred of what
+/// `is_shown`. Places are asked for as few as in one tick.
 pub fn drain_waits(
     view: &ClusterState,
     node: &NodeRow,
+    is_shown: impl Fn(AllocationId) -> bool,
     has_place: &mut HasPlace<'_>,
 ) -> Vec<(AllocationId, DrainWait)> {
     let Purpose::Draining(_) = node.purpose else { return Vec::new() };
     let nothing = BTreeSet::new();
+    let is_silent = node.state != NodeState::Ready;
     let only_daemons = has_only_daemons(view, node);
-    let mut waits = Vec::new();
-    for row in rows_of(view, node, &nothing).into_iter().take(WAITS_SHOWN_MAX) {
+    let mut next: BTreeMap<(JobId, TaskIndex), Option<AllocationId>> = BTreeMap::new();
+    let mut asked = 0;
+    let mut of_replica = |row: &AllocationRow| {
+        let job = view.jobs().get(&row.id.job)?;
+        if !job.places() {
+            return Some(DrainWait::Held);
+        }
+        // Of a task that is on several such nodes one moves, wherever it is.
+        let next = next.entry((row.id.job, row.id.task)).or_insert_with(|| {
+            let leaves = |other: &AllocationRow| is_emptied(view, other.node);
+            next_to_go(view, job, row.id.task, &nothing, leaves).map(|row| row.id)
+        });
+        if *next != Some(row.id) {
+            return Some(DrainWait::OtherReplicas);
+        }
+        asked += 1;
+        if asked > PLACES_ASKED_MAX {
+            return Some(DrainWait::Turn);
+        }
+        (!has_place(row.id)).then_some(DrainWait::Place)
+    };
+    let live = rows_of(view, node, &nothing).into_iter().filter(|row| is_shown(row.id));
+    let live = live.filter_map(|row| {
         let wait = match kind(view, row.id) {
-            _ if node.state != NodeState::Ready => Some(DrainWait::SilentNode),
-            Some(JobKind::Service) => {
-                let job = view.jobs().get(&row.id.job);
-                let next = job.and_then(|job| {
-                    next_to_go(view, job, row.id.task, &nothing, |other| other.node == node.id)
-                });
-                match next.filter(|next| next.id == row.id) {
-                    None => Some(DrainWait::OtherReplicas),
-                    Some(_) => (!has_place(row.id)).then_some(DrainWait::Place),
-                }
-            }
+            _ if is_silent => Some(DrainWait::SilentNode),
+            Some(JobKind::Service) => of_replica(row),
             Some(JobKind::Batch) => Some(DrainWait::ItsEnd),
             Some(JobKind::Daemon) => (!only_daemons).then_some(DrainWait::AllElse),
             None => None,
         };
-        waits.extend(wait.map(|wait| (row.id, wait)));
-    }
-    waits
+        wait.map(|wait| (row.id, wait))
+    });
+    let away = node
+        .away
+        .keys()
+        .filter(|id| is_shown(**id))
+        .map(|id| (*id, if is_silent { DrainWait::SilentNode } else { DrainWait::ItsWorker }));
+    live.chain(away).take(WAITS_SHOWN_MAX).collect()
+}
+
+/// Whether replicas on it are to move now.
+fn is_emptied(view: &ClusterState, node: NodeId) -> bool {
+    view.nodes().get(&node).is_some_and(|row| {
+        row.state == NodeState::Ready && matches!(row.purpose, Purpose::Draining(_))
+    })
 }
 
 /// What something on a node that is being emptied waits for.
@@ -116,12 +150,18 @@ pub fn drain_waits(
 pub enum DrainWait {
     /// No other node takes it now.
     Place,
+    /// Others are asked about first.
+    Turn,
+    /// Its job is held, and nothing would come in its place.
+    Held,
     /// Others of its task are not ready, or move before it.
     OtherReplicas,
     /// Batch work may finish.
     ItsEnd,
     /// A daemon goes last.
     AllElse,
+    /// It was given up or replaced, and its worker has not ended.
+    ItsWorker,
     /// Its node is silent and can be told nothing.
     SilentNode,
 }

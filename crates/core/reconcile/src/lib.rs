@@ -12,7 +12,7 @@ mod rolling;
 mod soft;
 mod time_limits;
 
-pub use drain::{DrainWait, HasPlace, drain_waits};
+pub use drain::{DrainWait, HasPlace, drain_waits, turn_of};
 pub use liveness::{Liveness, LivenessRules};
 pub use soft::{Heard, SoftState};
 

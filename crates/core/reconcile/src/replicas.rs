@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_model::{AllocationId, AllocationState, JobKind, NodeId, TaskIndex, eligible};
+use berth_model::{AllocationId, AllocationState, JobKind, NodeId, NodeState, TaskIndex, eligible};
 use berth_state::{AllocationRow, ClusterState, JobRow, TaskRow};
 
 /// The one of `candidates` that may be stopped now: nothing of its task is
@@ -24,15 +24,17 @@ pub(crate) fn next_to_go<'a>(
     let first = rows
         .iter()
         .filter(|row| candidates(row))
-        .min_by_key(|row| (is_ready(row), row.id))
+        .min_by_key(|row| (is_ready(view, row), row.id))
         .copied()?;
-    let others_serve = rows.iter().all(|row| row.id == first.id || is_ready(row));
-    let costs_nothing = !is_ready(first);
+    let others_serve = rows.iter().all(|row| row.id == first.id || is_ready(view, row));
+    let costs_nothing = !is_ready(view, first);
     (costs_nothing || (others_serve && !is_one_missing(view, job, task))).then_some(first)
 }
 
-fn is_ready(row: &AllocationRow) -> bool {
-    row.state == AllocationState::Running { ready: true }
+/// What a silent node was last heard to have is no proof that it serves still.
+fn is_ready(view: &ClusterState, row: &AllocationRow) -> bool {
+    let heard = view.nodes().get(&row.node).is_some_and(|node| node.state == NodeState::Ready);
+    heard && row.state == AllocationState::Running { ready: true }
 }
 
 /// Whether an instance that should live has no attempt now.

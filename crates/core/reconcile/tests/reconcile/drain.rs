@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use berth_model::{AllocationId, Drain, DurationMs, JobKind, NodeId, StateMs, StopIntent};
-use berth_reconcile::{DrainWait, drain_waits};
-use berth_state::Purpose;
+use berth_model::{
+    AllocationId, Drain, DurationMs, JobKind, NodeId, OnReturn, StateMs, StopIntent,
+};
+use berth_reconcile::{DrainWait, drain_waits, turn_of};
+use berth_state::{Command, JobChange, Observation, Observed, Purpose};
 
-use crate::world::{World, job, stopped};
+use crate::world::{World, exited, job, stopped};
 
 const DRAIN: Purpose = Purpose::Draining(Drain { deadline: None });
 
@@ -203,8 +205,11 @@ fn f45_those_without_a_place_keep_nobody_from_asking() {
     }
     world.set(1, DRAIN);
     let mut asked = BTreeSet::new();
-    for _ in 0..TASKS {
-        world.pass(250);
+    // A leader to whom all was refused asks no more than once in a turn.
+    for _ in 0..TASKS / 8 {
+        let turn = turn_of(StateMs(world.now));
+        world.pass(1_000);
+        assert_ne!(turn_of(StateMs(world.now)), turn);
         let mut asked_now = 0;
         let commands = world.tick_with(&mut |id| {
             asked_now += 1;
@@ -247,9 +252,88 @@ fn f45_a_silent_node_is_drained_when_it_is_back_or_given_up() {
     assert!(world.is_live(again));
 }
 
-use DrainWait::{OtherReplicas, Place, SilentNode};
+#[test]
+fn f45_in_place_of_what_is_held_nothing_comes_and_it_stays_until_the_deadline() {
+    let mut world = World::new(2);
+    let web = world.submit(job(JobKind::Service, "web", 1));
+    let here = world.run(web, 0, 1);
+    let change = JobChange::Hold;
+    world.one(Command::ChangeJob { job: web, if_version: None, change }).unwrap();
+    let deadline = Some(StateMs(world.now + 60_000));
+    world.set(1, Purpose::Draining(Drain { deadline }));
+    assert_eq!(waits(&world, 1), [(here, Held)]);
+    let asks = world.tick_with(&mut |id| panic!("{id} is held"));
+    assert!(asks.is_empty());
+    world.pass(60_000);
+    assert_eq!(moved(&mut world), [here]);
+}
+
+#[test]
+fn f45_what_is_told_of_a_drain_is_what_happens_and_costs_no_more_than_a_tick() {
+    let mut world = World::new(3);
+    let web = world.submit(job(JobKind::Service, "web", 2));
+    let first = world.run(web, 0, 1);
+    let second = world.run(web, 1, 2);
+    for number in 0..12 {
+        let other = world.submit(job(JobKind::Service, &format!("other-{number}"), 1));
+        world.run(other, 0, 1);
+    }
+    world.set(1, DRAIN);
+    world.set(2, DRAIN);
+    world.room_elsewhere = false;
+    assert_eq!(waits(&world, 2), [(second, OtherReplicas)], "the first of them moves first");
+    let told = waits(&world, 1);
+    assert_eq!(told[0], (first, Place));
+    let of = |wanted: DrainWait| told.iter().filter(|(_, wait)| *wait == wanted).count();
+    assert_eq!((told.len(), of(Place), of(Turn)), (13, 8, 5));
+    let row = world.state.nodes().get(&NodeId(1)).unwrap();
+    let seen = drain_waits(&world.state, row, |id| id == first, &mut |id| {
+        assert_eq!(id, first, "nobody asks about what is not shown");
+        false
+    });
+    assert_eq!(seen, [(first, Place)]);
+}
+
+#[test]
+fn f45_a_worker_that_was_given_up_and_has_not_ended_is_told_of() {
+    let mut world = World::new(2);
+    let mut spec = job(JobKind::Service, "web", 1);
+    spec.on_return = OnReturn::KeepReplacement;
+    let web = world.submit(spec);
+    let here = world.run(web, 0, 1);
+    world.disconnect(1);
+    let (allocations, reason) = (vec![here], "silent".to_owned());
+    let (node, session) = (NodeId(1), world.session(1));
+    world.one(Command::LoseAllocations { node, session, allocations, reason }).unwrap();
+    world.run(web, 0, 2);
+    world.set(1, DRAIN);
+    assert_eq!(waits(&world, 1), [(here, SilentNode)]);
+    world.register(1);
+    assert_eq!(waits(&world, 1), [(here, ItsWorker)]);
+    let observations = vec![Observation { allocation: here, observed: Observed::Ended(exited(1)) }];
+    world.one(Command::Observe { node, observations }).unwrap();
+    assert_eq!(waits(&world, 1), []);
+}
+
+#[test]
+fn f45_a_replica_on_a_silent_node_serves_nobody() {
+    let mut world = World::new(3);
+    let mut spec = job(JobKind::Service, "web", 2);
+    spec.max_disconnect = DurationMs::from_secs(3_600);
+    let web = world.submit(spec);
+    let here = world.run(web, 0, 1);
+    world.run(web, 1, 2);
+    world.set(1, DRAIN);
+    world.disconnect(2);
+    assert!(moved(&mut world).is_empty(), "it may be the last one that serves");
+    assert_eq!(waits(&world, 1), [(here, OtherReplicas)]);
+    world.register(2);
+    assert_eq!(moved(&mut world), [here]);
+}
+
+use DrainWait::{Held, ItsWorker, OtherReplicas, Place, SilentNode, Turn};
 
 fn waits(world: &World, node: u64) -> Vec<(AllocationId, DrainWait)> {
     let row = world.state.nodes().get(&NodeId(node)).unwrap();
-    drain_waits(&world.state, row, &mut |_| world.room_elsewhere)
+    drain_waits(&world.state, row, |_| true, &mut |_| world.room_elsewhere)
 }
