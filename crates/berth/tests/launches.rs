@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use berth::local::{Child, LocalCluster};
+use berth_model::DurationMs;
 use berth_proto::v1;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -96,16 +97,29 @@ async fn f37_a_launch_of_which_no_answer_comes_is_asked_about_and_not_repeated()
     .await;
 
     proxy.answers.send(Answers::Lost).unwrap();
-    let job = support::submit(&client, &support::batch("unheard", 1, gates.command())).await;
+    let mut spec = support::batch("unheard", 1, gates.command());
+    // Nobody gives it up while the test looks on.
+    spec.max_disconnect = DurationMs::from_secs(3_600);
+    let job = support::submit(&client, &spec).await;
     let pids = support::until("the worker to begin", || async {
         Some(gates.pids(0)).filter(|pids| !pids.is_empty())
     })
     .await;
     // There is room elsewhere now, and nobody knows that it has begun.
     client.uncordon_node(node_1()).await.unwrap();
+    // Long enough for three heartbeats, and for the leader to look two dozen times.
+    support::until("the far agent to be missed", || async {
+        (support::node_state(&client, "far").await? == "disconnected").then_some(())
+    })
+    .await;
+    // Whatever wants a place gets one meanwhile.
+    let other = support::submit(&client, &support::batch("other", 1, support::shell("true"))).await;
+    let done = support::job_when(&client, other, "ends", |job| job.finished_at_ms.is_some()).await;
+    assert_eq!(done.state, "succeeded");
     let unheard = support::allocations(&client, job).await;
     assert_eq!(unheard.len(), 1);
     assert_eq!((unheard[0].state.as_str(), unheard[0].node.as_str()), ("planned", "far"));
+    assert_eq!(gates.pids(0), pids, "it was begun once");
 
     let healed = Instant::now();
     proxy.answers.send(Answers::Heard).unwrap();

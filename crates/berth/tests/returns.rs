@@ -188,6 +188,9 @@ async fn f30_without_room_for_a_replacement_the_original_goes_on() {
     trial.signal(Signal::STOP);
     trial.node_is("down").await;
     assert!(trial.live().await.is_empty());
+    // However late its agent is heard of, nothing new is put on it.
+    let node = v1::NodeRef { node: trial.first.clone() };
+    trial.client.cordon_node(node).await.unwrap();
     trial.signal(Signal::CONT);
     let live = support::until("the original to go on", || async {
         Some(trial.live().await).filter(|live| live.len() == 1)
