@@ -200,3 +200,31 @@ async fn f30_without_room_for_a_replacement_the_original_goes_on() {
     assert!(live[0].reason.contains("nothing had taken its place"), "{live:?}");
     trial.finish().await;
 }
+
+#[tokio::test]
+async fn f30_work_that_was_finished_while_its_node_was_silent_is_not_done_again() {
+    let patience = DurationMs::from_secs(1);
+    let mut trial = Trial::start(2, OnReturn::KeepLongestRunning, patience).await;
+    trial.signal(Signal::STOP);
+    // Only the original waits at its gate yet.
+    trial.gates.release(0, 0).await;
+    let pids = trial.started(2).await;
+    support::until("the replacement to run", || async {
+        let live = trial.live().await;
+        (live.len() == 1 && live[0].attempt == 2).then_some(())
+    })
+    .await;
+    // What is done needs no place on a node.
+    let drain = v1::DrainRequest { node: trial.first.clone(), deadline_ms: None };
+    trial.client.drain_node(drain).await.unwrap();
+    trial.signal(Signal::CONT);
+    let ended = |job: &v1::Job| job.finished_at_ms.is_some();
+    let ended = support::job_when(&trial.client, trial.job, "ends", ended).await;
+    assert_eq!((ended.state.as_str(), ended.tasks[0].succeeded), ("succeeded", 1));
+    support::until("the replacement to end", || async {
+        (!processes::is_alive(pids[1]) && trial.gpus_given_out().await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(trial.gates.pids(0), pids, "nothing else was started");
+    trial.cluster.stop().await;
+}
