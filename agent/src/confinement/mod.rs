@@ -41,13 +41,14 @@ const NOTHING: &str = "nothing";
 const MARKS: [&str; 2] = ["BERTH_ALLOC_ID", "BERTH_TASK_DIR"];
 
 /// Every program with a GPU needs these, where they are there.
-const GPU_NODES: [&str; 5] = [
-    "/dev/nvidia-caps",
-    "/dev/nvidiactl",
-    "/dev/nvidia-uvm",
-    "/dev/nvidia-uvm-tools",
-    "/dev/nvidia-modeset",
-];
+const GPU_NODES: [&str; 4] =
+    ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
+
+/// Where the nodes of parts of GPUs are.
+const PARTS_DIR: &str = "/dev/nvidia-caps";
+/// The first that is a part's; those before it are for whoever cuts GPUs up, and for whoever
+/// watches all of them.
+const PART_NODE_FIRST: u32 = 3;
 
 /// Directories of a worker's own, which are one.
 const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
@@ -318,6 +319,24 @@ pub fn try_confinement() -> Result<(), String> {
     Confinement::begin(wish, None, &dir).map(drop)
 }
 
+/// The device nodes of the parts of GPUs of this host. Nobody says which of them is whose.
+pub fn nodes_of_parts() -> Vec<String> {
+    nodes_of_parts_in(Path::new(PARTS_DIR))
+}
+
+fn nodes_of_parts_in(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    let is_of_a_part = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.strip_prefix("nvidia-cap"));
+        number.and_then(|number| number.parse().ok()).is_some_and(|at: u32| at >= PART_NODE_FIRST)
+    };
+    let paths = entries.map(|entry| entry.path()).filter(is_of_a_part);
+    let mut nodes: Vec<String> = paths.map(|path| text(&path)).collect();
+    nodes.sort();
+    nodes
+}
+
 fn nodes_of(minors: &[u32]) -> Vec<String> {
     minors.iter().map(|minor| format!("/dev/nvidia{minor}")).collect()
 }
@@ -359,4 +378,22 @@ pub fn is_of(dir: &Path) -> bool {
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_has_no_node_that_cuts_or_watches_gpus() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(nodes_of_parts_in(&folder.path().join("none")), Vec::<String>::new());
+        for name in
+            ["nvidia-cap1", "nvidia-cap2", "nvidia-cap3", "nvidia-cap30", "other", "nvidia-capx"]
+        {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let expected = ["nvidia-cap3", "nvidia-cap30"].map(|name| text(&folder.path().join(name)));
+        assert_eq!(nodes_of_parts_in(folder.path()), expected);
+    }
 }

@@ -185,6 +185,14 @@ impl Seen {
         cut.into_iter().flat_map(|cut| &cut.slices).map(|slice| slice.uuid.as_str())
     }
 
+    /// The GPUs that are in MIG mode and have no part that is offered, so that they are of no use.
+    pub fn bare(&self) -> impl Iterator<Item = &str> {
+        let is_bare = |gpu: &Gpu| {
+            gpu.look.cut.as_ref().is_some_and(|cut| slices::offered(cut).next().is_none())
+        };
+        self.gpus.iter().filter(move |(_, gpu)| is_bare(gpu)).map(|(uuid, _)| uuid.as_str())
+    }
+
     /// All parts, each with its GPU.
     pub fn all_parts(&self) -> impl Iterator<Item = (&str, &str)> {
         let wholes = self.gpus.keys().map(String::as_str);

@@ -58,7 +58,7 @@ fn is_by_itself(slice: &SliceLook) -> bool {
 
 /// Those that are offered. One that never said how much memory it has cannot be given to
 /// anybody.
-fn offered(cut: &Cut) -> impl Iterator<Item = &SliceLook> {
+pub fn offered(cut: &Cut) -> impl Iterator<Item = &SliceLook> {
     cut.slices.iter().filter(|slice| slice.memory_total_bytes > 0 && is_by_itself(slice))
 }
 

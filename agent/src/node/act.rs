@@ -16,7 +16,7 @@ use super::pool::in_words;
 use super::worker::WorkerEntry;
 use super::{Event, Node, ends};
 use crate::allocation_dir::{AllocationDir, AllocationRecord, UnstartedCause};
-use crate::confinement::{Confined, Level};
+use crate::confinement::{Confined, Level, nodes_of_parts};
 use crate::request::start_request;
 use crate::wanted::Wanted;
 use crate::{ports, worker_user};
@@ -119,7 +119,12 @@ impl Node {
             Level::View => self.minors_of(wanted)?,
         };
         let uuids = wanted.row.devices.iter().map(|claim| claim.uuid.as_str());
-        let confined = Confined { dir, gpu_minors, nodes: self.gpus.nodes(uuids) };
+        let mut nodes = self.gpus.nodes(uuids);
+        let is_part = |uuid: &str| self.gpus.whole(uuid).is_some_and(|whole| whole != uuid);
+        if wanted.row.devices.iter().any(|claim| is_part(&claim.uuid)) {
+            nodes.extend(nodes_of_parts());
+        }
+        let confined = Confined { dir, gpu_minors, nodes };
         let request = StartRequest { cgroup_dirs, ..request };
         self.settings.confinement.confine(request, &confined)
     }

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use berth_model::{Device, DeviceClaim, DeviceHealth, MemoryBytes, NodeSpec};
-use tracing::info;
+use berth_model::{DEVICES_MAX, Device, DeviceClaim, DeviceHealth, MemoryBytes, NodeSpec};
+use tracing::{info, warn};
 
 use super::Node;
 use crate::environment::{Environment, environment};
@@ -15,6 +15,19 @@ use crate::wanted::Wanted;
 
 /// Of a device of which only its work is known.
 const UNSEEN_MODEL: &str = "unseen";
+
+/// No more than a node may have, or the whole node would be kept out. Slices that are going go
+/// first, then whatever stands last: of ways, which are said of those before, none is lost.
+fn keep_within(devices: &mut Vec<Device>) {
+    let is_going =
+        |device: &Device| device.slice.is_some() && device.health >= DeviceHealth::Cordoned;
+    while devices.len() > DEVICES_MAX {
+        match devices.iter().rposition(is_going) {
+            Some(position) => drop(devices.remove(position)),
+            None => devices.truncate(DEVICES_MAX),
+        }
+    }
+}
 
 impl Node {
     /// The GPUs were looked at. Another inventory takes another registration, which
@@ -30,7 +43,13 @@ impl Node {
         let unseen = self.held_unseen(&devices);
         devices.extend(unseen);
         self.guard.mark(&mut devices);
+        let count = devices.len();
+        keep_within(&mut devices);
         if devices != self.devices {
+            if count > devices.len() {
+                let most = DEVICES_MAX;
+                warn!(count, most, "this node has more devices than it can offer");
+            }
             info!(gpu_count = devices.len(), "devices of this node have changed");
             self.devices = devices;
             self.inventory += 1;
@@ -109,5 +128,38 @@ impl Node {
             *known = now;
             changed
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_model::DeviceSlice;
+
+    use super::*;
+
+    #[test]
+    fn a_node_says_no_more_devices_than_it_may_have() {
+        let device = |index: u32, health| Device {
+            uuid: format!("MIG-{index}"),
+            index,
+            model: "H100".to_owned(),
+            memory: MemoryBytes(1),
+            health,
+            reason: String::new(),
+            numa_node: None,
+            ways: Vec::new(),
+            slice: Some(DeviceSlice { parent: "GPU-a".to_owned(), profile: String::new() }),
+        };
+        let going = |index: u32| match index % 2 {
+            0 => DeviceHealth::Cordoned,
+            _ => DeviceHealth::Healthy,
+        };
+        for (count, healthy) in [(64, 32), (100, 50), (140, 64)] {
+            let mut devices = (0..count).map(|index| device(index, going(index))).collect();
+            keep_within(&mut devices);
+            assert_eq!(devices.len(), DEVICES_MAX, "{count}");
+            let is_healthy = |device: &&Device| device.health == DeviceHealth::Healthy;
+            assert_eq!(devices.iter().filter(is_healthy).count(), healthy, "{count}");
+        }
     }
 }

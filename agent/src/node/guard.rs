@@ -56,6 +56,8 @@ pub struct Guard {
     /// The GPUs of all parts that there are, and of those that are gone and that a worker still
     /// holds; by the parts' uuids.
     pub(super) wholes: BTreeMap<String, String>,
+    /// Those of which it was said that they are cut up and offer nothing.
+    pub(super) bare: BTreeSet<String>,
     /// The last look that they were told of.
     looks: u64,
     look_at: Option<Instant>,
@@ -80,6 +82,7 @@ impl Guard {
             ask_again_at: None,
             releases,
             wholes: BTreeMap::new(),
+            bare: BTreeSet::new(),
             looks: 0,
             look_at: None,
             file: content,
@@ -165,6 +168,7 @@ impl Node {
     /// Tells every GPU what a new look shows.
     pub(super) fn guard_gpus(&mut self) {
         self.keep_wholes();
+        self.tell_of_bare();
         let held = self.held_devices();
         self.look_at_memory(&held);
         let signs: Vec<_> =

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use tracing::warn;
+
 use super::Node;
 use crate::clock;
 use crate::gpus::PART;
@@ -18,6 +20,15 @@ impl Node {
             let any = may_be_any.then(|| self.gpus.wholes()).into_iter().flatten();
             whole.into_iter().chain(self.gpus.parts(uuid)).chain(any)
         })
+    }
+
+    /// One that is in MIG mode and offers nothing would be missed without a word.
+    pub(super) fn tell_of_bare(&mut self) {
+        let now: BTreeSet<String> = self.gpus.bare().map(str::to_owned).collect();
+        for uuid in now.difference(&self.guard.bare) {
+            warn!(uuid, "GPU is in MIG mode and has no slice that can be offered");
+        }
+        self.guard.bare = now;
     }
 
     /// The GPU that a device is, or is a part of, or was as long as a worker holds it.
