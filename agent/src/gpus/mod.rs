@@ -72,6 +72,8 @@ pub enum GpuDriver {
         version: String,
         /// Of the device nodes of its GPUs, where they tell.
         minors: Vec<Option<u32>>,
+        /// How many are in MIG mode and have no slice to offer.
+        bare: usize,
     },
     /// It does not answer.
     Silent,
@@ -90,7 +92,11 @@ pub async fn look_at_gpus(
     let library = library.map_or(Library::Usual, |path| Library::At(path.to_owned()));
     let seen = first_look(prober, library, patience).await;
     match seen.probing.clone() {
-        Probing::Live => GpuDriver::Works { version: seen.driver.clone(), minors: seen.minors() },
+        Probing::Live => GpuDriver::Works {
+            version: seen.driver.clone(),
+            minors: seen.minors(),
+            bare: seen.bare().count(),
+        },
         Probing::Unavailable { reason } => GpuDriver::Unavailable { reason },
         Probing::Starting | Probing::Paused | Probing::Silent => GpuDriver::Silent,
     }

@@ -33,9 +33,16 @@ pub enum Confinement {
 /// What the driver's library says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Driver {
-    Works { version: String, gpus: usize },
+    /// `bare` are in MIG mode and have no slice to offer.
+    Works {
+        version: String,
+        gpus: usize,
+        bare: usize,
+    },
     Hangs,
-    Unusable { reason: String },
+    Unusable {
+        reason: String,
+    },
 }
 
 /// What the command says that lists devices of others than NVIDIA.
@@ -128,10 +135,18 @@ fn driver(facts: &Facts) -> Finding {
     let what = "NVIDIA driver";
     let on_bus = facts.pci_gpus;
     match &facts.driver {
-        Driver::Works { version, gpus } if *gpus >= on_bus => {
+        Driver::Works { version, gpus, bare: 0 } if *gpus >= on_bus => {
             finding(what, Verdict::Fine, format!("version {version}, {gpus} GPUs"), "")
         }
-        Driver::Works { version, gpus } => finding(
+        Driver::Works { version, gpus, bare } if *gpus >= on_bus => finding(
+            what,
+            Verdict::Wrong,
+            format!(
+                "version {version}, {gpus} GPUs, of which {bare} in MIG mode have no slice to offer"
+            ),
+            "make slices (`nvidia-smi mig -cgi PROFILE -C`), or end MIG mode (`nvidia-smi -mig 0`)",
+        ),
+        Driver::Works { version, gpus, bare: _ } => finding(
             what,
             Verdict::Wrong,
             format!("version {version} shows {gpus} of {on_bus} GPUs that are on the bus"),
@@ -300,7 +315,7 @@ mod tests {
         Facts {
             user: User::Root,
             pci_gpus: 8,
-            driver: Driver::Works { version: "570.86".to_owned(), gpus: 8 },
+            driver: Driver::Works { version: "570.86".to_owned(), gpus: 8, bare: 0 },
             listed: Listed::Nothing,
             missing_nodes: Vec::new(),
             cgroups: Cgroups::V2 { controllers: CONTROLLERS.map(str::to_owned).to_vec() },
@@ -347,7 +362,9 @@ mod tests {
         check(set(mismatch), driver, Wrong, "two versions", "modprobe -r nvidia_uvm");
         let unloaded = unusable("no NVIDIA driver is loaded");
         check(set(unloaded), driver, Wrong, "is loaded", "`modprobe nvidia`");
-        let fewer = Driver::Works { version: "570".to_owned(), gpus: 7 };
+        let bare = Driver::Works { version: "570".to_owned(), gpus: 8, bare: 2 };
+        check(set(bare), driver, Wrong, "2 in MIG mode", "nvidia-smi -mig 0");
+        let fewer = Driver::Works { version: "570".to_owned(), gpus: 7, bare: 0 };
         check(set(fewer), driver, Wrong, "7 of 8 GPUs", "dmesg");
         let cpu_node = |facts: &mut Facts| (facts.pci_gpus, facts.driver) = (0, none);
         check(cpu_node, driver, Absent, "no GPU on the bus", "");

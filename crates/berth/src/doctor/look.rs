@@ -31,9 +31,9 @@ pub async fn facts(
     let driver = match driver {
         GpuDriver::Silent => Driver::Hangs,
         GpuDriver::Unavailable { reason } => Driver::Unusable { reason },
-        GpuDriver::Works { version, minors } => {
+        GpuDriver::Works { version, minors, bare } => {
             nodes.extend(minors.iter().flatten().map(|minor| format!("/dev/nvidia{minor}")));
-            Driver::Works { version, gpus: minors.len() }
+            Driver::Works { version, gpus: minors.len(), bare }
         }
     };
     nodes.retain(|node| !Path::new(node).exists());
