@@ -49,8 +49,16 @@ pub enum Access {
     Unclear,
 }
 
+/// A node, and whether it can be opened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// Which device it is of: whoever is root in the container may put another in its place.
+    number: u64,
+    access: Access,
+}
+
 /// By path in the container.
-pub type Found = BTreeMap<String, Access>;
+pub type Found = BTreeMap<String, Node>;
 
 /// The nodes that a container is to keep; one with a `*` at its end stands for all that begin
 /// so.
@@ -65,26 +73,31 @@ pub fn nodes_of(body: &ContainerCreateBody) -> Vec<String> {
 /// What a container could use at first, and whether it still can.
 #[derive(Debug)]
 pub struct Kept {
-    nodes: Vec<String>,
+    /// By path, with the number of the device.
+    nodes: BTreeMap<String, u64>,
     refused_looks: u32,
 }
 
 impl Kept {
     /// By a first look.
     pub fn at_first(found: Found) -> Kept {
-        let open = found.into_iter().filter(|(_, access)| *access == Access::Open);
-        Kept { nodes: open.map(|(node, _)| node).collect(), refused_looks: 0 }
+        let open = found.into_iter().filter(|(_, node)| node.access == Access::Open);
+        let nodes = open.map(|(path, node)| (path, node.number)).collect();
+        Kept { nodes, refused_looks: 0 }
     }
 
-    pub fn nodes(&self) -> &[String] {
-        &self.nodes
+    pub fn nodes(&self) -> Vec<String> {
+        self.nodes.keys().cloned().collect()
     }
 
     /// Takes in another look; why the container is of no use any more.
     pub fn look(&mut self, found: &Found) -> Option<String> {
-        let refused = self.nodes.iter().find_map(|node| match found.get(node)? {
-            Access::Refused(why) => Some((node, why)),
-            Access::Open | Access::Unclear => None,
+        let refused = self.nodes.iter().find_map(|(path, number)| {
+            let node = found.get(path).filter(|node| node.number == *number)?;
+            match &node.access {
+                Access::Refused(why) => Some((path, why)),
+                Access::Open | Access::Unclear => None,
+            }
         });
         let Some((node, why)) = refused else {
             self.refused_looks = 0;
@@ -127,14 +140,15 @@ async fn said(mut command: Command, limit: Duration) -> Option<String> {
     outcome.is_ok_and(|succeeded| succeeded).then_some(said)
 }
 
-fn understood(line: &str) -> Option<(String, Access)> {
-    let (node, what) = line.split_once('\t')?;
+fn understood(line: &str) -> Option<(String, Node)> {
+    let (path, what) = line.split_once('\t')?;
+    let (number, what) = what.split_once('\t')?;
     let access = match what.split_once(' ') {
         None if what == "open" => Access::Open,
         Some(("refused", why)) => Access::Refused(why.to_owned()),
         _ => Access::Unclear,
     };
-    Some((node.to_owned(), access))
+    Some((path.to_owned(), Node { number: number.parse().ok()?, access }))
 }
 
 /// The process that looks: a pid, when it began, and nodes.
@@ -148,11 +162,11 @@ pub fn be_inside(mut given: impl Iterator<Item = String>) -> ExitCode {
     }
     let mut said = String::new();
     for node in given.flat_map(|node| named(&node)).take(NODES_MAX) {
-        let what = match open(&node) {
-            Ok(()) => "open".to_owned(),
-            Err(error) => in_words(error),
+        let (number, what) = match open(&node) {
+            (number, Ok(())) => (number, "open".to_owned()),
+            (number, Err(error)) => (number, in_words(error)),
         };
-        said += &format!("{node}\t{what}\n");
+        said += &format!("{node}\t{number}\t{what}\n");
     }
     match io::stdout().write_all(said.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -209,15 +223,17 @@ fn named(node: &str) -> Vec<String> {
 
 /// As a process of the container would. What lies there was put there by whoever is root in the
 /// container: no link is followed, nothing is waited for, and what is no character device is
-/// nobody's node.
-fn open(node: &str) -> Result<(), Errno> {
+/// nobody's node. Its number is 0 where there is none.
+fn open(node: &str) -> (u64, Result<(), Errno>) {
     let flags =
         OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let is_node = |mode: u32| FileType::from_raw_mode(mode) == FileType::CharacterDevice;
-    if !is_node(rustix::fs::lstat(node)?.st_mode) {
-        return Err(Errno::NODEV);
+    match rustix::fs::lstat(node) {
+        Err(error) => (0, Err(error)),
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice => {
+            (0, Err(Errno::NODEV))
+        }
+        Ok(stat) => (stat.st_rdev, rustix::fs::open(node, flags, Mode::empty()).map(drop)),
     }
-    rustix::fs::open(node, flags, Mode::empty()).map(drop)
 }
 
 #[cfg(test)]
@@ -247,12 +263,17 @@ mod tests {
     #[test]
     fn what_was_open_at_first_is_lost_when_it_was_refused_twice() {
         let found = |text: &str| -> Found { text.lines().filter_map(understood).collect() };
-        let first = "/dev/a\topen\n/dev/b\trefused no\n/dev/c\tunclear no\n/dev/d\topen\ngarbled\n";
+        let first = "/dev/a\t1\topen\n/dev/b\t2\trefused no\n/dev/c\t3\tunclear no\n/dev/d\t4\topen\n\
+                     garbled\n/dev/e\topen\n";
         let mut kept = Kept::at_first(found(first));
         assert_eq!(kept.nodes(), ["/dev/a", "/dev/d"]);
-        let refused = found("/dev/a\topen\n/dev/d\trefused Operation not permitted (os error 1)\n");
+        let words = "refused Operation not permitted (os error 1)";
+        let refused = found(&format!("/dev/a\t1\topen\n/dev/d\t4\t{words}\n"));
+        // What somebody has put in its place.
+        let other = found(&format!("/dev/a\t1\topen\n/dev/d\t9\t{words}\n"));
+        assert_eq!((kept.look(&other), kept.look(&other)), (None, None));
         assert_eq!(kept.look(&refused), None);
-        assert_eq!(kept.look(&found("/dev/a\tunclear busy\n/dev/b\trefused no\n")), None);
+        assert_eq!(kept.look(&found("/dev/a\t1\tunclear busy\n/dev/b\t2\trefused no\n")), None);
         assert_eq!(kept.look(&refused), None, "not one after the other");
         let why = "its container has lost the use of /dev/d: Operation not permitted (os error 1)";
         assert_eq!(kept.look(&refused).as_deref(), Some(why));
@@ -260,7 +281,8 @@ mod tests {
 
     #[test]
     fn only_who_may_not_open_a_node_was_refused_it() {
-        let access = |error| understood(&format!("/dev/a\t{}", in_words(error))).unwrap().1;
+        let access =
+            |error| understood(&format!("/dev/a\t1\t{}", in_words(error))).unwrap().1.access;
         assert!(matches!(access(Errno::PERM), Access::Refused(_)));
         assert!(matches!(access(Errno::ACCESS), Access::Refused(_)));
         for error in [Errno::NOENT, Errno::NODEV, Errno::IO, Errno::BUSY] {
@@ -292,10 +314,10 @@ mod tests {
         let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
         fs::write(path("nvidia-file"), "").unwrap();
         std::os::unix::fs::symlink("/dev/null", path("nvidia-link")).unwrap();
-        assert_eq!(open("/dev/null"), Ok(()));
-        assert_eq!(open(&path("none")), Err(Errno::NOENT));
-        assert_eq!(open(&path("nvidia-file")), Err(Errno::NODEV));
-        assert_eq!(open(&path("nvidia-link")), Err(Errno::NODEV));
+        assert_eq!(open("/dev/null"), (rustix::fs::makedev(1, 3), Ok(())));
+        assert_eq!(open(&path("none")), (0, Err(Errno::NOENT)));
+        assert_eq!(open(&path("nvidia-file")), (0, Err(Errno::NODEV)));
+        assert_eq!(open(&path("nvidia-link")), (0, Err(Errno::NODEV)));
         let mut all = named(&path("nvidia*"));
         all.sort();
         assert_eq!(all, [path("nvidia-file"), path("nvidia-link")]);

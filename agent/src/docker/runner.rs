@@ -292,7 +292,7 @@ impl Container<'_> {
         let _ = mark(dir, WATCHED_FILE);
         loop {
             tokio::time::sleep(every).await;
-            let found = inside::look(&first, kept.nodes()).await;
+            let found = inside::look(&first, &kept.nodes()).await;
             if let Some(reason) = found.and_then(|found| kept.look(&found)) {
                 return reason;
             }

@@ -143,7 +143,7 @@ impl Node {
     pub(super) fn gpu_fault(&mut self, happened: Happened) {
         let Happened { uuid, xid } = happened;
         metrics::counter!("berth_agent_gpu_errors_total", "xid" => xid.to_string()).increment(1);
-        let jobs = self.jobs_on(&uuid);
+        let jobs = self.job_on(&uuid).into_iter().collect();
         self.change_gpu(&uuid, |gpu, rules| gpu.happened(rules, xid, jobs, clock::wall()));
         self.after_guarding();
     }
@@ -359,19 +359,14 @@ impl Node {
         });
     }
 
-    /// The jobs whose workers hold a GPU, as far as a fault of an application could be theirs:
-    /// where several parts are held the driver does not say on which of them it was.
-    fn jobs_on(&self, uuid: &str) -> BTreeSet<JobId> {
+    /// The job whose workers hold a GPU or parts of it, as far as a fault of an application could
+    /// be its: where several jobs share one the driver does not say whose it was.
+    fn job_on(&self, uuid: &str) -> Option<JobId> {
         let is_it = |claim: &DeviceClaim| self.whole_of(&claim.uuid) == Some(uuid);
-        let held = self.claims_here().filter(|claim| is_it(claim));
-        if held.map(|claim| claim.uuid.as_str()).collect::<BTreeSet<&str>>().len() > 1 {
-            return BTreeSet::new();
-        }
         let holds = |devices: &[DeviceClaim]| devices.iter().any(is_it);
-        self.workers_here()
-            .filter(|(_, worker)| worker.devices().is_some_and(holds))
-            .map(|(id, _)| id.job)
-            .collect()
+        let holding = self.workers_here().filter(|(_, worker)| worker.devices().is_some_and(holds));
+        let jobs: BTreeSet<JobId> = holding.map(|(id, _)| id.job).collect();
+        jobs.first().copied().filter(|_| jobs.len() == 1)
     }
 
     /// The GPUs, and parts of GPUs, that a worker of this node holds; all where nobody knows.
