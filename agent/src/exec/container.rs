@@ -20,11 +20,9 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::Streaming;
 
 use super::terminal::cells;
-use super::{Caller, Heard, Outputs, heard};
+use super::{Caller, HANG_UP_GRACE, HUNG_UP, Heard, Outputs, heard};
 use crate::docker::connect;
 
-/// For what hears that its caller has hung up.
-const HANG_UP_GRACE: Duration = Duration::from_secs(3);
 /// The engine tells of an end a moment after the output's.
 const END_LIMIT: Duration = Duration::from_secs(10);
 /// An engine before 23 takes a size only when the terminal is there, and begins to answer before
@@ -73,7 +71,7 @@ pub async fn run(
     };
     let told = match over {
         Over::AllWritten => command.exit_code().await,
-        Over::HungUp => Err("nobody is there any more".to_owned()),
+        Over::HungUp => Err(HUNG_UP.to_owned()),
         Over::Broken(problem) => Err(format!("the engine says no more of it: {problem}")),
     };
     if told.is_err() {

@@ -9,6 +9,7 @@ mod terminal;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_identity::Dialer;
 use berth_proto::v1::agents_client::AgentsClient;
@@ -30,6 +31,10 @@ use crate::session::dial;
 const COMMANDS_MAX: usize = 32;
 /// Those that are only told why not; beyond them nobody is told anything.
 const REFUSALS_MAX: usize = 64;
+/// For what hears that its caller has hung up.
+const HANG_UP_GRACE: Duration = Duration::from_secs(3);
+/// What is told of it then, to nobody.
+const HUNG_UP: &str = "nobody is there any more";
 /// Pieces of output on their way; the reader's pace is the pace.
 const PIECES_MAX: usize = 8;
 /// Of one piece of output.

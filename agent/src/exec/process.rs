@@ -18,7 +18,7 @@ use tonic::Streaming;
 
 use super::descriptor::{Reader, Writer};
 use super::terminal::{Among, Terminal, make, resize};
-use super::{Caller, Heard, Outputs, PIECE_BYTES, heard, push};
+use super::{Caller, HANG_UP_GRACE, HUNG_UP, Heard, Outputs, PIECE_BYTES, heard, push};
 use crate::confinement::{self, Guest, Input, shell_code};
 use crate::options::Program;
 use crate::process_group::GroupKill;
@@ -27,8 +27,6 @@ use crate::process_group::GroupKill;
 /// does: how long it is waited for, and how often it is looked for.
 const BEGIN_LIMIT: Duration = Duration::from_secs(5);
 const BEGIN_LOOK: Duration = Duration::from_millis(5);
-/// For what hears that its caller has hung up.
-const HANG_UP_GRACE: Duration = Duration::from_secs(3);
 /// What a command that has ended may have left behind in a pipe at most (`pipe-max-size`): those
 /// that it started may go on writing for ever.
 const LEFT_BYTES_MAX: usize = 1 << 20;
@@ -80,7 +78,7 @@ pub async fn run(
         // Its number is its own until somebody waits for it.
         drop(group);
         let _ = child.wait().await;
-        return Err("nobody is there any more".to_owned());
+        return Err(HUNG_UP.to_owned());
     }
     for source in &sources {
         pass_what_is_left(source, &outputs).await;

@@ -9,10 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 
 use super::said::{GpuLook, Look};
+use crate::process_group::GroupKill;
 
 /// A command that lists devices: program and arguments.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -99,7 +99,7 @@ fn run(lister: &Lister) -> Result<Vec<u8>, String> {
     let at = Instant::now() + lister.deadline;
     let ended = until_ended(&mut child, at);
     // Whatever it has left goes with it, and so does what holds its output open.
-    kill(&child);
+    drop(GroupKill::of(Some(child.id())));
     let late = || format!("does not end within {} ms", lister.deadline.as_millis());
     let Some(status) = ended else {
         let _ = child.wait();
@@ -126,12 +126,6 @@ fn until_ended(child: &mut Child, at: Instant) -> Option<std::process::ExitStatu
             Ok(None) | Err(_) => return None,
         }
     }
-}
-
-fn kill(child: &Child) {
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    // Gone is as good.
-    let _ = group.map(|group| kill_process_group(group, Signal::KILL));
 }
 
 /// What a list says.

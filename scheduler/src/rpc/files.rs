@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::asked::{Asked, PUSHES_MAX};
 use super::instance::{Instance, node_name, nothing_to_show};
 use super::jobs::task_named;
 use super::{Shared, lookup};
@@ -19,8 +20,6 @@ use crate::access::Granted;
 
 /// For what comes next: a disk that does not answer is given up.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
-/// Pieces on their way, each between two streams.
-const PIECES_MAX: usize = 16;
 
 pub type FilesStream = Pin<Box<dyn Stream<Item = Result<v1::FilesReply, Status>> + Send>>;
 
@@ -47,15 +46,7 @@ impl Shared {
                 "node {name}, which has the files of {allocation}, is not connected"
             ))
         })?;
-        let (pusher, pushes) = mpsc::channel(PIECES_MAX);
-        let request_id = self.published.sessions.logs.open(node, pusher);
-        let order = ToAgent::FileRequest(v1::FileRequest {
-            request_id: request_id.clone(),
-            allocation_id: allocation.to_string(),
-            path: request.path,
-        });
-        let order = v1::SchedulerMessage { message: Some(order) };
-        let (out, stream) = mpsc::channel(PIECES_MAX);
+        let (out, stream) = mpsc::channel(PUSHES_MAX);
         let passing = Passing {
             shared: self.clone(),
             granted: granted.clone(),
@@ -64,13 +55,14 @@ impl Shared {
             out,
         };
         tokio::spawn(async move {
-            let told = match session.orders.send(order).await {
-                Ok(()) => passing.run(pushes).await,
-                Err(_) => Err(passing.away()),
+            let (allocation_id, path) = (passing.allocation_id.clone(), request.path);
+            let order = |request_id| {
+                ToAgent::FileRequest(v1::FileRequest { request_id, allocation_id, path })
             };
-            passing.shared.published.sessions.logs.close(&request_id);
-            let cancel = ToAgent::LogCancel(v1::LogCancel { request_id });
-            let _ = session.orders.try_send(v1::SchedulerMessage { message: Some(cancel) });
+            let told = match Asked::of(&passing.shared, &session, order).await {
+                Some(mut asked) => passing.run(&mut asked.pushes).await,
+                None => Err(passing.away()),
+            };
             if let Err(problem) = told {
                 // Whoever has gone needs no word.
                 let _ = passing.out.send(Err(problem)).await;
@@ -91,7 +83,7 @@ struct Passing {
 }
 
 impl Passing {
-    async fn run(&self, mut pushes: mpsc::Receiver<v1::LogPush>) -> Result<(), Status> {
+    async fn run(&self, pushes: &mut mpsc::Receiver<v1::LogPush>) -> Result<(), Status> {
         let published = &self.shared.published;
         let mut is_first = true;
         loop {

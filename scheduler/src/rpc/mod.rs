@@ -3,6 +3,7 @@
 
 mod access;
 mod agents;
+mod asked;
 mod backup;
 mod events;
 pub mod exec;

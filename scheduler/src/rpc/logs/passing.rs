@@ -13,15 +13,12 @@ use tonic::Status;
 use super::LastWords;
 use crate::access::Granted;
 use crate::rpc::Shared;
+use crate::rpc::asked::Asked;
 use crate::rpc::instance::{Instance, node_name};
 use crate::sessions::Session;
 
 /// An agent answers a request at once, if only to say that there is nothing yet.
 const FIRST_CHUNK_LIMIT: Duration = Duration::from_secs(10);
-
-/// Pieces between an agent's stream and a reader's: a slow reader holds up its own stream and
-/// nothing else.
-pub const PUSHES_MAX: usize = 16;
 
 /// A stream that is passed on.
 pub struct Passing {
@@ -103,26 +100,15 @@ impl Passing {
 
     /// Passes on one allocation's output.
     async fn pass(&self, reading: &mut Reading, request: &v1::LogsRequest) -> Stop {
-        let published = &self.shared.published;
-        let (logs, session) = (&published.sessions.logs, reading.session.clone());
-        let (pusher, mut pushes) = mpsc::channel(PUSHES_MAX);
-        let request_id = logs.open(session.node, pusher);
-        let order = v1::LogRequest {
-            request_id: request_id.clone(),
-            allocation_id: reading.allocation.to_string(),
-            stderr: request.stderr,
-            follow: request.follow,
+        let (allocation_id, session) = (reading.allocation.to_string(), reading.session.clone());
+        let (stderr, follow) = (request.stderr, request.follow);
+        let order = |request_id| {
+            ToAgent::LogRequest(v1::LogRequest { request_id, allocation_id, stderr, follow })
         };
-        let order = v1::SchedulerMessage { message: Some(ToAgent::LogRequest(order)) };
-        let stop = if session.orders.send(order).await.is_ok() {
-            self.pass_pushes(&mut pushes, reading).await
-        } else {
-            Stop::AgentAway
-        };
-        logs.close(&request_id);
-        let cancel = ToAgent::LogCancel(v1::LogCancel { request_id });
-        let _ = session.orders.try_send(v1::SchedulerMessage { message: Some(cancel) });
-        stop
+        match Asked::of(&self.shared, &session, order).await {
+            Some(mut asked) => self.pass_pushes(&mut asked.pushes, reading).await,
+            None => Stop::AgentAway,
+        }
     }
 
     async fn pass_pushes(
