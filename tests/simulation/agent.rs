@@ -133,6 +133,7 @@ impl Agent {
                 ports: PortRange::DEFAULT,
                 agent_version: "simulation".to_owned(),
                 docker_version: String::new(),
+                tasks_per_device_max: berth_model::TASKS_PER_DEVICE_MAX_DEFAULT,
                 address: String::new(),
             },
             stop_after: rng.chance(200).then_some(DurationMs(6_000)),

@@ -54,8 +54,7 @@ pub fn batch(rng: &mut Rng, text: &str) -> JobSpec {
     }
     // Two fit on every node beside the one that a service holds for ever.
     let gpus = rng.pick(&[0, 1, 1, 2]);
-    task.gpu =
-        (gpus > 0).then_some(GpuRequest { count: gpus, models: Vec::new(), memory_min: None });
+    task.gpu = (gpus > 0).then_some(GpuRequest::whole(gpus));
     task.restart.attempts = Some(rng.pick(&[0, 1, 3]));
     task.time_limit = rng.chance(60).then_some(DurationMs(2_000));
     spec
@@ -71,7 +70,7 @@ pub fn service(rng: &mut Rng) -> JobSpec {
     task.count = u32::try_from(rng.range(1, 4)).unwrap();
     if which == "chat" && rng.chance(500) {
         task.count = 1;
-        task.gpu = Some(GpuRequest { count: 1, models: Vec::new(), memory_min: None });
+        task.gpu = Some(GpuRequest::whole(1));
     }
     if rng.chance(500) {
         task.ports = vec![name("http")];

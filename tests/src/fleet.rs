@@ -100,6 +100,7 @@ impl Agent {
             ports: PortRange::DEFAULT,
             agent_version: "fleet".to_owned(),
             docker_version: String::new(),
+            tasks_per_device_max: berth_model::TASKS_PER_DEVICE_MAX_DEFAULT,
             address: String::new(),
         };
         let boot_id = "fleet".to_owned();

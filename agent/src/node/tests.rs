@@ -80,6 +80,7 @@ fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
             ports: PortRange::DEFAULT,
             agent_version: "0".to_owned(),
             docker_version: String::new(),
+            tasks_per_device_max: berth_model::TASKS_PER_DEVICE_MAX_DEFAULT,
             address: String::new(),
         },
         claims: None,

@@ -15,7 +15,7 @@ fn service(name: &str, gpus: u32) -> JobSpec {
     let mut spec = support::batch(name, 1, support::shell("exec sleep 1000"));
     spec.kind = JobKind::Service;
     spec.tasks[0].restart = RestartPolicy::default_for(JobKind::Service);
-    spec.tasks[0].gpu = Some(GpuRequest { count: gpus, models: Vec::new(), memory_min: None });
+    spec.tasks[0].gpu = Some(GpuRequest::whole(gpus));
     spec
 }
 

@@ -35,7 +35,7 @@ async fn f50_a_gpu_off_the_bus_moves_its_own_work_and_nothing_else() {
     let cluster = LocalCluster::start(plan).await.unwrap();
     let client = cluster.client();
     let mut spec = support::batch("each", INSTANCES, gates.command());
-    spec.tasks[0].gpu = Some(GpuRequest { count: 1, models: Vec::new(), memory_min: None });
+    spec.tasks[0].gpu = Some(GpuRequest::whole(1));
     let job = support::submit(&client, &spec).await;
     let running = u64::from(INSTANCES);
     support::job_when(&client, job, "runs", |job| job.tasks[0].running == running).await;
@@ -117,7 +117,7 @@ async fn f61_faults_everywhere_at_once_fence_two_gpus_of_eight() {
     let cluster = LocalCluster::start(plan).await.unwrap();
     let client = cluster.client();
     let mut spec = support::batch("each", 8, support::shell("exec sleep 600"));
-    spec.tasks[0].gpu = Some(GpuRequest { count: 1, models: Vec::new(), memory_min: None });
+    spec.tasks[0].gpu = Some(GpuRequest::whole(1));
     let job = support::submit(&client, &spec).await;
     support::job_when(&client, job, "runs", |job| job.tasks[0].running == 8).await;
     fault(cluster.data_dir(), &["--gpu", "0", "--xid", "48"]).await.unwrap();
@@ -167,7 +167,7 @@ async fn a_cordoned_gpu_keeps_its_work_and_gets_no_other() {
     let client = cluster.client();
     let submit = async |name: &str| {
         let mut spec = support::batch(name, 1, support::shell("exec sleep 600"));
-        spec.tasks[0].gpu = Some(GpuRequest { count: 1, models: Vec::new(), memory_min: None });
+        spec.tasks[0].gpu = Some(GpuRequest::whole(1));
         support::submit(&client, &spec).await
     };
     let uuid_of = async |job: u64| {
@@ -226,7 +226,12 @@ async fn f59_work_leaves_a_part_of_a_gpu_that_is_taken_away() {
     let submit = async |name: &str, models: &[&str]| {
         let mut spec = support::batch(name, 1, support::shell("exec sleep 600"));
         let models = models.iter().map(|model| (*model).to_owned()).collect();
-        spec.tasks[0].gpu = Some(GpuRequest { count: 1, models, memory_min: None });
+        spec.tasks[0].gpu = Some(GpuRequest {
+            count: 1,
+            models,
+            memory_min: None,
+            share: berth_model::ShareMilli::WHOLE,
+        });
         support::submit(&client, &spec).await
     };
     let whole = submit("whole", &["H100"]).await;

@@ -26,8 +26,7 @@ const ENDS: &str = "echo $$ >> SEEN/$BERTH_ALLOC_ID; until [ -e SEEN/../end ]; d
 fn job(name: &str, count: u32, gpus: u32, script: &str, seen: &Path) -> JobSpec {
     let script = script.replace("SEEN", &seen.display().to_string());
     let mut spec = support::batch(name, count, support::shell(&script));
-    spec.tasks[0].gpu =
-        (gpus > 0).then_some(GpuRequest { count: gpus, models: Vec::new(), memory_min: None });
+    spec.tasks[0].gpu = (gpus > 0).then_some(GpuRequest::whole(gpus));
     spec
 }
 

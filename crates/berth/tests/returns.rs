@@ -40,7 +40,7 @@ impl Trial {
         let client = cluster.client();
         let batch = support::batch("traveller", 1, gates.command());
         let mut spec = JobSpec { max_disconnect, on_return, ..batch };
-        spec.tasks[0].gpu = Some(GpuRequest { count: 1, models: Vec::new(), memory_min: None });
+        spec.tasks[0].gpu = Some(GpuRequest::whole(1));
         let job = support::submit(&client, &spec).await;
         support::job_when(&client, job, "runs", |job| job.tasks[0].running == 1).await;
         let first = support::allocations(&client, job).await.remove(0).node;

@@ -76,6 +76,7 @@ fn hello(name: &str, pool: &str, gpus: u32) -> v1::Hello {
             ports: PortRange::DEFAULT,
             agent_version: "test".to_owned(),
             docker_version: String::new(),
+            tasks_per_device_max: berth_model::TASKS_PER_DEVICE_MAX_DEFAULT,
             address: String::new(),
         },
         held: None,

@@ -29,7 +29,7 @@ pub(crate) fn gpus(text: &str) -> Result<GpuRequest, String> {
     let request = if is_count {
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         let count = text.parse().ok().filter(|_| digits).ok_or_else(|| allowed.clone())?;
-        GpuRequest { count, models: Vec::new(), memory_min: None }
+        GpuRequest::whole(count)
     } else {
         berth_jobfile::parse_gpu(text)?
     };

@@ -129,6 +129,7 @@ fn every_key_is_read() {
         count: 1,
         models: vec!["H100".into(), "A100".into()],
         memory_min: Some(MemoryBytes(40_000_000_000)),
+        share: berth_model::ShareMilli::WHOLE,
     };
     assert_eq!(task.gpu, Some(gpu));
     assert_eq!(task.ports, [name("http")]);
@@ -177,9 +178,14 @@ fn what_is_not_given_has_its_default() {
 
 #[test]
 fn short_forms_are_read() {
-    let any = |count| GpuRequest { count, models: Vec::new(), memory_min: None };
+    let any = |count| GpuRequest::whole(count);
     assert_eq!(task_with("gpu = 2").gpu, Some(any(2)));
-    let a100 = GpuRequest { count: 2, models: vec!["A100".into()], memory_min: None };
+    let a100 = GpuRequest {
+        count: 2,
+        models: vec!["A100".into()],
+        memory_min: None,
+        share: berth_model::ShareMilli::WHOLE,
+    };
     assert_eq!(task_with("gpu = \"A100:2\"").gpu, Some(a100.clone()));
     assert_eq!(task_with("gpu = \"A100\"").gpu, Some(GpuRequest { count: 1, ..a100 }));
     assert_eq!(task_with("gpu = { type = \"H100\" }").gpu.unwrap().models, ["H100"]);

@@ -148,7 +148,12 @@ fn array_spec(folder: &Path) -> anyhow::Result<JobSpec> {
     let command = traces::command(folder, "array", "sleep 0.5");
     let task = TaskSpec {
         count: ARRAY,
-        gpu: Some(GpuRequest { count: 1, models: vec!["H100".to_owned()], memory_min: None }),
+        gpu: Some(GpuRequest {
+            count: 1,
+            models: vec!["H100".to_owned()],
+            memory_min: None,
+            share: berth_model::ShareMilli::WHOLE,
+        }),
         ..TaskSpec::new(Name::new("main")?, JobKind::Batch, command)
     };
     spec("array", JobKind::Batch, task)

@@ -76,6 +76,8 @@ pub enum Misfit {
     DeviceGone { uuid: String },
     #[error("device `{uuid}` has {free} thousandths free, {asked} are claimed")]
     DeviceBusy { uuid: String, asked: u32, free: u32 },
+    #[error("device `{uuid}` is shared by {tasks} tasks already, as many as its node allows")]
+    DeviceCrowded { uuid: String, tasks: u32 },
     #[error("port {port} is taken or outside the node's range")]
     PortTaken { port: u16 },
     #[error("the claim is not what the task asks for")]
@@ -146,15 +148,29 @@ pub fn suits(gpu: &GpuRequest, device: &Device) -> bool {
 /// What a request for any part of a device says.
 const ANY_SLICE: &str = "MIG";
 
+/// Whether a model that is asked for is a part of a device: any, or one by its profile such as
+/// `1g.10gb`.
+pub(crate) fn names_slice(asked: &str) -> bool {
+    let is_profile = |(slices, memory): (&str, &str)| {
+        let digits =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let memory = memory.to_ascii_lowercase();
+        digits(slices) && memory.strip_suffix("gb").is_some_and(digits)
+    };
+    asked.eq_ignore_ascii_case(ANY_SLICE)
+        || asked.split_once("g.").or_else(|| asked.split_once("G.")).is_some_and(is_profile)
+}
+
 /// `H100` matches `H100`, `NVIDIA H100 80GB HBM3` and `H100-80GB`, not `GH100X`. A part of a
 /// device is for whoever asks for one by its profile, or for any of them: who asks for a GPU
-/// means a whole one. And for one at a time: CUDA uses no more than one in a process.
+/// means a whole one. And for one at a time: CUDA uses no more than one in a process. It is
+/// not shared: whoever wants less than a slice asks for a smaller one.
 fn model_matches(gpu: &GpuRequest, device: &Device) -> bool {
     if let Some(slice) = &device.slice {
         let names_it = |asked: &String| {
             asked.eq_ignore_ascii_case(ANY_SLICE) || asked.eq_ignore_ascii_case(&slice.profile)
         };
-        return gpu.count == 1 && gpu.models.iter().any(names_it);
+        return gpu.count == 1 && !gpu.is_shared() && gpu.models.iter().any(names_it);
     }
     let model = &device.model;
     gpu.models.is_empty()
@@ -174,16 +190,25 @@ fn takes_work(node: NodeCapacity<'_>, device: &Device, asked: usize) -> bool {
     is_well && !node.cordoned.contains(&device.uuid)
 }
 
-/// Devices of the request's kind that are wholly free and take it, in the driver's order.
-pub fn free_devices<'a>(
+/// Devices of the request's kind with room for what it asks of each, in the driver's order:
+/// wholly free ones, or for a share of one those with so much of share and memory left.
+pub fn open_devices<'a>(
     node: NodeCapacity<'a>,
     gpu: &'a GpuRequest,
 ) -> impl Iterator<Item = &'a Device> {
     node.spec.devices.iter().filter(move |device| {
         takes_work(node, device, gpu.count as usize)
             && suits(gpu, device)
-            && !node.used.devices.contains_key(&device.uuid)
+            && has_room_for(node, gpu, device)
     })
+}
+
+fn has_room_for(node: NodeCapacity<'_>, gpu: &GpuRequest, device: &Device) -> bool {
+    let Some(held) = node.used.devices.get(&device.uuid) else { return true };
+    gpu.is_shared()
+        && gpu.share <= ShareMilli::WHOLE.saturating_sub(held.share)
+        && gpu.memory_of(device.memory) <= device.memory.saturating_sub(held.memory)
+        && held.tasks < node.spec.tasks_per_device_max
 }
 
 /// Whether a claim fits what is free on a node right now, and is what the task
@@ -193,14 +218,25 @@ pub fn free_devices<'a>(
 /// The first reason why it does not fit.
 pub fn fits(node: NodeCapacity<'_>, task: &TaskSpec, claim: &Claim) -> Result<(), Misfit> {
     is_asked_for(node.spec, task, claim)?;
-    fits_beside(node, claim, takes_work)
+    fits_beside(node, claim, takes_work)?;
+    let crowded = claim.devices.iter().find_map(|claim| {
+        let tasks = node.used.devices.get(&claim.uuid)?.tasks;
+        (tasks >= node.spec.tasks_per_device_max).then_some((&claim.uuid, tasks))
+    });
+    match crowded {
+        Some((uuid, tasks)) => Err(Misfit::DeviceCrowded { uuid: uuid.clone(), tasks }),
+        None => Ok(()),
+    }
 }
 
 fn is_asked_for(spec: &NodeSpec, task: &TaskSpec, claim: &Claim) -> Result<(), Misfit> {
     let asked = task.gpu.as_ref().map_or(0, |gpu| gpu.count);
     let suited = |claim: &DeviceClaim| {
-        let suits = |device| task.gpu.as_ref().is_some_and(|gpu| suits(gpu, device));
-        claim.share == ShareMilli::WHOLE && spec.device(&claim.uuid).is_none_or(suits)
+        let Some(gpu) = &task.gpu else { return false };
+        let as_device = |device: &Device| {
+            suits(gpu, device) && (!gpu.is_shared() || claim.memory == gpu.memory_of(device.memory))
+        };
+        claim.share == gpu.share && spec.device(&claim.uuid).is_none_or(as_device)
     };
     let as_asked = claim.cpu == task.cpu
         && claim.memory == task.memory

@@ -22,13 +22,13 @@ pub use access::{
     Grant, JoinGrant, Machine, NAMESPACES_MAX, ParseAccessError, Role, Scope, TokenId,
 };
 pub use artifact::{Artifact, Checksum, Location, Scheme, shown_source};
-pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, free_devices, may_stay};
+pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, may_stay, open_devices};
 pub use ids::{AllocationId, Attempt, InstanceIndex, JobId, NodeId, ParseIdError, TaskIndex};
 pub use limits::{Limits, QualityClass};
 pub use name::{Name, NameError};
 pub use node::{
-    DEVICES_MAX, Device, DeviceHealth, DeviceSlice, DeviceWay, HEALTH_REASON_BYTES_MAX,
-    NVLINKS_MAX, NodeCapacity, NodeSpec, NodeUse, PcieWay, PortRange,
+    DEVICES_MAX, Device, DeviceHealth, DeviceSlice, DeviceUse, DeviceWay, HEALTH_REASON_BYTES_MAX,
+    NVLINKS_MAX, NodeCapacity, NodeSpec, NodeUse, PcieWay, PortRange, TASKS_PER_DEVICE_MAX_DEFAULT,
 };
 pub use quantity::{CpuMilli, DiskBytes, MemoryBytes, ShareMilli};
 pub use range_set::RangeSet;

@@ -10,6 +10,8 @@ pub const DEVICES_MAX: usize = 64;
 /// The most NVLinks between two devices that are believed: far above the 18 of the largest
 /// sold today.
 pub const NVLINKS_MAX: u32 = 256;
+/// How many tasks may share one device unless its host's operator says otherwise.
+pub const TASKS_PER_DEVICE_MAX_DEFAULT: u32 = 4;
 /// The longest reason for a device's health, in bytes.
 pub const HEALTH_REASON_BYTES_MAX: usize = 512;
 
@@ -28,6 +30,8 @@ pub struct NodeSpec {
     pub agent_version: String,
     /// Of Docker's engine; empty where none answers.
     pub docker_version: String,
+    /// How many tasks may share one device, at least one.
+    pub tasks_per_device_max: u32,
     /// Where the agent itself may be reached, for people.
     pub address: String,
 }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use crate::artifact::Artifact;
 use crate::limits::Limits;
 use crate::name::Name;
-use crate::quantity::{CpuMilli, MemoryBytes};
+use crate::quantity::{CpuMilli, MemoryBytes, ShareMilli};
 use crate::time::DurationMs;
 
 /// SHA-256 over the canonical encoding of a job specification.
@@ -152,15 +152,18 @@ pub struct ArraySpec {
     pub parallel_max: Option<u32>,
 }
 
-/// Whole GPUs of one node.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+/// GPUs of one node, or a part of one.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct GpuRequest {
     pub count: u32,
     /// Acceptable models; empty means any. A model matches if it equals the
     /// device's model or one of the words in it, letter case aside.
     pub models: Vec<String>,
-    /// The least memory of each device.
+    /// The least memory of each device; of a part, how much of the device's memory it is
+    /// given, its share of it if absent.
     pub memory_min: Option<MemoryBytes>,
+    /// Of each device; less than the whole only of a single one.
+    pub share: ShareMilli,
 }
 
 /// How a worker is asked to end.
@@ -300,6 +303,27 @@ impl JobSpec {
     pub const PROGRESS_DEADLINE_DEFAULT: DurationMs = DurationMs::from_secs(600);
     pub const CPU_DEFAULT: CpuMilli = CpuMilli(100);
     pub const MEMORY_DEFAULT: MemoryBytes = MemoryBytes(128 << 20);
+}
+
+impl GpuRequest {
+    /// So many whole devices of any kind.
+    pub fn whole(count: u32) -> GpuRequest {
+        GpuRequest { count, models: Vec::new(), memory_min: None, share: ShareMilli::WHOLE }
+    }
+
+    /// Whether others may use the same device at the same time.
+    pub fn is_shared(&self) -> bool {
+        self.share < ShareMilli::WHOLE
+    }
+
+    /// What it takes of a device with so much memory: all of it, unless it is shared.
+    pub fn memory_of(&self, device_memory: MemoryBytes) -> MemoryBytes {
+        if !self.is_shared() {
+            return device_memory;
+        }
+        let by_share = u128::from(device_memory.0) * u128::from(self.share.0) / 1000;
+        self.memory_min.unwrap_or(MemoryBytes(u64::try_from(by_share).unwrap_or(u64::MAX)))
+    }
 }
 
 impl TaskSpec {

@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 
 use crate::artifact::{Location, check_place, places_collide, shown_source};
+use crate::fits::names_slice;
 use crate::limits::Limits;
 use crate::node::DEVICES_MAX;
-use crate::quantity::{DiskBytes, MemoryBytes};
+use crate::quantity::{DiskBytes, MemoryBytes, ShareMilli};
 use crate::spec::{Driver, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, TaskSpec};
 use crate::time::DurationMs;
 
@@ -346,6 +347,25 @@ fn check_gpu(field: &str, gpu: &GpuRequest, complaints: &mut Complaints) {
     }
     if gpu.memory_min.is_some_and(|least| least.0 == 0 || least > MEMORY_MAX) {
         complaints.add(format!("{field}.vram"), format!("expected 1B to {MEMORY_MAX}"));
+    }
+    check_share(field, gpu, complaints);
+}
+
+fn check_share(field: &str, gpu: &GpuRequest, complaints: &mut Complaints) {
+    let field = format!("{field}.share");
+    if gpu.share == ShareMilli::ZERO || gpu.share > ShareMilli::WHOLE {
+        let share = gpu.share.0;
+        complaints.add(&field, format!("expected 1 to 1000 thousandths of a GPU, found {share}"));
+        return;
+    }
+    if gpu.is_shared() && gpu.count != 1 {
+        let hint = "share one GPU, or ask for several whole ones";
+        let message = format!("expected the whole of {} GPUs, or a part of one", gpu.count);
+        complaints.add_with_hint(&field, message, hint);
+    }
+    if gpu.is_shared() && gpu.models.iter().any(|model| names_slice(model)) {
+        let hint = "ask for a smaller slice, or for a share of a whole GPU";
+        complaints.add_with_hint(&field, "a slice (MIG) is not shared", hint);
     }
 }
 

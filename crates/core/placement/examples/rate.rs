@@ -130,6 +130,7 @@ fn node(number: u64) -> NodeSpec {
         ports: PortRange::DEFAULT,
         agent_version: String::new(),
         docker_version: String::new(),
+        tasks_per_device_max: berth_model::TASKS_PER_DEVICE_MAX_DEFAULT,
         address: String::new(),
     }
 }
@@ -150,6 +151,7 @@ fn with_work(cluster: &ClusterState, policy: Policy, shape: Shape, gpus: u32) ->
                 count: gpus,
                 models: vec!["H100".to_owned()],
                 memory_min: None,
+                share: berth_model::ShareMilli::WHOLE,
             }),
             ..TaskSpec::new(name("main"), JobKind::Batch, vec!["true".to_owned()])
         }],

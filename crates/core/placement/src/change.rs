@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use berth_model::fits::free_devices;
+use berth_model::fits::open_devices;
 use berth_model::{Constraints, CpuMilli, MemoryBytes, Misfit, Name, StateMs, TaskSpec};
 use berth_state::NodeRow;
 
@@ -129,6 +129,7 @@ fn change_for(row: &NodeRow, task: &TaskSpec, misfit: Misfit) -> Option<ChangeKi
         // These are said of a claim, and none has been made yet.
         Misfit::DeviceGone { .. }
         | Misfit::DeviceBusy { .. }
+        | Misfit::DeviceCrowded { .. }
         | Misfit::PortTaken { .. }
         | Misfit::ClaimMismatch => None,
     }
@@ -148,7 +149,7 @@ fn offers_something(kind: &ChangeKind) -> bool {
 fn gpus(row: &NodeRow, task: &TaskSpec, asked: u32, shortage: Shortage) -> Option<ChangeKind> {
     let gpu = task.gpu.as_ref()?;
     let node = row.capacity(&row.used);
-    let free = u32::try_from(free_devices(node, gpu).count()).unwrap_or(u32::MAX);
+    let free = u32::try_from(open_devices(node, gpu).count()).unwrap_or(u32::MAX);
     let missing = asked.saturating_sub(free);
     let model = if gpu.models.is_empty() { "GPU".to_owned() } else { gpu.models.join(" or ") };
     Some(ChangeKind::Gpus { shortage, missing, asked, free, model })

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, JobId, MemoryBytes, Misfit, Name, Policy, StateMs};
+use berth_model::{AllocationId, GpuRequest, JobId, Misfit, Name, Policy, StateMs};
 
 use crate::budget::Meter;
 use crate::filters::{Request, has_room, is_eligible};
@@ -18,7 +18,8 @@ pub(crate) struct FitKey<'a> {
     cpu_milli: u64,
     memory_bytes: u64,
     port_count: usize,
-    gpu: Option<(u32, &'a [String], Option<MemoryBytes>)>,
+    in_container: bool,
+    gpu: Option<&'a GpuRequest>,
     labels: &'a BTreeMap<String, String>,
     pool: Option<&'a Name>,
     node: Option<&'a Name>,
@@ -71,7 +72,8 @@ impl<'a> FitKey<'a> {
             cpu_milli: task.cpu.0,
             memory_bytes: task.memory.0,
             port_count: task.ports.len(),
-            gpu: task.gpu.as_ref().map(|gpu| (gpu.count, gpu.models.as_slice(), gpu.memory_min)),
+            in_container: task.driver.image().is_some(),
+            gpu: task.gpu.as_ref(),
             labels: &constraints.labels,
             pool: constraints.pool.as_ref(),
             node: constraints.node.as_ref(),

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_model::fits::free_devices;
+use berth_model::fits::open_devices;
 use berth_model::{Constraints, Misfit, NodeState, NodeUse, StateMs, TaskSpec, eligible};
 use berth_state::{NodeRow, Purpose};
 
@@ -56,7 +56,7 @@ pub(crate) fn has_room(
         let node = row.capacity(used);
         // Counting stops at enough: this runs for every node of a search.
         let enough = usize::try_from(gpu.count).unwrap_or(usize::MAX);
-        let free = free_devices(node, gpu).take(enough).count();
+        let free = open_devices(node, gpu).take(enough).count();
         let free = u32::try_from(free).unwrap_or(u32::MAX);
         if free < gpu.count {
             return Err(Misfit::GpuBusy { asked: gpu.count, free });

@@ -30,6 +30,7 @@ pub(crate) fn gpu_node(gpu_count: u32) -> NodeSpec {
         ports: PortRange::DEFAULT,
         agent_version: "test".to_owned(),
         docker_version: String::new(),
+        tasks_per_device_max: berth_model::TASKS_PER_DEVICE_MAX_DEFAULT,
         address: String::new(),
     }
 }
@@ -75,7 +76,7 @@ pub(crate) fn task() -> TaskSpec {
 }
 
 pub(crate) fn gpu_task(count: u32) -> TaskSpec {
-    let gpu = GpuRequest { count, models: Vec::new(), memory_min: None };
+    let gpu = GpuRequest::whole(count);
     TaskSpec { gpu: Some(gpu), ..task() }
 }
 

@@ -66,6 +66,7 @@ fn superlative(misfit: &Misfit) -> String {
         | Misfit::PortsBusy { .. }
         | Misfit::DeviceGone { .. }
         | Misfit::DeviceBusy { .. }
+        | Misfit::DeviceCrowded { .. }
         | Misfit::PortTaken { .. }
         | Misfit::ClaimMismatch => misfit.to_string(),
     }
@@ -97,7 +98,12 @@ mod tests {
             &two,
             Some("task `main`: no host can ever fit: largest has 64 cores, 100 are asked for"),
         );
-        let a100 = GpuRequest { count: 1, models: vec!["A100".to_owned()], memory_min: None };
+        let a100 = GpuRequest {
+            count: 1,
+            models: vec!["A100".to_owned()],
+            memory_min: None,
+            share: berth_model::ShareMilli::WHOLE,
+        };
         check(
             &plain(TaskSpec { gpu: Some(a100), ..task() }),
             Some("no host can ever fit: none has a GPU of model A100"),

@@ -165,6 +165,7 @@ pub(crate) fn node_reasons(
             | Misfit::Resting
             | Misfit::DeviceGone { .. }
             | Misfit::DeviceBusy { .. }
+            | Misfit::DeviceCrowded { .. }
             | Misfit::PortTaken { .. }
             | Misfit::ClaimMismatch => misfit.to_string(),
         };
@@ -201,6 +202,7 @@ pub fn misfit_code(misfit: &Misfit) -> &'static str {
         Misfit::PortsBusy { .. } => "ports-busy",
         Misfit::DeviceGone { .. } => "device-gone",
         Misfit::DeviceBusy { .. } => "device-busy",
+        Misfit::DeviceCrowded { .. } => "device-crowded",
         Misfit::PortTaken { .. } => "port-taken",
         Misfit::ClaimMismatch => "claim-mismatch",
     }

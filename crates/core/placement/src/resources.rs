@@ -1,9 +1,9 @@
 //! Which devices and ports of a chosen node a placement takes.
 
-use berth_model::fits::free_devices;
+use berth_model::fits::open_devices;
 use berth_model::{
     AllocationId, Claim, Device, DeviceClaim, GpuRequest, Name, NodeCapacity, NodeUse, PortClaim,
-    ShareMilli, StateMs, TaskSpec,
+    StateMs, TaskSpec,
 };
 use berth_state::NodeRow;
 
@@ -24,22 +24,26 @@ pub(crate) fn claim(
     Some(Claim { cpu: task.cpu, memory: task.memory, devices, ports })
 }
 
-/// The lowest run of neighbouring free devices, because neighbours usually
-/// share a switch or a link; failing that the lowest free ones. Suspects come last.
+/// Of whole devices the lowest run of neighbouring free ones, because neighbours usually
+/// share a switch or a link; failing that the lowest. Of those that have room for a share the
+/// one with the least of it left, so that whole ones stay whole. Suspects come last.
 fn pick_devices(node: NodeCapacity<'_>, gpu: &GpuRequest) -> Option<Vec<DeviceClaim>> {
     let count = usize::try_from(gpu.count).ok()?;
-    let mut free: Vec<&Device> = free_devices(node, gpu).collect();
-    free.sort_by_key(|device| (device.health, device.index, &device.uuid));
+    let mut free: Vec<&Device> = open_devices(node, gpu).collect();
+    let held = |device: &Device| node.used.devices.get(&device.uuid).map_or(0, |held| held.share.0);
+    free.sort_by_key(|device| {
+        (device.health, std::cmp::Reverse(held(device)), device.index, &device.uuid)
+    });
     let run = free.windows(count.max(1)).find(|window| {
         window.windows(2).all(|pair| pair[0].index.checked_add(1) == Some(pair[1].index))
     });
     let chosen = run.or_else(|| free.get(..count))?;
-    let whole = |device: &&Device| DeviceClaim {
+    let part = |device: &&Device| DeviceClaim {
         uuid: device.uuid.clone(),
-        share: ShareMilli::WHOLE,
-        memory: device.memory,
+        share: gpu.share,
+        memory: gpu.memory_of(device.memory),
     };
-    Some(chosen.iter().map(whole).collect())
+    Some(chosen.iter().map(part).collect())
 }
 
 /// Free ports from a start that moves on with each job, instance and attempt:

@@ -1,7 +1,7 @@
 //! `gpu = 1`, `gpu = "A100:2"`, or a table.
 
-use berth_model::GpuRequest;
 use berth_model::node::DEVICES_MAX;
+use berth_model::{GpuRequest, ShareMilli};
 
 use super::keys;
 use super::walk::{Field, Walk};
@@ -26,7 +26,12 @@ pub fn parse_gpu(text: &str) -> Result<GpuRequest, String> {
     if model.is_empty() || model.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(format!("expected MODEL:COUNT such as A100:2, found `{seen}`"));
     }
-    Ok(GpuRequest { count, models: vec![model.to_owned()], memory_min: None })
+    Ok(GpuRequest {
+        count,
+        models: vec![model.to_owned()],
+        memory_min: None,
+        share: berth_model::ShareMilli::WHOLE,
+    })
 }
 
 pub(super) fn read(walk: &mut Walk<'_>, field: &Field<'_>) -> Option<GpuRequest> {
@@ -34,7 +39,7 @@ pub(super) fn read(walk: &mut Walk<'_>, field: &Field<'_>) -> Option<GpuRequest>
         Value::Integer(_) => {
             let count = read_number(walk, field)?;
             walk.note(format!("{}.count", field.path), field.node.span);
-            Some(GpuRequest { count, models: Vec::new(), memory_min: None })
+            Some(GpuRequest::whole(count))
         }
         Value::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
             walk.complain_with_hint(
@@ -93,5 +98,5 @@ fn read_table(walk: &mut Walk<'_>, field: &Field<'_>) -> Option<GpuRequest> {
         Some(vram) => Some(walk.size(&vram)?),
         None => None,
     };
-    Some(GpuRequest { count, models, memory_min })
+    Some(GpuRequest { count, models, memory_min, share: ShareMilli::WHOLE })
 }

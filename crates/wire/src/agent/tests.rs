@@ -33,6 +33,7 @@ fn hello() -> Hello {
             ports: PortRange::DEFAULT,
             agent_version: "0.1.0".into(),
             docker_version: String::new(),
+            tasks_per_device_max: berth_model::TASKS_PER_DEVICE_MAX_DEFAULT,
             address: "127.0.0.1:9".into(),
         },
         held: Some(Held { incarnation: 1, generation: 9, digest: [3; 32] }),

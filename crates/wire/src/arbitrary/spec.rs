@@ -125,11 +125,14 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 fn gpu() -> impl Strategy<Value = GpuRequest> {
-    (any::<u32>(), texts(), option::of(number())).prop_map(|(count, models, least)| GpuRequest {
-        count,
-        models,
-        memory_min: least.map(MemoryBytes),
-    })
+    (any::<u32>(), texts(), option::of(number()), any::<u32>()).prop_map(
+        |(count, models, least, share)| GpuRequest {
+            count,
+            models,
+            memory_min: least.map(MemoryBytes),
+            share: ShareMilli(share),
+        },
+    )
 }
 
 fn stop() -> impl Strategy<Value = StopPolicy> {
@@ -163,11 +166,11 @@ fn health() -> impl Strategy<Value = HealthCheck> {
 pub(crate) fn node() -> BoxedStrategy<NodeSpec> {
     (
         (labels(), name(), name(), number(), number()),
-        (vec(device(), 0..4), any::<u16>(), any::<u16>(), text(), text(), text()),
+        (vec(device(), 0..4), any::<u16>(), any::<u16>(), text(), text(), text(), any::<u32>()),
     )
         .prop_map(|(head, body)| {
             let (labels, pool, zone, cpu, memory) = head;
-            let (devices, first, last, agent_version, address, docker_version) = body;
+            let (devices, first, last, agent_version, address, docker_version, tasks) = body;
             NodeSpec {
                 labels,
                 pool,
@@ -178,6 +181,7 @@ pub(crate) fn node() -> BoxedStrategy<NodeSpec> {
                 ports: PortRange { first, last },
                 agent_version,
                 docker_version,
+                tasks_per_device_max: tasks,
                 address,
             }
         })

@@ -1,6 +1,9 @@
 //! What an agent declares about its host.
 
-use berth_model::{CpuMilli, Device, DeviceSlice, DeviceWay, MemoryBytes, NodeSpec, PortRange};
+use berth_model::{
+    CpuMilli, Device, DeviceSlice, DeviceWay, MemoryBytes, NodeSpec, PortRange,
+    TASKS_PER_DEVICE_MAX_DEFAULT,
+};
 use berth_proto::v1;
 
 use crate::enumeration;
@@ -20,6 +23,8 @@ pub fn node_spec_to_proto(spec: &NodeSpec) -> v1::NodeSpec {
         agent_version: spec.agent_version.clone(),
         address: spec.address.clone(),
         docker_version: spec.docker_version.clone(),
+        tasks_per_device_max: Some(spec.tasks_per_device_max)
+            .filter(|most| *most != TASKS_PER_DEVICE_MAX_DEFAULT),
     }
 }
 
@@ -70,6 +75,7 @@ pub(crate) fn read_node(
         agent_version: proto.agent_version,
         address: proto.address,
         docker_version: proto.docker_version,
+        tasks_per_device_max: proto.tasks_per_device_max.unwrap_or(TASKS_PER_DEVICE_MAX_DEFAULT),
     })
 }
 

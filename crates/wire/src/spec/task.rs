@@ -2,7 +2,8 @@
 
 use berth_model::{
     ArraySpec, Artifact, Checksum, CpuMilli, DiskBytes, Driver, DurationMs, GpuRequest,
-    HealthCheck, HealthProbe, Limits, MemoryBytes, Name, RestartPolicy, StopPolicy, TaskSpec,
+    HealthCheck, HealthProbe, Limits, MemoryBytes, Name, RestartPolicy, ShareMilli, StopPolicy,
+    TaskSpec,
 };
 use berth_proto::v1;
 use berth_proto::v1::health_check::Probe;
@@ -28,6 +29,7 @@ pub(super) fn task_to_proto(task: &TaskSpec) -> v1::TaskSpec {
             count: gpu.count,
             models: gpu.models.clone(),
             memory_min_bytes: gpu.memory_min.map(|least| least.0),
+            share_milli: (gpu.share != ShareMilli::WHOLE).then_some(gpu.share.0),
         }),
         ports: task.ports.iter().map(Name::to_string).collect(),
         stop: Some(v1::StopPolicy {
@@ -153,6 +155,7 @@ pub(super) fn read_task(
             count: gpu.count,
             models: gpu.models,
             memory_min: gpu.memory_min_bytes.map(MemoryBytes),
+            share: gpu.share_milli.map_or(ShareMilli::WHOLE, ShareMilli),
         }),
         ports,
         stop,

@@ -32,7 +32,7 @@ fn name(text: &str) -> Name {
 fn task(count: u32) -> TaskSpec {
     TaskSpec {
         count,
-        gpu: Some(GpuRequest { count: 1, models: Vec::new(), memory_min: None }),
+        gpu: Some(GpuRequest::whole(1)),
         restart: RestartPolicy { attempts: Some(0), ..RestartPolicy::default_for(JobKind::Batch) },
         ..TaskSpec::new(name("main"), JobKind::Batch, vec!["true".into()])
     }
@@ -77,6 +77,7 @@ fn node_spec() -> NodeSpec {
         ports: PortRange::DEFAULT,
         agent_version: "0.1.0".into(),
         docker_version: String::new(),
+        tasks_per_device_max: berth_model::TASKS_PER_DEVICE_MAX_DEFAULT,
         address: "127.0.0.1:1".into(),
     }
 }

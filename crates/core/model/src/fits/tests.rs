@@ -37,6 +37,7 @@ fn node(gpu_count: u32) -> NodeSpec {
         ports: PortRange { first: 20_000, last: 20_001 },
         agent_version: "test".to_owned(),
         docker_version: String::new(),
+        tasks_per_device_max: crate::TASKS_PER_DEVICE_MAX_DEFAULT,
         address: String::new(),
     }
 }
@@ -47,7 +48,7 @@ fn task(gpu: Option<GpuRequest>) -> TaskSpec {
 
 fn gpus(count: u32, models: &[&str]) -> GpuRequest {
     let models = models.iter().map(|model| (*model).to_owned()).collect();
-    GpuRequest { count, models, memory_min: None }
+    GpuRequest { count, models, memory_min: None, share: crate::ShareMilli::WHOLE }
 }
 
 fn whole(uuid: &str) -> DeviceClaim {
@@ -91,7 +92,7 @@ fn a_part_of_a_gpu_is_for_whoever_asks_for_one_part() {
         (&["10gb"], 1, &[]),
     ] {
         let gpu = gpus(count, models);
-        let free = free_devices(on(&spec, &used), &gpu).map(|device| device.uuid.as_str());
+        let free = open_devices(on(&spec, &used), &gpu).map(|device| device.uuid.as_str());
         assert_eq!(free.collect::<Vec<&str>>(), suited, "{models:?} {count}");
     }
 }
@@ -199,9 +200,78 @@ fn a_cordoned_device_is_granted_to_nobody_and_keeps_its_work() {
     let cordoned = BTreeSet::from(["GPU-0".to_owned()]);
     let node = NodeCapacity { spec: &spec, used: &used, cordoned: &cordoned };
     let gpu = gpus(1, &[]);
-    let free: Vec<&str> = free_devices(node, &gpu).map(|device| device.uuid.as_str()).collect();
+    let free: Vec<&str> = open_devices(node, &gpu).map(|device| device.uuid.as_str()).collect();
     assert_eq!(free, ["GPU-1"]);
     let claim = claim(&one, vec![whole("GPU-0")]);
     assert_eq!(fits(node, &one, &claim), Err(Misfit::DeviceGone { uuid: "GPU-0".to_owned() }));
     assert_eq!(may_stay(node, &claim), Ok(()));
+}
+
+fn part(share: u32, memory_min: Option<MemoryBytes>) -> GpuRequest {
+    GpuRequest { share: ShareMilli(share), memory_min, ..GpuRequest::whole(1) }
+}
+
+fn part_of(uuid: &str, share: u32, memory: MemoryBytes) -> DeviceClaim {
+    DeviceClaim { uuid: uuid.to_owned(), share: ShareMilli(share), memory }
+}
+
+#[test]
+fn a_share_goes_where_share_memory_and_tasks_are_left() {
+    let check = |held: &[(u32, u64)], gpu: GpuRequest, expected: bool| {
+        let spec = node(1);
+        let task = task(Some(gpu.clone()));
+        let mut used = NodeUse::default();
+        for (share, gib) in held {
+            used.add(&Claim {
+                devices: vec![part_of("GPU-0", *share, MemoryBytes(gib << 30))],
+                ..Claim::default()
+            });
+        }
+        let open = open_devices(on(&spec, &used), &gpu).count() == 1;
+        assert_eq!(open, expected, "{gpu:?} beside {held:?}");
+        let memory = gpu.memory_of(MemoryBytes(80 << 30));
+        let claim = claim(&task, vec![part_of("GPU-0", gpu.share.0, memory)]);
+        let fitting = fits(on(&spec, &used), &task, &claim);
+        assert_eq!(fitting.is_ok(), expected, "planning and apply agree: {fitting:?}");
+    };
+    check(&[], part(500, None), true);
+    check(&[(500, 40)], part(500, None), true);
+    check(&[(500, 40)], part(501, None), false);
+    check(&[(100, 70)], part(500, None), false);
+    check(&[(100, 70)], part(500, Some(MemoryBytes(10 << 30))), true);
+    check(&[(100, 1); 3], part(100, None), true);
+    check(&[(100, 1); 4], part(100, None), false);
+    check(&[(100, 1)], part(1000, None), false);
+    check(&[(1000, 80)], part(1, Some(MemoryBytes(1))), false);
+}
+
+#[test]
+fn a_claim_takes_the_share_that_is_asked_for() {
+    let spec = node(1);
+    let used = NodeUse::default();
+    let check = |gpu: GpuRequest, share: u32, gib: u64, expected: Result<(), Misfit>| {
+        let task = task(Some(gpu));
+        let claim = claim(&task, vec![part_of("GPU-0", share, MemoryBytes(gib << 30))]);
+        assert_eq!(fits(on(&spec, &used), &task, &claim), expected, "{share} with {gib} GiB");
+    };
+    check(part(500, None), 500, 40, Ok(()));
+    check(part(500, None), 500, 41, Err(Misfit::ClaimMismatch));
+    check(part(500, None), 499, 40, Err(Misfit::ClaimMismatch));
+    check(part(500, None), 1000, 80, Err(Misfit::ClaimMismatch));
+    check(part(500, Some(MemoryBytes(7 << 30))), 500, 7, Ok(()));
+    check(GpuRequest::whole(1), 500, 40, Err(Misfit::ClaimMismatch));
+}
+
+#[test]
+fn a_slice_is_not_shared() {
+    let check = |asked: &str, expected: bool| {
+        assert_eq!(names_slice(asked), expected, "{asked}");
+    };
+    check("MIG", true);
+    check("mig", true);
+    check("1g.10gb", true);
+    check("3g.40GB", true);
+    check("g.gb", false);
+    check("H100", false);
+    check("1g.10gb.me", false);
 }

@@ -30,6 +30,9 @@ pub fn validate_node(spec: &NodeSpec) -> Vec<Violation> {
             ),
         );
     }
+    if spec.tasks_per_device_max == 0 {
+        complaints.add("tasks_per_device_max", "expected at least 1");
+    }
     check_devices(&spec.devices, &mut complaints);
     if spec.labels.len() > 64
         || spec.labels.iter().any(|(key, value)| key.is_empty() || key.len() + value.len() > 256)

@@ -60,7 +60,12 @@ fn every_problem_is_listed_at_once() {
     let found = complaints(JobKind::Batch, |task| {
         task.command.clear();
         task.count = 0;
-        task.gpu = Some(GpuRequest { count: 0, models: vec![], memory_min: None });
+        task.gpu = Some(GpuRequest {
+            count: 0,
+            models: vec![],
+            memory_min: None,
+            share: crate::ShareMilli::WHOLE,
+        });
         task.env.insert("BERTH_FENCE".to_owned(), String::new());
         task.env.insert("A=B".to_owned(), String::new());
     });
@@ -151,6 +156,7 @@ fn a_device_says_its_way_to_each_before_it_or_to_none() {
             ports: PortRange::DEFAULT,
             agent_version: String::new(),
             docker_version: String::new(),
+            tasks_per_device_max: crate::TASKS_PER_DEVICE_MAX_DEFAULT,
             address: String::new(),
         };
         validate_node(&spec).into_iter().map(|violation| violation.message).collect()
@@ -191,4 +197,30 @@ fn a_part_of_a_device_is_offered_in_its_place() {
     assert_eq!(complaints(vec![device("GPU-0", None), one]), [both]);
     let nobody = "device `MIG-a`: expected a parent, and at most 128 characters";
     assert_eq!(complaints(vec![device("MIG-a", Some(""))]), [nobody]);
+}
+
+#[test]
+fn b25_a_share_is_of_one_whole_gpu() {
+    let check = |count: u32, model: &str, share: u32, expected: Option<&str>| {
+        let mut job = job(JobKind::Batch);
+        let task = &mut job.tasks[0];
+        task.gpu = Some(GpuRequest {
+            models: vec![model.to_owned()],
+            share: crate::ShareMilli(share),
+            ..GpuRequest::whole(count)
+        });
+        let found = validate(&job).into_iter().map(|one| format!("{}: {}", one.field, one.message));
+        let found: Vec<String> = found.collect();
+        assert_eq!(found.first().map(String::as_str), expected, "{count} {model} {share}");
+        assert!(found.len() < 2, "{found:?}");
+    };
+    check(1, "H100", 500, None);
+    check(2, "H100", 1000, None);
+    check(1, "MIG", 1000, None);
+    let range = "tasks.main.gpu.share: expected 1 to 1000 thousandths of a GPU, found";
+    check(1, "H100", 0, Some(&format!("{range} 0")));
+    check(1, "H100", 1500, Some(&format!("{range} 1500")));
+    let several = "tasks.main.gpu.share: expected the whole of 2 GPUs, or a part of one";
+    check(2, "H100", 500, Some(several));
+    check(1, "1g.10gb", 300, Some("tasks.main.gpu.share: a slice (MIG) is not shared"));
 }

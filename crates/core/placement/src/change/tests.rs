@@ -26,7 +26,12 @@ fn the_smallest_change_is_named_in_words() {
     };
     let any = Constraints::default();
     let h100 = |count| {
-        let gpu = GpuRequest { count, models: vec!["H100".to_owned()], memory_min: None };
+        let gpu = GpuRequest {
+            count,
+            models: vec!["H100".to_owned()],
+            memory_min: None,
+            share: berth_model::ShareMilli::WHOLE,
+        };
         TaskSpec { gpu: Some(gpu), ..task() }
     };
     let half_busy = [with_busy_gpus(1, 4, 3), with_busy_gpus(2, 4, 2)];
@@ -66,7 +71,12 @@ fn the_smallest_change_is_named_in_words() {
         &any,
         "64 cores instead of 65 would fit now on node node-1",
     );
-    let a100 = GpuRequest { count: 1, models: vec!["A100".to_owned()], memory_min: None };
+    let a100 = GpuRequest {
+        count: 1,
+        models: vec!["A100".to_owned()],
+        memory_min: None,
+        share: berth_model::ShareMilli::WHOLE,
+    };
     check(
         &[node_row(1, gpu_node(1))],
         &TaskSpec { gpu: Some(a100), ..task() },

@@ -244,6 +244,7 @@ fn node_spec() -> NodeSpec {
         ports: PortRange::DEFAULT,
         agent_version: "test".to_owned(),
         docker_version: String::new(),
+        tasks_per_device_max: berth_model::TASKS_PER_DEVICE_MAX_DEFAULT,
         address: String::new(),
     }
 }

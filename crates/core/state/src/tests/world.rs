@@ -7,7 +7,7 @@ use berth_model::{
     AllocationId, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth, DurationMs, EndCause,
     EndReport, GpuRequest, Grant, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, Machine,
     MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange, Role, Scope, ShareMilli, SpecDigest,
-    StateMs, TaskIndex, TaskSpec, TokenId, WallMs, free_devices,
+    StateMs, TaskIndex, TaskSpec, TokenId, WallMs, open_devices,
 };
 
 use crate::{
@@ -109,7 +109,7 @@ impl World {
         let task = self.state.tasks().get(&(job, TaskIndex(0))).unwrap();
         let node_row = self.state.nodes().get(&node).unwrap();
         let devices = row.spec.tasks[0].gpu.as_ref().map_or(Vec::new(), |gpu| {
-            free_devices(node_row.capacity(&node_row.used), gpu)
+            open_devices(node_row.capacity(&node_row.used), gpu)
                 .take(gpu.count as usize)
                 .map(|device| DeviceClaim {
                     uuid: device.uuid.clone(),
@@ -202,8 +202,7 @@ pub fn submit(spec: &JobSpec, key: Option<&str>) -> Command {
 }
 
 pub fn job(kind: JobKind, text: &str, count: u32, gpus: u32) -> JobSpec {
-    let gpu =
-        (gpus > 0).then_some(GpuRequest { count: gpus, models: Vec::new(), memory_min: None });
+    let gpu = (gpus > 0).then_some(GpuRequest::whole(gpus));
     let command = vec!["true".to_owned()];
     JobSpec {
         name: name(text),
@@ -245,6 +244,7 @@ pub fn node_spec(text: &str, gpus: u32) -> NodeSpec {
         ports: PortRange::DEFAULT,
         agent_version: "test".to_owned(),
         docker_version: String::new(),
+        tasks_per_device_max: berth_model::TASKS_PER_DEVICE_MAX_DEFAULT,
         address: String::new(),
     }
 }

@@ -1,7 +1,7 @@
 //! Any history of submits, plans, ends and changes: what a plan proposes is
 //! granted, is what the reference planner proposes, and leaves nothing out.
 
-use berth_model::{DeviceHealth, EndReport, GpuRequest, NodeSpec};
+use berth_model::{DeviceHealth, Driver, EndReport, GpuRequest, NodeSpec, ShareMilli};
 use berth_state::invariants;
 use proptest::prelude::*;
 
@@ -22,7 +22,7 @@ enum Step {
 
 fn a_node() -> impl Strategy<Value = NodeSpec> {
     let devices = prop::collection::vec((prop::bool::ANY, 0..5u32), 0..5);
-    (1..5u64, 1..5u64, devices, 0..4u8, 0..3u16).prop_map(|(cpu, memory, kinds, place, ports)| {
+    (1..5u64, 1..5u64, devices, 0..8u8, 0..3u16).prop_map(|(cpu, memory, kinds, place, ports)| {
         NodeSpec {
             cpu: CpuMilli(cpu * 1000),
             memory: MemoryBytes(memory << 30),
@@ -42,6 +42,7 @@ fn a_node() -> impl Strategy<Value = NodeSpec> {
             zone: name(if place & 2 == 0 { "east" } else { "west" }),
             labels: [("rack".to_owned(), (place % 3).to_string())].into(),
             ports: PortRange { first: 20_000, last: 20_000 + ports },
+            docker_version: if place < 4 { String::new() } else { "27.1".to_owned() },
             ..gpu_node(0)
         }
     })
@@ -66,15 +67,24 @@ fn any_task() -> impl Strategy<Value = TaskSpec> {
 }
 
 fn a_task() -> impl Strategy<Value = TaskSpec> {
-    let gpu = prop::option::weighted(0.5, (1..4u32, 0..3u8, prop::bool::ANY));
+    let gpu = prop::option::weighted(0.5, (1..4u32, 0..3u8, prop::bool::ANY, 0..1500u32));
     let limit = prop::option::weighted(0.3, 1..4u32);
-    (1..6u32, 1..9u64, 1..9u64, gpu, limit, 0..3usize).prop_map(
-        |(count, cpu, memory, gpu, limit, ports)| TaskSpec {
+    (1..6u32, 1..9u64, 1..9u64, gpu, limit, 0..3usize, 0..4u8).prop_map(
+        |(count, cpu, memory, gpu, limit, ports, driver)| TaskSpec {
             count,
+            driver: match driver {
+                0 => Driver::Docker { image: "busybox".to_owned() },
+                _ => Driver::Exec,
+            },
             cpu: CpuMilli(cpu * 250),
             memory: MemoryBytes(memory << 28),
-            gpu: gpu.map(|(count, model, large)| GpuRequest {
+            gpu: gpu.map(|(count, model, large, share)| GpuRequest {
                 count,
+                share: if count == 1 && share > 0 {
+                    ShareMilli(share.min(1000))
+                } else {
+                    ShareMilli::WHOLE
+                },
                 models: match model {
                     0 => vec!["H100".to_owned()],
                     1 => vec!["L4".to_owned(), "H100".to_owned()],

@@ -80,6 +80,7 @@ fn first_task() -> TaskSpec {
             count: 2,
             models: vec!["H100".into(), "A100".into()],
             memory_min: Some(MemoryBytes(40 << 30)),
+            share: ShareMilli::WHOLE,
         }),
         ports: vec![name("http"), name("metrics")],
         stop: StopPolicy { signal: Signal::Int, grace: DurationMs(30_000) },
@@ -149,6 +150,7 @@ fn node() -> NodeSpec {
         ports: PortRange { first: 20_000, last: 29_999 },
         agent_version: "0.1.0".into(),
         docker_version: "27.1".into(),
+        tasks_per_device_max: 4,
         address: "10.0.0.7:7070".into(),
     }
 }

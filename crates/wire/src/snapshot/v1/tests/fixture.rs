@@ -323,6 +323,7 @@ fn node(state: NodeState, purpose: Purpose) -> NodeRow {
             ports: PortRange { first: 20_000, last: 29_999 },
             agent_version: "0.1.0".into(),
             docker_version: String::new(),
+            tasks_per_device_max: berth_model::TASKS_PER_DEVICE_MAX_DEFAULT,
             address: "10.0.0.7:7070".into(),
         }),
         state,
