@@ -62,7 +62,22 @@ macro_rules! enumeration {
 pub(crate) use enumeration;
 
 enumeration!(JobKind, v1::JobKind, [Batch, Service, Daemon]);
-enumeration!(Policy, v1::Policy, [LeastLoaded, RoundRobin, BestFit, Spread]);
+enumeration!(
+    Policy,
+    v1::Policy,
+    [
+        LeastLoaded,
+        RoundRobin,
+        BestFit,
+        Spread,
+        ResourceAware,
+        LeastAllocations,
+        GpuPacking,
+        Fgd,
+        FirstFit,
+        Berth,
+    ]
+);
 enumeration!(Signal, v1::Signal, [Term, Int, Quit, Hup, Usr1, Usr2, Kill]);
 enumeration!(DeviceHealth, v1::DeviceHealth, [Healthy, Suspect, Cordoned, Fenced, Lost]);
 enumeration!(

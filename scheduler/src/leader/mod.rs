@@ -206,7 +206,7 @@ impl Leader {
 
     pub fn set_load(&self, node: NodeId, load: NodeLoad, devices: Vec<v1::DeviceSample>) {
         let mut soft = self.soft();
-        soft.loads.loads.insert(node, load);
+        soft.loads.loads.insert(node, Arc::new(load));
         soft.devices.insert(node, devices.into());
     }
 

@@ -38,6 +38,18 @@ pub enum Policy {
     BestFit,
     /// The node with the fewest instances of the same job.
     Spread,
+    /// The host with the most processor, memory and network free.
+    ResourceAware,
+    /// The node with the fewest live allocations.
+    LeastAllocations,
+    /// GPUs that are in use already before idle ones.
+    GpuPacking,
+    /// Where the fewest idle GPUs become useless for what the cluster is asked for.
+    Fgd,
+    /// The node that was registered first.
+    FirstFit,
+    /// Berth's own: what the others look at, weighed so that the most work fits.
+    Berth,
 }
 
 /// Which of two attempts goes on: the original, whose node was silent for too long and is
@@ -79,7 +91,7 @@ pub struct JobSpec {
 }
 
 /// Where a job may run at all.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Constraints {
     /// Node labels that must have exactly these values.
     pub labels: BTreeMap<String, String>,
@@ -388,8 +400,18 @@ impl OnReturn {
 }
 
 impl Policy {
-    pub const ALL: [Policy; 4] =
-        [Policy::LeastLoaded, Policy::RoundRobin, Policy::BestFit, Policy::Spread];
+    pub const ALL: [Policy; 10] = [
+        Policy::LeastLoaded,
+        Policy::RoundRobin,
+        Policy::BestFit,
+        Policy::Spread,
+        Policy::ResourceAware,
+        Policy::LeastAllocations,
+        Policy::GpuPacking,
+        Policy::Fgd,
+        Policy::FirstFit,
+        Policy::Berth,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -397,6 +419,12 @@ impl Policy {
             Policy::RoundRobin => "round-robin",
             Policy::BestFit => "best-fit",
             Policy::Spread => "spread",
+            Policy::ResourceAware => "resource-aware",
+            Policy::LeastAllocations => "least-allocations",
+            Policy::GpuPacking => "gpu-packing",
+            Policy::Fgd => "fgd",
+            Policy::FirstFit => "first-fit",
+            Policy::Berth => "berth",
         }
     }
 }

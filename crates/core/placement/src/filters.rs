@@ -79,7 +79,7 @@ pub(crate) fn has_room(
 }
 
 /// Ports of the node's range that nobody holds and no stranger was seen on.
-fn free_ports(row: &NodeRow, used: &NodeUse, now: StateMs) -> usize {
+pub(crate) fn free_ports(row: &NodeRow, used: &NodeUse, now: StateMs) -> usize {
     let range = row.spec.ports;
     let total = usize::from(range.last.saturating_sub(range.first)).saturating_add(1);
     if used.ports.is_empty() && row.blocked_ports.is_empty() {

@@ -7,19 +7,25 @@
 
 pub mod budget;
 pub mod change;
-mod choose;
+mod devices;
 pub mod elsewhere;
 pub mod explain;
 mod filters;
 #[cfg(test)]
 mod fixture;
+mod host;
+mod kinds;
+pub mod mix;
 mod never;
 pub mod plan;
+pub mod planner;
 pub mod policies;
+mod ranking;
 mod reasons;
 pub mod report;
 mod resources;
-mod scratch;
+mod roster;
+mod search;
 pub mod soft;
 pub mod terms;
 mod walk;
@@ -29,8 +35,10 @@ pub use budget::Budget;
 pub use change::{Change, ChangeKind};
 pub use elsewhere::{Elsewhere, Taken};
 pub use explain::{Explanation, Running, explain, explain_task};
+pub use mix::{Mix, MixCounts, MixKind};
 pub use never::never_fits;
 pub use plan::{plan, plan_jobs};
+pub use planner::Planner;
 pub use reasons::{Reason, misfit_code};
 pub use report::{PlanOutcome, PlanReport, WaitingTask, Why};
 pub use soft::{NodeLoad, SoftView};

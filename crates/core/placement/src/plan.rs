@@ -7,30 +7,29 @@
 //! it has: its age puts it first in every plan, which helps it only once
 //! enough is free at one moment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use berth_model::{AllocationId, InstanceIndex, JobKind, Policy, StateMs, TaskSpec};
+use berth_model::{AllocationId, Claim, InstanceIndex, JobKind, Policy, StateMs, TaskSpec};
 use berth_state::{ClusterState, JobRow, Placement, QueueKey, ScoreParts, TaskRow};
 
 use crate::budget::{Budget, Meter};
-use crate::choose::{FitKey, Search, SearchKey, Surface};
+use crate::devices;
 use crate::filters::Request;
+use crate::planner::{Planner, Searches};
 use crate::report::{PlanOutcome, PlanReport, WaitingTask, Why};
 use crate::resources::claim;
-use crate::scratch::{Census, Scratch};
+use crate::roster::{Census, Roster};
+use crate::search::{FitKey, SearchKey, Surface};
 use crate::soft::SoftView;
+use crate::terms::{Term, terms_of};
 use crate::walk;
-
-/// Searches kept at once; the one unused for longest makes room. With 5,000
-/// nodes each holds well under a megabyte.
-const SEARCHES_MAX: usize = 64;
 
 /// Plans everything that waits. Pure: equal arguments give equal plans.
 ///
 /// Costs O(nodes) for each kind of request among the waiting, and then
 /// O(log nodes) for each placement.
 pub fn plan(view: &ClusterState, soft: &SoftView, now: StateMs, budget: Budget) -> PlanOutcome {
-    Planner::new(view, soft, now, budget).run(walk::everything(view))
+    Planner::default().plan(view, soft, now, budget)
 }
 
 /// Plans some jobs as if nothing else waited. Where nothing else that waits has
@@ -42,7 +41,7 @@ pub fn plan_jobs(
     budget: Budget,
     jobs: &[berth_model::JobId],
 ) -> PlanOutcome {
-    Planner::new(view, soft, now, budget).run(walk::of_jobs(view, jobs))
+    Planner::default().plan_jobs(view, soft, now, budget, jobs)
 }
 
 /// Plans one task alone.
@@ -54,21 +53,22 @@ pub(crate) fn plan_task(
     (job, task): (berth_model::JobId, berth_model::TaskIndex),
 ) -> PlanOutcome {
     let keys = walk::of_jobs(view, &[job]).filter(|key| key.task == task);
-    Planner::new(view, soft, now, budget).run(keys)
+    Run::new(&mut Planner::default(), view, soft, now, budget).over(keys)
 }
 
-struct Planner<'a> {
+/// One plan of a planner.
+pub(crate) struct Run<'p, 'a> {
     view: &'a ClusterState,
     now: StateMs,
     meter: Meter,
-    scratch: Scratch<'a>,
-    searches: BTreeMap<SearchKey<'a>, Search<'a>>,
+    roster: &'p mut Roster,
+    searches: &'p mut Searches,
     /// Requests that nothing fits any more; within a plan nothing is freed, so
     /// they need no further search.
-    dead: BTreeSet<FitKey<'a>>,
-    /// Of the last job under `spread`. Its tasks are neighbours in the queue, so
-    /// what this plan hands out for it is counted until they are done.
-    census: Option<Census<'a>>,
+    dead: BTreeSet<FitKey>,
+    /// Of the last job whose policy looks at its own instances. Its tasks are neighbours in the
+    /// queue, so what this plan hands out for it is counted until they are done.
+    census: Option<Census>,
     placements: Vec<Placement>,
     report: PlanReport,
     next_wakeup: Option<StateMs>,
@@ -116,24 +116,33 @@ struct Tally {
     why: Option<Why>,
 }
 
-impl<'a> Planner<'a> {
-    fn new(view: &'a ClusterState, soft: &'a SoftView, now: StateMs, budget: Budget) -> Self {
-        let resting = view.nodes().values().filter(|row| row.accepts_work() && row.rests(now));
-        Planner {
+impl<'p, 'a> Run<'p, 'a> {
+    /// Brings the planner up to date with the view.
+    pub fn new(
+        planner: &'p mut Planner,
+        view: &'a ClusterState,
+        soft: &SoftView,
+        now: StateMs,
+        budget: Budget,
+    ) -> Self {
+        planner.observe(view, soft, now);
+        let Planner { roster, searches, .. } = planner;
+        let next_wakeup = roster.rest_ends(now);
+        Run {
             view,
             now,
             meter: Meter::new(budget),
-            scratch: Scratch::new(view, soft, now),
-            searches: BTreeMap::new(),
+            roster,
+            searches,
             dead: BTreeSet::new(),
             census: None,
             placements: Vec::new(),
             report: PlanReport { view_index: view.applied_index(), ..PlanReport::default() },
-            next_wakeup: resting.map(|row| row.rests_until).min(),
+            next_wakeup,
         }
     }
 
-    fn run(mut self, tasks: impl Iterator<Item = QueueKey>) -> PlanOutcome {
+    pub fn over(mut self, tasks: impl Iterator<Item = QueueKey>) -> PlanOutcome {
         // What waits in a restored cluster may run on a node that has not come
         // back yet: apply would refuse every placement.
         let awaiting = self.view.waits_after_restore(self.now);
@@ -206,7 +215,7 @@ impl<'a> Planner<'a> {
             if !self.meter.may_place() {
                 break;
             }
-            if !self.place_one(visit, fit, instance) {
+            if !self.place_one(visit, &fit, instance) {
                 tally.why = Some(Why::NoNode);
                 break;
             }
@@ -221,67 +230,62 @@ impl<'a> Planner<'a> {
     }
 
     /// False when no node has room for the instance.
-    fn place_one(&mut self, visit: Visit<'a>, fit: FitKey<'a>, instance: u32) -> bool {
+    fn place_one(&mut self, visit: Visit<'a>, fit: &FitKey, instance: u32) -> bool {
         let policy = visit.job.spec.policy;
-        self.take_census(visit.key.job, policy);
-        let key = SearchKey { fit, policy };
-        if !self.searches.contains_key(&key) {
-            self.begin_search(key, visit.request(), policy);
+        self.take_census(visit, policy);
+        let key = SearchKey { fit: fit.clone(), policy };
+        let nodes = self.roster.len().max(1) as u64;
+        let first = usize::try_from(self.view.applied_index() % nodes).unwrap_or(0);
+        let census = self.census.as_ref().filter(|census| census.job == visit.key.job);
+        let Searches { mix, .. } = &*self.searches;
+        let mix = mix.clone();
+        let surface = Surface { roster: self.roster, mix: &mix, census, first };
+        let (search, is_new) = self.searches.entry(key.clone(), visit.request(), surface);
+        if is_new {
+            self.report.searches += 1;
         }
-        let census = self.census.as_ref().filter(|_| policy == Policy::Spread);
-        let surface = Surface { scratch: &self.scratch, census, now: self.now, first: 0 };
         let allocation = visit.allocation(self.view, instance);
-        let Some(search) = self.searches.get_mut(&key) else { return false };
-        search.last_used = self.report.tasks_visited;
         let Some((position, score)) = search.best(allocation, surface, &mut self.meter) else {
-            let port_wakeup = search.port_wakeup;
+            let port_wakeup = search.port_wakeup(surface, self.now);
             port_wakeup.into_iter().for_each(|at| self.wake(at));
             // A search that the budget cut short has not seen every node, but
             // then the plan ends here.
-            self.dead.insert(fit);
-            self.searches.remove(&key);
+            self.dead.insert(fit.clone());
+            self.searches.forget(&key);
             return false;
         };
-        let parts = score.parts(self.view.applied_index());
-        self.hand_out(visit, allocation, position, parts)
+        let chosen = devices::choose(policy, search.look(position, surface));
+        let parts = score.parts(policy, visit.task, self.view.applied_index());
+        let Some(chosen) = chosen else { return false };
+        let row = &self.roster.host(position).row;
+        let used = self.roster.host(position).used();
+        let Some(claim) = claim(row, used, self.now, visit.task, allocation, &chosen) else {
+            return false;
+        };
+        self.hand_out(allocation, position, claim, parts);
+        true
     }
 
-    fn take_census(&mut self, job: berth_model::JobId, policy: Policy) {
-        let wanted = policy == Policy::Spread;
+    /// Counts where the job's instances are, where its policy asks.
+    fn take_census(&mut self, visit: Visit<'a>, policy: Policy) {
+        let job = visit.key.job;
+        let wanted = terms_of(policy, visit.task).contains(&Term::OnNode);
         if wanted && self.census.as_ref().is_none_or(|census| census.job != job) {
             self.census = Some(Census::of(self.view, job));
+        } else if !wanted {
+            self.census = None;
         }
-    }
-
-    fn begin_search(&mut self, key: SearchKey<'a>, request: Request<'a>, policy: Policy) {
-        if self.searches.len() >= SEARCHES_MAX {
-            let oldest = self.searches.iter().min_by_key(|(key, search)| (search.last_used, **key));
-            if let Some(oldest) = oldest.map(|(key, _)| *key) {
-                self.searches.remove(&oldest);
-            }
-        }
-        let nodes = self.scratch.len().max(1) as u64;
-        let first = usize::try_from(self.view.applied_index() % nodes).unwrap_or(0);
-        let census = self.census.as_ref().filter(|_| policy == Policy::Spread);
-        let surface = Surface { scratch: &self.scratch, census, now: self.now, first };
-        let search = Search::build(request, policy, surface, &mut self.meter);
-        self.report.searches += 1;
-        self.searches.insert(key, search);
     }
 
     fn hand_out(
         &mut self,
-        visit: Visit<'a>,
         allocation: AllocationId,
         position: usize,
+        claim: Claim,
         score: ScoreParts,
-    ) -> bool {
-        let slot = self.scratch.slot(position);
-        let row = slot.row;
-        let Some(claim) = claim(row, slot.used(), self.now, visit.task, allocation) else {
-            return false;
-        };
-        self.scratch.hand_out(position, &claim);
+    ) {
+        self.roster.hand_out(position, &claim, self.now);
+        let row = &self.roster.host(position).row;
         if let Some(census) = self.census.as_mut().filter(|census| census.job == allocation.job) {
             census.add(row);
         }
@@ -296,7 +300,6 @@ impl<'a> Planner<'a> {
             ports: claim.ports,
             score,
         });
-        true
     }
 
     fn wake(&mut self, at: StateMs) {

@@ -1,49 +1,26 @@
 //! Which devices and ports of a chosen node a placement takes.
 
-use berth_model::fits::open_devices;
-use berth_model::{
-    AllocationId, Claim, Device, DeviceClaim, GpuRequest, Name, NodeCapacity, NodeUse, PortClaim,
-    StateMs, TaskSpec,
-};
+use berth_model::{AllocationId, Claim, DeviceClaim, Name, NodeUse, PortClaim, StateMs, TaskSpec};
 use berth_state::NodeRow;
 
-/// Everything that `task` takes of the node; `None` if it does not fit.
+/// Everything that `task` takes of the node, of which the devices are chosen already;
+/// `None` if it does not fit.
 pub(crate) fn claim(
     row: &NodeRow,
     used: &NodeUse,
     now: StateMs,
     task: &TaskSpec,
     allocation: AllocationId,
+    chosen: &[usize],
 ) -> Option<Claim> {
-    let node = row.capacity(used);
-    let devices = match &task.gpu {
-        Some(gpu) => pick_devices(node, gpu)?,
-        None => Vec::new(),
+    let part = |at: &usize| {
+        let (device, gpu) = (row.spec.devices.get(*at)?, task.gpu.as_ref()?);
+        let memory = gpu.memory_of(device.memory);
+        Some(DeviceClaim { uuid: device.uuid.clone(), share: gpu.share, memory })
     };
+    let devices = chosen.iter().map(part).collect::<Option<Vec<_>>>()?;
     let ports = pick_ports(row, used, now, &task.ports, allocation)?;
     Some(Claim { cpu: task.cpu, memory: task.memory, devices, ports })
-}
-
-/// Of whole devices the lowest run of neighbouring free ones, because neighbours usually
-/// share a switch or a link; failing that the lowest. Of those that have room for a share the
-/// one with the least of it left, so that whole ones stay whole. Suspects come last.
-fn pick_devices(node: NodeCapacity<'_>, gpu: &GpuRequest) -> Option<Vec<DeviceClaim>> {
-    let count = usize::try_from(gpu.count).ok()?;
-    let mut free: Vec<&Device> = open_devices(node, gpu).collect();
-    let held = |device: &Device| node.used.devices.get(&device.uuid).map_or(0, |held| held.share.0);
-    free.sort_by_key(|device| {
-        (device.health, std::cmp::Reverse(held(device)), device.index, &device.uuid)
-    });
-    let run = free.windows(count.max(1)).find(|window| {
-        window.windows(2).all(|pair| pair[0].index.checked_add(1) == Some(pair[1].index))
-    });
-    let chosen = run.or_else(|| free.get(..count))?;
-    let part = |device: &&Device| DeviceClaim {
-        uuid: device.uuid.clone(),
-        share: gpu.share,
-        memory: gpu.memory_of(device.memory),
-    };
-    Some(chosen.iter().map(part).collect())
 }
 
 /// Free ports from a start that moves on with each job, instance and attempt:
@@ -83,7 +60,7 @@ fn pick_ports(
 mod tests {
     use std::collections::BTreeSet;
 
-    use berth_model::{Attempt, DeviceHealth, InstanceIndex, JobId, PortRange, TaskIndex};
+    use berth_model::{Attempt, InstanceIndex, JobId, PortRange, TaskIndex};
 
     use super::*;
     use crate::fixture::{gpu_node, gpu_task, name, node_row};
@@ -98,38 +75,6 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_taken_before_the_lowest() {
-        let check = |busy: &[u32], lost: &[u32], count: u32, expected: Option<&[&str]>| {
-            let mut spec = gpu_node(8);
-            for index in lost {
-                spec.devices[*index as usize].health = DeviceHealth::Lost;
-            }
-            let row = node_row(1, spec);
-            let mut used = NodeUse::default();
-            for index in busy {
-                used.devices.insert(format!("GPU-{index}"), Default::default());
-            }
-            let claim = claim(&row, &used, StateMs(0), &gpu_task(count), id(1, 0));
-            let found: Option<Vec<String>> =
-                claim.map(|claim| claim.devices.into_iter().map(|device| device.uuid).collect());
-            let expected =
-                expected.map(|list| list.iter().map(|uuid| (*uuid).to_owned()).collect());
-            assert_eq!(found, expected, "busy {busy:?}, lost {lost:?}, {count} asked for");
-        };
-        check(&[], &[], 2, Some(&["GPU-0", "GPU-1"]));
-        check(&[1], &[], 2, Some(&["GPU-2", "GPU-3"]));
-        check(&[1, 3, 5, 7], &[], 2, Some(&["GPU-0", "GPU-2"]));
-        check(&[0], &[1], 1, Some(&["GPU-2"]));
-        check(&[0], &[1], 7, None);
-        check(
-            &[],
-            &[],
-            8,
-            Some(&["GPU-0", "GPU-1", "GPU-2", "GPU-3", "GPU-4", "GPU-5", "GPU-6", "GPU-7"]),
-        );
-    }
-
-    #[test]
     fn ports_rotate_and_avoid_what_is_taken_or_blocked() {
         let mut spec = gpu_node(0);
         spec.ports = PortRange { first: 20_000, last: 20_004 };
@@ -140,7 +85,7 @@ mod tests {
         task.gpu = None;
         task.ports = vec![name("http"), name("admin")];
         let ports = |now, job| {
-            claim(&row, &used, StateMs(now), &task, id(job, 0))
+            claim(&row, &used, StateMs(now), &task, id(job, 0), &[])
                 .map(|claim| claim.ports.iter().map(|claim| claim.port).collect::<Vec<_>>())
         };
         // Job 1 at attempt 1 begins at offset 4, job 2 two ports later.
@@ -148,8 +93,8 @@ mod tests {
         assert_eq!(ports(0, 2), Some(vec![20_001, 20_004]));
         assert_eq!(ports(50, 2), Some(vec![20_001, 20_003]));
         task.ports.extend([name("extra"), name("more")]);
-        let too_many = claim(&row, &used, StateMs(0), &task, id(1, 0));
+        let too_many = claim(&row, &used, StateMs(0), &task, id(1, 0), &[]);
         assert_eq!(too_many, None);
-        assert!(claim(&row, &used, StateMs(50), &task, id(1, 0)).is_some());
+        assert!(claim(&row, &used, StateMs(50), &task, id(1, 0), &[]).is_some());
     }
 }

@@ -6,6 +6,7 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
 /// Rows by id. A clone shares everything until one side changes.
 #[derive(Clone, Debug)]
@@ -89,6 +90,23 @@ impl<K: Ord + Clone, V> Table<K, V> {
 
     pub fn values(&self) -> impl Iterator<Item = &Arc<V>> {
         self.rows.values()
+    }
+
+    /// What has changed since an earlier table: each row that is new or another one, and
+    /// `None` for each that is gone. Costs O(changes) where one is a later state of the other,
+    /// since what both share is passed over.
+    pub fn changes_since<'a>(
+        &'a self,
+        earlier: &'a Table<K, V>,
+    ) -> impl Iterator<Item = (&'a K, Option<&'a Arc<V>>)>
+    where
+        V: Eq,
+    {
+        earlier.rows.diff(&self.rows).map(|change| match change {
+            DiffItem::Add(key, row) => (key, Some(row)),
+            DiffItem::Update { new: (key, row), .. } => (key, Some(row)),
+            DiffItem::Remove(key, _) => (key, None),
+        })
     }
 
     pub fn range<R: RangeBounds<K>>(
@@ -176,6 +194,26 @@ mod tests {
         other.remove(&3);
         assert_eq!(one.hash(), other.hash());
         assert_eq!(one.hash(), one.hash_from_rows());
+    }
+
+    #[test]
+    fn the_changes_since_an_earlier_table_are_all_of_them() {
+        let mut table: Table<u32, u32> = Table::default();
+        (0..1000).for_each(|key| {
+            table.insert(key, Arc::new(key));
+        });
+        let earlier = table.clone();
+        assert_eq!(table.changes_since(&earlier).count(), 0);
+        table.insert(500, Arc::new(7));
+        table.insert(1000, Arc::new(8));
+        table.edit(&3, |row| *row = 9);
+        table.remove(&999);
+        let changes = table.changes_since(&earlier).map(|(key, row)| (*key, row.map(|row| **row)));
+        let changes: Vec<(u32, Option<u32>)> = changes.collect();
+        assert_eq!(changes, [(3, Some(9)), (500, Some(7)), (999, None), (1000, Some(8))]);
+        let back = earlier.changes_since(&table).map(|(key, row)| (*key, row.is_some()));
+        let back: Vec<(u32, bool)> = back.collect();
+        assert_eq!(back, [(3, true), (500, true), (999, true), (1000, false)]);
     }
 
     #[test]

@@ -14,8 +14,7 @@ use crate::tree::{Table, Value};
 const KINDS: &[(&str, JobKind)] =
     &[("batch", JobKind::Batch), ("service", JobKind::Service), ("daemon", JobKind::Daemon)];
 /// Policies of the job file's language that this version does not have.
-const POLICIES_LATER: &[&str] =
-    &["berth", "fgd", "gpu-packing", "least-allocations", "resource-aware", "response-time"];
+const POLICIES_LATER: &[&str] = &["response-time"];
 /// The name of a lone `[task]`.
 const LONE_TASK: &str = "main";
 

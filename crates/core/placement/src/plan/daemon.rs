@@ -6,11 +6,14 @@ use std::collections::BTreeSet;
 use berth_model::{InstanceIndex, Misfit, NodeId};
 use berth_state::ScoreParts;
 
-use super::{Planner, Tally, Visit};
+use super::{Run, Tally, Visit};
+use crate::devices::tightest;
 use crate::filters::{has_room, is_eligible};
+use crate::kinds::accepts;
 use crate::report::Why;
+use crate::resources::claim;
 
-impl<'a> Planner<'a> {
+impl<'a> Run<'_, 'a> {
     /// Gives every node that could run it and has none its instance, whose
     /// index is the node's id.
     pub(super) fn place_daemon(&mut self, visit: Visit<'a>) -> Tally {
@@ -23,12 +26,13 @@ impl<'a> Planner<'a> {
             .allocations_of_task(visit.key.job, visit.key.task)
             .map(|row| row.id.instance)
             .collect();
-        for position in 0..self.scratch.len() {
+        for position in 0..self.roster.len() {
             if !self.meter.spend() {
                 break;
             }
-            let Some(instance) = instance_of(self.scratch.slot(position).row.id) else { continue };
-            let row = self.scratch.slot(position).row;
+            let host = self.roster.host(position);
+            let row = &host.row;
+            let Some(instance) = instance_of(row.id).filter(|_| host.is_open) else { continue };
             let covered = live.contains(&InstanceIndex(instance))
                 || visit.row.failed.contains(instance)
                 || row.has_orphan_of_task(visit.key.job, visit.key.task)
@@ -60,10 +64,10 @@ impl<'a> Planner<'a> {
         if visit.would_be_twice(self.view, instance) {
             return Some(Why::Orphan);
         }
-        let slot = self.scratch.slot(position);
-        if let Err(misfit) = has_room(slot.row, slot.used(), self.now, visit.task) {
+        let host = self.roster.host(position);
+        if let Err(misfit) = has_room(&host.row, host.used(), self.now, visit.task) {
             if matches!(misfit, Misfit::PortsBusy { .. }) {
-                let blocks = slot.row.blocked_ports.values();
+                let blocks = host.row.blocked_ports.values();
                 let ends = blocks.copied().filter(|at| *at > self.now).min();
                 ends.into_iter().for_each(|at| self.wake(at));
             }
@@ -72,10 +76,23 @@ impl<'a> Planner<'a> {
         if !self.meter.may_place() {
             return Some(Why::Budget);
         }
+        let allocation = visit.allocation(self.view, instance);
+        let chosen = match &visit.task.gpu {
+            None => Some(Vec::new()),
+            Some(gpu) => {
+                let kinds = self.roster.kinds.iter();
+                let suits: Vec<bool> = kinds.map(|device| accepts(gpu, device)).collect();
+                tightest(host, gpu, &suits)
+            }
+        };
+        let taken = chosen.and_then(|chosen| {
+            claim(&host.row, host.used(), self.now, visit.task, allocation, &chosen)
+        });
+        let Some(taken) = taken else { return Some(Why::NoNode) };
         let view_index = self.view.applied_index();
         let parts = ScoreParts { policy: "daemon".to_owned(), parts: Vec::new(), view_index };
-        let placed = self.hand_out(visit, visit.allocation(self.view, instance), position, parts);
-        if placed { None } else { Some(Why::NoNode) }
+        self.hand_out(allocation, position, taken, parts);
+        None
     }
 }
 

@@ -8,11 +8,18 @@ use proptest::prelude::*;
 use super::reference::{essence, exit, grant, host_fault, port_taken, reference_plan};
 use super::*;
 use crate::fixture::device;
+use crate::mix::MixCounts;
 
 #[derive(Clone, Debug)]
 enum Step {
     Submit(Box<JobSpec>),
     Plan(Budget),
+    /// The mix is made anew.
+    Reckon,
+    /// Another node comes.
+    Register(Box<NodeSpec>),
+    /// Of a node.
+    Load(u64, u32),
     /// The allocation at this position (modulo their number) ends.
     End(usize, EndReport),
     Advance(u64),
@@ -118,7 +125,7 @@ fn some_constraints() -> impl Strategy<Value = Constraints> {
 
 fn a_job() -> impl Strategy<Value = JobSpec> {
     let tasks = prop::collection::vec(any_task(), 1..3);
-    (0..6u8, 0..4usize, 0..=100u8, some_constraints(), tasks, 0..3u8).prop_map(
+    (0..6u8, 0..Policy::ALL.len(), 0..=100u8, some_constraints(), tasks, 0..3u8).prop_map(
         |(kind, policy, priority, constraints, tasks, service)| {
             let kind = match kind {
                 0 => JobKind::Daemon,
@@ -161,6 +168,9 @@ fn a_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => a_job().prop_map(|spec| Step::Submit(Box::new(spec))),
         4 => budget.prop_map(Step::Plan),
+        1 => Just(Step::Reckon),
+        1 => a_node().prop_map(|spec| Step::Register(Box::new(spec))),
+        1 => (1..6u64, 0..1000u32).prop_map(|(node, util)| Step::Load(node, util)),
         5 => (0..100usize, report).prop_map(|(which, report)| Step::End(which, report)),
         2 => (1..700_000u64).prop_map(Step::Advance),
         1 => (0..6usize, purpose).prop_map(|(which, purpose)| Step::SetPurpose(which, purpose)),
@@ -184,13 +194,21 @@ fn a_spread_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn run(cluster: &mut Cluster, soft: &SoftView, step: Step) {
+fn run(cluster: &mut Cluster, planner: &mut Planner, soft: &mut SoftView, step: Step) {
     match step {
         Step::Submit(spec) => {
             // The daemon or service of this name may exist as it is.
             cluster.submit(*spec);
         }
-        Step::Plan(budget) => check_plan(cluster, soft, budget),
+        Step::Plan(budget) => check_plan(cluster, planner, soft, budget),
+        Step::Register(spec) => {
+            cluster.register(*spec);
+        }
+        Step::Reckon => soft.mix = Arc::new(MixCounts::of(&cluster.state).mix()),
+        Step::Load(node, util) => {
+            let load = NodeLoad { gpu_util_milli: Some(util), ..NodeLoad::default() };
+            soft.loads.insert(NodeId(node), Arc::new(load));
+        }
         Step::End(which, report) => {
             let live = cluster.state.allocations();
             let chosen = live.values().nth(which % live.len().max(1)).cloned();
@@ -211,7 +229,7 @@ fn run(cluster: &mut Cluster, soft: &SoftView, step: Step) {
     }
 }
 
-fn check_plan(cluster: &mut Cluster, soft: &SoftView, budget: Budget) {
+fn check_plan(cluster: &mut Cluster, planner: &mut Planner, soft: &SoftView, budget: Budget) {
     let outcome = plan(&cluster.state, soft, cluster.now, budget);
     assert_eq!(outcome, plan(&cluster.state, soft, cluster.now, budget), "the same once more");
     let instances: BTreeSet<_> =
@@ -223,6 +241,11 @@ fn check_plan(cluster: &mut Cluster, soft: &SoftView, budget: Budget) {
     let expected = reference_plan(&cluster.state, soft, cluster.now);
     if !outcome.exhausted {
         assert_eq!(found, expected);
+    }
+    let kept = planner.plan(&cluster.state, soft, cluster.now, budget);
+    if !kept.exhausted {
+        let kept: Vec<_> = kept.placements.iter().map(essence).collect();
+        assert_eq!(kept, expected, "one that has planned before");
     }
     cluster.place(outcome.placements);
     assert_eq!(invariants::check(&cluster.state), []);
@@ -257,7 +280,8 @@ fn check_nothing_left_fits(cluster: &Cluster) {
                 attempt: view.next_attempt(key.job, row, instance),
             };
             for node in view.nodes().values() {
-                let granted = grant(node, &node.used, cluster.now, (job, task, id));
+                let soft = SoftView::default();
+                let granted = grant(node, &node.used, (&soft, cluster.now), (job, task, id));
                 assert_eq!(granted, None, "{id} was left out though {} has room", node.name);
             }
         }
@@ -277,11 +301,13 @@ proptest! {
         let loads = (1..).map(NodeId).zip(busy).map(|(node, gpu_util_milli)| {
             (node, NodeLoad { gpu_util_milli, ..NodeLoad::default() })
         });
-        let soft = SoftView { loads: loads.collect() };
+        let mut soft = SoftView::default();
+        loads.for_each(|(node, load)| drop(soft.loads.insert(node, Arc::new(load))));
+        let mut planner = Planner::default();
         for step in steps {
-            run(&mut cluster, &soft, step);
+            run(&mut cluster, &mut planner, &mut soft, step);
         }
-        check_plan(&mut cluster, &soft, Budget::UNLIMITED);
+        check_plan(&mut cluster, &mut planner, &soft, Budget::UNLIMITED);
     }
 
     #[test]
@@ -291,11 +317,12 @@ proptest! {
         new in prop::collection::vec(a_job(), 1..4),
     ) {
         let mut cluster = Cluster::with_nodes(nodes);
-        let soft = SoftView::default();
+        let mut soft = SoftView::default();
+        let mut planner = Planner::default();
         for step in steps {
-            run(&mut cluster, &soft, step);
+            run(&mut cluster, &mut planner, &mut soft, step);
         }
-        check_plan(&mut cluster, &soft, Budget::UNLIMITED);
+        check_plan(&mut cluster, &mut planner, &soft, Budget::UNLIMITED);
         let jobs: Vec<JobId> = new.into_iter().map(|spec| cluster.submit(spec)).collect();
         let all = plan(&cluster.state, &soft, cluster.now, Budget::UNLIMITED);
         let few = plan_jobs(&cluster.state, &soft, cluster.now, Budget::UNLIMITED, &jobs);
@@ -313,10 +340,11 @@ proptest! {
             ..gpu_node(0)
         });
         let mut cluster = Cluster::with_nodes(nodes);
-        let soft = SoftView::default();
+        let mut soft = SoftView::default();
+        let mut planner = Planner::default();
         for step in steps {
-            run(&mut cluster, &soft, step);
+            run(&mut cluster, &mut planner, &mut soft, step);
         }
-        check_plan(&mut cluster, &soft, Budget::UNLIMITED);
+        check_plan(&mut cluster, &mut planner, &soft, Budget::UNLIMITED);
     }
 }

@@ -2,13 +2,17 @@
 //! instance, granted by the `fits` that apply uses.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use berth_model::{EndCause, EndReport, NodeUse, WallMs, eligible, fits};
 use berth_state::NodeRow;
 
 use super::*;
-use crate::policies::{Surroundings, score, turn};
-use crate::terms::Standing;
+use crate::host::Host;
+use crate::kinds::{Kinds, accepts};
+use crate::mix::MixTable;
+use crate::policies::{Score, score, turn};
+use crate::terms::{Look, Term, terms_of};
 
 pub(super) fn exit(code: i32) -> EndReport {
     EndReport {
@@ -101,19 +105,55 @@ fn wanted(view: &ClusterState, key: QueueKey) -> Vec<u32> {
     }
 }
 
+/// A node as it is looked at, made anew.
+struct Fresh {
+    host: Host,
+    suits: Vec<bool>,
+    mix: MixTable,
+}
+
+impl Fresh {
+    fn new(
+        node: &NodeRow,
+        used: &NodeUse,
+        soft: &SoftView,
+        now: StateMs,
+        task: &TaskSpec,
+    ) -> Fresh {
+        let mut kinds = Kinds::default();
+        let row = NodeRow { used: used.clone(), ..node.clone() };
+        let load = soft.loads.get(&node.id).map(|load| **load);
+        let host = Host::new(Arc::new(row), load, now, &mut kinds);
+        let accepted = |device| task.gpu.as_ref().is_some_and(|gpu| accepts(gpu, device));
+        let suits = kinds.iter().map(accepted).collect();
+        let mix = MixTable::new(&soft.mix, &kinds);
+        Fresh { host, suits, mix }
+    }
+
+    fn look<'a>(&'a self, task: &'a TaskSpec, on_node: u32) -> Look<'a> {
+        Look { host: &self.host, task, suits: &self.suits, mix: &self.mix, on_node }
+    }
+}
+
 /// The claim with which an instance fits a node.
 pub(super) fn grant(
     node: &NodeRow,
     used: &NodeUse,
-    now: StateMs,
+    (soft, now): (&SoftView, StateMs),
     (job, task, id): (&JobRow, &TaskSpec, AllocationId),
-) -> Option<berth_model::Claim> {
+) -> Option<Claim> {
     let own = job.kind() != JobKind::Daemon || u64::from(id.instance.0) == node.id.0;
     let suits = node.accepts_work()
         && !node.rests(now)
         && own
         && eligible(&node.name, &node.spec, &job.spec.constraints, task).is_ok();
-    let claim = claim(node, used, now, task, id).filter(|_| suits)?;
+    let fresh = Fresh::new(node, used, soft, now, task);
+    let look = fresh.look(task, 0);
+    let chosen = match (&task.gpu, job.kind()) {
+        (Some(gpu), JobKind::Daemon) => devices::tightest(look.host, gpu, look.suits),
+        (Some(_) | None, _) => devices::choose(job.spec.policy, look),
+    };
+    let claim = claim(node, used, now, task, id, &chosen.filter(|_| suits)?)?;
     fits(node.capacity(used), task, &claim).ok()?;
     Some(claim)
 }
@@ -125,7 +165,7 @@ fn best(
     (job, task, id): (&JobRow, &TaskSpec, AllocationId),
     used: &BTreeMap<NodeId, NodeUse>,
     placed: &[Placed],
-) -> Option<(NodeId, berth_model::Claim)> {
+) -> Option<(NodeId, Claim)> {
     let ring: Vec<NodeId> = view
         .nodes()
         .values()
@@ -140,19 +180,21 @@ fn best(
         .chain(placed.iter().filter(|one| one.0.job == id.job).map(|one| one.1))
         .collect();
     let zone_of = |node: &NodeId| view.nodes().get(node).unwrap().spec.zone.clone();
+    let terms = terms_of(job.spec.policy, task);
     let scored = view.nodes().values().filter_map(|node| {
-        let claim = grant(node, &used[&node.id], now, (job, task, id))?;
+        let claim = grant(node, &used[&node.id], (soft, now), (job, task, id))?;
         let rank = ring.iter().position(|one| *one == node.id)?;
         let same_zone = |home: &&NodeId| zone_of(home) == node.spec.zone;
-        let around = Surroundings {
-            on_node: homes.iter().filter(|home| **home == node.id).count() as u32,
-            in_zone: homes.iter().filter(same_zone).count() as u32,
-            passed_over: ((rank + ring.len() - start) % ring.len()) as u32,
-        };
-        let load = soft.loads.get(&node.id);
-        let standing = Standing { spec: &node.spec, used: &used[&node.id], load };
-        Some((score(job.spec.policy, task, node.id, standing, around), claim))
+        let on_node = homes.iter().filter(|home| **home == node.id).count() as u32;
+        let in_zone = homes.iter().filter(same_zone).count() as u32;
+        let passed_over = ((rank + ring.len() - start) % ring.len()) as u32;
+        let mut fresh = Fresh::new(node, &used[&node.id], soft, now, task);
+        fresh.host.tasks += placed.iter().filter(|one| one.1 == node.id).count() as u32;
+        let score: Score = score(terms, fresh.look(task, on_node))
+            .with(terms, Term::InZone, in_zone)
+            .with(terms, Term::Turn, passed_over);
+        Some((score, node.id, claim))
     });
-    let (score, claim) = scored.min_by_key(|(score, _)| *score)?;
-    Some((score.node(), claim))
+    let (_, node, claim) = scored.min_by_key(|(score, node, _)| (*score, *node))?;
+    Some((node, claim))
 }

@@ -1,0 +1,170 @@
+//! A node as the planner keeps it: what is free of it in numbers that are compared without
+//! looking anything up. Refreshed when the node changes, read at every decision.
+
+use std::sync::Arc;
+
+use berth_model::{DeviceHealth, GpuRequest, NodeUse, ShareMilli, StateMs, TaskSpec};
+use berth_state::NodeRow;
+
+use crate::filters::free_ports;
+use crate::kinds::Kinds;
+use crate::soft::NodeLoad;
+
+/// One node, with what a plan has handed out of it laid over it.
+#[derive(Clone, Debug)]
+pub struct Host {
+    pub(crate) row: Arc<NodeRow>,
+    pub(crate) load: Option<NodeLoad>,
+    /// A copy from the first placement of a plan on.
+    handed_out: Option<NodeUse>,
+    /// Takes new work now.
+    pub(crate) is_open: bool,
+    pub(crate) cpu_free: u64,
+    pub(crate) memory_free: u64,
+    pub(crate) ports_free: usize,
+    /// Live allocations, this plan's included.
+    pub(crate) tasks: u32,
+    pub(crate) spots: Vec<Spot>,
+}
+
+/// One device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spot {
+    /// Which of the planner's kinds of devices.
+    pub kind: usize,
+    pub share_free: u32,
+    pub memory_free: u64,
+    pub memory_total: u64,
+    pub tasks_left: u32,
+    /// Something may be put on it.
+    pub takes_work: bool,
+    /// It takes what asks for a single device only.
+    pub is_suspect: bool,
+}
+
+impl Host {
+    pub(crate) fn new(
+        row: Arc<NodeRow>,
+        load: Option<NodeLoad>,
+        now: StateMs,
+        kinds: &mut Kinds,
+    ) -> Host {
+        let spots = Vec::with_capacity(row.spec.devices.len());
+        let mut host = Host {
+            row,
+            load,
+            handed_out: None,
+            is_open: false,
+            cpu_free: 0,
+            memory_free: 0,
+            ports_free: 0,
+            tasks: 0,
+            spots,
+        };
+        host.refresh(now, kinds);
+        host
+    }
+
+    /// What is promised of it.
+    pub(crate) fn used(&self) -> &NodeUse {
+        self.handed_out.as_ref().unwrap_or(&self.row.used)
+    }
+
+    /// Takes the node as it is now, without what plans have handed out.
+    pub(crate) fn set(&mut self, row: Arc<NodeRow>, now: StateMs, kinds: &mut Kinds) {
+        self.row = row;
+        self.handed_out = None;
+        self.refresh(now, kinds);
+    }
+
+    /// Forgets what a plan has handed out.
+    pub(crate) fn take_back(&mut self, now: StateMs, kinds: &mut Kinds) {
+        self.handed_out = None;
+        self.refresh(now, kinds);
+    }
+
+    pub(crate) fn hand_out(&mut self, claim: &berth_model::Claim, now: StateMs, kinds: &mut Kinds) {
+        let tasks = self.tasks;
+        self.handed_out.get_or_insert_with(|| self.row.used.clone()).add(claim);
+        self.refresh(now, kinds);
+        self.tasks = tasks.saturating_add(1);
+    }
+
+    /// Reckons everything anew from the row and what was handed out.
+    fn refresh(&mut self, now: StateMs, kinds: &mut Kinds) {
+        let Host { row, handed_out, spots, .. } = self;
+        let used = handed_out.as_ref().unwrap_or(&row.used);
+        self.is_open = row.accepts_work() && !row.rests(now);
+        self.cpu_free = row.spec.cpu.saturating_sub(used.cpu).0;
+        self.memory_free = row.spec.memory.saturating_sub(used.memory).0;
+        self.ports_free = free_ports(row, used, now);
+        self.tasks = u32::try_from(row.live.len()).unwrap_or(u32::MAX);
+        spots.clear();
+        for device in &row.spec.devices {
+            let held = used.devices.get(&device.uuid).copied().unwrap_or_default();
+            let takes_work = match device.health {
+                DeviceHealth::Healthy | DeviceHealth::Suspect => true,
+                DeviceHealth::Cordoned | DeviceHealth::Fenced | DeviceHealth::Lost => false,
+            };
+            spots.push(Spot {
+                kind: kinds.number(device),
+                share_free: ShareMilli::WHOLE.saturating_sub(held.share).0,
+                memory_free: device.memory.saturating_sub(held.memory).0,
+                memory_total: device.memory.0,
+                tasks_left: match held.tasks {
+                    0 => u32::MAX,
+                    tasks => row.spec.tasks_per_device_max.saturating_sub(tasks),
+                },
+                takes_work: takes_work && !row.cordoned_devices.contains(&device.uuid),
+                is_suspect: device.health == DeviceHealth::Suspect,
+            });
+        }
+    }
+
+    /// Whether enough is free for a task of which `suits` says what kinds of devices it
+    /// accepts; the node is eligible and open.
+    pub(crate) fn has_room(&self, task: &TaskSpec, suits: &[bool]) -> bool {
+        task.cpu.0 <= self.cpu_free
+            && task.memory.0 <= self.memory_free
+            && task.gpu.as_ref().is_none_or(|gpu| self.has_devices(gpu, suits))
+            && task.ports.len() <= self.ports_free
+    }
+
+    fn has_devices(&self, gpu: &GpuRequest, suits: &[bool]) -> bool {
+        let enough = gpu.count as usize;
+        self.open_spots(gpu, suits).take(enough).count() == enough
+    }
+
+    /// Positions of devices with room for what is asked of each, in the driver's order.
+    pub(crate) fn open_spots<'s>(
+        &'s self,
+        gpu: &'s GpuRequest,
+        suits: &'s [bool],
+    ) -> impl Iterator<Item = usize> + 's {
+        let fits = move |spot: &Spot| {
+            spot.takes_work
+                && (gpu.count == 1 || !spot.is_suspect)
+                && suits.get(spot.kind) == Some(&true)
+                && spot.has_room(gpu)
+        };
+        self.spots.iter().enumerate().filter(move |(_, spot)| fits(spot)).map(|(at, _)| at)
+    }
+}
+
+impl Spot {
+    /// Nobody holds any of it.
+    pub fn is_free(&self) -> bool {
+        self.tasks_left == u32::MAX
+    }
+
+    fn has_room(&self, gpu: &GpuRequest) -> bool {
+        if self.is_free() {
+            return true;
+        }
+        let memory = gpu.memory_of(berth_model::MemoryBytes(self.memory_total)).0;
+        gpu.is_shared()
+            && gpu.share.0 <= self.share_free
+            && memory <= self.memory_free
+            && self.tasks_left > 0
+    }
+}

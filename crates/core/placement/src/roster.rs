@@ -1,0 +1,204 @@
+//! The nodes as the planner keeps them from plan to plan, and which of them have changed, so
+//! that what was reckoned about the others stays good. Within a plan nothing is ever freed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use berth_model::{Claim, JobId, Name, NodeId, StateMs};
+use berth_state::{ClusterState, NodeRow, Table};
+
+use crate::host::Host;
+use crate::kinds::Kinds;
+use crate::soft::{NodeLoad, SoftView};
+
+/// Changes that are remembered at least; beyond twice the nodes a search that has missed them
+/// is as well begun anew.
+const CHANGES_KEPT_MIN: usize = 1024;
+
+/// All nodes, in the order of their ids.
+#[derive(Default)]
+pub(crate) struct Roster {
+    hosts: Vec<Host>,
+    pub kinds: Kinds,
+    /// As last seen.
+    nodes: Table<NodeId, NodeRow>,
+    loads: Table<NodeId, NodeLoad>,
+    seen_at: StateMs,
+    /// Positions where something changes by itself as time passes: a rest or the block of a
+    /// port ends.
+    timed: BTreeSet<usize>,
+    /// Positions of which the last plan has handed something out.
+    handed_out: Vec<usize>,
+    /// Positions that have changed, in order, so that each search can catch up.
+    changes: Vec<usize>,
+    /// Changes that were forgotten before these.
+    changes_forgotten: usize,
+}
+
+impl Roster {
+    /// Takes in a view. Costs O(what has changed since the last), unless that was of another
+    /// cluster, later, or a node is gone: then everything is looked at anew.
+    pub fn observe(&mut self, view: &ClusterState, soft: &SoftView, now: StateMs) -> Continuity {
+        self.forget_old_changes();
+        let continuity = match self.update(view, soft, now) {
+            Some(()) => Continuity::Same,
+            None => {
+                *self = Roster::default();
+                for row in view.nodes().values() {
+                    self.append(row, soft, now);
+                }
+                Continuity::Anew
+            }
+        };
+        self.nodes = view.nodes().clone();
+        self.loads = soft.loads.clone();
+        self.seen_at = now;
+        continuity
+    }
+
+    /// `None` if positions would have to move.
+    fn update(&mut self, view: &ClusterState, soft: &SoftView, now: StateMs) -> Option<()> {
+        if self.hosts.is_empty() || now < self.seen_at {
+            return None;
+        }
+        for position in std::mem::take(&mut self.handed_out) {
+            self.hosts[position].take_back(now, &mut self.kinds);
+            self.changes.push(position);
+        }
+        let nodes = self.nodes.clone();
+        for (id, row) in view.nodes().changes_since(&nodes) {
+            let row = row?;
+            match self.position_of(*id) {
+                Some(position) => {
+                    self.hosts[position].set(row.clone(), now, &mut self.kinds);
+                    self.note(position, now);
+                }
+                None if self.hosts.last().is_none_or(|last| last.row.id < *id) => {
+                    self.append(row, soft, now);
+                }
+                None => return None,
+            }
+        }
+        let loads = self.loads.clone();
+        for (id, load) in soft.loads.changes_since(&loads) {
+            if let Some(position) = self.position_of(*id) {
+                self.hosts[position].load = load.map(|load| **load);
+                self.changes.push(position);
+            }
+        }
+        for position in self.timed.clone() {
+            self.hosts[position].take_back(now, &mut self.kinds);
+            self.note(position, now);
+        }
+        Some(())
+    }
+
+    fn append(&mut self, row: &std::sync::Arc<NodeRow>, soft: &SoftView, now: StateMs) {
+        let load = soft.loads.get(&row.id).map(|load| **load);
+        self.hosts.push(Host::new(row.clone(), load, now, &mut self.kinds));
+        self.note(self.hosts.len() - 1, now);
+    }
+
+    fn note(&mut self, position: usize, now: StateMs) {
+        let row = &self.hosts[position].row;
+        if row.rests(now) || row.blocked_ports.values().any(|until| *until > now) {
+            self.timed.insert(position);
+        } else {
+            self.timed.remove(&position);
+        }
+        self.changes.push(position);
+    }
+
+    fn forget_old_changes(&mut self) {
+        let kept = CHANGES_KEPT_MIN.max(self.hosts.len() * 2);
+        if self.changes.len() > 2 * kept {
+            let old = self.changes.len() - kept;
+            self.changes.drain(..old);
+            self.changes_forgotten += old;
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.hosts.len()
+    }
+
+    pub fn host(&self, position: usize) -> &Host {
+        &self.hosts[position]
+    }
+
+    /// Where a node is.
+    pub fn position_of(&self, node: NodeId) -> Option<usize> {
+        self.hosts.binary_search_by_key(&node, |host| host.row.id).ok()
+    }
+
+    /// How many changes there have been.
+    pub fn changes_seen(&self) -> usize {
+        self.changes_forgotten + self.changes.len()
+    }
+
+    /// The positions that have changed since so many changes; `None` if they are forgotten.
+    pub fn changes_after(&self, seen: usize) -> Option<&[usize]> {
+        self.changes.get(seen.checked_sub(self.changes_forgotten)?..)
+    }
+
+    /// When the first of the nodes that rest may be given work again.
+    pub fn rest_ends(&self, now: StateMs) -> Option<StateMs> {
+        let timed = self.timed.iter().map(|position| &self.hosts[*position].row);
+        timed.filter(|row| row.accepts_work() && row.rests(now)).map(|row| row.rests_until).min()
+    }
+
+    /// Hands a claim out.
+    pub fn hand_out(&mut self, position: usize, claim: &Claim, now: StateMs) {
+        self.hosts[position].hand_out(claim, now, &mut self.kinds);
+        self.handed_out.push(position);
+        self.changes.push(position);
+    }
+}
+
+/// Whether what was reckoned on the roster before is still about the same positions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Continuity {
+    Same,
+    Anew,
+}
+
+/// Where the live instances of one job are, this plan's included.
+pub(crate) struct Census {
+    pub job: JobId,
+    on_node: BTreeMap<NodeId, u32>,
+    in_zone: BTreeMap<Name, u32>,
+}
+
+impl Census {
+    pub fn of(view: &ClusterState, job: JobId) -> Census {
+        let mut census = Census { job, on_node: BTreeMap::new(), in_zone: BTreeMap::new() };
+        for allocation in view.allocations_of(job) {
+            if let Some(row) = view.nodes().get(&allocation.node) {
+                census.add(row);
+            }
+        }
+        census
+    }
+
+    pub fn add(&mut self, row: &NodeRow) {
+        *self.on_node.entry(row.id).or_default() += 1;
+        match self.in_zone.get_mut(&row.spec.zone) {
+            Some(count) => *count += 1,
+            None => {
+                self.in_zone.insert(row.spec.zone.clone(), 1);
+            }
+        }
+    }
+
+    /// The nodes that have any.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.on_node.keys().copied()
+    }
+
+    pub fn on_node(&self, node: NodeId) -> u32 {
+        self.on_node.get(&node).copied().unwrap_or(0)
+    }
+
+    pub fn in_zone(&self, zone: &Name) -> u32 {
+        self.in_zone.get(zone).copied().unwrap_or(0)
+    }
+}
