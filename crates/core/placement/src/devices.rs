@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use berth_model::{GpuRequest, Policy};
 
 use crate::host::Host;
+use crate::terms::cost::best_place;
 use crate::terms::fragmentation::least_fragmenting;
 use crate::terms::{Look, Term, terms_of};
 
@@ -12,8 +13,12 @@ use crate::terms::{Look, Term, terms_of};
 /// `None` if there is no room.
 pub(crate) fn choose(policy: Policy, look: Look<'_>) -> Option<Vec<usize>> {
     let Some(gpu) = &look.task.gpu else { return Some(Vec::new()) };
-    if terms_of(policy, look.task).contains(&Term::Fragmentation) {
+    let terms = terms_of(policy, look.task);
+    if terms.contains(&Term::Fragmentation) {
         return least_fragmenting(look);
+    }
+    if terms.contains(&Term::Cost) {
+        return best_place(look).map(|(_, chosen)| chosen);
     }
     tightest(look.host, gpu, look.suits)
 }

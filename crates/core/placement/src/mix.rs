@@ -1,14 +1,12 @@
-//! What a cluster is asked for, by kind, and how much of a node's idle GPUs is of no use for
-//! it: the fragmentation of Weng et al., "Beware of Fragmentation" (FGD, USENIX ATC 2023),
-//! in integers.
+//! What a cluster is asked for: counted by kind, and what policies reckon with it. It is
+//! learnt from what has been submitted, and knows nothing of nodes.
 
 use std::collections::BTreeMap;
 
 use berth_model::{GpuRequest, TaskSpec};
 use berth_state::ClusterState;
 
-use crate::host::Host;
-use crate::kinds::{Kinds, accepts};
+use crate::waste::Waste;
 
 /// Kinds of tasks that are kept; what is asked for more seldom is left out, as its weight
 /// hardly changes a decision while each kind costs every one of them.
@@ -33,10 +31,20 @@ pub struct MixCounts {
     total: u64,
 }
 
-/// The kinds that matter, with weights that add up to at most [`WEIGHTS_TOTAL`].
+/// What policies reckon with.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Mix {
+    /// The kinds that matter, with weights that add up to at most [`WEIGHTS_TOTAL`].
     kinds: Vec<(MixKind, u64)>,
+    /// What a GPU's remnants are worth.
+    pub(crate) waste: Waste,
+    /// Of all tasks with GPUs together: thousandths of cores for each whole GPU; `None` as
+    /// long as nothing has asked for any.
+    pub(crate) cpu_milli_per_gpu: Option<u64>,
+    /// Thousandths of GPUs that were asked for.
+    pub(crate) gpu_milli: u64,
+    /// Of these, those that may only be of certain models.
+    pub(crate) of_models: BTreeMap<Vec<String>, u64>,
 }
 
 impl MixKind {
@@ -91,7 +99,31 @@ impl MixCounts {
             let part = u128::from(count) * u128::from(WEIGHTS_TOTAL) / u128::from(covered.max(1));
             u64::try_from(part).unwrap_or(WEIGHTS_TOTAL)
         };
-        Mix { kinds: kept.into_iter().map(|(kind, count)| (kind.clone(), weight(count))).collect() }
+        let kinds = kept.into_iter().map(|(kind, count)| (kind.clone(), weight(count))).collect();
+        let mut mix = Mix { kinds, ..Mix::default() };
+        self.add_gpus(&mut mix);
+        mix
+    }
+
+    fn add_gpus(&self, mix: &mut Mix) {
+        let mut shares: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut cpu_milli: u128 = 0;
+        for (kind, count) in &self.counts {
+            let Some(gpu) = &kind.gpu else { continue };
+            let gpus = u64::from(gpu.count).saturating_mul(*count);
+            let milli = gpus.saturating_mul(u64::from(gpu.share.0));
+            let of_share = shares.entry(gpu.share.0).or_default();
+            *of_share = of_share.saturating_add(gpus);
+            cpu_milli += u128::from(kind.cpu_milli) * u128::from(*count);
+            mix.gpu_milli = mix.gpu_milli.saturating_add(milli);
+            if !gpu.models.is_empty() {
+                let of_models = mix.of_models.entry(gpu.models.clone()).or_default();
+                *of_models = of_models.saturating_add(milli);
+            }
+        }
+        mix.waste = Waste::new(&shares);
+        let per_gpu = (cpu_milli * 1000).checked_div(u128::from(mix.gpu_milli));
+        mix.cpu_milli_per_gpu = per_gpu.map(|milli| u64::try_from(milli).unwrap_or(u64::MAX));
     }
 }
 
@@ -102,91 +134,6 @@ impl Mix {
 
     pub fn kinds(&self) -> &[(MixKind, u64)] {
         &self.kinds
-    }
-}
-
-/// A mix beside the kinds of devices that a cluster has: what fits which is looked up.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct MixTable {
-    rows: Vec<MixRow>,
-}
-
-#[derive(Clone, Debug)]
-struct MixRow {
-    cpu_milli: u64,
-    weight: u64,
-    gpu: Option<MixGpu>,
-}
-
-#[derive(Clone, Debug)]
-struct MixGpu {
-    count: u32,
-    share: u32,
-    /// By kind of device.
-    accepted: Vec<bool>,
-}
-
-/// What is idle of a node, as fragmentation looks at it.
-#[derive(Clone, Debug)]
-pub(crate) struct Idle {
-    pub cpu_milli: u64,
-    /// Of each device: its kind and what is left of it in thousandths, nothing of one that
-    /// takes no work.
-    pub devices: Vec<(usize, u32)>,
-}
-
-impl Idle {
-    pub fn of(host: &Host) -> Idle {
-        let devices = host.spots.iter().map(|spot| {
-            let left = if spot.takes_work { spot.share_free } else { 0 };
-            (spot.kind, left)
-        });
-        Idle { cpu_milli: host.cpu_free, devices: devices.collect() }
-    }
-}
-
-impl MixTable {
-    pub fn new(mix: &Mix, kinds: &Kinds) -> MixTable {
-        let row = |(kind, weight): &(MixKind, u64)| MixRow {
-            cpu_milli: kind.cpu_milli,
-            weight: *weight,
-            gpu: kind.gpu.as_ref().map(|gpu| MixGpu {
-                count: gpu.count,
-                share: gpu.share.0,
-                accepted: kinds.iter().map(|device| accepts(gpu, device)).collect(),
-            }),
-        };
-        MixTable { rows: mix.kinds.iter().map(row).collect() }
-    }
-
-    /// The thousandths of idle GPUs that the mix can be expected not to use, times
-    /// [`WEIGHTS_TOTAL`]. Costs O(kinds of tasks × devices).
-    pub fn fragmentation(&self, idle: &Idle) -> u64 {
-        let all: u64 = idle.devices.iter().map(|(_, left)| u64::from(*left)).sum();
-        if all == 0 {
-            return 0;
-        }
-        self.rows.iter().map(|row| row.weight * row.useless(idle, all)).sum()
-    }
-}
-
-impl MixRow {
-    /// Of `all` that is idle, what a task of this kind could not use.
-    fn useless(&self, idle: &Idle, all: u64) -> u64 {
-        let Some(gpu) = self.gpu.as_ref().filter(|_| idle.cpu_milli >= self.cpu_milli) else {
-            return all;
-        };
-        let (mut fitting, mut slivers) = (0, 0);
-        for (kind, left) in &idle.devices {
-            if gpu.accepted.get(*kind) != Some(&true) {
-                slivers += u64::from(*left);
-            } else if *left >= gpu.share {
-                fitting += 1;
-            } else {
-                slivers += u64::from(*left);
-            }
-        }
-        if fitting < gpu.count { all } else { slivers }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::budget::{Budget, Meter};
 use crate::devices;
 use crate::filters::Request;
 use crate::planner::{Planner, Searches};
+use crate::reckoned::Reckoned;
 use crate::report::{PlanOutcome, PlanReport, WaitingTask, Why};
 use crate::resources::claim;
 use crate::roster::{Census, Roster};
@@ -63,6 +64,7 @@ pub(crate) struct Run<'p, 'a> {
     meter: Meter,
     roster: &'p mut Roster,
     searches: &'p mut Searches,
+    reckoned: &'p mut Reckoned,
     /// Requests that nothing fits any more; within a plan nothing is freed, so
     /// they need no further search.
     dead: BTreeSet<FitKey>,
@@ -126,7 +128,7 @@ impl<'p, 'a> Run<'p, 'a> {
         budget: Budget,
     ) -> Self {
         planner.observe(view, soft, now);
-        let Planner { roster, searches, .. } = planner;
+        let Planner { roster, searches, reckoned } = planner;
         let next_wakeup = roster.rest_ends(now);
         Run {
             view,
@@ -134,6 +136,7 @@ impl<'p, 'a> Run<'p, 'a> {
             meter: Meter::new(budget),
             roster,
             searches,
+            reckoned,
             dead: BTreeSet::new(),
             census: None,
             placements: Vec::new(),
@@ -237,9 +240,10 @@ impl<'p, 'a> Run<'p, 'a> {
         let nodes = self.roster.len().max(1) as u64;
         let first = usize::try_from(self.view.applied_index() % nodes).unwrap_or(0);
         let census = self.census.as_ref().filter(|census| census.job == visit.key.job);
-        let Searches { mix, .. } = &*self.searches;
-        let mix = mix.clone();
-        let surface = Surface { roster: self.roster, mix: &mix, census, first };
+        if terms_of(policy, visit.task).contains(&Term::Cost) {
+            self.reckoned.take_stocks(self.roster);
+        }
+        let surface = Surface { roster: self.roster, reckoned: self.reckoned, census, first };
         let (search, is_new) = self.searches.entry(key.clone(), visit.request(), surface);
         if is_new {
             self.report.searches += 1;
@@ -254,8 +258,9 @@ impl<'p, 'a> Run<'p, 'a> {
             self.searches.forget(&key);
             return false;
         };
-        let chosen = devices::choose(policy, search.look(position, surface));
-        let parts = score.parts(policy, visit.task, self.view.applied_index());
+        let look = search.look(position, surface);
+        let chosen = devices::choose(policy, look);
+        let parts = score.parts(policy, look, self.view.applied_index());
         let Some(chosen) = chosen else { return false };
         let row = &self.roster.host(position).row;
         let used = self.roster.host(position).used();

@@ -3,15 +3,14 @@
 //! property test holds it to that.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use berth_model::{JobId, StateMs};
 use berth_state::ClusterState;
 
 use crate::budget::Budget;
 use crate::filters::Request;
-use crate::mix::{Mix, MixTable};
 use crate::plan::Run;
+use crate::reckoned::Reckoned;
 use crate::report::PlanOutcome;
 use crate::roster::{Continuity, Roster};
 use crate::search::{Search, SearchKey, Surface};
@@ -30,7 +29,7 @@ const SEARCHES_MAX: usize = 4096;
 pub struct Planner {
     pub(crate) roster: Roster,
     pub(crate) searches: Searches,
-    mix: Arc<Mix>,
+    pub(crate) reckoned: Reckoned,
 }
 
 /// Searches by what is looked for; the one unused for longest makes room.
@@ -38,8 +37,6 @@ pub(crate) struct Searches {
     by_key: BTreeMap<SearchKey, Search>,
     /// How many are kept however few nodes there are.
     pub kept_max: usize,
-    pub mix: Arc<MixTable>,
-    kinds_in_mix: usize,
     uses: u64,
 }
 
@@ -77,12 +74,7 @@ impl Planner {
         if self.roster.observe(view, soft, now) == Continuity::Anew {
             self.searches.by_key.clear();
         }
-        let kinds = self.roster.kinds.len();
-        let same = Arc::ptr_eq(&self.mix, &soft.mix) || self.mix == soft.mix;
-        if !same || kinds != self.searches.kinds_in_mix {
-            self.mix = soft.mix.clone();
-            self.searches.mix = Arc::new(MixTable::new(&self.mix, &self.roster.kinds));
-            self.searches.kinds_in_mix = kinds;
+        if self.reckoned.take_mix(&soft.mix, &self.roster) {
             self.searches.by_key.retain(|_, search| !search.asks_mix());
         }
     }
@@ -90,13 +82,7 @@ impl Planner {
 
 impl Default for Searches {
     fn default() -> Searches {
-        Searches {
-            by_key: BTreeMap::new(),
-            kept_max: SEARCHES_MAX,
-            mix: Arc::default(),
-            kinds_in_mix: 0,
-            uses: 0,
-        }
+        Searches { by_key: BTreeMap::new(), kept_max: SEARCHES_MAX, uses: 0 }
     }
 }
 

@@ -4,10 +4,10 @@
 //! chance would spread equals over all of them (worth five points of GPUs that can be used,
 //! on the traces that docs/placement.md describes).
 
-use berth_model::{AllocationId, Policy, TaskSpec};
+use berth_model::{AllocationId, Policy};
 use berth_state::ScoreParts;
 
-use crate::terms::{Look, Term, terms_of};
+use crate::terms::{Look, Term, cost, terms_of};
 
 /// The most terms that a policy has.
 pub const TERMS_MAX: usize = 3;
@@ -51,13 +51,24 @@ impl Score {
         self
     }
 
-    /// The parts by name, in the order in which they decide.
-    pub fn parts(&self, policy: Policy, task: &TaskSpec, view_index: u64) -> ScoreParts {
-        let named = terms_of(policy, task).iter().zip(self.0);
-        ScoreParts {
-            policy: policy.name().to_owned(),
-            parts: named.map(|(term, value)| (term.name().to_owned(), i64::from(value))).collect(),
-            view_index,
+    /// The parts by name, in the order in which they decide; what a sum is made of behind it.
+    pub(crate) fn parts(&self, policy: Policy, look: Look<'_>, view_index: u64) -> ScoreParts {
+        let mut parts = Vec::new();
+        for (term, value) in terms_of(policy, look.task).iter().zip(self.0) {
+            if *term != Term::Cost {
+                parts.push((term.name().to_owned(), i64::from(value)));
+                continue;
+            }
+            let losses = cost::best_place(look).map(|(losses, _)| losses);
+            let (stranded, remnants) =
+                losses.map_or((0, 0), |losses| (losses.stranded_milli, losses.remnants_milli));
+            let all = cost::milli_of_steps(value);
+            let by_itself = cost::milli_of_steps(term.value(look));
+            parts.push((term.name().to_owned(), all));
+            parts.push(("stranded_milli".to_owned(), stranded));
+            parts.push(("remnants_milli".to_owned(), remnants));
+            parts.push(("scarcity_milli".to_owned(), all - by_itself));
         }
+        ScoreParts { policy: policy.name().to_owned(), parts, view_index }
     }
 }

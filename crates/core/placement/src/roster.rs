@@ -8,6 +8,7 @@ use berth_state::{ClusterState, NodeRow, Table};
 
 use crate::host::Host;
 use crate::kinds::Kinds;
+use crate::scarcity::Stock;
 use crate::soft::{NodeLoad, SoftView};
 
 /// Changes that are remembered at least; beyond twice the nodes a search that has missed them
@@ -32,6 +33,12 @@ pub(crate) struct Roster {
     changes: Vec<usize>,
     /// Changes that were forgotten before these.
     changes_forgotten: usize,
+    /// Positions by the kind of their first device, those without any first.
+    groups: Vec<Vec<usize>>,
+    /// Of each position: its group, and where it is in it.
+    places: Vec<(usize, usize)>,
+    /// By kind of device.
+    stocks: Vec<Stock>,
 }
 
 impl Roster {
@@ -61,7 +68,7 @@ impl Roster {
             return None;
         }
         for position in std::mem::take(&mut self.handed_out) {
-            self.hosts[position].take_back(now, &mut self.kinds);
+            self.change(position, |host, kinds| host.take_back(now, kinds));
             self.changes.push(position);
         }
         let nodes = self.nodes.clone();
@@ -69,7 +76,10 @@ impl Roster {
             let row = row?;
             match self.position_of(*id) {
                 Some(position) => {
-                    self.hosts[position].set(row.clone(), now, &mut self.kinds);
+                    self.change(position, |host, kinds| host.set(row.clone(), now, kinds));
+                    if group_of(&self.hosts[position]) != self.places[position].0 {
+                        return None;
+                    }
                     self.note(position, now);
                 }
                 None if self.hosts.last().is_none_or(|last| last.row.id < *id) => {
@@ -86,7 +96,7 @@ impl Roster {
             }
         }
         for position in self.timed.clone() {
-            self.hosts[position].take_back(now, &mut self.kinds);
+            self.change(position, |host, kinds| host.take_back(now, kinds));
             self.note(position, now);
         }
         Some(())
@@ -94,8 +104,35 @@ impl Roster {
 
     fn append(&mut self, row: &std::sync::Arc<NodeRow>, soft: &SoftView, now: StateMs) {
         let load = soft.loads.get(&row.id).map(|load| **load);
-        self.hosts.push(Host::new(row.clone(), load, now, &mut self.kinds));
-        self.note(self.hosts.len() - 1, now);
+        let host = Host::new(row.clone(), load, now, &mut self.kinds);
+        let (position, group) = (self.hosts.len(), group_of(&host));
+        if self.groups.len() <= group {
+            self.groups.resize(group + 1, Vec::new());
+        }
+        self.places.push((group, self.groups[group].len()));
+        self.groups[group].push(position);
+        self.hosts.push(host);
+        self.count(position, u64::wrapping_add);
+        self.note(position, now);
+    }
+
+    /// Changes a host, and with it what there is of each kind.
+    fn change(&mut self, position: usize, change: impl FnOnce(&mut Host, &mut Kinds)) {
+        self.count(position, u64::wrapping_sub);
+        change(&mut self.hosts[position], &mut self.kinds);
+        self.count(position, u64::wrapping_add);
+    }
+
+    /// Adds what a host has to the stocks, or takes it off again.
+    fn count(&mut self, position: usize, sum: fn(u64, u64) -> u64) {
+        self.stocks.resize(self.kinds.len(), Stock::default());
+        for spot in self.hosts[position].spots.iter().filter(|spot| spot.takes_work) {
+            let stock = &mut self.stocks[spot.kind];
+            stock.capacity_milli = sum(stock.capacity_milli, 1000);
+            if spot.is_free() {
+                stock.idle_milli = sum(stock.idle_milli, 1000);
+            }
+        }
     }
 
     fn note(&mut self, position: usize, now: StateMs) {
@@ -125,6 +162,21 @@ impl Roster {
         &self.hosts[position]
     }
 
+    /// Positions by the kind of their first device, those without any first.
+    pub fn groups(&self) -> &[Vec<usize>] {
+        &self.groups
+    }
+
+    /// The group of a position, and where it is in it.
+    pub fn place(&self, position: usize) -> (usize, usize) {
+        self.places[position]
+    }
+
+    /// What there is, by kind of device.
+    pub fn stocks(&self) -> &[Stock] {
+        &self.stocks
+    }
+
     /// Where a node is.
     pub fn position_of(&self, node: NodeId) -> Option<usize> {
         self.hosts.binary_search_by_key(&node, |host| host.row.id).ok()
@@ -148,10 +200,15 @@ impl Roster {
 
     /// Hands a claim out.
     pub fn hand_out(&mut self, position: usize, claim: &Claim, now: StateMs) {
-        self.hosts[position].hand_out(claim, now, &mut self.kinds);
+        self.change(position, |host, kinds| host.hand_out(claim, now, kinds));
         self.handed_out.push(position);
         self.changes.push(position);
     }
+}
+
+/// 0 for a node without devices, else one more than the kind of its first.
+fn group_of(host: &Host) -> usize {
+    host.spots.first().map_or(0, |spot| spot.kind + 1)
 }
 
 /// Whether what was reckoned on the roster before is still about the same positions.

@@ -9,11 +9,11 @@ use berth_model::{AllocationId, Constraints, GpuRequest, JobId, Name, Policy, St
 use crate::budget::Meter;
 use crate::filters::{Request, is_eligible};
 use crate::kinds::{Kinds, accepts};
-use crate::mix::MixTable;
 use crate::policies::{Score, score, turn};
 use crate::ranking::Ranking;
+use crate::reckoned::Reckoned;
 use crate::roster::{Census, Roster};
-use crate::terms::{Look, Term, terms_of};
+use crate::terms::{Look, Term, cost, terms_of};
 
 /// Everything about a request that decides where it fits: requests with equal
 /// keys fit the same nodes, whoever makes them.
@@ -77,6 +77,9 @@ enum Standing {
 /// Ranked positions.
 enum Order {
     Plain(Ranking),
+    /// By the roster's groups, where the kind of the devices has a price of its own that
+    /// changes for all of them at once.
+    ByKind(Vec<Ranking>),
     /// By zone, where the policy compares zones; and where each position stands.
     ByZone {
         zones: BTreeMap<Name, BTreeSet<(Score, usize)>>,
@@ -88,7 +91,7 @@ enum Order {
 #[derive(Clone, Copy)]
 pub(crate) struct Surface<'p> {
     pub roster: &'p Roster,
-    pub mix: &'p MixTable,
+    pub reckoned: &'p Reckoned,
     pub census: Option<&'p Census>,
     /// Where a search begins that the budget does not let see every node.
     pub first: usize,
@@ -114,6 +117,8 @@ impl Search {
         let terms = terms_of(policy, &task);
         let order = if terms.contains(&Term::InZone) {
             Order::ByZone { zones: BTreeMap::new(), ranked: BTreeMap::new() }
+        } else if terms.contains(&Term::Cost) {
+            Order::ByKind(Vec::new())
         } else {
             Order::Plain(Ranking::default())
         };
@@ -138,7 +143,7 @@ impl Search {
 
     /// Whether what is asked for elsewhere decides as well.
     pub fn asks_mix(&self) -> bool {
-        self.terms.contains(&Term::Fragmentation)
+        self.terms.contains(&Term::Fragmentation) || self.terms.contains(&Term::Cost)
     }
 
     /// Whether it can be brought up to date rather than begun anew.
@@ -162,6 +167,7 @@ impl Search {
         }
         match &self.order {
             Order::Plain(ranking) => ranking.first(),
+            Order::ByKind(groups) => self.best_of_kinds(groups, surface),
             Order::ByZone { zones, .. } => self.best_of_zones(zones, surface),
         }
     }
@@ -169,7 +175,13 @@ impl Search {
     pub fn look<'l>(&'l self, position: usize, surface: Surface<'l>) -> Look<'l> {
         let host = surface.roster.host(position);
         let on_node = surface.census.map_or(0, |census| census.on_node(host.row.id));
-        Look { host, task: &self.task, suits: &self.suits, mix: surface.mix, on_node }
+        Look {
+            host,
+            task: &self.task,
+            suits: &self.suits,
+            inputs: surface.reckoned.inputs(),
+            on_node,
+        }
     }
 
     /// When a port that stands in the way is no longer blocked.
@@ -256,6 +268,13 @@ impl Search {
         }
         match &mut self.order {
             Order::Plain(ranking) => ranking.set(position, score),
+            Order::ByKind(groups) => {
+                let (group, place) = surface.roster.place(position);
+                if groups.len() <= group {
+                    groups.resize(group + 1, Ranking::default());
+                }
+                groups[group].set(place, score);
+            }
             Order::ByZone { zones, ranked } => {
                 if let Some((zone, old)) = ranked.remove(&position)
                     && let Some(zone) = zones.get_mut(&zone)
@@ -289,6 +308,22 @@ impl Search {
         let passed_over = (rank + ring.len() - start) % ring.len();
         let passed_over = u32::try_from(passed_over).unwrap_or(u32::MAX);
         Some((position, Score::default().with(self.terms, Term::Turn, passed_over)))
+    }
+
+    /// The price of a kind is the same for all nodes with it, so the best of all is the best
+    /// of the best of each kind.
+    fn best_of_kinds(&self, groups: &[Ranking], surface: Surface<'_>) -> Option<(usize, Score)> {
+        let positions = surface.roster.groups();
+        let best_of = |(group, ranking): (usize, &Ranking)| {
+            let (place, score) = ranking.first()?;
+            let price = group.checked_sub(1).map_or(0, |kind| surface.reckoned.prices().of(kind));
+            let steps = cost::price_steps(self.task.gpu.as_ref(), price);
+            let all = score.0[0].saturating_add(steps);
+            let position = *positions.get(group)?.get(place)?;
+            Some((score.with(self.terms, Term::Cost, all), position))
+        };
+        let (score, position) = groups.iter().enumerate().filter_map(best_of).min()?;
+        Some((position, score))
     }
 
     /// The zones' counts decide between zones and not within one, so the best

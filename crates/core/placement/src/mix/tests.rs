@@ -1,9 +1,7 @@
-use std::sync::Arc;
-
-use berth_model::{CpuMilli, ShareMilli, StateMs};
+use berth_model::{CpuMilli, ShareMilli};
 
 use super::*;
-use crate::fixture::{gpu_node, gpu_task, node_row, task};
+use crate::fixture::{gpu_task, task};
 
 fn share(milli: u32) -> TaskSpec {
     let mut task = gpu_task(1);
@@ -34,35 +32,18 @@ fn a_kind_is_the_same_whatever_memory_it_asks_for() {
     assert_eq!(counted(&[(task(), 1), (other, 1)]).mix().kinds().len(), 1);
 }
 
-/// The definition of the paper, kind by kind.
 #[test]
-fn fragmentation_is_what_the_mix_cannot_use() {
-    let mut kinds = Kinds::default();
-    let host = Host::new(Arc::new(node_row(1, gpu_node(2))), None, StateMs(0), &mut kinds);
-    let check = |task: TaskSpec, cpu_milli: u64, left: [u32; 2], expected: u64| {
-        let table = MixTable::new(&counted(&[(task.clone(), 1)]).mix(), &kinds);
-        let idle = Idle {
-            cpu_milli,
-            devices: host.spots.iter().map(|spot| spot.kind).zip(left).collect(),
-        };
-        let found = table.fragmentation(&idle) / WEIGHTS_TOTAL;
-        assert_eq!(found, expected, "{task:?} on {idle:?}");
-    };
-    let cpu = gpu_task(1).cpu.0;
-    // A task without GPUs has no use for any.
-    check(task(), cpu, [1000, 400], 1400);
-    // What is too small is lost, the rest is not.
-    check(share(500), cpu, [1000, 400], 400);
-    check(share(500), cpu, [1000, 500], 0);
-    check(gpu_task(1), cpu, [1000, 400], 400);
-    // Too few devices, or too little processor: all is lost.
-    check(gpu_task(2), cpu, [1000, 400], 1400);
-    check(gpu_task(2), cpu, [1000, 1000], 0);
-    check(share(500), cpu - 1, [1000, 500], 1500);
-    let mut other = gpu_task(1);
-    other.gpu.as_mut().unwrap().models = vec!["L4".to_owned()];
-    check(other, cpu, [1000, 1000], 2000);
-    let mut more = share(500);
-    more.cpu = CpuMilli(cpu + 1);
-    check(more, cpu, [1000, 0], 1000);
+fn what_gpus_are_asked_for_with_is_summed() {
+    let mut a100 = gpu_task(2);
+    a100.cpu = CpuMilli(12_000);
+    a100.gpu.as_mut().unwrap().models = vec!["A100".to_owned()];
+    let mut half = share(500);
+    half.cpu = CpuMilli(3_000);
+    let mix = counted(&[(a100, 1), (half, 2), (task(), 50)]).mix();
+    // 18 cores for three GPUs.
+    assert_eq!(mix.cpu_milli_per_gpu, Some(6_000));
+    assert_eq!(mix.gpu_milli, 3_000);
+    assert_eq!(mix.of_models, [(vec!["A100".to_owned()], 2_000)].into());
+    let without = counted(&[(task(), 1)]).mix();
+    assert_eq!((without.cpu_milli_per_gpu, without.gpu_milli), (None, 0));
 }

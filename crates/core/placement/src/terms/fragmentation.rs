@@ -6,7 +6,7 @@ use berth_model::GpuRequest;
 
 use super::Look;
 use crate::devices;
-use crate::mix::Idle;
+use crate::unusable::Idle;
 
 /// Scores are whole numbers from 0 to 100, as in the paper's artifact, where a step near the
 /// middle is some 40 thousandths of a GPU. The coarseness is part of the policy: compared as
@@ -41,7 +41,7 @@ pub(super) const STEPS: [i64; 99] = [
 /// 0 to 100, less is better.
 pub(super) fn fragmentation(look: Look<'_>) -> u32 {
     let idle = Idle::of(look.host);
-    let before = look.mix.fragmentation(&idle);
+    let before = look.inputs.table.fragmentation(&idle);
     let Some((after, _)) = best_trial(look, idle) else { return BEST };
     let gain = i64::try_from(before).unwrap_or(i64::MAX) - i64::try_from(after).unwrap_or(i64::MAX);
     let score = STEPS.partition_point(|least| *least <= gain);
@@ -57,14 +57,14 @@ pub(crate) fn least_fragmenting(look: Look<'_>) -> Option<Vec<usize>> {
 fn best_trial(look: Look<'_>, mut idle: Idle) -> Option<(u64, Vec<usize>)> {
     idle.cpu_milli = idle.cpu_milli.saturating_sub(look.task.cpu.0);
     match &look.task.gpu {
-        None => Some((look.mix.fragmentation(&idle), Vec::new())),
+        None => Some((look.inputs.table.fragmentation(&idle), Vec::new())),
         Some(gpu) if gpu.is_shared() => best_share(look, gpu, &mut idle),
         Some(gpu) => {
             let chosen = devices::tightest(look.host, gpu, look.suits)?;
             for at in &chosen {
                 idle.devices[*at].1 = 0;
             }
-            Some((look.mix.fragmentation(&idle), chosen))
+            Some((look.inputs.table.fragmentation(&idle), chosen))
         }
     }
 }
@@ -79,7 +79,7 @@ fn best_share(look: Look<'_>, gpu: &GpuRequest, idle: &mut Idle) -> Option<(u64,
         }
         tried.push(whole);
         idle.devices[at].1 = whole.1.saturating_sub(gpu.share.0);
-        let after = look.mix.fragmentation(idle);
+        let after = look.inputs.table.fragmentation(idle);
         idle.devices[at] = whole;
         if best.is_none_or(|(least, _)| after < least) {
             best = Some((after, at));

@@ -28,8 +28,9 @@ fn host(gpus: u32, held: &[(usize, u32)], load: Option<NodeLoad>) -> Host {
 }
 
 fn value(term: Term, host: &Host, task: &TaskSpec) -> u32 {
-    let mix = MixTable::default();
-    term.value(Look { host, task, suits: &[true], mix: &mix, on_node: 0 })
+    let (mix, table) = (Mix::default(), MixTable::default());
+    let inputs = Inputs { mix: &mix, table: &table };
+    term.value(Look { host, task, suits: &[true], inputs, on_node: 0 })
 }
 
 fn share(milli: u32) -> TaskSpec {

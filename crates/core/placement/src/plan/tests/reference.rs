@@ -10,9 +10,10 @@ use berth_state::NodeRow;
 use super::*;
 use crate::host::Host;
 use crate::kinds::{Kinds, accepts};
-use crate::mix::MixTable;
 use crate::policies::{Score, score, turn};
-use crate::terms::{Look, Term, terms_of};
+use crate::scarcity::{Basis, Prices, Stock};
+use crate::terms::{Inputs, Look, Term, cost, terms_of};
+use crate::unusable::MixTable;
 
 pub(super) fn exit(code: i32) -> EndReport {
     EndReport {
@@ -109,7 +110,8 @@ fn wanted(view: &ClusterState, key: QueueKey) -> Vec<u32> {
 struct Fresh {
     host: Host,
     suits: Vec<bool>,
-    mix: MixTable,
+    mix: Arc<crate::mix::Mix>,
+    table: MixTable,
 }
 
 impl Fresh {
@@ -126,13 +128,40 @@ impl Fresh {
         let host = Host::new(Arc::new(row), load, now, &mut kinds);
         let accepted = |device| task.gpu.as_ref().is_some_and(|gpu| accepts(gpu, device));
         let suits = kinds.iter().map(accepted).collect();
-        let mix = MixTable::new(&soft.mix, &kinds);
-        Fresh { host, suits, mix }
+        let table = MixTable::new(&soft.mix, &kinds);
+        Fresh { host, suits, mix: soft.mix.clone(), table }
     }
 
     fn look<'a>(&'a self, task: &'a TaskSpec, on_node: u32) -> Look<'a> {
-        Look { host: &self.host, task, suits: &self.suits, mix: &self.mix, on_node }
+        let inputs = Inputs { mix: &self.mix, table: &self.table };
+        Look { host: &self.host, task, suits: &self.suits, inputs, on_node }
     }
+}
+
+/// What taking the first kind of device of each node costs, all nodes looked at anew.
+fn price_steps(
+    view: &ClusterState,
+    (soft, now): (&SoftView, StateMs),
+    used: &BTreeMap<NodeId, NodeUse>,
+    task: &TaskSpec,
+) -> BTreeMap<NodeId, u32> {
+    let mut kinds = Kinds::default();
+    let mut hosts = Vec::new();
+    for node in view.nodes().values() {
+        let row = NodeRow { used: used[&node.id].clone(), ..node.as_ref().clone() };
+        hosts.push(Host::new(Arc::new(row), None, now, &mut kinds));
+    }
+    let mut stocks = vec![Stock::default(); kinds.len()];
+    for spot in hosts.iter().flat_map(|host| &host.spots).filter(|spot| spot.takes_work) {
+        stocks[spot.kind].capacity_milli += 1000;
+        stocks[spot.kind].idle_milli += if spot.is_free() { 1000 } else { 0 };
+    }
+    let prices = Prices::new(&Basis::of(&stocks), &soft.mix, &kinds);
+    let of_host = |host: &Host| {
+        let price = host.spots.first().map_or(0, |spot| prices.of(spot.kind));
+        (host.row.id, cost::price_steps(task.gpu.as_ref(), price))
+    };
+    hosts.iter().map(of_host).collect()
 }
 
 /// The claim with which an instance fits a node.
@@ -181,6 +210,7 @@ fn best(
         .collect();
     let zone_of = |node: &NodeId| view.nodes().get(node).unwrap().spec.zone.clone();
     let terms = terms_of(job.spec.policy, task);
+    let price_steps = price_steps(view, (soft, now), used, task);
     let scored = view.nodes().values().filter_map(|node| {
         let claim = grant(node, &used[&node.id], (soft, now), (job, task, id))?;
         let rank = ring.iter().position(|one| *one == node.id)?;
@@ -190,7 +220,10 @@ fn best(
         let passed_over = ((rank + ring.len() - start) % ring.len()) as u32;
         let mut fresh = Fresh::new(node, &used[&node.id], soft, now, task);
         fresh.host.tasks += placed.iter().filter(|one| one.1 == node.id).count() as u32;
-        let score: Score = score(terms, fresh.look(task, on_node))
+        let by_itself: Score = score(terms, fresh.look(task, on_node));
+        let with_price = by_itself.0[0].saturating_add(price_steps[&node.id]);
+        let score = by_itself
+            .with(terms, Term::Cost, with_price)
             .with(terms, Term::InZone, in_zone)
             .with(terms, Term::Turn, passed_over);
         Some((score, node.id, claim))

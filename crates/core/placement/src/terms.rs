@@ -2,6 +2,7 @@
 //! integer, of which less is better. Nothing here is a float, so equal inputs give equal
 //! scores on every machine. A file each.
 
+pub(crate) mod cost;
 pub(crate) mod fragmentation;
 mod gpu_load;
 mod gpus_left;
@@ -13,7 +14,8 @@ mod used;
 use berth_model::{Policy, TaskSpec};
 
 use crate::host::Host;
-use crate::mix::MixTable;
+use crate::mix::Mix;
+use crate::unusable::MixTable;
 
 /// A node with what is to be put on it.
 #[derive(Clone, Copy)]
@@ -22,9 +24,16 @@ pub(crate) struct Look<'a> {
     pub task: &'a TaskSpec,
     /// Whether the task accepts each kind of device.
     pub suits: &'a [bool],
-    pub mix: &'a MixTable,
+    pub inputs: Inputs<'a>,
     /// Live instances of the job on the node, this plan's included.
     pub on_node: u32,
+}
+
+/// What is known beside the node.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    pub mix: &'a Mix,
+    pub table: &'a MixTable,
 }
 
 /// One property of a node.
@@ -52,6 +61,8 @@ pub enum Term {
     Packing,
     /// How much less of its GPUs the cluster's mix of tasks could use.
     Fragmentation,
+    /// How much of the cluster's GPUs it is expected to lose for others.
+    Cost,
 }
 
 impl Term {
@@ -69,6 +80,7 @@ impl Term {
             Term::Allocations => "allocations",
             Term::Packing => "packing",
             Term::Fragmentation => "fragmentation",
+            Term::Cost => "cost_milli",
         }
     }
 
@@ -86,6 +98,7 @@ impl Term {
             Term::Allocations => look.host.tasks,
             Term::Packing => packing::packing(look),
             Term::Fragmentation => fragmentation::fragmentation(look),
+            Term::Cost => cost::cost(look),
         }
     }
 }
@@ -103,7 +116,8 @@ pub fn terms_of(policy: Policy, task: &TaskSpec) -> &'static [Term] {
         (Policy::ResourceAware, _) => &[Term::HostLoad],
         (Policy::LeastAllocations, _) => &[Term::Allocations],
         (Policy::GpuPacking, _) => &[Term::Packing],
-        (Policy::Fgd | Policy::Berth, _) => &[Term::Fragmentation],
+        (Policy::Fgd, _) => &[Term::Fragmentation],
+        (Policy::Berth, _) => &[Term::Cost],
         (Policy::FirstFit, _) => &[],
     }
 }

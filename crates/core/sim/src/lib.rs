@@ -1,0 +1,13 @@
+//! The simulator: the cluster's own code, apply and plan, driven in virtual time over lists of
+//! work. It models nothing that the cluster decides, reads no file and prints nothing; it alone
+//! in core holds a seeded generator.
+
+#![forbid(unsafe_code)]
+
+mod cluster;
+pub mod openb;
+pub mod place;
+pub mod random;
+
+pub use place::{Arrival, NodeShape, PlaceRun, Placed};
+pub use random::Random;
