@@ -7,7 +7,7 @@ use crate::commands::{
     job_change, job_events, job_explain, job_history, job_list, job_rollback, job_scale, job_show,
     job_wait, logs, node_change, node_drain, node_list, node_show, operator_finalize,
     operator_members, operator_recover_admin, operator_resume, operator_status, operator_transfer,
-    orphan, plan, run, snapshot, submit, token, version,
+    orphan, plan, run, sim, snapshot, submit, token, version,
 };
 use crate::error::{CliError, Exit};
 use crate::session::Session;
@@ -54,6 +54,9 @@ pub enum ClientCommand {
     Cert(cert::CertCommand),
     /// Print events of the cluster
     Events(cluster_events::EventsArgs),
+    /// Run the cluster's own code over lists of work, without a cluster
+    #[command(subcommand)]
+    Sim(sim::SimCommand),
     /// Configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -176,6 +179,7 @@ impl ClientCommand {
             ClientCommand::Token(command) => command.run(session).await,
             ClientCommand::Cert(command) => command.run(session).await,
             ClientCommand::Events(args) => cluster_events::run(args, session).await,
+            ClientCommand::Sim(command) => command.run(session),
             ClientCommand::Config(ConfigCommand::Check) => config::check(session),
             ClientCommand::Config(ConfigCommand::Show) => config::show(session),
             ClientCommand::Completions(args) => completions::run(args, session, root),

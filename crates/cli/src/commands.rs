@@ -32,6 +32,7 @@ pub(crate) mod operator_transfer;
 pub(crate) mod orphan;
 pub(crate) mod plan;
 pub(crate) mod run;
+pub mod sim;
 pub mod snapshot;
 pub(crate) mod submit;
 pub(crate) mod token;

@@ -14,6 +14,7 @@ mod error;
 mod globals;
 mod host;
 mod interrupt;
+mod lists;
 mod output;
 mod session;
 mod terminal;

@@ -3,7 +3,7 @@
 use berth_config::units;
 use berth_model::node::DEVICES_MAX;
 use berth_model::validate::INSTANCES_MAX;
-use berth_model::{GpuRequest, Name};
+use berth_model::{GpuRequest, Name, Policy};
 
 /// The longest that anybody waits for a command or a drain.
 const WAIT_MS_MAX: u64 = 7 * 86_400_000;
@@ -35,6 +35,14 @@ pub(crate) fn gpus(text: &str) -> Result<GpuRequest, String> {
     };
     let fits = request.count >= 1 && request.count as usize <= DEVICES_MAX;
     if fits { Ok(request) } else { Err(allowed) }
+}
+
+/// A placement policy by its name.
+pub(crate) fn policy(text: &str) -> Result<Policy, String> {
+    text.parse().map_err(|()| {
+        let names: Vec<&str> = Policy::ALL.iter().map(|policy| policy.name()).collect();
+        format!("expected one of {}", names.join(", "))
+    })
 }
 
 /// How many instances.

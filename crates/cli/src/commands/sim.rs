@@ -1,0 +1,23 @@
+//! `berth sim …`: the cluster's own code over lists of work, on this machine alone.
+
+pub mod place;
+
+use clap::Subcommand;
+
+use crate::error::{CliError, Exit};
+use crate::session::Session;
+
+/// A command of the simulator.
+#[derive(Debug, Subcommand)]
+pub enum SimCommand {
+    /// Place a list of tasks on a list of nodes, or compare policies over the openb traces
+    Place(place::PlaceArgs),
+}
+
+impl SimCommand {
+    pub(crate) fn run(self, session: &mut Session<'_, '_>) -> Result<Exit, CliError> {
+        match self {
+            SimCommand::Place(args) => place::run(&args, session),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Lists in CSV that the simulator reads and writes: columns by their names in the first line,
+//! in any order. What is wrong is said with file, line and column.
+
+use std::fs::File;
+use std::path::Path;
+use std::str::FromStr;
+
+use berth_model::{CpuMilli, MemoryBytes, Name, ShareMilli};
+use berth_sim::place::{Arrival, NodeShape, Placed};
+use csv::{Reader, StringRecord, Writer};
+
+use crate::error::CliError;
+
+/// Rows that are read of one list: far more than any trace has, and bounded memory.
+const ROWS_MAX: usize = 10_000_000;
+
+/// An open list.
+struct List {
+    reader: Reader<File>,
+    columns: Vec<String>,
+}
+
+/// One line of it.
+struct Row<'a> {
+    list: &'a Path,
+    columns: &'a [String],
+    line: u64,
+    record: &'a StringRecord,
+}
+
+/// `sn,cpu_milli,memory_mib,gpu,model`: the nodes of a cluster.
+pub(crate) fn read_nodes(path: &Path) -> Result<Vec<NodeShape>, CliError> {
+    read(path, &["sn", "cpu_milli", "memory_mib", "gpu", "model"], |row| {
+        Ok(NodeShape {
+            name: row.name("sn")?,
+            cpu: CpuMilli(row.number("cpu_milli")?),
+            memory: row.memory("memory_mib")?,
+            gpus: row.number_within("gpu", 0, 64)?,
+            model: row.text("model").to_owned(),
+        })
+    })
+}
+
+/// `seq,name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec`: tasks in the order in which
+/// they arrive, each with what `seq` says of it. A list without `seq` is numbered from 0, and
+/// one without `gpu_spec` asks for no models.
+pub(crate) fn read_arrivals(path: &Path) -> Result<Vec<(String, Arrival)>, CliError> {
+    let mut position = 0_u64;
+    read(path, &["name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli"], |row| {
+        let gpus = row.number_within("num_gpu", 0, 64)?;
+        let share = row.number_within("gpu_milli", 0, 1000)?;
+        if gpus > 0 && share == 0 {
+            return Err(row.wrong("gpu_milli", "expected 1 to 1000 thousandths of each GPU"));
+        }
+        if gpus > 1 && share != 1000 {
+            return Err(row.wrong("gpu_milli", "expected 1000 where several GPUs are asked for"));
+        }
+        let models = row.text("gpu_spec").split('|').filter(|model| !model.is_empty());
+        let seq = match row.text("seq") {
+            "" => position.to_string(),
+            seq => seq.to_owned(),
+        };
+        position += 1;
+        let arrival = Arrival {
+            name: row.name("name")?,
+            cpu: CpuMilli(row.number("cpu_milli")?),
+            memory: row.memory("memory_mib")?,
+            gpus,
+            share: if gpus == 0 { ShareMilli::WHOLE } else { ShareMilli(share) },
+            models: models.map(str::to_owned).collect(),
+        };
+        Ok((seq, arrival))
+    })
+}
+
+/// `seq,node,gpus`: where each went; the node is empty for what had no place.
+pub(crate) struct Placements<'a> {
+    path: &'a Path,
+    writer: Writer<File>,
+}
+
+impl<'a> Placements<'a> {
+    pub(crate) fn create(path: &'a Path) -> Result<Placements<'a>, CliError> {
+        let writer = Writer::from_path(path).map_err(|error| cannot("write", path, &error))?;
+        let mut placements = Placements { path, writer };
+        placements.write(["seq", "node", "gpus"])?;
+        Ok(placements)
+    }
+
+    pub(crate) fn add(&mut self, seq: &str, placed: Option<&Placed>) -> Result<(), CliError> {
+        let node = placed.map_or("", |placed| placed.node.as_str());
+        let gpus: Vec<String> =
+            placed.iter().flat_map(|placed| &placed.gpus).map(u32::to_string).collect();
+        self.write([seq, node, &gpus.join("-")])
+    }
+
+    pub(crate) fn finish(mut self) -> Result<(), CliError> {
+        self.writer.flush().map_err(|error| cannot("write", self.path, &error))
+    }
+
+    fn write(&mut self, fields: [&str; 3]) -> Result<(), CliError> {
+        self.writer.write_record(fields).map_err(|error| cannot("write", self.path, &error))
+    }
+}
+
+fn read<T>(
+    path: &Path,
+    needed: &[&str],
+    mut of_row: impl FnMut(&Row<'_>) -> Result<T, CliError>,
+) -> Result<Vec<T>, CliError> {
+    let mut list = List::open(path, needed)?;
+    let mut rows = Vec::new();
+    let mut record = StringRecord::new();
+    while list.reader.read_record(&mut record).map_err(|error| cannot("read", path, &error))? {
+        let line = record.position().map_or(0, csv::Position::line);
+        let row = Row { list: path, columns: &list.columns, line, record: &record };
+        if rows.len() == ROWS_MAX {
+            return Err(CliError::bad_input(format!(
+                "{}:{line}: more than {ROWS_MAX} rows",
+                path.display()
+            )));
+        }
+        rows.push(of_row(&row)?);
+    }
+    if rows.is_empty() {
+        return Err(CliError::bad_input(format!("{}: the list has no rows", path.display())));
+    }
+    Ok(rows)
+}
+
+fn cannot(what: &str, path: &Path, error: &dyn std::fmt::Display) -> CliError {
+    CliError::bad_input(format!("cannot {what} {}: {error}", path.display()))
+}
+
+impl List {
+    fn open(path: &Path, needed: &[&str]) -> Result<List, CliError> {
+        let mut reader = csv::ReaderBuilder::new()
+            .from_path(path)
+            .map_err(|error| cannot("read", path, &error))?;
+        let header = reader.headers().map_err(|error| cannot("read", path, &error))?;
+        let columns: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
+        let missing = needed.iter().find(|name| !columns.iter().any(|column| column == *name));
+        if let Some(missing) = missing {
+            return Err(CliError::bad_input(format!(
+                "{}:1: no column `{missing}`; expected at least {}",
+                path.display(),
+                needed.join(", ")
+            )));
+        }
+        Ok(List { reader, columns })
+    }
+}
+
+impl Row<'_> {
+    /// What stands in a column, nothing if there is none of this name.
+    fn text(&self, column: &str) -> &str {
+        let position = self.columns.iter().position(|name| name == column);
+        position.and_then(|position| self.record.get(position)).unwrap_or("").trim()
+    }
+
+    fn wrong(&self, column: &str, what: &str) -> CliError {
+        let (list, line, found) = (self.list.display(), self.line, self.text(column));
+        let found: String = found.chars().take(40).collect();
+        CliError::bad_input(format!("{list}:{line}: {column}: {what}, found `{found}`"))
+    }
+
+    fn name(&self, column: &str) -> Result<Name, CliError> {
+        Name::new(self.text(column)).map_err(|error| self.wrong(column, &error.to_string()))
+    }
+
+    fn number<T: FromStr>(&self, column: &str) -> Result<T, CliError> {
+        self.text(column).parse().map_err(|_| self.wrong(column, "expected a whole number"))
+    }
+
+    fn number_within(&self, column: &str, least: u32, most: u32) -> Result<u32, CliError> {
+        let number: u32 = self.number(column)?;
+        if (least..=most).contains(&number) {
+            return Ok(number);
+        }
+        Err(self.wrong(column, &format!("expected {least} to {most}")))
+    }
+
+    fn memory(&self, column: &str) -> Result<MemoryBytes, CliError> {
+        let mib: u64 = self.number(column)?;
+        mib.checked_mul(1 << 20)
+            .map(MemoryBytes)
+            .ok_or_else(|| self.wrong(column, "expected fewer MiB"))
+    }
+}
