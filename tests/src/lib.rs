@@ -2,6 +2,7 @@
 //! tests depend on this crate.
 #![forbid(unsafe_code)]
 
+pub mod capacity;
 pub mod fleet;
 pub mod linearizability;
 pub mod skip;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use berth_model::JobId;
-use berth_placement::{Budget, plan, plan_jobs};
+use berth_placement::{Budget, Planner};
 use berth_raft::{Proposal, ProposeError};
 use berth_state::{Applied, ClusterState, Command, Entry, EventKind, Placement, Reply};
 use berth_wire::log::v1 as log;
@@ -43,6 +43,7 @@ pub struct Wish {
 /// Serves wishes until the term ends.
 pub async fn run(leader: Arc<Leader>, mut queue: mpsc::Receiver<Wish>) {
     let mut line = Line::default();
+    let mut planner = Planner::default();
     loop {
         if line.is_empty() {
             tokio::select! {
@@ -59,7 +60,7 @@ pub async fn run(leader: Arc<Leader>, mut queue: mpsc::Receiver<Wish>) {
             line.push(wish);
         }
         let wishes = line.next_entry(Room { commands: COMMANDS_MAX, bytes: ENTRY_BYTES_MAX });
-        let served = serve(&leader, wishes).await;
+        let served = serve(&leader, &mut planner, wishes).await;
         if served.is_err_and(|refused| is_alone(&leader, &refused)) {
             // Each entry would wait for a majority in vain. Who has waited
             // behind this one is told now, not after a wait of its own.
@@ -96,7 +97,11 @@ fn is_alone(leader: &Leader, refused: &ProposeError) -> bool {
     }
 }
 
-async fn serve(leader: &Arc<Leader>, mut wishes: Vec<Wish>) -> Result<(), ProposeError> {
+async fn serve(
+    leader: &Arc<Leader>,
+    planner: &mut Planner,
+    mut wishes: Vec<Wish>,
+) -> Result<(), ProposeError> {
     // A proposer that has gone no longer wants an answer, but it was told
     // nothing: its commands stay.
     let mut commands = Vec::new();
@@ -113,7 +118,7 @@ async fn serve(leader: &Arc<Leader>, mut wishes: Vec<Wish>) -> Result<(), Propos
         commands,
     };
     let effect = effect(&leader.published.view(), &entry.commands);
-    let rest = add_placements(leader, &mut entry, effect, bytes);
+    let rest = add_placements(leader, planner, &mut entry, effect, bytes);
     match commit(leader, entry).await {
         Ok(applied) => {
             note(leader, effect, rest, &applied);
@@ -198,7 +203,13 @@ fn submitted(applied: &Applied) -> impl Iterator<Item = JobId> + '_ {
 /// One entry is in flight, so the published view is that state; if it were
 /// not, apply would refuse what does not fit and the planner would try again.
 /// `bytes` is how long the entry is without them.
-fn add_placements(leader: &Leader, entry: &mut Entry, effect: Effect, bytes: usize) -> Rest {
+fn add_placements(
+    leader: &Leader,
+    planner: &mut Planner,
+    entry: &mut Entry,
+    effect: Effect,
+    bytes: usize,
+) -> Rest {
     // Where everything else is known to have no place, the new jobs are all
     // that there is to plan, however long the queue.
     let only_new = match effect {
@@ -225,9 +236,9 @@ fn add_placements(leader: &Leader, entry: &mut Entry, effect: Effect, bytes: usi
     let (soft, now) = (leader.loads(), entry.state_ms);
     let outcome = if only_new {
         let jobs: Vec<JobId> = submitted(&applied).collect();
-        plan_jobs(&imagined, &soft, now, Budget::INLINE, &jobs)
+        planner.plan_jobs(&imagined, &soft, now, Budget::INLINE, &jobs)
     } else {
-        plan(&imagined, &soft, now, Budget::INLINE)
+        planner.plan(&imagined, &soft, now, Budget::INLINE)
     };
     let left = outcome.exhausted || outcome.next_wakeup.is_some() || retries;
     let planned = outcome.placements.len();

@@ -8,6 +8,7 @@ mod batch;
 pub mod clock;
 mod line;
 pub mod members;
+mod mix;
 mod planner;
 mod rates;
 mod ticker;
@@ -127,6 +128,7 @@ impl Leader {
         tokio::spawn(batch::run(leader.clone(), queue));
         tokio::spawn(planner::run(leader.clone()));
         tokio::spawn(ticker::run(leader.clone()));
+        tokio::spawn(mix::run(leader.clone()));
         tokio::spawn(members::run(leader.clone()));
         leader.planner_wake.notify_one();
         leader

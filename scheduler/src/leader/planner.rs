@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_placement::{Budget, PlanOutcome, plan, plan_jobs};
+use berth_placement::{Budget, PlanOutcome, Planner};
 use berth_state::{Command, Placement, Reply};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
@@ -25,6 +25,7 @@ const REFUSED_WAIT: Duration = Duration::from_millis(20);
 
 pub async fn run(leader: Arc<Leader>) {
     let mut look_at: Option<Instant> = None;
+    let mut planner = Planner::default();
     loop {
         let timer = async {
             match look_at {
@@ -40,7 +41,7 @@ pub async fn run(leader: Arc<Leader>) {
             }
             () = leader.ended.cancelled() => return,
         }
-        let Next { wait, scope } = round(&leader).await;
+        let Next { wait, scope } = round(&leader, &mut planner).await;
         let next = wait.map(|wait| Instant::now() + wait);
         look_at = match scope {
             Scope::Everything => next,
@@ -56,11 +57,11 @@ struct Next {
 }
 
 /// Plans and proposes until nothing more can be placed.
-async fn round(leader: &Arc<Leader>) -> Next {
+async fn round(leader: &Arc<Leader>, planner: &mut Planner) -> Next {
     let mut budget = BUDGET;
     loop {
         let look = leader.backlog.begin();
-        let Some(outcome) = one_plan(leader, budget, look.scope.clone()).await else {
+        let Some(outcome) = one_plan(leader, planner, budget, look.scope.clone()).await else {
             leader.backlog.made_room();
             return Next { wait: Some(LOOK_AGAIN), scope: Scope::Everything };
         };
@@ -120,14 +121,27 @@ async fn propose(leader: &Arc<Leader>, placements: Vec<Placement>) -> Option<Dur
     (granted_count == 0).then_some(REFUSED_WAIT)
 }
 
-async fn one_plan(leader: &Arc<Leader>, budget: Budget, scope: Scope) -> Option<PlanOutcome> {
+/// `None` if it did not finish; the planner is a new one then.
+async fn one_plan(
+    leader: &Arc<Leader>,
+    planner: &mut Planner,
+    budget: Budget,
+    scope: Scope,
+) -> Option<PlanOutcome> {
     let view = leader.published.view();
     let soft = leader.loads();
     let now = leader.clock.now();
-    let planning = move || match scope {
-        Scope::Everything => plan(&view, &soft, now, budget),
-        Scope::Jobs(jobs) => plan_jobs(&view, &soft, now, budget, &jobs),
+    let mut working = std::mem::take(planner);
+    let planning = move || {
+        let outcome = match scope {
+            Scope::Everything => working.plan(&view, &soft, now, budget),
+            Scope::Jobs(jobs) => working.plan_jobs(&view, &soft, now, budget, &jobs),
+        };
+        (working, outcome)
     };
     let planned = tokio::task::spawn_blocking(planning).await;
-    planned.inspect_err(|error| warn!(%error, "plan did not finish")).ok()
+    let planned = planned.inspect_err(|error| warn!(%error, "plan did not finish")).ok();
+    let (working, outcome) = planned?;
+    *planner = working;
+    Some(outcome)
 }

@@ -34,7 +34,6 @@ pub enum Policy {
     /// Nodes in turn.
     RoundRobin,
     /// The node that the work fills best.
-    #[default]
     BestFit,
     /// The node with the fewest instances of the same job.
     Spread,
@@ -48,7 +47,8 @@ pub enum Policy {
     Fgd,
     /// The node that was registered first.
     FirstFit,
-    /// Berth's own: what the others look at, weighed so that the most work fits.
+    /// Berth's own: where the cluster loses the least of its GPUs for those who come later.
+    #[default]
     Berth,
 }
 

@@ -316,8 +316,10 @@ impl Search {
         let positions = surface.roster.groups();
         let best_of = |(group, ranking): (usize, &Ranking)| {
             let (place, score) = ranking.first()?;
-            let price = group.checked_sub(1).map_or(0, |kind| surface.reckoned.prices().of(kind));
-            let steps = cost::price_steps(self.task.gpu.as_ref(), price);
+            let price = |kind| surface.reckoned.prices().of(kind);
+            let steps = group
+                .checked_sub(1)
+                .map_or(0, |kind| cost::price_steps(self.task.gpu.as_ref(), price(kind)));
             let all = score.0[0].saturating_add(steps);
             let position = *positions.get(group)?.get(place)?;
             Some((score.with(self.terms, Term::Cost, all), position))

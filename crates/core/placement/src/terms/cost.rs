@@ -49,9 +49,11 @@ pub(super) fn cost(look: Look<'_>) -> u32 {
     u32::try_from(steps.max(0)).unwrap_or(u32::MAX)
 }
 
-/// What is to be added to the steps for taking so much of a kind of this price.
+/// What is to be added to the steps for taking so much of a kind of this price. Without GPUs
+/// it is one step for a node that has any: between a place that costs nothing there and one on
+/// a node without, the latter.
 pub(crate) fn price_steps(gpu: Option<&GpuRequest>, price: u32) -> u32 {
-    let Some(gpu) = gpu else { return 0 };
+    let Some(gpu) = gpu else { return 1 };
     let milli = u64::from(price) * u64::from(gpu.count) * u64::from(gpu.share.0) / 1000;
     u32::try_from(milli / STEP_MILLI.unsigned_abs()).unwrap_or(u32::MAX)
 }

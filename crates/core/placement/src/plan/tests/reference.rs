@@ -158,8 +158,8 @@ fn price_steps(
     }
     let prices = Prices::new(&Basis::of(&stocks), &soft.mix, &kinds);
     let of_host = |host: &Host| {
-        let price = host.spots.first().map_or(0, |spot| prices.of(spot.kind));
-        (host.row.id, cost::price_steps(task.gpu.as_ref(), price))
+        let steps = |kind| cost::price_steps(task.gpu.as_ref(), prices.of(kind));
+        (host.row.id, host.spots.first().map_or(0, |spot| steps(spot.kind)))
     };
     hosts.iter().map(of_host).collect()
 }
