@@ -211,8 +211,8 @@ fn task(number: u64) -> TaskSpec {
         _ => (0, 0),
     };
     let models = match kind / 8 {
-        2 if kind % 2 == 0 => vec!["A100".to_owned(), "H100".to_owned()],
-        3 if kind % 3 == 0 => vec!["L40S".to_owned()],
+        2 if kind.is_multiple_of(2) => vec!["A100".to_owned(), "H100".to_owned()],
+        3 if kind.is_multiple_of(3) => vec!["L40S".to_owned()],
         _ => Vec::new(),
     };
     let gpu = GpuRequest { models, share: ShareMilli(share), ..GpuRequest::whole(count) };

@@ -1,8 +1,9 @@
-//! Which devices of a node a task is given.
+//! Which devices of a node a task is given: of a share the device where it fits best, of
+//! several whole ones those that reach each other best.
 
 use std::cmp::Reverse;
 
-use berth_model::{GpuRequest, Policy};
+use berth_model::{Device, GpuRequest, PcieWay, Policy};
 
 use crate::host::Host;
 use crate::terms::cost::best_place;
@@ -13,6 +14,9 @@ use crate::terms::{Look, Term, terms_of};
 /// `None` if there is no room.
 pub(crate) fn choose(policy: Policy, look: Look<'_>) -> Option<Vec<usize>> {
     let Some(gpu) = &look.task.gpu else { return Some(Vec::new()) };
+    if gpu.count > 1 {
+        return closest(look.host, gpu, look.suits);
+    }
     let terms = terms_of(policy, look.task);
     if terms.contains(&Term::Fragmentation) {
         return least_fragmenting(look);
@@ -21,6 +25,65 @@ pub(crate) fn choose(policy: Policy, look: Look<'_>) -> Option<Vec<usize>> {
         return best_place(look).map(|(_, chosen)| chosen);
     }
     tightest(look.host, gpu, look.suits)
+}
+
+/// How far two devices are from each other, less is nearer: over NVLinks the more of them the
+/// nearer, then by what the way over PCIe leads through.
+fn distance(devices: &[Device], one: usize, other: usize) -> u32 {
+    const NVLINKS: u32 = 256;
+    let (first, second) = (one.min(other), one.max(other));
+    match devices[second].ways.get(first) {
+        Some(way) if way.nvlinks > 0 => NVLINKS.saturating_sub(way.nvlinks),
+        Some(way) => NVLINKS * (1 + way.pcie as u32),
+        None => NVLINKS * (1 + PcieWay::Unknown as u32),
+    }
+}
+
+/// What the devices of a task are to each other: the longest way, which is what their exchange
+/// waits for, then all ways together.
+fn spread_of(devices: &[Device], chosen: &[usize]) -> (u32, u32) {
+    let mut spread = (0, 0_u32);
+    for (at, one) in chosen.iter().enumerate() {
+        for other in &chosen[at + 1..] {
+            let way = distance(devices, *one, *other);
+            spread = (spread.0.max(way), spread.1.saturating_add(way));
+        }
+    }
+    spread
+}
+
+/// Several whole devices that reach each other best: from each that is open the set grows by
+/// the nearest, and the best of these sets is taken; where nobody says how devices reach each
+/// other, or nothing is nearer, as [`tightest`] has it. Costs O(open² × count).
+fn closest(host: &Host, gpu: &GpuRequest, suits: &[bool]) -> Option<Vec<usize>> {
+    let devices = &host.row.spec.devices;
+    let plain = tightest(host, gpu, suits)?;
+    let open: Vec<usize> = host.open_spots(gpu, suits).collect();
+    if open.iter().all(|at| devices[*at].ways.is_empty()) {
+        return Some(plain);
+    }
+    let mut best = (spread_of(devices, &plain), plain);
+    for seed in &open {
+        let mut chosen = vec![*seed];
+        let mut others: Vec<usize> = open.iter().copied().filter(|at| at != seed).collect();
+        while chosen.len() < gpu.count as usize {
+            let reach = |at: usize| {
+                let ways = chosen.iter().map(|one| distance(devices, *one, at));
+                ways.fold((0, 0_u32), |(longest, all), way| {
+                    (longest.max(way), all.saturating_add(way))
+                })
+            };
+            let nearest = others.iter().enumerate().min_by_key(|(_, at)| (reach(**at), **at));
+            let Some(position) = nearest.map(|(position, _)| position) else { break };
+            chosen.push(others.remove(position));
+        }
+        chosen.sort_unstable();
+        let spread = spread_of(devices, &chosen);
+        if chosen.len() == gpu.count as usize && spread < best.0 {
+            best = (spread, chosen);
+        }
+    }
+    Some(best.1)
 }
 
 /// Of whole devices the lowest run of neighbouring free ones, because neighbours usually
@@ -48,11 +111,47 @@ pub(crate) fn tightest(host: &Host, gpu: &GpuRequest, suits: &[bool]) -> Option<
 mod tests {
     use std::sync::Arc;
 
-    use berth_model::{DeviceHealth, ShareMilli, StateMs};
+    use berth_model::{DeviceHealth, DeviceWay, ShareMilli, StateMs};
 
     use super::*;
     use crate::fixture::{gpu_node, node_row};
     use crate::kinds::Kinds;
+
+    /// Eight devices in pairs of NVLinks, on two switches, one to a NUMA node.
+    fn linked(busy: &[usize]) -> Host {
+        let mut spec = gpu_node(8);
+        for (at, device) in spec.devices.iter_mut().enumerate() {
+            let way = |other: usize| DeviceWay {
+                pcie: if other / 4 == at / 4 { PcieWay::Switch } else { PcieWay::System },
+                nvlinks: if other / 2 == at / 2 { 4 } else { 0 },
+            };
+            device.ways = (0..at).map(way).collect();
+        }
+        let mut row = node_row(1, spec);
+        for at in busy {
+            let held = row.used.devices.entry(format!("GPU-{at}")).or_default();
+            held.share = ShareMilli::WHOLE;
+            held.tasks = 1;
+        }
+        Host::new(Arc::new(row), None, StateMs(0), &mut Kinds::default())
+    }
+
+    #[test]
+    fn several_devices_reach_each_other_best() {
+        let check = |busy: &[usize], count: u32, expected: &[usize]| {
+            let found = closest(&linked(busy), &GpuRequest::whole(count), &[true]);
+            assert_eq!(found.as_deref(), Some(expected), "{count} beside {busy:?}");
+        };
+        check(&[], 2, &[0, 1]);
+        check(&[1], 2, &[2, 3]);
+        check(&[0, 2, 4], 2, &[6, 7]);
+        check(&[1, 3], 3, &[4, 5, 6]);
+        check(&[1], 4, &[4, 5, 6, 7]);
+        check(&[0, 2, 4, 6], 2, &[1, 3]);
+        check(&[0, 4], 6, &[1, 2, 3, 5, 6, 7]);
+        check(&[], 8, &[0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(closest(&linked(&[0]), &GpuRequest::whole(8), &[true]), None);
+    }
 
     #[test]
     fn neighbours_are_taken_before_the_lowest() {
