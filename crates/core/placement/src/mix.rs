@@ -43,6 +43,8 @@ pub struct Mix {
     pub(crate) cpu_milli_per_gpu: Option<u64>,
     /// Thousandths of GPUs that were asked for.
     pub(crate) gpu_milli: u64,
+    /// Thousandths of cores that were asked for, with GPUs or without.
+    pub(crate) cpu_milli: u64,
     /// Of these, those that may only be of certain models.
     pub(crate) of_models: BTreeMap<Vec<String>, u64>,
 }
@@ -107,8 +109,9 @@ impl MixCounts {
 
     fn add_gpus(&self, mix: &mut Mix) {
         let mut shares: BTreeMap<u32, u64> = BTreeMap::new();
-        let mut cpu_milli: u128 = 0;
+        let (mut cpu_milli, mut cpu_of_all): (u128, u128) = (0, 0);
         for (kind, count) in &self.counts {
+            cpu_of_all += u128::from(kind.cpu_milli) * u128::from(*count);
             let Some(gpu) = &kind.gpu else { continue };
             let gpus = u64::from(gpu.count).saturating_mul(*count);
             let milli = gpus.saturating_mul(u64::from(gpu.share.0));
@@ -122,6 +125,7 @@ impl MixCounts {
             }
         }
         mix.waste = Waste::new(&shares);
+        mix.cpu_milli = u64::try_from(cpu_of_all).unwrap_or(u64::MAX);
         let per_gpu = (cpu_milli * 1000).checked_div(u128::from(mix.gpu_milli));
         mix.cpu_milli_per_gpu = per_gpu.map(|milli| u64::try_from(milli).unwrap_or(u64::MAX));
     }

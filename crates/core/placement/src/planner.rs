@@ -95,7 +95,7 @@ impl Searches {
         surface: Surface<'_>,
     ) -> (&mut Search, bool) {
         self.uses += 1;
-        let is_usable = |search: &Search| search.is_usable(surface.roster);
+        let is_usable = |search: &Search| search.is_usable(surface);
         let is_new = !self.by_key.get(&key).is_some_and(is_usable);
         if is_new {
             self.by_key.remove(&key);

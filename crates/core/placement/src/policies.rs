@@ -60,13 +60,13 @@ impl Score {
                 continue;
             }
             let losses = cost::best_place(look).map(|(losses, _)| losses);
-            let (stranded, remnants) =
-                losses.map_or((0, 0), |losses| (losses.stranded_milli, losses.remnants_milli));
+            let losses = losses.unwrap_or_default();
             let all = cost::milli_of_steps(value);
             let by_itself = cost::milli_of_steps(term.value(look));
             parts.push((term.name().to_owned(), all));
-            parts.push(("stranded_milli".to_owned(), stranded));
-            parts.push(("remnants_milli".to_owned(), remnants));
+            parts.push(("stranded_milli".to_owned(), losses.stranded_milli));
+            parts.push(("remnants_milli".to_owned(), losses.remnants_milli));
+            parts.push(("cores_milli".to_owned(), losses.cores_milli));
             parts.push(("scarcity_milli".to_owned(), all - by_itself));
         }
         ScoreParts { policy: policy.name().to_owned(), parts, view_index }

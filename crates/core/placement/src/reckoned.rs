@@ -36,7 +36,7 @@ impl Reckoned {
 
     /// Takes in what there is of each kind now.
     pub fn take_stocks(&mut self, roster: &Roster) {
-        let basis = Basis::of(roster.stocks());
+        let basis = Basis::of(roster.stocks(), roster.cpu());
         if self.basis.as_ref() != Some(&basis) {
             self.prices = Prices::new(&basis, &self.mix, &roster.kinds);
             self.basis = Some(basis);
@@ -48,6 +48,6 @@ impl Reckoned {
     }
 
     pub fn inputs(&self) -> Inputs<'_> {
-        Inputs { mix: &self.mix, table: &self.table }
+        Inputs { mix: &self.mix, table: &self.table, core_price: self.prices.of_core() }
     }
 }

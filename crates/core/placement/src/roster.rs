@@ -39,6 +39,8 @@ pub(crate) struct Roster {
     places: Vec<(usize, usize)>,
     /// By kind of device.
     stocks: Vec<Stock>,
+    /// Of all hosts' processors.
+    cpu: Stock,
 }
 
 impl Roster {
@@ -126,6 +128,9 @@ impl Roster {
     /// Adds what a host has to the stocks, or takes it off again.
     fn count(&mut self, position: usize, sum: fn(u64, u64) -> u64) {
         self.stocks.resize(self.kinds.len(), Stock::default());
+        let host = &self.hosts[position];
+        self.cpu.capacity_milli = sum(self.cpu.capacity_milli, host.row.spec.cpu.0);
+        self.cpu.idle_milli = sum(self.cpu.idle_milli, host.cpu_free);
         for spot in self.hosts[position].spots.iter().filter(|spot| spot.takes_work) {
             let stock = &mut self.stocks[spot.kind];
             stock.capacity_milli = sum(stock.capacity_milli, 1000);
@@ -175,6 +180,11 @@ impl Roster {
     /// What there is, by kind of device.
     pub fn stocks(&self) -> &[Stock] {
         &self.stocks
+    }
+
+    /// Of all nodes' processors.
+    pub fn cpu(&self) -> Stock {
+        self.cpu
     }
 
     /// Where a node is.

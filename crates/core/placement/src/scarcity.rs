@@ -21,7 +21,17 @@ const FULL_AT_MILLI: u128 = 1000;
 /// The price of a device that is spoken for altogether: as much as losing it.
 const PRICE_MAX: u128 = 1000;
 
-/// All devices of a kind that may be used, and those that are wholly idle, in thousandths.
+/// From where on processors are short, and where they are as short as they matter, in
+/// thousandths of the idle ones that are spoken for; in between there is one step.
+const CPU_FREE_BELOW_MILLI: u128 = 900;
+const CPU_STEP_MILLI: u128 = 50;
+/// What an idle core costs beside which a task without GPUs is put, at each step, in
+/// thousandths of a GPU: far more than anything else that such a task can cost, and little
+/// enough not to overflow.
+const CPU_PRICES: [u32; 3] = [0, 12, 25];
+
+/// All devices of a kind that may be used, and those that are wholly idle, in thousandths; or
+/// all cores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Stock {
     pub capacity_milli: u64,
@@ -33,19 +43,32 @@ pub(crate) struct Stock {
 pub(crate) struct Basis {
     /// Idle, by kind, rounded down to a step.
     idle_milli: Vec<u64>,
+    /// Idle cores, likewise.
+    cpu_idle_milli: u64,
 }
 
-/// The price of a whole device of each kind, in thousandths of a GPU that is lost.
+/// The price of a whole device of each kind, in thousandths of a GPU that is lost, and of a
+/// core that is left idle by a task without GPUs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Prices(Vec<u32>);
+pub(crate) struct Prices {
+    of_kinds: Vec<u32>,
+    of_core: u32,
+}
 
 impl Basis {
-    pub fn of(stocks: &[Stock]) -> Basis {
+    pub fn of(stocks: &[Stock], cpu: Stock) -> Basis {
         let rounded = |stock: &Stock| {
             let step = (stock.capacity_milli / STEPS).max(1000);
             stock.idle_milli / step * step
         };
-        Basis { idle_milli: stocks.iter().map(rounded).collect() }
+        let idle_milli = stocks.iter().map(rounded).collect();
+        Basis { idle_milli, cpu_idle_milli: rounded(&cpu) }
+    }
+}
+
+impl Basis {
+    fn all_idle_milli(&self) -> u128 {
+        self.idle_milli.iter().map(|milli| u128::from(*milli)).sum()
     }
 }
 
@@ -56,13 +79,14 @@ impl Prices {
     /// far, so many of A will have been asked for by those who need them.
     pub fn new(basis: &Basis, mix: &Mix, kinds: &Kinds) -> Prices {
         let mut prices = vec![0; basis.idle_milli.len()];
+        let of_core = core_price(basis, mix);
         let demand = demand_by_kinds(mix, kinds);
         let looked_at = most_asked_for(&demand, prices.len());
         let width = looked_at.len();
         if width == 0 || mix.gpu_milli == 0 {
-            return Prices(prices);
+            return Prices { of_kinds: prices, of_core };
         }
-        let all_idle: u128 = basis.idle_milli.iter().map(|milli| u128::from(*milli)).sum();
+        let all_idle = basis.all_idle_milli();
         let mut needed = vec![0_u128; 1 << width];
         for (accepted, milli) in &demand {
             let within = accepted.iter().map(|kind| looked_at.iter().position(|one| one == kind));
@@ -89,13 +113,32 @@ impl Prices {
                 *kind = price.max(*kind);
             });
         }
-        Prices(prices)
+        Prices { of_kinds: prices, of_core }
     }
 
     /// Of a whole device of a kind.
     pub fn of(&self, kind: usize) -> u32 {
-        self.0.get(kind).copied().unwrap_or(0)
+        self.of_kinds.get(kind).copied().unwrap_or(0)
     }
+
+    /// Of a core that stays idle beside a task without GPUs.
+    pub fn of_core(&self) -> u32 {
+        self.of_core
+    }
+}
+
+/// Where all processors together will run out before the GPUs do, tasks without GPUs fill up
+/// what is left of nodes, so that GPUs elsewhere keep theirs.
+fn core_price(basis: &Basis, mix: &Mix) -> u32 {
+    let needed = basis.all_idle_milli() * u128::from(mix.cpu_milli) * 1000;
+    let there = u128::from(mix.gpu_milli) * u128::from(basis.cpu_idle_milli);
+    if mix.gpu_milli == 0 {
+        return 0;
+    }
+    let pressure = needed.checked_div(there).unwrap_or(u128::MAX);
+    let step = pressure.saturating_sub(CPU_FREE_BELOW_MILLI) / CPU_STEP_MILLI;
+    let step = usize::try_from(step).unwrap_or(usize::MAX).min(CPU_PRICES.len() - 1);
+    CPU_PRICES[step]
 }
 
 fn price_of(pressure_milli: u128) -> u32 {

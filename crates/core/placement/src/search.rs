@@ -60,6 +60,8 @@ pub(crate) struct Search {
     homes: BTreeSet<usize>,
     /// Positions that lack nothing but ports.
     without_ports: BTreeSet<usize>,
+    /// What an idle core cost when this was ranked.
+    core_price: u32,
     /// Changes of the roster that this search has taken in.
     changes_seen: usize,
     pub last_used: u64,
@@ -136,6 +138,7 @@ impl Search {
             ranked_for: surface.census.map(|census| census.job),
             homes: BTreeSet::new(),
             without_ports: BTreeSet::new(),
+            core_price: surface.reckoned.prices().of_core(),
             changes_seen: surface.roster.changes_seen(),
             last_used: 0,
         }
@@ -147,8 +150,10 @@ impl Search {
     }
 
     /// Whether it can be brought up to date rather than begun anew.
-    pub fn is_usable(&self, roster: &Roster) -> bool {
-        roster.changes_after(self.changes_seen).is_some()
+    pub fn is_usable(&self, surface: Surface<'_>) -> bool {
+        let asks_cores = self.terms.contains(&Term::Cost) && self.task.gpu.is_none();
+        let same_price = self.core_price == surface.reckoned.prices().of_core();
+        surface.roster.changes_after(self.changes_seen).is_some() && (same_price || !asks_cores)
     }
 
     /// The best node for an instance, after taking in what has changed; `None`

@@ -34,6 +34,8 @@ pub(crate) struct Look<'a> {
 pub(crate) struct Inputs<'a> {
     pub mix: &'a Mix,
     pub table: &'a MixTable,
+    /// What an idle core costs beside a task without GPUs, in thousandths of a GPU.
+    pub core_price: u32,
 }
 
 /// One property of a node.
@@ -63,6 +65,8 @@ pub enum Term {
     Fragmentation,
     /// How much of the cluster's GPUs it is expected to lose for others.
     Cost,
+    /// GPUs that nobody holds beforehand: of equals the node that is in use most.
+    IdleGpus,
 }
 
 impl Term {
@@ -81,6 +85,7 @@ impl Term {
             Term::Packing => "packing",
             Term::Fragmentation => "fragmentation",
             Term::Cost => "cost_milli",
+            Term::IdleGpus => "idle_gpus",
         }
     }
 
@@ -99,6 +104,7 @@ impl Term {
             Term::Packing => packing::packing(look),
             Term::Fragmentation => fragmentation::fragmentation(look),
             Term::Cost => cost::cost(look),
+            Term::IdleGpus => gpus_left::idle_gpus(look.host),
         }
     }
 }
@@ -117,7 +123,7 @@ pub fn terms_of(policy: Policy, task: &TaskSpec) -> &'static [Term] {
         (Policy::LeastAllocations, _) => &[Term::Allocations],
         (Policy::GpuPacking, _) => &[Term::Packing],
         (Policy::Fgd, _) => &[Term::Fragmentation],
-        (Policy::Berth, _) => &[Term::Cost],
+        (Policy::Berth, _) => &[Term::Cost, Term::IdleGpus],
         (Policy::FirstFit, _) => &[],
     }
 }

@@ -12,7 +12,7 @@ pub(crate) const PARTS: u64 = 1 << 16;
 /// One in so many times a remnant is left as it is though something would fit: without it
 /// everything would look as if it could be filled to the end, which takes patience that the
 /// cluster may not have.
-const LEFT_AS_IT_IS: u64 = 50;
+const LEFT_AS_IT_IS: u64 = 20;
 
 /// The expected loss, in [`PARTS`] of a thousandth of a GPU, of each remnant from 0 to 1000
 /// thousandths; empty while nothing is known, when nothing is lost.
@@ -21,7 +21,7 @@ pub(crate) struct Waste(Arc<[u64]>);
 
 impl Waste {
     /// From how many GPUs each share was asked for of. With q(d) of them for the share d, T
-    /// for all, and s = T / 50:
+    /// for all, and s = T / 20:
     ///
     /// w(0) = 0, w(r) = (sum over d <= r of q(d) w(r - d) + s r) / (sum over d <= r of q(d) + s)
     pub fn new(shares: &BTreeMap<u32, u64>) -> Waste {
@@ -68,11 +68,11 @@ mod tests {
     fn what_can_be_completed_is_worth_more_than_what_cannot() {
         let whole_only = waste(&[(1000, 10)]);
         assert_eq!((whole_only(0), whole_only(999)), (0, 999));
-        // One time in fifty-one it is left.
-        assert_eq!(whole_only(1000), 1000 / 51);
+        // One time in twenty-one it is left.
+        assert_eq!(whole_only(1000), 1000 / 21);
         let halves = waste(&[(500, 10)]);
         assert_eq!(halves(499), 499);
-        assert!(halves(500) < 10 && halves(1000) < 30);
+        assert!(halves(500) < 25 && halves(1000) < 75);
         assert!(halves(700) > 200, "two hundred are left over in any case: {}", halves(700));
         let mixed = waste(&[(300, 10), (700, 10)]);
         assert!(mixed(1000) < mixed(900), "300 and 700 fill a whole one");

@@ -19,7 +19,7 @@ fn prices(demand: &[(TaskSpec, u64)], idle: [u64; 3]) -> [u32; 3] {
     let mut counts = MixCounts::default();
     demand.iter().for_each(|(task, count)| counts.add(task, *count));
     let stock = |gpus: u64| Stock { capacity_milli: 100_000, idle_milli: gpus * 1000 };
-    let prices = Prices::new(&Basis::of(&idle.map(stock)), &counts.mix(), &kinds);
+    let prices = Prices::new(&Basis::of(&idle.map(stock), Stock::default()), &counts.mix(), &kinds);
     [0, 1, 2].map(|kind| prices.of(kind))
 }
 
@@ -58,6 +58,31 @@ fn a_set_that_is_needed_together_is_dear_together() {
 #[test]
 fn a_price_stays_while_little_changes() {
     let stock = |idle_milli| [Stock { capacity_milli: 640_000, idle_milli }];
-    assert_eq!(Basis::of(&stock(599_000)), Basis::of(&stock(590_000)));
-    assert_ne!(Basis::of(&stock(600_000)), Basis::of(&stock(590_000)));
+    assert_eq!(
+        Basis::of(&stock(599_000), Stock::default()),
+        Basis::of(&stock(590_000), Stock::default())
+    );
+    assert_ne!(
+        Basis::of(&stock(600_000), Stock::default()),
+        Basis::of(&stock(590_000), Stock::default())
+    );
+}
+
+#[test]
+fn an_idle_core_costs_something_where_processors_run_out_first() {
+    let price = |idle_cores: u64| {
+        let mut kinds = Kinds::default();
+        kinds.number(&device(0, "L4"));
+        let mut counts = MixCounts::default();
+        let mut task = gpu_task(1);
+        // Ten cores for each GPU: a hundred GPUs are idle.
+        task.cpu = berth_model::CpuMilli(10_000);
+        counts.add(&task, 5);
+        let stock = Stock { capacity_milli: 100_000, idle_milli: 100_000 };
+        let cpu = Stock { capacity_milli: 64_000, idle_milli: idle_cores * 1000 };
+        Prices::new(&Basis::of(&[stock], cpu), &counts.mix(), &kinds).of_core()
+    };
+    assert_eq!([2000, 1200, 1050, 990, 0].map(price), [0, 0, 12, 25, 25]);
+    let nothing = Prices::new(&Basis::default(), &MixCounts::default().mix(), &Kinds::default());
+    assert_eq!(nothing.of_core(), 0);
 }

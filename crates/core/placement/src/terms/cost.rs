@@ -1,8 +1,9 @@
 //! Berth's own measure of a place: how much of the cluster's GPUs it can be expected to lose
-//! for those who come later. Three losses are added up, each in thousandths of a GPU: GPUs
-//! that are stranded as the processor of their node runs out, remnants of shared GPUs that
-//! nothing completes, and GPUs of a kind that others cannot do without. docs/placement.md
-//! says what each of them buys.
+//! for those who come later. Losses are added up, each in thousandths of a GPU: GPUs that are
+//! stranded as the processor of their node runs out, remnants of shared GPUs that nothing
+//! completes, GPUs of a kind that others cannot do without, and, where processors are what
+//! runs out, cores that a task without GPUs leaves idle. docs/placement.md says what each of
+//! them buys.
 
 use berth_model::GpuRequest;
 
@@ -26,10 +27,19 @@ const STRANDED_WEIGHT: u64 = 2;
 const NEEDED_CPU_TENTHS: u128 = 9;
 
 /// What a place costs by itself; scarcity is added when nodes of several kinds are compared.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Losses {
     pub stranded_milli: i64,
     pub remnants_milli: i64,
+    /// Cores that a task without GPUs leaves idle.
+    pub cores_milli: i64,
+}
+
+impl Losses {
+    fn sum(self) -> i64 {
+        let Losses { stranded_milli, remnants_milli, cores_milli } = self;
+        stranded_milli.saturating_add(remnants_milli).saturating_add(cores_milli)
+    }
 }
 
 /// What is left of a node.
@@ -44,8 +54,7 @@ struct Rest {
 /// The steps, which begin at a number that stands for no cost at all.
 pub(super) fn cost(look: Look<'_>) -> u32 {
     let Some((losses, _)) = best_place(look) else { return u32::MAX };
-    let milli = losses.stranded_milli.saturating_add(losses.remnants_milli);
-    let steps = milli.div_euclid(STEP_MILLI) + ZERO;
+    let steps = (losses.sum() + STEP_MILLI / 2).div_euclid(STEP_MILLI) + ZERO;
     u32::try_from(steps.max(0)).unwrap_or(u32::MAX)
 }
 
@@ -70,7 +79,12 @@ pub(crate) fn best_place(look: Look<'_>) -> Option<(Losses, Vec<usize>)> {
     let cpu_milli = before.cpu_milli.saturating_sub(look.task.cpu.0);
     let Some(gpu) = &look.task.gpu else {
         let after = Rest { cpu_milli, ..before };
-        return Some((losses(&before, &after, look.inputs.mix), Vec::new()));
+        let cores = u64::from(look.inputs.core_price) * cpu_milli / 1000;
+        let losses = Losses {
+            cores_milli: i64::try_from(cores).unwrap_or(i64::MAX),
+            ..losses(&before, &after, look.inputs.mix)
+        };
+        return Some((losses, Vec::new()));
     };
     let chosen = if gpu.is_shared() {
         vec![least_wasteful(look, gpu)?]
@@ -106,6 +120,7 @@ fn losses(before: &Rest, after: &Rest, mix: &Mix) -> Losses {
     Losses {
         stranded_milli: signed(after.stranded_milli(mix)) - signed(before.stranded_milli(mix)),
         remnants_milli: i64::try_from(milli).unwrap_or(i64::MAX),
+        cores_milli: 0,
     }
 }
 

@@ -29,7 +29,7 @@ fn host(gpus: u32, held: &[(usize, u32)], load: Option<NodeLoad>) -> Host {
 
 fn value(term: Term, host: &Host, task: &TaskSpec) -> u32 {
     let (mix, table) = (Mix::default(), MixTable::default());
-    let inputs = Inputs { mix: &mix, table: &table };
+    let inputs = Inputs { mix: &mix, table: &table, core_price: 0 };
     term.value(Look { host, task, suits: &[true], inputs, on_node: 0 })
 }
 

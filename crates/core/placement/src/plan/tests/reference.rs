@@ -112,6 +112,7 @@ struct Fresh {
     suits: Vec<bool>,
     mix: Arc<crate::mix::Mix>,
     table: MixTable,
+    core_price: u32,
 }
 
 impl Fresh {
@@ -129,22 +130,24 @@ impl Fresh {
         let accepted = |device| task.gpu.as_ref().is_some_and(|gpu| accepts(gpu, device));
         let suits = kinds.iter().map(accepted).collect();
         let table = MixTable::new(&soft.mix, &kinds);
-        Fresh { host, suits, mix: soft.mix.clone(), table }
+        Fresh { host, suits, mix: soft.mix.clone(), table, core_price: 0 }
     }
 
     fn look<'a>(&'a self, task: &'a TaskSpec, on_node: u32) -> Look<'a> {
-        let inputs = Inputs { mix: &self.mix, table: &self.table };
+        let Fresh { mix, table, core_price, .. } = self;
+        let inputs = Inputs { mix, table, core_price: *core_price };
         Look { host: &self.host, task, suits: &self.suits, inputs, on_node }
     }
 }
 
-/// What taking the first kind of device of each node costs, all nodes looked at anew.
+/// What taking the first kind of device of each node costs, and an idle core: all nodes
+/// looked at anew.
 fn price_steps(
     view: &ClusterState,
     (soft, now): (&SoftView, StateMs),
     used: &BTreeMap<NodeId, NodeUse>,
     task: &TaskSpec,
-) -> BTreeMap<NodeId, u32> {
+) -> (BTreeMap<NodeId, u32>, u32) {
     let mut kinds = Kinds::default();
     let mut hosts = Vec::new();
     for node in view.nodes().values() {
@@ -156,12 +159,17 @@ fn price_steps(
         stocks[spot.kind].capacity_milli += 1000;
         stocks[spot.kind].idle_milli += if spot.is_free() { 1000 } else { 0 };
     }
-    let prices = Prices::new(&Basis::of(&stocks), &soft.mix, &kinds);
+    let sum = |of: fn(&Host) -> u64| hosts.iter().map(of).sum();
+    let cpu = Stock {
+        capacity_milli: sum(|host| host.row.spec.cpu.0),
+        idle_milli: sum(|host| host.cpu_free),
+    };
+    let prices = Prices::new(&Basis::of(&stocks, cpu), &soft.mix, &kinds);
     let of_host = |host: &Host| {
         let steps = |kind| cost::price_steps(task.gpu.as_ref(), prices.of(kind));
         (host.row.id, host.spots.first().map_or(0, |spot| steps(spot.kind)))
     };
-    hosts.iter().map(of_host).collect()
+    (hosts.iter().map(of_host).collect(), prices.of_core())
 }
 
 /// The claim with which an instance fits a node.
@@ -210,7 +218,7 @@ fn best(
         .collect();
     let zone_of = |node: &NodeId| view.nodes().get(node).unwrap().spec.zone.clone();
     let terms = terms_of(job.spec.policy, task);
-    let price_steps = price_steps(view, (soft, now), used, task);
+    let (price_steps, core_price) = price_steps(view, (soft, now), used, task);
     let scored = view.nodes().values().filter_map(|node| {
         let claim = grant(node, &used[&node.id], (soft, now), (job, task, id))?;
         let rank = ring.iter().position(|one| *one == node.id)?;
@@ -219,6 +227,7 @@ fn best(
         let in_zone = homes.iter().filter(same_zone).count() as u32;
         let passed_over = ((rank + ring.len() - start) % ring.len()) as u32;
         let mut fresh = Fresh::new(node, &used[&node.id], soft, now, task);
+        fresh.core_price = core_price;
         fresh.host.tasks += placed.iter().filter(|one| one.1 == node.id).count() as u32;
         let by_itself: Score = score(terms, fresh.look(task, on_node));
         let with_price = by_itself.0[0].saturating_add(price_steps[&node.id]);
