@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use berth_model::{JobKind, NodeId, StateMs, WallMs};
-use berth_placement::{Budget, SoftView, plan};
+use berth_placement::{Budget, Planner, SoftView};
 use berth_raft::Runtime;
 use berth_raft::{Proposal, ProposeError};
 use berth_reconcile::SoftState;
@@ -75,6 +75,9 @@ pub struct Term {
     ticks_waiting: usize,
     plans_waiting: usize,
     granted: usize,
+    /// Of the planner's own thread, and of the line of entries.
+    planner: Planner,
+    line_planner: Planner,
 }
 
 impl Term {
@@ -135,6 +138,8 @@ impl World {
             ticked: now(),
             ticks_waiting: 0,
             plans_waiting: 0,
+            planner: Planner::default(),
+            line_planner: Planner::default(),
             granted: 0,
         });
         self.count("terms begun");
@@ -197,8 +202,9 @@ impl World {
             proposer: format!("simulation {}", self.entry_counter),
             commands,
         };
-        let scheduler = &self.schedulers[&id];
-        let for_planner = add_placements(&scheduler.view(), &mut entry);
+        let view = self.schedulers[&id].view();
+        let Some(term) = self.term(id) else { return };
+        let for_planner = add_placements(&mut term.line_planner, &view, &mut entry);
         if let Some(command @ Command::Place { .. }) = entry.commands.last() {
             self.remember(command);
         }
@@ -322,7 +328,8 @@ impl World {
             return;
         }
         let clock = term.clock();
-        let outcome = plan(&view, &SoftView::default(), clock, Budget::UNLIMITED);
+        let soft = SoftView::default();
+        let outcome = term.planner.plan(&view, &soft, clock, Budget::UNLIMITED);
         term.granted = 0;
         if outcome.placements.is_empty() {
             if let Some(at) = outcome.next_wakeup {
@@ -413,7 +420,7 @@ impl World {
 
 /// Plans on the state that the entry will meet and appends the plan; true if
 /// something is left to plan after it.
-fn add_placements(view: &ClusterState, entry: &mut Entry) -> bool {
+fn add_placements(planner: &mut Planner, view: &ClusterState, entry: &mut Entry) -> bool {
     if !makes_work_or_room(view, &entry.commands) {
         return false;
     }
@@ -424,7 +431,8 @@ fn add_placements(view: &ClusterState, entry: &mut Entry) -> bool {
     if imagined.queue_is_empty() && imagined.daemons().next().is_none() {
         return retries;
     }
-    let outcome = plan(&imagined, &SoftView::default(), entry.state_ms, Budget::INLINE);
+    let soft = SoftView::default();
+    let outcome = planner.plan(&imagined, &soft, entry.state_ms, Budget::INLINE);
     if !outcome.placements.is_empty() {
         entry.commands.push(Command::Place { placements: outcome.placements });
     }

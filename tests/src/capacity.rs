@@ -129,8 +129,6 @@ impl Row<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     const NODES: &str = "sn,cpu_milli,memory_mib,gpu,model\na,4000,100,2,L4\nb,4000,100,0,\n";
     const TASKS: &str = "seq,name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec\n\
                          0,x,1000,10,1,600,\n1,y,1000,10,1,400,L4\n2,z,1000,10,2,1000,\n";
