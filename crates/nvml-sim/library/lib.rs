@@ -1,4 +1,4 @@
-//! NVML's C interface over a script of simulated GPUs, as a shared library.
+//! NVML's C interface, and a little of CUDA's, over a script of simulated GPUs, as a shared library.
 //!
 //! The names, the layouts and the numbers are those of NVIDIA's `nvml.h` (interface
 //! of CUDA 12). Only what is here can be called; a caller that looks for another
@@ -7,6 +7,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 #![expect(unsafe_code, reason = "the callers are C, and pass pointers to be written through")]
 
+mod cuda;
 mod fields;
 mod memory;
 mod mig;

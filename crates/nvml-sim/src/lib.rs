@@ -1,8 +1,8 @@
-//! GPUs that are not there, behind the interface that real ones have: a shared
-//! library with NVML's C functions, which answers from a script that may change
-//! while it is loaded.
+//! GPUs that are not there, behind the interfaces that real ones have: a shared
+//! library with NVML's C functions, and the few of CUDA's that a test of memory
+//! calls, which answers from a script that may change while it is loaded.
 //!
-//! Whoever loads it goes the way that leads to the real library, so that this way
+//! Whoever loads it goes the way that leads to the real libraries, so that this way
 //! runs in every test and every trial. It is no driver: nothing computes, and only
 //! what [`Script`] names can be asked for; everything else is a symbol that the
 //! library does not have.

@@ -20,6 +20,7 @@
 //! gpu 0 ecc_uncorrected 0 1
 //! gpu 0 rows_remapped 1 0
 //! gpu 1 lost yes
+//! gpu 1 bad_memory yes
 //! gpu 0 numa 0
 //! gpu 0 ancestor 1 switch
 //! gpu 0 nvlinks 1 4
@@ -82,6 +83,8 @@ pub struct Gpu {
     pub is_lost: bool,
     /// It answers nothing but that it has to be reset, and who it is.
     pub needs_reset: bool,
+    /// It does not keep what is written to it, for whoever computes on it.
+    pub has_bad_memory: bool,
     /// What the driver says that it needs.
     pub recovery: Option<Recovery>,
     /// Whether rows of its memory are to be exchanged.
@@ -274,6 +277,7 @@ impl Gpu {
             }
             "lost" => self.is_lost = yes_or_no(value)?,
             "needs_reset" => self.needs_reset = yes_or_no(value)?,
+            "bad_memory" => self.has_bad_memory = yes_or_no(value)?,
             "recovery" => self.recovery = Some(named(&RECOVERIES, value)?),
             "slowdown" => self.slowdown = Some(named(&SLOWDOWNS, value)?),
             "remap" => self.remap = Some(named(&REMAPS, value)?),
@@ -414,6 +418,7 @@ impl Gpu {
         say("clock", self.clock_mhz.map(|value| value.to_string()));
         say("lost", self.is_lost.then(|| "yes".to_owned()));
         say("needs_reset", self.needs_reset.then(|| "yes".to_owned()));
+        say("bad_memory", self.has_bad_memory.then(|| "yes".to_owned()));
         say("recovery", self.recovery.and_then(|value| name_of(&RECOVERIES, &value)));
         say("remap", self.remap.and_then(|value| name_of(&REMAPS, &value)));
         say("slowdown", self.slowdown.and_then(|value| name_of(&SLOWDOWNS, &value)));
@@ -471,6 +476,7 @@ mod tests {
             xids: vec![Xid { number: 1, code: 79 }, Xid { number: 4, code: 13 }],
             is_lost: true,
             needs_reset: true,
+            has_bad_memory: true,
             recovery: Some(Recovery::DrainAndReset),
             remap: Some(Remap::Pending),
             rows_remapped: Some((1, 0)),
