@@ -55,6 +55,9 @@ pub const MEND_AGAIN_AFTER: DurationMs = DurationMs::from_secs(30 * 60);
 const FAULTS_MAX: usize = 64;
 /// Evidence of one whose memory is not free.
 const STUCK: &str = "its memory is in use";
+/// Evidence of one that was mended and is not well all the same. How it shows differs from test to
+/// test, and it is one cause.
+const TEST_FAILED: &str = "its test failed";
 /// Why one is not reset: it is a problem for whoever has cut it up.
 const IN_PARTS: &str = "its parts would not outlive a reset: it is reset once they are taken away";
 /// Evidence of one whose memory has errors that nobody reported. How many there are differs from
@@ -260,7 +263,7 @@ impl Gpu {
             }
             Tested::Wrong(problem) => {
                 self.standing = Standing::Healthy;
-                self.fence(Repair::Reset, format!("its test failed: {problem}"));
+                self.fence(Repair::Reset, format!("{TEST_FAILED}: {problem}"));
             }
         }
     }
@@ -396,7 +399,8 @@ impl Gpu {
 
     /// Its evidence, without what differs from time to time.
     fn cause(&self) -> String {
-        if self.evidence.starts_with(STUCK) { STUCK.to_owned() } else { self.evidence.clone() }
+        let alike = [STUCK, TEST_FAILED].into_iter().find(|cause| self.evidence.starts_with(cause));
+        alike.map_or_else(|| self.evidence.clone(), str::to_owned)
     }
 
     /// Retires it if it was mended too often; whether it did.
