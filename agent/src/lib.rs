@@ -75,8 +75,8 @@ pub use data_dir::ClusterFile;
 pub use docker::{Docker, Gpus, run_container};
 pub use gpus::{
     BadPretence, GpuDriver, KERNEL_LOG, Lister, Pace, Pretence, devices_listed, host_gpus,
-    look_at_gpus, pretend, probe,
+    look_at_gpus, pretend, probe, self_test,
 };
 pub use metadata::{MetadataService, allow_metadata_service, refuse_metadata_service};
-pub use options::{AgentOptions, Hold, Program, Repair};
+pub use options::{AgentOptions, GpuTest, Hold, Program, Repair};
 pub use run::run;

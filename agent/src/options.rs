@@ -14,7 +14,7 @@ use crate::artifacts::Artifacts;
 use crate::confinement::Wish;
 use crate::credentials::Transport;
 use crate::docker::Docker;
-use crate::gpus::{Lister, Pace};
+use crate::gpus::{DEADLINE, Lister, Pace};
 use crate::metadata::MetadataService;
 
 /// Everything that an agent is told from outside.
@@ -69,6 +69,8 @@ pub struct AgentOptions {
     pub shim: Program,
     /// `exe arguments… more` must end in [`crate::probe`] of all that is more.
     pub prober: Program,
+    /// `exe arguments… more` must end in [`crate::self_test`] of all that is more.
+    pub gpu_tester: Program,
     /// How workers in containers are run.
     pub docker: Docker,
     /// How files that tasks need are fetched.
@@ -94,8 +96,22 @@ pub struct Repair {
     /// What resets a GPU, with its uuid as the one argument; the driver's own program
     /// where absent.
     pub reset: Option<PathBuf>,
-    /// What tests a GPU that was quiet, with its uuid as the one argument.
-    pub test: Option<PathBuf>,
+    /// What tests a GPU that was quiet.
+    pub test: GpuTest,
+    /// How long that may take.
+    pub test_within: Duration,
+}
+
+/// What tests a GPU that was mended and quiet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum GpuTest {
+    /// The agent's own test, through NVIDIA's library for computing: the one in this file, or where
+    /// the loader finds it. A GPU is not tested where there is none.
+    BuiltIn { library: Option<PathBuf> },
+    /// This program, with the GPU's uuid as its one argument.
+    Program(PathBuf),
+    /// Nothing: it only has to be quiet.
+    Nothing,
 }
 
 impl Default for Repair {
@@ -106,7 +122,8 @@ impl Default for Repair {
             soak: DurationMs::from_secs(60),
             stuck_after: STUCK_AFTER,
             reset: None,
-            test: None,
+            test: GpuTest::BuiltIn { library: None },
+            test_within: DEADLINE,
         }
     }
 }
@@ -170,6 +187,7 @@ impl AgentOptions {
             stop_after: None,
             shim: Program::of_this_executable("shim"),
             prober: Program::of_this_executable("gpu-prober"),
+            gpu_tester: Program::of_this_executable("gpu-self-test"),
             docker: Docker::default(),
             artifacts: Artifacts::default(),
             stop_on_fd_close: None,

@@ -19,11 +19,12 @@ use crate::credentials::{Transport, come_in};
 use crate::data_dir::DataDir;
 use crate::docker;
 use crate::gpus::{
-    self, Claims, Happened, Library, Prober, Probing, Resetting, Seen, Watch, Workshop,
+    self, Claims, CudaLibrary, Happened, Library, Prober, Probing, Resetting, Seen, Tester, Watch,
+    Workshop,
 };
 use crate::holds::Holds;
 use crate::node::{Ended, Event, Node, Repairs, Settings};
-use crate::options::AgentOptions;
+use crate::options::{AgentOptions, GpuTest};
 use crate::session::{self, Facts, SessionSettings};
 use crate::{host, http};
 
@@ -167,6 +168,7 @@ fn watch_gpus(options: &AgentOptions, dir: &DataDir) -> anyhow::Result<Watched> 
         (None, None, Some(path)) => (Library::At(path.clone()), None),
         (None, None, None) => (Library::Usual, None),
     };
+    let tester = tester(options, &library);
     let (program, pace) = (options.prober.clone(), options.gpu_pace);
     let prober = Prober { program, library, pace, resetting };
     let file = dir.file("gpus");
@@ -191,8 +193,27 @@ fn watch_gpus(options: &AgentOptions, dir: &DataDir) -> anyhow::Result<Watched> 
         }
         None => happened,
     };
-    let workshop = Workshop { resets: asking, look_now, tester: options.repair.test.clone() };
+    let test_within = options.repair.test_within;
+    let workshop = Workshop { resets: asking, look_now, tester, test_within };
     Ok(Watched { seen: looks, happened, workshop, claims })
+}
+
+/// What tests GPUs that come back. Of other accelerators only a program of somebody's could.
+fn tester(options: &AgentOptions, library: &Library) -> Tester {
+    let by_itself = |library| Tester::Itself(options.gpu_tester.clone(), library);
+    match (&options.repair.test, library) {
+        (GpuTest::Nothing, _) | (GpuTest::BuiltIn { .. }, Library::Listed(_)) => Tester::Nothing,
+        (GpuTest::Program(program), _) => Tester::Program(program.clone()),
+        (GpuTest::BuiltIn { .. }, Library::Simulated(scripts)) => {
+            by_itself(CudaLibrary::Simulated(scripts.clone()))
+        }
+        (GpuTest::BuiltIn { library: Some(path) }, Library::Usual | Library::At(_)) => {
+            by_itself(CudaLibrary::At(path.clone()))
+        }
+        (GpuTest::BuiltIn { library: None }, Library::Usual | Library::At(_)) => {
+            by_itself(CudaLibrary::Usual)
+        }
+    }
 }
 
 /// What a first look at the GPUs shows.

@@ -20,6 +20,7 @@ mod nvml;
 mod prober;
 mod said;
 mod seen;
+mod self_test;
 mod simulated;
 mod slices;
 mod table;
@@ -36,13 +37,14 @@ pub use listed::{Lister, devices_listed};
 pub use prober::probe;
 pub use said::Happened;
 pub use seen::{PART, Probing, Seen};
+pub use self_test::{CudaLibrary, self_test};
 pub use simulated::{
     BadPretence, Claims, FOLDER as SIMULATED_FOLDER, Pretence, faults_file, host_cpu, host_memory,
     keep_claims, pretend, uuids, write_host,
 };
 pub use table::table;
 pub use watch::{Prober, Watch, watch};
-pub use workshop::{Resetting, Workshop};
+pub use workshop::{DEADLINE, Resetting, Tester, Workshop};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -40,7 +40,7 @@ pub fn open(library: &Library) -> Result<Nvml, String> {
 }
 
 /// A file without a name, so that it can be loaded whatever disks are mounted with.
-fn in_memory(content: &[u8]) -> io::Result<OwnedFd> {
+pub(super) fn in_memory(content: &[u8]) -> io::Result<OwnedFd> {
     let file = rustix::fs::memfd_create("libnvml_sim.so", rustix::fs::MemfdFlags::CLOEXEC)?;
     let mut file = std::fs::File::from(file);
     file.write_all(content)?;

@@ -9,7 +9,9 @@ use berth_model::{
     AllocationId, Device, DeviceClaim, DeviceHealth, DurationMs, HEALTH_REASON_BYTES_MAX, JobId,
     MemoryBytes,
 };
-use berth_supervise::gpu::{Consent, Deed, FaultTable, Gpu, Held, Rules, Standing, Stuck, Tested};
+use berth_supervise::gpu::{
+    Consent, Cut, Deed, FaultTable, Gpu, Held, Rules, Standing, Stuck, Tested,
+};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -268,6 +270,8 @@ impl Node {
         }
         self.guard.looks = self.gpus.looks;
         let free = self.devices.iter().filter(|device| !held.contains(&device.uuid));
+        // What a test uses is none of what is used when nobody is there.
+        let free = free.filter(|device| !self.guard.under_way.contains(&device.uuid));
         let uuids: Vec<String> = free.map(|device| device.uuid.clone()).collect();
         for uuid in uuids {
             let Some((used, pids)) = self.gpus.memory(&uuid) else { continue };
@@ -337,20 +341,15 @@ impl Node {
 
     fn do_deed(&self, uuid: String, deed: Deed) {
         let (workshop, events) = (self.settings.repairs.workshop.clone(), self.events.clone());
-        let is_cut = self.gpus.is_cut(&uuid);
+        let cut = if self.gpus.is_cut(&uuid) { Cut::InParts } else { Cut::Whole };
         tokio::spawn(async move {
             let event = match deed {
                 Deed::Reset => {
                     let outcome = workshop.reset(uuid.clone()).await;
                     Event::GpuMended(uuid, outcome)
                 }
-                // No program can compute on the whole of it then.
-                Deed::Test if is_cut && workshop.tester.is_some() => {
-                    let why = "it is cut up (MIG), and is tested as a whole".to_owned();
-                    Event::GpuTested(uuid, Tested::Undone(why))
-                }
                 Deed::Test => {
-                    let outcome = workshop.test(&uuid).await;
+                    let outcome = workshop.test(&uuid, cut).await;
                     Event::GpuTested(uuid, outcome)
                 }
             };

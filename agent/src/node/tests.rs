@@ -92,7 +92,8 @@ fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
             workshop: Workshop {
                 resets: mpsc::channel(1).0,
                 look_now: Arc::default(),
-                tester: None,
+                tester: crate::gpus::Tester::Nothing,
+                test_within: crate::gpus::DEADLINE,
             },
         },
         boot_id: boot_id.to_owned(),

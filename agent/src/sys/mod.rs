@@ -1,8 +1,8 @@
-//! What the kernel offers and no library here gives without unsafe code. Nothing else may hold any.
-#![expect(
-    unsafe_code,
-    reason = "system calls that no library wraps safely; a reason stands at each"
-)]
+//! What the kernel and NVIDIA's driver offer and no library here gives without unsafe code. Nothing
+//! else may hold any.
+#![expect(unsafe_code, reason = "calls that no library wraps safely; a reason stands at each")]
+
+pub mod cuda;
 
 use std::ffi::CString;
 use std::io;

@@ -17,5 +17,6 @@ mod harness;
 mod lifecycle;
 mod limits;
 mod metadata;
+mod self_test;
 mod session;
 mod slices;

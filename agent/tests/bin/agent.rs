@@ -1,12 +1,12 @@
 //! Agent and shim in one executable, as `berth` is, for the tests of this
-//! crate: `shim --dir DIR`, `gpu-prober …`, `container-runner …`, or `agent --server ADDR --data-dir DIR --name NAME
+//! crate: `shim --dir DIR`, `gpu-prober …`, `gpu-self-test …`, `container-runner …`, or `agent --server ADDR --data-dir DIR --name NAME
 //! [--simulate GPUS]`, which ends everything when its standard input ends.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use berth_agent::{AgentOptions, Pace, run};
+use berth_agent::{AgentOptions, GpuTest, Pace, run};
 use berth_model::DurationMs;
 
 fn main() -> ExitCode {
@@ -16,6 +16,9 @@ fn main() -> ExitCode {
     }
     if arguments.first().is_some_and(|mode| mode == "gpu-prober") {
         return berth_agent::probe(arguments.into_iter().skip(1));
+    }
+    if arguments.first().is_some_and(|mode| mode == "gpu-self-test") {
+        return berth_agent::self_test(arguments.into_iter().skip(1));
     }
     if arguments.first().is_some_and(|mode| mode == "confined") {
         return berth_agent::confined(arguments.into_iter().skip(1));
@@ -66,7 +69,15 @@ fn options(arguments: &[String]) -> AgentOptions {
         let deadline = Duration::from_secs(2);
         options.lister = Some(berth_agent::Lister { command: vec![script], deadline });
     }
-    options.repair.test = value("--gpus-test-program").map(PathBuf::from);
+    if let Some(program) = value("--gpus-test-program") {
+        options.repair.test = GpuTest::Program(program.into());
+    }
+    if value("--gpus-self-test").is_some_and(|wanted| wanted == "off") {
+        options.repair.test = GpuTest::Nothing;
+    }
+    if let Some(ms) = value("--gpus-test-within-ms") {
+        options.repair.test_within = Duration::from_millis(ms.parse().expect("a number"));
+    }
     options.repair.kernel_log = value("--gpus-kernel-log").map(PathBuf::from);
     if let Some(ms) = value("--gpus-soak-ms") {
         options.repair.soak = DurationMs(ms.parse().expect("a number"));

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use berth_agent::{
-    AgentOptions, Artifacts, Docker, Gpus, Hold, Lister, MetadataService, Pace, Repair, Transport,
-    Wish,
+    AgentOptions, Artifacts, Docker, GpuTest, Gpus, Hold, Lister, MetadataService, Pace, Repair,
+    Transport, Wish,
 };
 use berth_config::units::Address;
 use berth_config::{Agent, Flags, HostUse, Setting};
@@ -121,7 +121,8 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
         soak: DurationMs(settings.gpus.soak.value),
         stuck_after: DurationMs(settings.gpus.stuck_after.value),
         reset: path(&settings.gpus.reset_program),
-        test: path(&settings.gpus.test_program),
+        test: gpu_test(&settings.gpus),
+        ..Repair::default()
     };
     options.labels = settings
         .labels
@@ -157,6 +158,16 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
     options.stop_after =
         settings.disconnect.stop_after.as_ref().map(|after| Duration::from_millis(after.value));
     Ok(options)
+}
+
+/// What tests a mended GPU: a program that somebody has named is wanted, whatever else is said.
+fn gpu_test(settings: &berth_config::Gpus) -> GpuTest {
+    let library = settings.cuda_library.as_ref().map(|path| path.value.clone());
+    match &settings.test_program {
+        Some(program) => GpuTest::Program(program.value.clone()),
+        None if settings.self_test.value => GpuTest::BuiltIn { library },
+        None => GpuTest::Nothing,
+    }
 }
 
 /// How often the devices are looked at.

@@ -40,6 +40,7 @@ pub fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("gpu-prober") => return berth_agent::probe(arguments),
+        Some("gpu-self-test") => return berth_agent::self_test(arguments),
         Some("confined") => return berth_agent::confined(arguments),
         Some("container-runner") => return berth_agent::run_container(arguments),
         Some("artifact-fetcher") => return berth_agent::fetch_artifact(),

@@ -149,21 +149,24 @@ impl Agent {
 
     /// Pids of the processes that look at this agent's GPUs.
     pub fn probers(&self) -> Vec<u32> {
-        let is_ours = |pid: &u32| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains("\0gpu-prober\0")
-                && parent_of(*pid) == Some(self.pid())
-        };
-        let entries = std::fs::read_dir("/proc").unwrap().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter(is_ours).collect()
+        self.in_mode("gpu-prober")
     }
 
     /// Pids of the processes that fetch for this agent.
     pub fn fetchers(&self) -> Vec<u32> {
+        self.in_mode("artifact-fetcher")
+    }
+
+    /// Pids of the processes that test this agent's GPUs.
+    pub fn gpu_testers(&self) -> Vec<u32> {
+        self.in_mode("gpu-self-test")
+    }
+
+    /// Pids of the agent's own children that run in this mode of the executable.
+    fn in_mode(&self, mode: &str) -> Vec<u32> {
         let is_ours = |pid: &u32| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains("\0artifact-fetcher\0")
+            String::from_utf8_lossy(&line).contains(&format!("\0{mode}\0"))
                 && parent_of(*pid) == Some(self.pid())
         };
         let entries = std::fs::read_dir("/proc").unwrap().flatten();

@@ -157,8 +157,12 @@ pub struct Gpus {
     pub stuck_after: Setting<u64>,
     /// A program that resets the GPU whose uuid is its argument, instead of the driver's.
     pub reset_program: Option<Setting<PathBuf>>,
-    /// A program that tests the mended GPU whose uuid is its argument.
+    /// A program that tests the mended GPU whose uuid is its argument, instead of the agent.
     pub test_program: Option<Setting<PathBuf>>,
+    /// Whether the agent tests mended GPUs by itself, where no program does.
+    pub self_test: Setting<bool>,
+    /// NVIDIA's library that it does so with (`libcuda.so.1`), where the loader does not find it.
+    pub cuda_library: Option<Setting<PathBuf>>,
 }
 
 /// `[agent.disconnect]`: what the agent does without a scheduler.
@@ -225,6 +229,8 @@ impl Agent {
                 stuck_after: reader.setting("agent.gpus.stuck_after", &WAIT, 60_000),
                 reset_program: reader.optional("agent.gpus.reset_program", &PATH),
                 test_program: reader.optional("agent.gpus.test_program", &PATH),
+                self_test: reader.setting("agent.gpus.self_test", &SWITCH, true),
+                cuda_library: reader.optional("agent.gpus.cuda_library", &PATH),
             },
             devices: Devices {
                 command: reader.list("agent.devices.command", &WORD, Vec::new()),
