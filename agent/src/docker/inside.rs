@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
@@ -33,6 +33,9 @@ const NVIDIA: &str = "/dev/nvidia*";
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// A node is lost when so many looks, one after the other, were refused it.
 const REFUSED_LOOKS: u32 = 2;
+/// What a look may need of memory, with some to spare: it was begun before it enters the group, and
+/// what it then touches for the first time is charged there.
+const LOOK_BYTES: u64 = 16 << 20;
 /// Of one look: a host has some fifty.
 const NODES_MAX: usize = 256;
 /// Room for as many paths, each with an error.
@@ -187,10 +190,23 @@ fn enter(pid: u32, start_ticks: u64) -> io::Result<()> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     // Read before it is known whose they are: then they are its own.
     let handle = first.open()?.ok_or_else(ended)?;
-    let group = group(&groups).ok_or_else(ended)?;
+    let group = PathBuf::from(group(&groups).ok_or_else(ended)?);
+    if !has_room(&group) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
     // 0 is whoever writes.
-    fs::write(Path::new(&group).join("cgroup.procs"), "0")?;
+    fs::write(group.join("cgroup.procs"), "0")?;
     Ok(move_into_thread_name_spaces(handle.as_fd(), ThreadNameSpaceType::MOUNT)?)
+}
+
+/// Whether a process more does not drive a group beyond its limit of memory, which would end the
+/// worker: in version 2 the group that decides of devices is the one that counts memory, too. A
+/// file that is not there says that nothing is limited.
+fn has_room(group: &Path) -> bool {
+    let bytes = |file| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
+    let most = [bytes("memory.max"), bytes("memory.high")].into_iter().flatten().min();
+    most.zip(bytes("memory.current"))
+        .is_none_or(|(most, used)| used.saturating_add(LOOK_BYTES) <= most)
 }
 
 /// The group that decides of devices: of version 1 where there is one for them, else of
@@ -257,6 +273,26 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(group(groups).as_deref(), expected, "{groups}");
+        }
+    }
+
+    #[test]
+    fn a_group_near_its_limit_of_memory_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = folder.path();
+        assert!(has_room(group), "it does not count memory");
+        let current = 1 << 30;
+        for (most, high, expected) in [
+            (String::from("max"), "max".to_owned(), true),
+            ((current + LOOK_BYTES).to_string(), "max".to_owned(), true),
+            ((current + LOOK_BYTES - 1).to_string(), "max".to_owned(), false),
+            ("max".to_owned(), current.to_string(), false),
+            ("1".to_owned(), "max".to_owned(), false),
+        ] {
+            fs::write(group.join("memory.current"), format!("{current}\n")).unwrap();
+            fs::write(group.join("memory.max"), format!("{most}\n")).unwrap();
+            fs::write(group.join("memory.high"), format!("{high}\n")).unwrap();
+            assert_eq!(has_room(group), expected, "{most} {high}");
         }
     }
 
