@@ -66,7 +66,8 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     let boot_id = berth_shim::process::boot_id().context("read the host's boot id")?;
     let connected = Arc::new(AtomicBool::new(false));
     let (dialer, credentials) = reach(&options).await?;
-    let Watched { seen: mut gpus, happened, workshop, claims } = watch_gpus(&options, &dir)?;
+    let Watched { seen: mut gpus, happened, workshop, claims } =
+        watch_gpus(&options, &dir, &boot_id)?;
     if let Some(address) = &options.http {
         let metrics = options.metrics.clone();
         http::serve(address, credentials, Arc::clone(&connected), metrics, gpus.clone()).await?;
@@ -93,9 +94,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         docker: options.docker.clone(),
         fetches,
     };
-    let stop_after = options
-        .stop_after
-        .map(|limit| DurationMs(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)));
+    let stop_after = options.stop_after.map(in_milliseconds);
     let mut node =
         Node::adopt(Arc::new(settings), cgroups, stop_after, events.clone(), facts, connected)
             .await?;
@@ -128,6 +127,10 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn in_milliseconds(duration: Duration) -> DurationMs {
+    DurationMs(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// How the schedulers are reached, and who this agent is to them: with TLS it
 /// has joined when this returns, and its certificate is kept fresh from then on.
 async fn reach(options: &AgentOptions) -> anyhow::Result<(Dialer, Option<Arc<Credentials>>)> {
@@ -150,7 +153,7 @@ fn repairs(options: &AgentOptions, workshop: Workshop) -> anyhow::Result<Repairs
 }
 
 /// Has the GPUs looked at from now on.
-fn watch_gpus(options: &AgentOptions, dir: &DataDir) -> anyhow::Result<Watched> {
+fn watch_gpus(options: &AgentOptions, dir: &DataDir, boot_id: &str) -> anyhow::Result<Watched> {
     let mut resetting = options.repair.reset.clone().map_or(Resetting::Usual, Resetting::Program);
     let (library, claims) = match (&options.simulate, &options.lister, &options.nvml_library) {
         (Some(simulated), _, _) => {
@@ -172,13 +175,13 @@ fn watch_gpus(options: &AgentOptions, dir: &DataDir) -> anyhow::Result<Watched> 
     let (program, pace) = (options.prober.clone(), options.gpu_pace);
     let prober = Prober { program, library, pace, resetting };
     let file = dir.file("gpus");
-    let mut known = gpus::known(&file);
+    let mut known = gpus::known(&file, boot_id);
     if let Some(simulated) = &options.simulate {
         // Those that were pretended before are gone with the pretence.
         known.keep_only(&gpus::uuids(simulated, &options.name));
     }
     let (seen, looks) = watch::channel(known);
-    tokio::spawn(gpus::keep_known(file, looks.clone()));
+    tokio::spawn(gpus::keep_known(file, boot_id.to_owned(), looks.clone()));
     let (telling, happened) = mpsc::channel(FAULTS_MAX);
     // One is mended after the other.
     let (asking, resets) = mpsc::channel(1);

@@ -1,5 +1,6 @@
-//! What the prober says, and how it goes through a pipe. Both ends are one program,
-//! so that nothing of this is kept or read by another version.
+//! What the prober says, and how it goes through a pipe. Both ends of that are one program. What is
+//! said of GPUs and of their ways is kept on disk as well, for the agent after this one, which may
+//! be another version: the numbers of those fields stay what they are.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -85,7 +86,7 @@ pub struct Pair {
     pub ancestor: i32,
     #[prost(uint32, optional, tag = "4")]
     pub nvlinks: Option<u32>,
-    /// Of what is remembered: there were some at any time.
+    /// Of what is remembered: there were some at any time of that run of the host.
     #[prost(bool, tag = "5")]
     pub were_linked: bool,
 }

@@ -221,6 +221,11 @@ impl Seen {
         self.ways.keep_only(uuids);
     }
 
+    /// The host was started again since it was told which GPUs have NVLinks.
+    pub fn forget_links(&mut self) {
+        self.ways.forget_links();
+    }
+
     /// Takes in what the prober says of the state of things.
     pub fn hear(&mut self, said: Said) {
         match said {

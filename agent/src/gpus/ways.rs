@@ -14,7 +14,7 @@ pub struct Ways {
     numa_nodes: BTreeMap<String, u32>,
     /// By the uuids of both, the smaller one first.
     pairs: BTreeMap<(String, String), DeviceWay>,
-    /// Those that had NVLinks to each other at any time. Links that are down belong to GPUs that
+    /// Those that had NVLinks to each other at any time of this run of the host. Links that are down belong to GPUs that
     /// are faulty, and a reset of one disturbs the other all the same.
     linked: BTreeSet<(String, String)>,
 }
@@ -61,6 +61,12 @@ impl Ways {
         self.numa_nodes.retain(|uuid, _| uuids.contains(uuid));
         self.pairs.retain(|(one, other), _| uuids.contains(one) && uuids.contains(other));
         self.linked.retain(|(one, other)| uuids.contains(one) && uuids.contains(other));
+    }
+
+    /// The host was started again: a link that does not come up then is none, and whoever took one
+    /// out did so meanwhile. A GPU that does not say which are up has those that it had.
+    pub fn forget_links(&mut self) {
+        self.linked.clear();
     }
 
     /// Has devices say it, in the order in which they are.
