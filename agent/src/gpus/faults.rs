@@ -204,6 +204,8 @@ fn from_row(row: GpuRow, now: WallMs) -> (String, Gpu) {
         evidence: row.evidence,
         problem: row.problem,
         reset_when_free: row.reset_when_free,
+        // Seen anew.
+        alone_since: None,
         faults: row.faults.into_iter().map(fault).collect(),
         mends: row.mends.into_iter().map(mend).collect(),
         // It shows again.
@@ -243,6 +245,7 @@ mod tests {
                     evidence: "XID 48".to_owned(),
                     problem: Some("busy".to_owned()),
                     reset_when_free: index == 0,
+                    alone_since: None,
                     faults: [Fault { at, xid: 48, jobs: [JobId(3)].into() }].into(),
                     mends: [Mend { at, cause: "XID 48".to_owned() }].into(),
                     slow: None,

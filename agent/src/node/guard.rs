@@ -19,7 +19,9 @@ use tracing::{info, warn};
 use super::{Event, Node};
 use crate::clock;
 use crate::data_dir::DataDir;
-use crate::gpus::{Gpus, Happened, Now, Releases, Workshop, faults_to_bytes, kept, read_faults};
+use crate::gpus::{
+    Gpus, Happened, Now, PART, Releases, Workshop, faults_to_bytes, kept, read_faults,
+};
 
 /// Between two looks at a GPU whose worker has just ended.
 const LOOK_SOON: Duration = Duration::from_millis(50);
@@ -102,7 +104,7 @@ impl Guard {
             let parent = device.slice.as_ref().map(|slice| slice.parent.clone());
             for uuid in [Some(device.uuid.clone()), parent].into_iter().flatten() {
                 if let Some(gpu) = self.gpus.get(&uuid) {
-                    self.mark_one(device, gpu);
+                    self.mark_one(device, health_of(&uuid, gpu));
                 }
             }
             // A longer one would keep the whole node out.
@@ -111,8 +113,7 @@ impl Guard {
         }
     }
 
-    fn mark_one(&self, device: &mut Device, gpu: &Gpu) {
-        let (health, reason) = gpu.health();
+    fn mark_one(&self, device: &mut Device, (health, reason): (DeviceHealth, String)) {
         // What the cluster goes on using all the same is what the driver says of it.
         let unanswered =
             self.held_back.contains(&device.uuid) && device.health >= DeviceHealth::Cordoned;
@@ -122,6 +123,11 @@ impl Guard {
             device.reason = format!("{}; {reason}", device.reason);
         }
     }
+}
+
+/// What a GPU, or a part of one, may be used for, and why no more than that.
+fn health_of(uuid: &str, gpu: &Gpu) -> (DeviceHealth, String) {
+    if uuid.starts_with(PART) { gpu.health_of_part() } else { gpu.health() }
 }
 
 /// Keeps the file true for as long as anybody writes to it.
@@ -294,10 +300,10 @@ impl Node {
         let rules =
             Rules { table: &repairs.table, soak: repairs.soak, boot_id: &self.settings.boot_id };
         let mut gpu = self.guard.gpus.get(uuid).cloned().unwrap_or_default();
-        let before = gpu.health();
+        let before = health_of(uuid, &gpu);
         change(&mut gpu, rules);
-        let (health, reason) = gpu.health();
-        if (health, reason.as_str()) != (before.0, before.1.as_str()) {
+        let (health, reason) = health_of(uuid, &gpu);
+        if (health, &reason) != (before.0, &before.1) {
             let health = health.name();
             info!(uuid, health, reason, "health of a GPU has changed");
         }

@@ -100,3 +100,25 @@ async fn a_gpu_that_is_cut_up_is_reset_when_its_parts_were_taken_away() {
     script(&agent, "gpu 0 xid 48 1\n");
     until_healths(&mut scheduler, &[Cordoned]).await;
 }
+
+/// No reset is made of a part, and none is promised.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f58_a_part_whose_memory_does_not_come_free_waits_for_that_alone() {
+    let more = ["--gpus-stuck-after-ms", "1000"];
+    let (mut scheduler, agent, _) = cluster("1xH100-80GB", &more).await;
+    let parts = cut(0, &[(0, "MIG-a", "1g.10gb"), (1, "MIG-b", "1g.10gb")]);
+    script(&agent, &parts);
+    let devices = until_uuids(&mut scheduler, &["MIG-a", "MIG-b"]).await;
+    let job = Job::shell(1, "exec sleep 600");
+    scheduler.want(&job, vec![job.row_with(0, vec![whole(&devices[0])], Vec::new())]);
+    scheduler.until_ready(job.id(0)).await;
+    script(&agent, &format!("{parts}gpu 0 slice_used 0 9000000000\n"));
+    until_sample(&mut scheduler, 0, |sample| sample.memory_used_bytes == Some(9_000_000_000)).await;
+    scheduler.stop(job.id(0));
+    let told = until_healths(&mut scheduler, &[Fenced, Healthy]).await;
+    let reason = "its memory is in use (8.3GiB) long after its worker ended, by nobody: it is used \
+                  again once that is free";
+    assert_eq!(told[0].health_reason, reason);
+    script(&agent, &parts);
+    until_healths(&mut scheduler, &[Healthy, Healthy]).await;
+}

@@ -31,6 +31,7 @@ pub(crate) fn slice_of(gpu: &Gpu, device: Device) -> Result<Option<Gpu>, Return>
         uuid: Some(slice.uuid.clone()),
         name,
         memory_total_bytes: Some(slice.memory_bytes),
+        memory_used_bytes: gpu.slices_used_bytes.get(&number).copied(),
         ..Gpu::default()
     }))
 }

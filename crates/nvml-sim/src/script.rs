@@ -27,6 +27,7 @@
 //! gpu 0 switch_nvlinks 18
 //! gpu 2 mig on
 //! gpu 2 slice 0 MIG-77aa 1g.10gb 10737418240
+//! gpu 2 slice_used 0 1073741824
 //! ```
 //!
 //! What is not said of a GPU is not supported by it, as with many real ones. This
@@ -110,6 +111,8 @@ pub struct Gpu {
     pub mig: Option<Mig>,
     /// Its parts while it is, by their number.
     pub slices: BTreeMap<u32, Slice>,
+    /// How much of their memory is used, likewise.
+    pub slices_used_bytes: BTreeMap<u32, u64>,
 }
 
 /// Whether a GPU is cut up.
@@ -296,6 +299,10 @@ impl Gpu {
                 };
                 self.slices.insert(number(index)?, slice);
             }
+            "slice_used" => {
+                let (index, used_bytes) = split(value)?;
+                self.slices_used_bytes.insert(number(index)?, number(used_bytes)?);
+            }
             "numa" => self.numa = Some(number(value)?),
             "switch_nvlinks" => self.switch_nvlinks = number(value)?,
             "nvlinks" => {
@@ -434,6 +441,9 @@ impl Gpu {
         for (index, Slice { uuid, profile, memory_bytes }) in &self.slices {
             facts.push(("slice", format!("{index} {uuid} {profile} {memory_bytes}")));
         }
+        for (index, used_bytes) in &self.slices_used_bytes {
+            facts.push(("slice_used", format!("{index} {used_bytes}")));
+        }
         for (other, count) in &self.nvlinks {
             facts.push(("nvlinks", format!("{other} {count}")));
         }
@@ -497,6 +507,7 @@ mod tests {
                 },
             )]
             .into(),
+            slices_used_bytes: [(3, 1 << 30)].into(),
         };
         script.gpus = [(0, gpu), (1, Gpu::default())].into();
         script.gpus.get_mut(&1).unwrap().minor = Some(0);

@@ -12,6 +12,7 @@
 //! follows: there, a brake stops a health check that is wrong everywhere at once.
 
 mod faults;
+mod health;
 mod memory;
 mod release;
 mod signs;
@@ -20,7 +21,7 @@ mod standing;
 
 use std::collections::{BTreeSet, VecDeque};
 
-use berth_model::{DeviceHealth, DurationMs, JobId, WallMs};
+use berth_model::{DurationMs, JobId, WallMs};
 
 pub use faults::{FaultTable, Remedy};
 pub use memory::{REPORT_WITHIN, Risen, Uncorrected};
@@ -76,6 +77,8 @@ pub struct Gpu {
     pub problem: Option<String>,
     /// Nothing is wrong enough to disturb anybody: once nobody uses it, it is reset.
     pub reset_when_free: bool,
+    /// Nobody has used it since, nor any that a reset of it would disturb; not kept over restarts.
+    pub alone_since: Option<WallMs>,
     /// The newest last.
     pub faults: VecDeque<Fault>,
     /// How it was mended, the newest last.
@@ -102,6 +105,7 @@ impl Default for Gpu {
             evidence: String::new(),
             problem: None,
             reset_when_free: false,
+            alone_since: None,
             faults: VecDeque::new(),
             mends: VecDeque::new(),
             slow: None,
@@ -111,39 +115,6 @@ impl Default for Gpu {
 }
 
 impl Gpu {
-    /// What it may be used for, and why no more than that. Steps that change neither
-    /// share their words: each change of them is told to the cluster.
-    #[must_use]
-    pub fn health(&self) -> (DeviceHealth, String) {
-        match &self.standing {
-            Standing::Healthy => slow::health(self.slow.as_ref()),
-            Standing::Suspect { .. } => (DeviceHealth::Suspect, self.evidence.clone()),
-            Standing::Fenced { repair: Repair::Reboot { .. }, .. } => {
-                let why = format!("{}: the host must be started again", self.evidence);
-                (DeviceHealth::Fenced, why)
-            }
-            Standing::Fenced { repair: Repair::Reset, .. } | Standing::Mending => {
-                let why = match &self.problem {
-                    None => format!("{}: it is to be reset", self.evidence),
-                    Some(problem) if problem == IN_PARTS => {
-                        format!("{}: {IN_PARTS}", self.evidence)
-                    }
-                    Some(problem) => format!("{}; a reset failed: {problem}", self.evidence),
-                };
-                (DeviceHealth::Fenced, why)
-            }
-            Standing::Soaking { .. } | Standing::Testing => {
-                let why = "mended; it has to be quiet for a while, and is tested";
-                let undone = self.problem.as_ref();
-                let undone = undone.map(|problem| format!("; no test: {problem}"));
-                (DeviceHealth::Cordoned, format!("{why}{}", undone.unwrap_or_default()))
-            }
-            Standing::Retired => {
-                (DeviceHealth::Fenced, format!("{}: it is to be exchanged", self.evidence))
-            }
-        }
-    }
-
     /// Takes in an error that the driver reports.
     pub fn happened(&mut self, rules: Rules<'_>, xid: u64, jobs: BTreeSet<JobId>, now: WallMs) {
         let lately = |fault: &Fault| fault.xid == xid && now.since(fault.at) < REPEAT_WINDOW;
@@ -219,9 +190,10 @@ impl Gpu {
         }
         self.slow = slow::seen(self.slow.take(), signs.slowdown, now);
         self.count_memory_errors(rules, signs.uncorrected, now);
+        let alone = signs.is_alone() && signs.presence == Presence::Answers;
+        self.alone_since = self.alone_since.or(Some(now)).filter(|_| alone);
         if let Standing::Fenced { free_since, .. } = &mut self.standing {
-            let free = signs.is_alone() && signs.presence == Presence::Answers;
-            *free_since = if free { free_since.or(Some(now)) } else { None };
+            *free_since = free_since.or(Some(now)).filter(|_| alone);
         }
         match signs.presence {
             Presence::Answers => self.answered(rules, signs, now),
@@ -287,7 +259,10 @@ impl Gpu {
         self.tell_of_parts(signs.cut);
         match &self.standing {
             Standing::Healthy | Standing::Suspect { .. }
-                if self.reset_when_free && signs.is_alone() && signs.cut == Cut::Whole =>
+                // A job that begins anew is away for a moment only.
+                if self.reset_when_free
+                    && self.alone_since.is_some_and(|since| now.since(since) >= FREE_FOR)
+                    && signs.cut == Cut::Whole =>
             {
                 let evidence = match self.evidence.as_str() {
                     "" => "rows of its memory are exchanged at a reset".to_owned(),

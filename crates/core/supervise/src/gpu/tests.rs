@@ -1,3 +1,5 @@
+use berth_model::DeviceHealth;
+
 use super::*;
 
 const SOAK: DurationMs = DurationMs::from_secs(60);
@@ -221,11 +223,14 @@ fn what_can_wait_waits_until_nobody_uses_it() {
     trial.xid(63, &[]).is(Healthy, "");
     let pending = Signs { remap: Some(Remap::Pending), ..HELD };
     trial.look(0, pending).look(HOUR, pending).is(Healthy, "");
-    trial.look(0, Signs { held: Held::Free, ..pending }).is(Fenced, "rows of its memory");
-    trial.free().mend().look(HOUR, FREE).is(Healthy, "");
+    // Somebody comes back after a moment.
+    let free = Signs { held: Held::Free, ..pending };
+    trial.look(0, free).look(FREE_FOR.0 - 1, free).look(1, pending).look(1, free);
+    trial.look(FREE_FOR.0 - 1, free).is(Healthy, "").look(1, free).is(Fenced, "rows of its memory");
+    trial.free().mend().look(HOUR, HELD).is(Healthy, "");
 
     trial.xid(74, &[]).look(0, HELD).is(Suspect, "XID 74: its way to other GPUs is broken");
-    trial.look(0, FREE).is(Fenced, "XID 74").free().mend().is(Healthy, "");
+    trial.free().is(Fenced, "XID 74").free().mend().is(Healthy, "");
 
     let failed = Signs { remap: Some(Remap::Failed), ..HELD };
     trial.look(0, failed).is(Fenced, "no spare rows of memory are left: it is to be exchanged");
@@ -330,7 +335,8 @@ fn nobody_is_disturbed_by_the_reset_of_a_gpu_that_it_is_linked_with() {
     let pending = Signs { remap: Some(Remap::Pending), ..peers_at_work };
     let mut trial = Trial::new();
     trial.look(0, pending).look(HOUR, pending).is(Healthy, "");
-    trial.look(1, Signs { peers: Held::Free, ..pending }).is(Fenced, "rows of its memory");
+    let alone = Signs { peers: Held::Free, ..pending };
+    trial.look(1, alone).is(Healthy, "").look(FREE_FOR.0, alone).is(Fenced, "rows of its memory");
 }
 
 #[test]
