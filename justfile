@@ -17,6 +17,10 @@ fix:
 rules:
     cargo test --package berth-tests --test rules
 
+# Limits and confinement on a kernel with cgroups of version 2, in an emulated machine.
+kernel:
+    tests/kernel/run
+
 # Spelling; needs `typos`.
 words:
     typos
