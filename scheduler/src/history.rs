@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use berth_model::{AllocationId, EndReport, JobId, Outcome};
+use berth_model::{AllocationId, Attempt, EndReport, JobId, Outcome};
 use berth_state::{AllocationRow, Event, EventKind};
 
 /// Ended allocations kept, as many as the cluster keeps finished instances.
@@ -79,6 +79,13 @@ impl History {
 
     pub fn get(&self, id: AllocationId) -> Option<Arc<EndedAllocation>> {
         self.lock().by_id.get(&id).cloned()
+    }
+
+    /// The newest attempt of an instance that has ended.
+    pub fn newest(&self, first: AllocationId) -> Option<Arc<EndedAllocation>> {
+        let last = AllocationId { attempt: Attempt(u32::MAX), ..first };
+        let history = self.lock();
+        history.by_id.range(first..=last).next_back().map(|(_, ended)| ended.clone())
     }
 
     /// Ended allocations of a job after `after`, in the order of their ids.

@@ -74,6 +74,8 @@ async fn logs_go_on_over_restarts_and_last_words_outlive_their_node() {
     for (request, expected) in [
         (request(job, 1), "attempt 1\n"),
         (request(job, 2), "attempt 2\nmore\n"),
+        // The newest, also when all of it has ended.
+        (request(job, 0), "attempt 2\nmore\n"),
         (stderr(1), "words of 1\n"),
         (stderr(2), "words of 2\n"),
     ] {
@@ -94,5 +96,37 @@ async fn logs_go_on_over_restarts_and_last_words_outlive_their_node() {
         };
         assert!(refusal.message.contains(hint), "{}", refusal.message);
     }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn logs_go_on_elsewhere_when_a_node_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = LocalCluster::start(support::plan(folder.path(), 1, 2)).await.unwrap();
+    let client = cluster.client();
+    let script = format!(
+        "echo attempt $BERTH_ATTEMPT
+         until [ -e {}/end.$BERTH_ATTEMPT ]; do sleep 0.05; done; echo more",
+        folder.path().display()
+    );
+    let job = support::submit(&client, &support::batch("walker", 1, support::shell(&script))).await;
+    support::job_when(&client, job, "runs", |job| job.tasks[0].running == 1).await;
+    let follow = v1::LogsRequest { follow: true, ..request(job, 0) };
+    let (mut logs, mut read) = (client.logs(follow), String::new());
+    let first = v1::LogsRequest { follow: true, ..request(job, 1) };
+    let (mut of_first, mut read_of_first) = (client.logs(first), String::new());
+    until_read(&mut logs, &mut read, "attempt 1\n").await;
+    until_read(&mut of_first, &mut read_of_first, "attempt 1\n").await;
+    let node = support::allocations(&client, job).await.remove(0).node;
+    let agent = cluster.agents.iter_mut().find(|agent| agent.name == node).unwrap();
+    agent.child.kill().await.unwrap();
+
+    std::fs::write(folder.path().join("end.2"), "").unwrap();
+    until_read(&mut logs, &mut read, "attempt 1\nattempt 2\nmore\n").await;
+    assert!(logs.next().await.unwrap().is_none(), "there is no third attempt");
+    // Whoever asked for one attempt is told that there is no more of it.
+    let gone = of_first.next().await.unwrap_err();
+    assert!(gone.to_string().contains(&node), "{gone}");
+    cluster.restart_agent(&node).unwrap();
     cluster.stop().await;
 }

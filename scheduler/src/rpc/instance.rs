@@ -41,17 +41,18 @@ impl Shared {
         if attempt > 0 {
             return place(instance.attempt(Attempt(attempt)));
         }
-        // Not the one that would begin next: after a restore that one is far
-        // beyond those that were.
-        let newest = view
-            .tasks()
-            .get(&(instance.job, instance.task))
-            .map_or(Attempt::FIRST, |row| row.attempt_counted(instance.index.0));
-        // The newest attempt may be one that still waits: then the one before
-        // it is what can be shown.
-        let earlier = Attempt(newest.0.saturating_sub(1));
-        let earlier = (earlier.0 > 0).then(|| instance.attempt(earlier));
-        place(instance.attempt(newest)).or_else(|| place(earlier?))
+        // What waits has no allocation yet, and what has ended is counted by its task no more.
+        let (first, last) = (instance.attempt(Attempt(0)), instance.attempt(Attempt(u32::MAX)));
+        let live = view.allocations().range(first..=last).next_back();
+        if let Some((id, row)) = live {
+            return Some((*id, row.node));
+        }
+        let ended =
+            self.published.history.newest(first).map(|ended| (ended.row.id, ended.row.node));
+        let failures = view.tasks().get(&(instance.job, instance.task)).map(|row| &row.failures);
+        let failed = failures.into_iter().flatten().map(|one| (one.allocation, one.node));
+        let failed = failed.filter(|(id, _)| (first..=last).contains(id));
+        failed.chain(ended).max()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use berth_model::{AllocationId, AllocationState, JobKind, NodeId};
+use berth_model::{AllocationId, AllocationState, JobKind, NodeId, NodeState};
 use berth_proto::v1;
 use berth_proto::v1::scheduler_message::Message as ToAgent;
 use berth_state::ClusterState;
@@ -67,7 +67,16 @@ impl Passing {
                 Stop::AgentAway if !request.follow => {
                     return self.end(Err(away(&reading.node))).await;
                 }
-                Stop::AgentAway => self.until_back(&reading, &request).await,
+                Stop::AgentAway => match self.until_back(&reading, &request).await {
+                    Ok(Back::GivenUp) if request.attempt > 0 => Err(away(&reading.node)),
+                    Ok(Back::GivenUp) => match self.tell_of_rest(&reading).await {
+                        Ok(()) => self.until_next(last, instance, &request).await,
+                        Err(_) => return,
+                    },
+                    Ok(Back::Reading(next)) => Ok(Some(next)),
+                    Ok(Back::Unheard) => return,
+                    Err(status) => Err(status),
+                },
                 Stop::Whole(note) if !request.follow || request.attempt > 0 || !note.is_empty() => {
                     return self.end(Ok(note)).await;
                 }
@@ -165,28 +174,49 @@ impl Passing {
         }
     }
 
-    /// The same output again once its agent is back; `None` where nobody waits for that.
+    /// The same output again once its agent is back, unless the cluster gives it up before.
     async fn until_back(
         &self,
         reading: &Reading,
         request: &v1::LogsRequest,
-    ) -> Result<Option<Reading>, Status> {
+    ) -> Result<Back, Status> {
         let (allocation, sent) = (reading.allocation, reading.sent);
         let node = reading.session.node;
+        let mut views = self.shared.published.views();
         loop {
             // Asked before looking: whoever comes in between is not missed.
             let changed = self.shared.published.sessions.changed();
+            let view = views.borrow_and_update().clone();
             self.shared.leading_or_redirect()?;
             let session = self.shared.published.sessions.get(node);
             if let Some(session) = session.filter(|session| !session.over.is_cancelled()) {
                 let reading = self.reading(allocation, session, request);
-                return Ok(Some(Reading { sent, ..reading }));
+                return Ok(Back::Reading(Reading { sent, ..reading }));
+            }
+            // An agent that begins anew is away for a moment, and has all of it.
+            let is_missed = view.nodes().get(&node).is_none_or(|row| match row.state {
+                NodeState::Disconnected | NodeState::Down => true,
+                NodeState::Ready => false,
+            });
+            if is_missed && !view.allocations().contains(&allocation) {
+                return Ok(Back::GivenUp);
             }
             tokio::select! {
                 () = changed => {}
-                () = self.out.closed() => return Ok(None),
+                changed = views.changed() => if changed.is_err() {
+                    return Ok(Back::Unheard);
+                },
+                () = self.out.closed() => return Ok(Back::Unheard),
             }
         }
+    }
+
+    /// What an attempt has written last is where it ran.
+    async fn tell_of_rest(&self, reading: &Reading) -> Result<(), mpsc::error::SendError<()>> {
+        let (node, allocation) = (&reading.node, reading.allocation);
+        let note = format!("node {node} is away; what else {allocation} has written is there");
+        let chunk = v1::LogChunk { note, ..v1::LogChunk::default() };
+        self.out.send(Ok(chunk)).await.map_err(|_| mpsc::error::SendError(()))
     }
 
     /// The next attempt's output once that has begun; `None` if there will be none.
@@ -272,6 +302,15 @@ impl Passing {
 
 fn away(node: &str) -> Status {
     Status::unavailable(format!("node {node} went away while it told its logs"))
+}
+
+/// What becomes of output whose agent has gone.
+enum Back {
+    Reading(Reading),
+    /// It has ended for the cluster while its node is away.
+    GivenUp,
+    /// There is nobody to tell it to.
+    Unheard,
 }
 
 /// What becomes of an instance after one of its attempts.
