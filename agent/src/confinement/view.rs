@@ -69,9 +69,14 @@ pub fn take(view: &View) -> Result<(), String> {
     // What the host mounts from now on is seen where it may be written to, and nowhere else:
     // there it would be for the host's own rights to say what is done with it.
     propagate("/", MountPropagationFlags::PRIVATE)?;
-    if !view.leaves_all() {
-        restrict(Path::new("/"), Restriction::ReadOnly, Depth::AllBelow)
-            .map_err(|error| cannot("make the host's files read-only", error))?;
+    // What lies below `/sys` is no file of anybody's: whoever is root there leaves its limits by
+    // writing to a group.
+    let sealed = if view.leaves_all() { "/sys" } else { "/" };
+    match restrict(Path::new(sealed), Restriction::ReadOnly, Depth::AllBelow) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(cannot("make the host's files read-only", error));
+        }
+        Ok(()) | Err(_) => {}
     }
     host.attach_files()?;
     hide(&view.hidden, &host)?;

@@ -223,6 +223,26 @@ async fn a_confined_worker_ends_as_any_other() {
     }
 }
 
+/// Who may write to all files of the host's may not leave the groups that hold it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_all_is_writable_the_kernels_settings_are_not() {
+    let shared = tempfile::tempdir_in("/var/lib").unwrap();
+    let Some((mut scheduler, agent)) = cluster(&[&ALWAYS[..], &["--writable", "/"]].concat()).await
+    else {
+        return;
+    };
+    let script = format!(
+        "{TRY}
+         try files touch {shared}/made
+         try group sh -c 'test -e /sys/fs/cgroup/cgroup.procs && echo $$ > /sys/fs/cgroup/cgroup.procs'
+         try group-of-memory sh -c 'echo $$ > /sys/fs/cgroup/memory/cgroup.procs'
+         try new-group sh -c 'mkdir /sys/fs/cgroup/berth-x || mkdir /sys/fs/cgroup/memory/berth-x'",
+        shared = shared.path().display(),
+    );
+    let said = say(&mut scheduler, &agent, 1, &script).await;
+    assert_eq!(said, ["got files", "no group", "no group-of-memory", "no new-group"]);
+}
+
 /// It is sent the signal, and so is what it has started; and the next agent can do it as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_confined_worker_is_adopted_and_stopped_by_its_signal() {
