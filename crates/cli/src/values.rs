@@ -20,16 +20,18 @@ pub(crate) fn timeout_text(text: &str) -> Result<String, String> {
     duration_ms(text).map(|_| text.to_owned())
 }
 
-/// Whole GPUs, or `MODEL:COUNT`.
+/// Whole GPUs, a part of one, or `MODEL:COUNT`.
 pub(crate) fn gpus(text: &str) -> Result<GpuRequest, String> {
     let allowed = format!(
-        "expected 1 to {DEVICES_MAX} whole GPUs of one node, or MODEL:COUNT such as A100:2"
+        "expected 1 to {DEVICES_MAX} whole GPUs of one node, a part of one such as 0.5, or MODEL:COUNT such as A100:2"
     );
     let is_count = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'));
-    let request = if is_count {
-        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        let count = text.parse().ok().filter(|_| digits).ok_or_else(|| allowed.clone())?;
-        GpuRequest::whole(count)
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let request = if is_count && digits {
+        GpuRequest::whole(text.parse().map_err(|_| allowed.clone())?)
+    } else if is_count {
+        let share = berth_jobfile::parse_share(text).map_err(|_| allowed.clone())?;
+        GpuRequest { share, ..GpuRequest::whole(1) }
     } else {
         berth_jobfile::parse_gpu(text)?
     };
@@ -97,13 +99,29 @@ mod tests {
     }
 
     #[test]
-    fn gpus_are_whole_and_few() {
+    fn gpus_are_few_or_a_part_of_one() {
         assert_eq!(gpus("2").map(|gpus| gpus.count), Ok(2));
         assert_eq!(
             gpus("A100:2").map(|gpus| (gpus.count, gpus.models)),
             Ok((2, vec!["A100".into()]))
         );
-        for text in ["0", "-1", "1.5", "1.5x", "65", "99999999999999999999", "A100:0"] {
+        for (text, milli) in [("0.5", 500), ("A100:0.125", 125), ("0.001", 1), ("1.0", 1000)] {
+            let read = gpus(text).map(|gpus| (gpus.count, gpus.share.0));
+            assert_eq!(read, Ok((1, milli)), "{text}");
+        }
+        for text in [
+            "0",
+            "-1",
+            "1.5",
+            "0.0",
+            "-0.5",
+            ".5",
+            "0.0001",
+            "1.5x",
+            "65",
+            "99999999999999999999",
+            "A100:0",
+        ] {
             let error = gpus(text).unwrap_err();
             assert!(error.contains("expected 1 to 64 whole GPUs"), "{text}: {error}");
         }

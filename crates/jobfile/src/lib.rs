@@ -19,7 +19,7 @@ mod tree;
 use berth_model::{JobSpec, Name};
 
 pub use problem::{Excerpt, Place, Problem, Refused};
-pub use schema::{ArrayText, parse_array, parse_gpu};
+pub use schema::{ArrayText, parse_array, parse_gpu, parse_share};
 pub use source::{JOB_FILE_BYTES_MAX, read_path, read_stream};
 pub use syntax::Syntax;
 

@@ -10,7 +10,7 @@ mod task;
 mod walk;
 
 pub use array::{ArrayText, parse_array};
-pub use gpu::parse_gpu;
+pub use gpu::{parse_gpu, parse_share};
 pub(crate) use job::read_job;
 
 use crate::text::Sources;

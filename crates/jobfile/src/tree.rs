@@ -22,7 +22,7 @@ pub(crate) enum Value {
     Boolean(bool),
     /// `None` where it is beyond 128 bits.
     Integer(Option<i128>),
-    /// As written, since no key takes a fraction.
+    /// As written: a share of a GPU is counted in thousandths, which no float holds.
     Float(String),
     Text(String),
     Date,

@@ -188,6 +188,17 @@ fn short_forms_are_read() {
     };
     assert_eq!(task_with("gpu = \"A100:2\"").gpu, Some(a100.clone()));
     assert_eq!(task_with("gpu = \"A100\"").gpu, Some(GpuRequest { count: 1, ..a100 }));
+    let part = |milli| GpuRequest { share: berth_model::ShareMilli(milli), ..GpuRequest::whole(1) };
+    assert_eq!(task_with("gpu = 0.5").gpu, Some(part(500)));
+    assert_eq!(task_with("gpu = 1.0").gpu, Some(any(1)));
+    assert_eq!(task_with("gpu = { share = 0.125 }").gpu, Some(part(125)));
+    assert_eq!(task_with("gpu = { share = 0.0010 }").gpu, Some(part(1)));
+    assert_eq!(task_with("gpu = { count = 2, share = 1 }").gpu, Some(any(2)));
+    let models = vec!["A100".into()];
+    assert_eq!(task_with("gpu = \"A100:0.25\"").gpu, Some(GpuRequest { models, ..part(250) }));
+    let memory_min = Some(MemoryBytes(20 << 30));
+    let given = task_with("gpu = { share = 0.5, vram = \"20GiB\" }").gpu;
+    assert_eq!(given, Some(GpuRequest { memory_min, ..part(500) }));
     assert_eq!(task_with("gpu = { type = \"H100\" }").gpu.unwrap().models, ["H100"]);
     assert_eq!(task_with("cpu = \"500m\"").cpu, CpuMilli(500));
     assert_eq!(task_with("cpu = \"4\"").cpu, CpuMilli(4000));

@@ -20,7 +20,7 @@ use crate::wait::{self, Target};
 
 #[derive(Debug, Args)]
 pub struct SubmitArgs {
-    /// GPUs of each instance: a number, or MODEL:COUNT such as A100:2
+    /// GPUs of each instance: a number, a part of one such as 0.5, or MODEL:COUNT such as A100:2
     #[arg(long, value_name = "N", value_parser = values::gpus, allow_hyphen_values = true)]
     pub gpus: Option<GpuRequest>,
 

@@ -1,5 +1,6 @@
 //! Allocations.
 
+use berth_model::ShareMilli;
 use berth_proto::v1::Allocation;
 use serde_json::{Map, Value, json};
 
@@ -47,7 +48,8 @@ pub(crate) fn allocation_table(allocations: &[Allocation]) -> Table {
         &["PORTS", "REASON"],
     );
     for allocation in allocations {
-        let gpus: Vec<String> = allocation.device_indices.iter().map(u32::to_string).collect();
+        let shares = allocation.devices.iter().map(|device| ShareMilli(device.share_milli));
+        let gpus: Vec<String> = allocation.device_indices.iter().zip(shares).map(gpu).collect();
         let ports: Vec<String> =
             allocation.ports.iter().map(|port| format!("{}={}", port.name, port.port)).collect();
         let exit = allocation.exit_code.map(|code| code.to_string());
@@ -66,4 +68,23 @@ pub(crate) fn allocation_table(allocations: &[Allocation]) -> Table {
         ]);
     }
     table
+}
+
+/// Its position on the node, and how much of it where that is not all.
+fn gpu((index, share): (&u32, ShareMilli)) -> String {
+    match share < ShareMilli::WHOLE {
+        true => format!("{index} ({share} of it)"),
+        false => index.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_told_beside_its_gpu() {
+        let told = [1000, 500, 125].map(|milli| gpu((&3, ShareMilli(milli))));
+        assert_eq!(told, ["3", "3 (0.5 of it)", "3 (0.125 of it)"]);
+    }
 }

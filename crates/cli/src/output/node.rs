@@ -201,7 +201,7 @@ fn gpu_row(node: &Node, device: &Device, status: &DeviceStatus) -> Vec<String> {
         device.index.to_string(),
         device.model.clone(),
         size(device.memory_bytes),
-        format!("{}%", status.allocated_milli / 10),
+        allocated(status.allocated_milli),
         used.unwrap_or_default(),
         load.unwrap_or_default(),
         status.temperature_celsius.map(|t| format!("{t}C")).unwrap_or_default(),
@@ -212,6 +212,14 @@ fn gpu_row(node: &Node, device: &Device, status: &DeviceStatus) -> Vec<String> {
         device.uuid.clone(),
         device.health_reason.clone(),
     ]
+}
+
+/// As much of it as shares were given away, in percent.
+fn allocated(milli: u32) -> String {
+    match milli % 10 {
+        0 => format!("{}%", milli / 10),
+        tenths => format!("{}.{tenths}%", milli / 10),
+    }
 }
 
 /// Why GPUs of a node are not healthy, a line each.
@@ -309,7 +317,12 @@ pub(crate) fn gpu_answer(nodes: &[Node]) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use super::{MemoryErrors, memory_lines, size};
+    use super::{MemoryErrors, allocated, memory_lines, size};
+
+    #[test]
+    fn shares_are_shown_in_percent() {
+        assert_eq!([1000, 500, 125, 1, 0].map(allocated), ["100%", "50%", "12.5%", "0.1%", "0%"]);
+    }
 
     #[test]
     fn of_memory_only_what_is_told_is_said() {

@@ -102,6 +102,7 @@ fn gpu_json(gpu: &GpuRequest) -> Value {
         "count": gpu.count,
         "type": gpu.models,
         "vram": gpu.memory_min.map(|least| format_size(least.0)),
+        "share": f64::from(gpu.share.0) / 1000.0,
     })
 }
 
@@ -139,7 +140,8 @@ mod tests {
                 "cpu": "500m", "memory": "4GiB",
                 "limits": {"cpu": "1500m", "memory": "8GiB", "processes": 100, "open_files": 99,
                     "disk": "3GiB"},
-                "gpu": {"count": 2, "type": ["A100"], "vram": "40GB"}, "ports": ["http"],
+                "gpu": {"count": 2, "type": ["A100"], "vram": "40GB",
+                    "share": 1.0}, "ports": ["http"],
                 "stop": {"signal": "SIGINT", "grace": "10s"},
                 "restart": {"attempts": 2, "backoff": "1s", "backoff_max": "1m"},
                 "health": {"http": {"path": "/", "port": "http", "interval": "2s",

@@ -54,6 +54,18 @@ impl ShareMilli {
     pub const WHOLE: ShareMilli = ShareMilli(1000);
 }
 
+/// As people write it: `0.5`, `0.125`, `1`.
+impl fmt::Display for ShareMilli {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, milli) = (self.0 / 1000, self.0 % 1000);
+        if milli == 0 {
+            return write!(formatter, "{whole}");
+        }
+        let digits = format!("{milli:03}");
+        write!(formatter, "{whole}.{}", digits.trim_end_matches('0'))
+    }
+}
+
 impl fmt::Display for CpuMilli {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_multiple_of(1000) {
@@ -104,6 +116,8 @@ mod tests {
         assert_eq!(MemoryBytes(32 << 30).to_string(), "32GiB");
         assert_eq!(MemoryBytes(1536 << 20).to_string(), "1.5GiB");
         assert_eq!(MemoryBytes(12).to_string(), "12B");
+        let shares = [1000, 500, 125, 30, 1, 0].map(|milli| ShareMilli(milli).to_string());
+        assert_eq!(shares, ["1", "0.5", "0.125", "0.03", "0.001", "0"]);
     }
 
     #[test]

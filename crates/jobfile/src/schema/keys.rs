@@ -87,8 +87,8 @@ pub(super) const TASK: Keys = Keys {
     elsewhere_is: "at the top of the file",
 };
 pub(super) const GPU: Keys = Keys {
-    later: &["compute_capability", "mig", "mps", "share", "topology"],
-    ..keys(&["count", "type", "vram"])
+    later: &["compute_capability", "mig", "mps", "topology"],
+    ..keys(&["count", "share", "type", "vram"])
 };
 pub(super) const ARTIFACT: Keys = Keys {
     elsewhere: &["url"],

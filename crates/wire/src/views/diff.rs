@@ -120,6 +120,7 @@ fn task_fields(task: &TaskSpec, fields: &mut Fields) {
         put(fields, &at("gpu.count"), gpu.count);
         put(fields, &at("gpu.type"), format!("{:?}", gpu.models));
         put_some(fields, &at("gpu.vram"), gpu.memory_min);
+        put_some(fields, &at("gpu.share"), Some(gpu.share).filter(|_| gpu.is_shared()));
     }
     put(fields, &at("ports"), format!("{:?}", task.ports));
     put(fields, &at("stop.signal"), task.stop.signal.name());
