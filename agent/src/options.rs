@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_config::units::SimulatedGpus;
-use berth_model::{CpuMilli, DurationMs, MemoryBytes, Name, PortRange};
+use berth_model::{
+    CpuMilli, DurationMs, MemoryBytes, Name, PortRange, TASKS_PER_DEVICE_MAX_DEFAULT,
+};
 use berth_supervise::gpu::STUCK_AFTER;
 use berth_telemetry::Metrics;
 
@@ -57,6 +59,8 @@ pub struct AgentOptions {
     pub confinement: Wish,
     /// Whether workers may ask the cloud who this host is.
     pub metadata_service: MetadataService,
+    /// How many tasks may share one GPU.
+    pub tasks_per_gpu_max: u32,
     /// The user of workers, where the agent is root.
     pub worker_user: Option<String>,
     /// Between two tries to reach a scheduler, at least and at most.
@@ -181,6 +185,7 @@ impl AgentOptions {
             hold: Hold::default(),
             confinement: Wish::default(),
             metadata_service: MetadataService::default(),
+            tasks_per_gpu_max: TASKS_PER_DEVICE_MAX_DEFAULT,
             worker_user: None,
             retry_min: Duration::from_millis(20),
             retry_max: Duration::from_secs(1),

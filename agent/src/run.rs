@@ -265,7 +265,7 @@ fn node_spec(options: &AgentOptions) -> anyhow::Result<NodeSpec> {
         ports: options.ports,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         docker_version: String::new(),
-        tasks_per_device_max: berth_model::TASKS_PER_DEVICE_MAX_DEFAULT,
+        tasks_per_device_max: options.tasks_per_gpu_max,
         address: options.address.clone(),
     };
     let violations = validate_node(&spec);

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, CpuMilli, Device, DeviceHealth, DurationMs, EndCause, EndReport, JobSpec,
-    MemoryBytes, Name, NodeSpec, PortRange, SpecDigest, TaskSpec, WallMs,
+    AllocationId, CpuMilli, Device, DeviceClaim, DeviceHealth, DurationMs, EndCause, EndReport,
+    JobSpec, MemoryBytes, Name, NodeSpec, PortRange, SpecDigest, TaskSpec, WallMs,
 };
 use berth_state::Observed as Said;
 use berth_supervise::{
-    AgentMs, Desired, Health, HealthPolicy, Held, Observed, StopReason, Verdict, Worker,
-    WorkerAction, occupied, step,
+    AgentMs, Desired, Health, HealthPolicy, Held, Observed, Order, Part, Room, StopReason, Verdict,
+    Worker, WorkerAction, occupied, step,
 };
 use berth_wire::agent::DesiredRow as WireRow;
 
@@ -259,22 +259,30 @@ impl Process {
     }
 
     /// Which wishes wait for a device that something here still holds.
-    fn occupied(&self) -> BTreeSet<AllocationId> {
-        let unbegun =
-            self.wishes.rows.iter().filter(|(id, _)| !self.observed.allocations.contains_key(id));
+    fn occupied(&self, spec: &NodeSpec) -> BTreeSet<AllocationId> {
+        let unbegun = self.wishes.rows.iter().filter(|(id, row)| {
+            row.order == Order::Run && !self.observed.allocations.contains_key(id)
+        });
         let wishes = unbegun.flat_map(|(id, row)| {
-            row.payload.row.devices.iter().map(|claim| (*id, claim.uuid.as_str()))
+            row.payload.row.devices.iter().map(|claim| (*id, part_of(claim)))
         });
         let here = self.workers.iter().filter(|(_, worker)| worker.end.is_none());
         let held = here.flat_map(|(id, worker)| match &worker.wanted {
             Some(wanted) => {
                 let claims = wanted.row.devices.iter();
-                claims.map(|claim| (*id, Held::Device(claim.uuid.as_str()))).collect()
+                claims.map(|claim| (*id, Held::Device(part_of(claim)))).collect()
             }
             None => vec![(*id, Held::Unknown)],
         });
-        occupied(wishes, held, [])
+        let devices = spec.devices.iter().map(|device| (device.uuid.as_str(), device.memory));
+        let tasks_per_device_max = spec.tasks_per_device_max;
+        occupied(wishes, held, [], &Room { memory: devices.collect(), tasks_per_device_max })
     }
+}
+
+/// As much of a device as is claimed.
+fn part_of(claim: &DeviceClaim) -> Part<&str> {
+    Part { device: &claim.uuid, share: claim.share, memory: claim.memory }
 }
 
 impl World {
@@ -318,9 +326,10 @@ impl World {
     /// Decides and acts on all that is known now.
     pub fn turn(&mut self, index: usize) {
         let clock = self.agents[index].clock();
-        let Some(process) = &mut self.agents[index].process else { return };
+        let agent = &mut self.agents[index];
+        let Some(process) = &mut agent.process else { return };
         process.observed.not_durable = process.pending.keys().copied().collect();
-        process.observed.occupied = process.occupied();
+        process.observed.occupied = process.occupied(&agent.spec);
         let actions = step(&process.wishes, &process.observed, clock);
         let mut reports = BTreeSet::new();
         for action in actions {

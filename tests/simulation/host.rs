@@ -7,7 +7,7 @@ use std::sync::Arc;
 use berth_model::{AllocationId, DurationMs, StopPolicy};
 use berth_supervise::AgentMs;
 
-use crate::agent::{AgentEvent, Wanted};
+use crate::agent::{Agent, AgentEvent, Wanted};
 use crate::oracle::{Exit, instance};
 use crate::rng::Rng;
 use crate::world::{Event, MILLI, Phase, SECOND, World, now};
@@ -165,16 +165,33 @@ impl World {
     }
 
     fn check_devices(&mut self, index: usize, id: AllocationId, wanted: &Wanted) {
-        let processes = &self.agents[index].host.processes;
-        let clash = wanted.row.devices.iter().find_map(|claim| {
-            let holds = |process: &Process| {
-                process.wanted.row.devices.iter().any(|held| held.uuid == claim.uuid)
+        let Agent { host, spec, .. } = &self.agents[index];
+        let (mut clash, mut shares) = (None, false);
+        for claim in &wanted.row.devices {
+            let of = |process: &'_ Process| {
+                let held = process.wanted.row.devices.iter().find(|held| held.uuid == claim.uuid);
+                held.map(|held| (held.share.0, held.memory.0))
             };
-            let holder = processes.iter().find(|(_, process)| holds(process))?;
-            Some((claim.uuid.clone(), *holder.0))
-        });
-        if let Some((uuid, holder)) = clash {
-            self.violated(format!("host {index}: {id} begins on {uuid}, which {holder} holds"));
+            let held = host.processes.iter().filter_map(|(id, process)| Some((*id, of(process)?)));
+            let held: Vec<(AllocationId, (u32, u64))> = held.collect();
+            let share = claim.share.0 + held.iter().map(|(_, (share, _))| share).sum::<u32>();
+            let memory = claim.memory.0 + held.iter().map(|(_, (_, memory))| memory).sum::<u64>();
+            let device = spec.device(&claim.uuid).map_or(0, |device| device.memory.0);
+            let crowded = held.len() >= spec.tasks_per_device_max as usize;
+            if !held.is_empty() && (share > 1000 || memory > device || crowded) {
+                let holders: Vec<AllocationId> = held.into_iter().map(|(id, _)| id).collect();
+                clash = Some((claim.uuid.clone(), holders));
+            } else {
+                shares |= !held.is_empty();
+            }
+        }
+        if shares {
+            self.count("workers begun beside another on one GPU");
+        }
+        if let Some((uuid, holders)) = clash {
+            let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
+            let holders = holders.join(", ");
+            self.violated(format!("host {index}: {id} begins on {uuid}, which {holders} hold"));
         }
     }
 

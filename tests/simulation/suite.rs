@@ -20,7 +20,7 @@ const PROGRESS_US: u64 = 150 * SECOND;
 
 /// What a suite of many seeds must have seen, or its faults are not drawn any
 /// more.
-const EXPECTED: [&str; 46] = [
+const EXPECTED: [&str; 47] = [
     "agents crashed",
     "agents cut off",
     "allocations given up",
@@ -63,6 +63,7 @@ const EXPECTED: [&str; 46] = [
     "submits answered by their key",
     "terms begun",
     "terms led",
+    "workers begun beside another on one GPU",
     "workers fenced",
     "workers fenced by their shims",
     "workers that could not be killed",

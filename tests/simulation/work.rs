@@ -4,7 +4,7 @@
 
 use berth_model::{
     ArraySpec, Constraints, CpuMilli, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind,
-    JobSpec, MemoryBytes, Name, OnReturn, Policy, RestartPolicy, StopPolicy, TaskSpec,
+    JobSpec, MemoryBytes, Name, OnReturn, Policy, RestartPolicy, ShareMilli, StopPolicy, TaskSpec,
 };
 
 use crate::rng::Rng;
@@ -54,7 +54,11 @@ pub fn batch(rng: &mut Rng, text: &str) -> JobSpec {
     }
     // Two fit on every node beside the one that a service holds for ever.
     let gpus = rng.pick(&[0, 1, 1, 2]);
-    task.gpu = (gpus > 0).then_some(GpuRequest::whole(gpus));
+    let share = ShareMilli(rng.pick(&[1000, 1000, 500, 300]));
+    task.gpu = (gpus > 0).then_some(match gpus {
+        1 => GpuRequest { share, ..GpuRequest::whole(1) },
+        several => GpuRequest::whole(several),
+    });
     task.restart.attempts = Some(rng.pick(&[0, 1, 3]));
     task.time_limit = rng.chance(60).then_some(DurationMs(2_000));
     spec

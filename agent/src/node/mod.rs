@@ -27,10 +27,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use berth_identity::Dialer;
-use berth_model::{AllocationId, Device, DiskBytes, EndReport, Name, NodeSpec};
+use berth_model::{AllocationId, Device, DeviceClaim, DiskBytes, EndReport, Name, NodeSpec};
 use berth_shim::protocol::UserIds;
 use berth_supervise::gpu::Tested;
-use berth_supervise::{Held, Observed, ProbeOutcome, occupied, step};
+use berth_supervise::{Held, Observed, Order, Part, ProbeOutcome, Room, occupied, step};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
@@ -245,18 +245,24 @@ impl Node {
     /// Wishes that wait for a worker to leave a device: the cluster gives one
     /// away as soon as it gives an allocation up, which may live on here.
     fn occupied(&self) -> BTreeSet<AllocationId> {
-        let unbegun =
-            self.wishes.rows.iter().filter(|(id, _)| !self.observed.allocations.contains_key(id));
+        let unbegun = self.wishes.rows.iter().filter(|(id, row)| {
+            row.order == Order::Run && !self.observed.allocations.contains_key(id)
+        });
         let wishes = unbegun.flat_map(|(id, row)| {
-            row.payload.row.devices.iter().map(|claim| (*id, claim.uuid.as_str()))
+            row.payload.row.devices.iter().map(|claim| (*id, part_of(claim)))
         });
         let held = self.workers_here().flat_map(|(id, worker)| match worker.devices() {
             Some(claims) => {
-                claims.iter().map(|claim| (*id, Held::Device(claim.uuid.as_str()))).collect()
+                claims.iter().map(|claim| (*id, Held::Device(part_of(claim)))).collect()
             }
             None => vec![(*id, Held::Unknown)],
         });
-        occupied(wishes, held, self.unfree_devices())
+        let devices = self.devices.iter().map(|device| (device.uuid.as_str(), device.memory));
+        let room = Room {
+            memory: devices.collect(),
+            tasks_per_device_max: self.settings.spec.tasks_per_device_max,
+        };
+        occupied(wishes, held, self.unfree_devices(), &room)
     }
 
     /// When something is due without any event.
@@ -315,6 +321,11 @@ impl Node {
             "node is ready"
         );
     }
+}
+
+/// As much of a device as is claimed.
+fn part_of(claim: &DeviceClaim) -> Part<&str> {
+    Part { device: &claim.uuid, share: claim.share, memory: claim.memory }
 }
 
 #[cfg(test)]

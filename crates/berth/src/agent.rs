@@ -124,6 +124,7 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
         test: gpu_test(&settings.gpus),
         ..Repair::default()
     };
+    options.tasks_per_gpu_max = u32::try_from(settings.gpus.max_tasks_per_gpu.value)?;
     options.labels = settings
         .labels
         .iter()

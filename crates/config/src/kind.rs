@@ -77,6 +77,9 @@ pub(crate) const SWITCH: Kind<bool> =
     Kind { shape: Shape::Boolean, parse: switch, show: bool::to_string };
 pub(crate) const COUNT: Kind<u64> =
     Kind { shape: Shape::Integer, parse: count, show: u64::to_string };
+/// As many tasks as may share one GPU, at least the one.
+pub(crate) const SHARERS: Kind<u64> =
+    Kind { shape: Shape::Integer, parse: sharers, show: u64::to_string };
 pub(crate) const PROFILE: Kind<RaftProfile> = text_kind(
     |text| one_of(text, &RaftProfile::ALL, RaftProfile::as_str),
     |profile| profile.as_str().to_owned(),
@@ -180,6 +183,18 @@ fn count(text: &str) -> Result<u64, UnitError> {
         Ok(count) if count <= COUNT_MAX && !text.starts_with('+') => Ok(count),
         Ok(_) | Err(_) => {
             let allowed = format!("a whole number from 0 to {COUNT_MAX}");
+            Err(UnitError::new(text, "is out of range", allowed))
+        }
+    }
+}
+
+fn sharers(text: &str) -> Result<u64, UnitError> {
+    // Above what anybody shares a GPU among, and still a small number.
+    const SHARERS_MAX: u64 = 64;
+    match text.parse::<u64>() {
+        Ok(count @ 1..=SHARERS_MAX) if !text.starts_with('+') => Ok(count),
+        Ok(_) | Err(_) => {
+            let allowed = format!("a whole number from 1 to {SHARERS_MAX}");
             Err(UnitError::new(text, "is out of range", allowed))
         }
     }

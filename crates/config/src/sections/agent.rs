@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::scheduler::loopback;
 use crate::kind::{
     ADDRESS, ARTIFACTS, CPU, DEVICE_PATH, FULL_PATH, GPUS, HOST_USE, LISTEN, NAME, PATH, PORTS,
-    SIZE, SWITCH, TIMER, WAIT, WORD,
+    SHARERS, SIZE, SWITCH, TIMER, WAIT, WORD,
 };
 use crate::reader::Reader;
 use crate::source::Setting;
@@ -155,6 +155,8 @@ pub struct Gpus {
     pub soak: Setting<u64>,
     /// Milliseconds for which a GPU's memory may be in use after its last worker.
     pub stuck_after: Setting<u64>,
+    /// How many tasks may share one GPU.
+    pub max_tasks_per_gpu: Setting<u64>,
     /// A program that resets the GPU whose uuid is its argument, instead of the driver's.
     pub reset_program: Option<Setting<PathBuf>>,
     /// A program that tests the mended GPU whose uuid is its argument, instead of the agent.
@@ -227,6 +229,7 @@ impl Agent {
                 kernel_log: reader.optional("agent.gpus.kernel_log", &PATH),
                 soak: reader.setting("agent.gpus.soak", &WAIT, 60_000),
                 stuck_after: reader.setting("agent.gpus.stuck_after", &WAIT, 60_000),
+                max_tasks_per_gpu: reader.setting("agent.gpus.max_tasks_per_gpu", &SHARERS, 4),
                 reset_program: reader.optional("agent.gpus.reset_program", &PATH),
                 test_program: reader.optional("agent.gpus.test_program", &PATH),
                 self_test: reader.setting("agent.gpus.self_test", &SWITCH, true),

@@ -5,8 +5,8 @@
 //!
 //! The rules that hold whatever arrives in whatever order:
 //! - an allocation is started at most once, and never after it has ended;
-//! - nothing is started before the wish for it is on disk, nor on a device that
-//!   another worker has not left;
+//! - nothing is started before the wish for it is on disk, nor on a device, or a
+//!   part of one, that another worker has not left;
 //! - what the cluster no longer wants is stopped, but what a *new incarnation*
 //!   of the cluster merely does not know is kept and reported;
 //! - an end is reported until it is acknowledged, and forgotten only after
@@ -25,7 +25,7 @@ pub mod step;
 
 pub use clock::AgentMs;
 pub use desired::{Desired, DesiredRow, Offer, Order, Refusal, Version};
-pub use devices::{Held, occupied};
+pub use devices::{Held, Part, Room, occupied};
 pub use health::{Health, HealthPolicy, ProbeOutcome, Verdict};
 pub use lease::Lease;
 pub use observed::{Allocation, Link, Observed, Worker};

@@ -16,6 +16,13 @@ const FRESH_FOR: DurationMs = DurationMs::from_secs(2);
 /// Not free for so long, it is stuck, unless somebody says otherwise.
 pub const STUCK_AFTER: DurationMs = DurationMs::from_secs(60);
 
+/// Whether others are on a GPU that a worker has left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Company {
+    Alone,
+    Sharers,
+}
+
 /// What is known of a GPU's memory from one worker to the next.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Release {
@@ -30,6 +37,7 @@ struct Left {
     at: AgentMs,
     clean_looks: u32,
     told: bool,
+    company: Company,
 }
 
 /// Of a GPU that is not free although nobody should hold it.
@@ -51,9 +59,15 @@ impl Release {
         self.baseline_bytes
     }
 
-    /// Its last worker has ended. One that was not seen free since an earlier one stays so.
+    /// A worker on it has ended. One that was not seen free since an earlier one stays so; with
+    /// the end of one that shared it, the time in which it is to come free begins anew.
     pub fn left(&mut self, now: AgentMs) {
-        self.left.get_or_insert(Left { at: now, clean_looks: 0, told: false });
+        let left = Left { at: now, clean_looks: 0, told: false, company: Company::Alone };
+        match &mut self.left {
+            Some(earlier) if earlier.company == Company::Alone => {}
+            Some(earlier) => *earlier = Left { told: earlier.told, ..left },
+            None => self.left = Some(left),
+        }
     }
 
     /// Whether a worker may begin on it.
@@ -83,17 +97,39 @@ impl Release {
         };
         let baseline_bytes = self.baseline_bytes.unwrap_or(0);
         let used_bytes = used_bytes.unwrap_or(baseline_bytes);
+        left.company = Company::Alone;
         if used_bytes <= baseline_bytes.saturating_add(TOLERANCE_BYTES) {
-            left.clean_looks += 1;
-            if left.clean_looks >= CLEAN_LOOKS {
-                self.left = None;
-            }
+            self.was_clean();
             return None;
         }
         left.clean_looks = 0;
         let is_stuck = now.0.saturating_sub(left.at.0) >= stuck_after.0 && !left.told;
         left.told |= is_stuck;
         is_stuck.then_some(Stuck { used_bytes, baseline_bytes })
+    }
+
+    /// Takes in another look at it, while others go on sharing it, of what is used of which
+    /// `explained_bytes` are theirs. It is never said to be stuck: whoever mended it would end
+    /// them. One that does not tell what is used has nothing to say of who is gone.
+    pub fn looked_beside(&mut self, used_bytes: Option<u64>, explained_bytes: u64) {
+        let baseline_bytes = self.baseline_bytes.unwrap_or(0);
+        let Some(left) = &mut self.left else { return };
+        left.company = Company::Sharers;
+        let explained = baseline_bytes.saturating_add(explained_bytes);
+        if used_bytes.is_none_or(|used| used <= explained.saturating_add(TOLERANCE_BYTES)) {
+            self.was_clean();
+        } else {
+            left.clean_looks = 0;
+        }
+    }
+
+    fn was_clean(&mut self) {
+        if let Some(left) = &mut self.left {
+            left.clean_looks += 1;
+            if left.clean_looks >= CLEAN_LOOKS {
+                self.left = None;
+            }
+        }
     }
 }
 
@@ -154,5 +190,49 @@ mod tests {
         release.looked(Some(7), STUCK_AFTER, at(91_000));
         release.looked(Some(7), STUCK_AFTER, at(92_000));
         assert!(release.is_free());
+    }
+
+    #[test]
+    fn f58_beside_sharers_it_is_free_of_what_is_not_theirs() {
+        let at = AgentMs;
+        let left = || {
+            let mut release = Release::default();
+            release.looked(Some(GIB), STUCK_AFTER, at(0));
+            release.left(at(1_000));
+            release
+        };
+        for (used, explained, is_free) in [
+            // One GiB is the driver's own.
+            (Some(21 * GIB), 20 * GIB, true),
+            (Some(21 * GIB + TOLERANCE_BYTES), 20 * GIB, true),
+            (Some(21 * GIB + TOLERANCE_BYTES + 1), 20 * GIB, false),
+            (Some(GIB), 0, true),
+            (None, 0, true),
+        ] {
+            let mut release = left();
+            release.looked_beside(used, explained);
+            assert!(!release.is_free(), "one look says little");
+            release.looked_beside(used, explained);
+            assert_eq!(release.is_free(), is_free, "{used:?} of which {explained}");
+        }
+        let mut release = left();
+        release.looked_beside(Some(21 * GIB), 20 * GIB);
+        release.looked_beside(Some(41 * GIB), 20 * GIB);
+        release.looked_beside(Some(21 * GIB), 20 * GIB);
+        assert!(!release.is_free(), "two in a row");
+        assert_eq!(release.baseline_bytes(), Some(GIB), "theirs is nobody's own");
+    }
+
+    #[test]
+    fn f58_what_sharers_keep_from_being_mended_has_its_time_when_they_are_gone() {
+        let at = AgentMs;
+        let mut release = Release::default();
+        release.looked(Some(0), STUCK_AFTER, at(0));
+        release.left(at(1_000));
+        release.looked_beside(Some(41 * GIB), 20 * GIB);
+        release.left(at(100_000));
+        assert!(release.is_fresh(at(101_000)));
+        assert_eq!(release.looked(Some(20 * GIB), STUCK_AFTER, at(100_100)), None);
+        assert!(release.looked(Some(20 * GIB), STUCK_AFTER, at(160_000)).is_some());
     }
 }
