@@ -44,7 +44,8 @@ fn scan(allocations: &Path) -> io::Result<(BTreeSet<AllocationId>, Option<u32>)>
     Ok((alive, undecided.first().copied()))
 }
 
-fn marked(environment: &[u8], allocations: &Path) -> Option<AllocationId> {
+/// The allocation below `allocations` whose mark an environment carries.
+pub fn marked(environment: &[u8], allocations: &Path) -> Option<AllocationId> {
     let value = |name: &[u8]| {
         environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(name))
     };

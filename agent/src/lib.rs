@@ -55,6 +55,7 @@ mod logs;
 mod metadata;
 mod node;
 mod options;
+mod owners;
 mod ports;
 mod probe;
 mod problem;

@@ -18,7 +18,7 @@ pub use runner::run_container;
 pub const PLAN_FILE: &str = "container.json";
 /// The runner makes it before it asks for a container: from then on there may be one.
 pub const MADE_FILE: &str = "container.made";
-/// The runner makes it when the container runs.
+/// The runner makes it when the container runs; it holds the engine's id of that.
 pub const UP_FILE: &str = "container.up";
 
 /// The runner makes it when it knows which devices the container can use.
@@ -28,4 +28,11 @@ const WATCHED_FILE: &str = "container.watched";
 /// container too many is looked for rather than one too few.
 pub fn is_there(dir: &std::path::Path, file: &str) -> bool {
     dir.join(file).try_exists().unwrap_or(true)
+}
+
+/// The engine's id of an allocation's container; empty where there is none yet, or an earlier
+/// agent wrote none down. `None`: it is no container's.
+pub fn id_of(dir: &std::path::Path) -> Option<String> {
+    let is_container = dir.join(PLAN_FILE).exists();
+    is_container.then(|| std::fs::read_to_string(dir.join(UP_FILE)).unwrap_or_default())
 }

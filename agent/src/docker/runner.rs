@@ -169,13 +169,13 @@ impl Container<'_> {
                 None => Problem::Host(text),
             }
         };
-        mark(dir, MADE_FILE)?;
+        mark(dir, MADE_FILE, "")?;
         let made = self.client.create_container(Some(named), body).await;
         let id = made.map_err(|error| cannot("make", error))?.id;
         self.carry_output().await.map_err(|error| cannot("attach to", error))?;
         let started = self.client.start_container(self.name, None::<StartContainerOptions>).await;
         started.map_err(|error| cannot("start", error))?;
-        mark(dir, UP_FILE)?;
+        mark(dir, UP_FILE, &id)?;
         Ok(id)
     }
 
@@ -289,7 +289,7 @@ impl Container<'_> {
             tokio::time::sleep(every).await;
         };
         // Only a sign for whoever waits for it.
-        let _ = mark(dir, WATCHED_FILE);
+        let _ = mark(dir, WATCHED_FILE, "");
         loop {
             tokio::time::sleep(every).await;
             let found = inside::look(&first, &kept.nodes()).await;
@@ -322,9 +322,9 @@ impl Container<'_> {
 }
 
 /// Leaves a sign for the agent.
-fn mark(dir: &Path, file: &str) -> Result<(), Problem> {
+fn mark(dir: &Path, file: &str, content: &str) -> Result<(), Problem> {
     let cannot = |error| Problem::Host(format!("cannot write {file}: {error}"));
-    fs::write(dir.join(file), "").map_err(cannot)
+    fs::write(dir.join(file), content).map_err(cannot)
 }
 
 /// Whether an image's name says which of the repository's images is meant.

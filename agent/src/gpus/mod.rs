@@ -36,7 +36,7 @@ pub use known::{keep_known, known};
 pub use listed::{Lister, devices_listed};
 pub use prober::probe;
 pub use said::Happened;
-pub use seen::{PART, Probing, Seen};
+pub use seen::{MemoryLook, PART, Probing, Seen};
 pub use self_test::{CudaLibrary, self_test};
 pub use simulated::{
     BadPretence, Claims, FOLDER as SIMULATED_FOLDER, Pretence, faults_file, host_cpu, host_memory,

@@ -1,5 +1,7 @@
 //! What is known of the host's GPUs, and what follows for the node: pure.
 
+mod memory;
+
 use std::collections::BTreeMap;
 
 use berth_model::{Device, DeviceHealth, MemoryBytes};
@@ -11,6 +13,7 @@ use super::kernel_log::Place;
 use super::said::{GpuLook, Look, Said, SlowedBy};
 use super::slices;
 use super::ways::Ways;
+pub use memory::MemoryLook;
 
 /// A GPU that the driver no longer counts has left the bus when it is missing in so many
 /// looks that were due, which are a second apart: one that is missing once may be a driver that is not up to it yet.
@@ -278,21 +281,6 @@ impl Seen {
     /// Nobody asks for a moment.
     pub fn pause(&mut self) {
         self.probing = Probing::Paused;
-    }
-
-    /// What is used of a GPU's memory, as it was last seen, and by which processes. `None` if
-    /// it does not answer now.
-    pub fn memory(&self, uuid: &str) -> Option<(Option<u64>, Vec<u32>)> {
-        let gpu = self.gpus.get(self.whole(uuid)?);
-        let gpu = gpu.filter(|gpu| gpu.standing == Standing::Answers)?;
-        let told = match slices::slice(&gpu.look, uuid) {
-            Some(slice) => (slice.memory_used_bytes, slice.pids.clone()),
-            None => {
-                let pids = gpu.look.processes.iter().map(|process| process.pid).collect();
-                (gpu.look.memory_used_bytes, pids)
-            }
-        };
-        (self.probing == Probing::Live).then_some(told)
     }
 
     /// The GPUs that are there, as they last answered, and whether they do so now; in the

@@ -21,6 +21,7 @@ use super::bounds::Holding;
 use super::disks::DiskWatch;
 use super::guard::Guard;
 use super::pool::{Pool, ShimId, in_words};
+use super::sharers::Sharers;
 use super::uplink::Uplink;
 use super::wishes::{kept_lease, replay};
 use super::worker::WorkerEntry;
@@ -100,6 +101,7 @@ impl Node {
             gpus: Seen::default(),
             devices: Vec::new(),
             guard,
+            sharers: Sharers::default(),
             holding: Holding::with(cgroups),
             inventory: 0,
             uplink: Uplink::default(),

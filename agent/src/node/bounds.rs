@@ -59,7 +59,9 @@ impl Node {
     /// It has ended: its groups go, and what they know of its end is said.
     pub(super) fn unbound(&mut self, id: AllocationId, end: &mut EndReport) {
         let Some(cgroups) = &mut self.holding.cgroups else { return };
+        // Of a GPU's memory no cgroup knows.
         if end.cause == EndCause::OutOfMemory
+            && end.reason.is_empty()
             && let Some(usage) = cgroups.memory(id)
         {
             end.reason = out_of_memory(&usage);

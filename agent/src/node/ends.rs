@@ -118,6 +118,7 @@ impl Node {
         {
             end = EndReport { cause: EndCause::Exited, reason, ..end };
         }
+        end = self.with_overuse(id, end);
         self.unbound(id, &mut end);
         remove_temporary(self.dir_of(id));
         let Some(worker) = self.workers.get_mut(&id) else { return };

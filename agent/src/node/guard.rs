@@ -179,6 +179,7 @@ impl Node {
         self.tell_of_bare();
         let held = self.held_devices();
         self.look_at_memory(&held);
+        self.look_at_sharers();
         let signs: Vec<_> =
             self.gpus.signs().map(|(uuid, signs)| (uuid.to_owned(), signs)).collect();
         for (uuid, mut signs) in signs {
@@ -311,7 +312,7 @@ impl Node {
     }
 
     /// Does what is to be done, and sees to it that it is remembered.
-    fn after_guarding(&mut self) {
+    pub(super) fn after_guarding(&mut self) {
         let deeds: Vec<(String, Deed)> = self
             .guard
             .gpus

@@ -15,6 +15,7 @@ mod gpus;
 mod guard;
 mod parts;
 mod pool;
+mod sharers;
 mod shim_news;
 mod shutdown;
 mod stock;
@@ -58,6 +59,7 @@ use guard::Guard;
 pub use guard::Repairs;
 pub use pool::in_words;
 use pool::{Pool, ShimId};
+use sharers::{SharedLook, Sharers};
 use shutdown::Stopping;
 use uplink::Uplink;
 use worker::WorkerEntry;
@@ -97,6 +99,7 @@ pub enum Event {
     /// By uuid.
     GpuMended(String, Result<(), String>),
     GpuTested(String, Tested),
+    Sharers(SharedLook),
     Probed(AllocationId, ProbeOutcome, String),
     Container(AllocationId, ContainerNews),
     Fetched(AllocationId, Result<(), Unplaced>),
@@ -138,6 +141,7 @@ pub struct Node {
     gpus: Seen,
     devices: Vec<Device>,
     guard: Guard,
+    sharers: Sharers,
     holding: Holding,
     disks: DiskWatch,
     /// Counts the changes of the devices.
@@ -200,6 +204,7 @@ impl Node {
             Event::GpuFault(happened) => self.gpu_fault(happened),
             Event::GpuMended(uuid, outcome) => self.gpu_mended(&uuid, outcome),
             Event::GpuTested(uuid, outcome) => self.gpu_tested(&uuid, outcome),
+            Event::Sharers(look) => self.sharers_seen(look),
             Event::Probed(id, outcome, problem) => self.probed(id, outcome, problem),
             Event::Container(id, news) => self.container_news(id, news),
             Event::Fetched(id, outcome) => self.fetched(id, outcome),
@@ -301,6 +306,10 @@ impl Node {
     }
 
     fn describe_metrics() {
+        metrics::describe_counter!(
+            "berth_agent_over_share_total",
+            "Allocations that were ended because they used more memory of a shared GPU than theirs"
+        );
         metrics::describe_counter!(
             "berth_agent_gpu_errors_total",
             "Errors that the driver reported of GPUs, by their number (XID)"

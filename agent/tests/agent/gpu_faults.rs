@@ -66,7 +66,7 @@ async fn occupy(scheduler: &mut Scheduler, device: &Device) -> Job {
 
 /// Until so many looks were made, each of which shows something else of the last GPU; what
 /// `lines` say stays.
-async fn looks(scheduler: &mut Scheduler, agent: &Agent, lines: &str, count: u32) {
+pub async fn looks(scheduler: &mut Scheduler, agent: &Agent, lines: &str, count: u32) {
     let last = scheduler.samples.len() - 1;
     for percent in 1..=count {
         script(agent, &format!("{lines}gpu {last} utilization {percent}\n"));

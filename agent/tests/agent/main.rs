@@ -19,4 +19,5 @@ mod limits;
 mod metadata;
 mod self_test;
 mod session;
+mod sharers;
 mod slices;
