@@ -443,6 +443,7 @@ impl Seen {
                     .filter(|_| now)
                     .and_then(|celsius| i32::try_from(celsius).ok()),
                 memory_errors: look.memory_errors.filter(|_| now),
+                unwatched: None,
             }
         };
         let mut gpus: Vec<&Gpu> = self.gpus.values().collect();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use berth_model::{DEVICES_MAX, Device, DeviceClaim, DeviceHealth, MemoryBytes, NodeSpec};
+use berth_proto::v1::DeviceSample;
 use tracing::{info, warn};
 
 use super::Node;
@@ -104,8 +105,17 @@ impl Node {
         Facts {
             generation: self.wishes.version.generation,
             inventory: self.inventory,
-            devices: self.gpus.samples(),
+            devices: self.samples(),
         }
+    }
+
+    fn samples(&self) -> Vec<DeviceSample> {
+        let mut samples = self.gpus.samples();
+        for sample in &mut samples {
+            let blind = self.sharers.blind(&sample.uuid);
+            sample.unwatched = blind.map(|blind| blind.reason().to_owned());
+        }
+        samples
     }
 
     /// Simulated GPUs use what is claimed of them.

@@ -128,3 +128,29 @@ async fn sharers_outlive_their_agent_and_so_does_why_one_was_ended() {
     assert_eq!(ended.cause(), EndCause::OutOfMemory);
     scheduler.until_ready(next.id(0)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_ended_for_what_nobody_can_say_and_that_is_told() {
+    let (mut scheduler, agent, devices) = cluster("1xH100-80GB", &[]).await;
+    let one = want(&mut scheduler, 1, POLITE, part(&devices[0], 500));
+    scheduler.until_ready(one.id(0)).await;
+    let own = uses(&agent, &one, 10 * GB);
+    // Of a namespace of processes that is another's; with it nobody knows how much is the one's.
+    let unseen = format!("gpu 0 process {} {}\n", u32::MAX, 70 * GB);
+    for (lines, why) in [
+        (own.clone() + &unseen, "that the agent cannot see"),
+        (format!("gpu 0 memory_used {}\n", 70 * GB), "by nobody whom the driver names"),
+        ("fail nvmlDeviceGetComputeRunningProcesses_v3\n".to_owned(), "which processes use it"),
+    ] {
+        script(&agent, &lines);
+        let told = |scheduler: &Scheduler| {
+            let reason = scheduler.samples[0].unwatched.clone().unwrap_or_default();
+            reason.contains(why)
+        };
+        scheduler.until_true("why it is not watched", told).await;
+    }
+    script(&agent, &own);
+    let watched = |scheduler: &Scheduler| scheduler.samples[0].unwatched.is_none();
+    scheduler.until_true("it to be watched", watched).await;
+    assert!(!agent.processes(one.id(0)).is_empty(), "nobody was ended for it");
+}

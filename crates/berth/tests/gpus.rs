@@ -291,3 +291,74 @@ async fn a_trial_has_the_hosts_gpus_where_there_are_any_and_says_which() {
         assert!(ended.unwrap().success());
     }
 }
+
+/// Three want a half each of the one GPU. Two run on it; the third has its turn when the one that
+/// takes more of the memory than its own has been ended, and only that one.
+#[tokio::test]
+async fn f40_jobs_share_a_gpu_and_the_one_over_its_share_is_ended_alone() {
+    const GB: u64 = 1_000_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = support::plan(folder.path(), 1, 1);
+    plan.gpus = Gpus::Simulated("1xH100-80GB".to_owned());
+    let cluster = LocalCluster::start(plan).await.unwrap();
+    let client = cluster.client();
+    let trace = |name: &str| folder.path().join(name);
+    let submit = async |name: &str| {
+        // It ends as if all was well when it is asked to.
+        let script = format!(
+            "trap 'exit 0' TERM; echo $$ >> {}; while :; do sleep 0.05; done",
+            trace(name).display()
+        );
+        let mut spec = support::batch(name, 1, support::shell(&script));
+        let share = berth_model::ShareMilli(500);
+        spec.tasks[0].gpu = Some(GpuRequest { share, ..GpuRequest::whole(1) });
+        support::submit(&client, &spec).await
+    };
+    let runs = async |job: u64| {
+        support::job_when(&client, job, "runs", |job| job.tasks[0].running == 1).await;
+        support::allocations(&client, job).await.remove(0)
+    };
+    let pid = async |name: &str| {
+        let path = trace(name);
+        support::until("its pid", || async { fs::read_to_string(&path).ok()?.trim().parse().ok() })
+            .await
+    };
+    let (hog, neighbour) = (submit("hog").await, submit("neighbour").await);
+    for allocation in [runs(hog).await, runs(neighbour).await] {
+        let [device] = allocation.devices.as_slice() else { panic!("{allocation:?}") };
+        assert_eq!((device.share_milli, device.memory_bytes), (500, 40 * GB));
+    }
+    let third = submit("third").await;
+    support::until("why it waits to be known", || async {
+        let job = support::reference(&third.to_string());
+        let why = client.explain(v1::ExplainRequest { job, consistency: 0 }).await.ok()?;
+        (!why.reasons.is_empty()).then_some(())
+    })
+    .await;
+    let nodes = client.list_nodes(v1::ListNodesRequest { consistency: 0 }).await.unwrap().nodes;
+    assert_eq!(nodes[0].devices[0].allocated_milli, 1000);
+    assert_eq!(support::job(&client, third).await.unwrap().state, "queued");
+
+    let (first, second): (u32, u32) = (pid("hog").await, pid("neighbour").await);
+    let theirs = format!("gpu 0 process {second} {}\n", 40 * GB);
+    script(&cluster, 0, &format!("gpu 0 process {first} {}\n{theirs}", 39 * GB));
+    support::until("both to be watched", || async {
+        let isolation = &support::allocations(&client, hog).await[0].isolation;
+        (isolation == "time-sliced, memory is watched").then_some(())
+    })
+    .await;
+    script(&cluster, 0, &format!("gpu 0 process {first} {}\n{theirs}", 47 * GB));
+    let ended = support::job_when(&client, hog, "ends", |job| job.finished_at_ms.is_some()).await;
+    let reason =
+        "used 43.7GiB of GPU memory on GPU-sim-node-1-0, its share is 37.2GiB (exit code 0)";
+    assert_eq!(ended.state, "failed");
+    let failure = &ended.tasks[0].failures[0];
+    assert_eq!((failure.reason.as_str(), failure.exit_code), (reason, Some(0)), "{failure:?}");
+
+    script(&cluster, 0, &format!("gpu 0 memory_used {}\n{theirs}", 40 * GB));
+    assert_eq!(runs(third).await.devices[0].uuid, "GPU-sim-node-1-0");
+    assert_eq!(runs(neighbour).await.attempt, 1);
+    let traces = fs::read_to_string(trace("neighbour")).unwrap();
+    assert_eq!(traces, format!("{second}\n"), "it was not disturbed");
+    cluster.stop().await;
+}

@@ -14,7 +14,7 @@ use super::events::EventStream;
 use super::exec::ExecStream;
 use super::files::FilesStream;
 use super::logs::LogStream;
-use super::route::at_leader;
+use super::route::{at_leader, where_asked};
 use super::{Shared, lookup, settle, status};
 use crate::access::Granted;
 use crate::leader::Leader;
@@ -70,10 +70,9 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::ListAllocationsRequest>,
     ) -> Result<Response<v1::ListAllocationsReply>, Status> {
-        self.0
-            .list_allocations(&Granted::of(&request)?, request.into_inner())
-            .await
-            .map(Response::new)
+        where_asked!(self.0, request, JobsClient::list_allocations, |leader, granted, asked| {
+            self.0.list_allocations(granted, leader, asked)
+        })
     }
 
     async fn explain(

@@ -287,6 +287,7 @@ fn measured(devices: &mut [v1::DeviceStatus], samples: &[v1::DeviceSample]) {
             device.utilization_percent = sample.utilization_percent;
             device.temperature_celsius = sample.temperature_celsius;
             device.memory_errors = sample.memory_errors;
+            device.unwatched.clone_from(&sample.unwatched);
         }
     }
 }
@@ -307,6 +308,7 @@ mod tests {
             utilization_percent: Some(percent),
             memory_used_bytes: Some(7),
             temperature_celsius: None,
+            unwatched: None,
             memory_errors: Some(v1::MemoryErrors {
                 uncorrected_volatile: Some(percent.into()),
                 ..v1::MemoryErrors::default()

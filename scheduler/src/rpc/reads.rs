@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth_model::{AllocationId, JobId};
 use berth_placement::{Explanation, PlanPreview, explain};
 use berth_proto::v1;
-use berth_state::{ClusterState, JobRow};
+use berth_state::{AllocationRow, ClusterState, JobRow};
 use berth_wire::views;
 use tonic::Status;
 
@@ -81,6 +81,7 @@ impl Shared {
     pub async fn list_allocations(
         &self,
         granted: &Granted,
+        leader: Option<Arc<Leader>>,
         request: v1::ListAllocationsRequest,
     ) -> Result<v1::ListAllocationsReply, Status> {
         let page = page_size(request.page_size);
@@ -103,7 +104,10 @@ impl Shared {
             .collect();
         let live =
             view.allocations_of(row.id).filter(|live| after.is_none_or(|after| live.id > after));
-        shown.extend(live.take(page + 1).map(|live| (live.id, views::allocation(&view, live))));
+        let leader = leader.as_deref();
+        shown.extend(
+            live.take(page + 1).map(|live| (live.id, live_allocation(&view, leader, live))),
+        );
         shown.sort_by_key(|(id, _)| *id);
         shown.dedup_by_key(|(id, _)| *id);
         let more = shown.len() > page;
@@ -159,6 +163,33 @@ fn check_states(states: &[String]) -> Result<(), Status> {
     }
 }
 
+/// With what the leader knows of those that share a GPU.
+fn live_allocation(
+    view: &ClusterState,
+    leader: Option<&Leader>,
+    row: &AllocationRow,
+) -> v1::Allocation {
+    let mut shown = views::allocation(view, row);
+    let Some(leader) = leader.filter(|_| shown.isolation == views::TIME_SLICED) else {
+        return shown;
+    };
+    let samples = leader.device_samples(row.node);
+    let sample = samples
+        .iter()
+        .find(|sample| row.claim.devices.iter().any(|claim| claim.uuid == sample.uuid));
+    if let Some(watch) = sample.map(watch_in_words) {
+        shown.isolation = format!("{}, {watch}", views::TIME_SLICED);
+    }
+    shown
+}
+
+fn watch_in_words(sample: &v1::DeviceSample) -> String {
+    match &sample.unwatched {
+        Some(reason) => format!("memory is not watched: {reason}"),
+        None => "memory is watched".to_owned(),
+    }
+}
+
 fn ended_allocation(view: &ClusterState, job: &JobRow, ended: &EndedAllocation) -> v1::Allocation {
     let mut shown = views::allocation(view, &ended.row);
     debug_assert_eq!(shown.job_id, job.id.0);
@@ -166,6 +197,7 @@ fn ended_allocation(view: &ClusterState, job: &JobRow, ended: &EndedAllocation) 
     shown.reason.clone_from(&ended.reason);
     shown.ready = false;
     shown.phase.clear();
+    shown.isolation.clear();
     if let Some(report) = &ended.report {
         shown.exit_code = report.exit_code;
         shown.signal = report.signal;

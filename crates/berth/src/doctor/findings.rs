@@ -7,6 +7,7 @@ pub struct Facts {
     /// NVIDIA GPUs on the PCI bus; none where the bus cannot be seen.
     pub pci_gpus: usize,
     pub driver: Driver,
+    pub numbers: ProcessNumbers,
     pub listed: Listed,
     /// Device nodes that work on a GPU takes, and that are not there.
     pub missing_nodes: Vec<String>,
@@ -21,6 +22,15 @@ pub struct Facts {
 pub enum User {
     Root,
     Another,
+}
+
+/// Which numbers processes have here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProcessNumbers {
+    /// Those of the host, by which the driver names them.
+    Hosts,
+    /// Those of a container.
+    Own,
 }
 
 /// Whether workers can be confined here.
@@ -109,6 +119,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     found.extend(listed(&facts.listed));
     if facts.pci_gpus > 0 || matches!(facts.driver, Driver::Works { .. }) {
         found.push(nodes(&facts.missing_nodes));
+        found.push(sharing(facts.numbers));
     }
     found.extend([cgroups(&facts.cgroups), confinement(facts)]);
     found.extend([docker(&facts.docker), toolkit(facts)]);
@@ -214,6 +225,20 @@ fn nodes(missing: &[String]) -> Finding {
     finding(what, Verdict::Wrong, found, "make them with `nvidia-modprobe -u -c=0`, as root")
 }
 
+fn sharing(numbers: ProcessNumbers) -> Finding {
+    let what = "shared GPUs";
+    match numbers {
+        ProcessNumbers::Hosts => finding(what, Verdict::Fine, "memory can be watched", ""),
+        ProcessNumbers::Own => finding(
+            what,
+            Verdict::Absent,
+            "process numbers are not the host's: nobody knows who uses how much memory of a GPU \
+             that several share",
+            "run the agent in the host's process namespace (`--pid=host`)",
+        ),
+    }
+}
+
 fn cgroups(cgroups: &Cgroups) -> Finding {
     let what = "cgroups";
     match cgroups {
@@ -316,6 +341,7 @@ mod tests {
             user: User::Root,
             pci_gpus: 8,
             driver: Driver::Works { version: "570.86".to_owned(), gpus: 8, bare: 0 },
+            numbers: ProcessNumbers::Hosts,
             listed: Listed::Nothing,
             missing_nodes: Vec::new(),
             cgroups: Cgroups::V2 { controllers: CONTROLLERS.map(str::to_owned).to_vec() },
@@ -375,6 +401,8 @@ mod tests {
         let (what, reason) = ("devices command", "`x` ended with exit status: 3".to_owned());
         check(list(Listed::Unusable { reason }), what, Wrong, "exit status: 3", "by hand");
         check(list(Listed::Works { devices: 8 }), what, Verdict::Fine, "lists 8 devices", "");
+        let own = |facts: &mut Facts| facts.numbers = ProcessNumbers::Own;
+        check(own, "shared GPUs", Absent, "nobody knows who uses", "--pid=host");
         check(|facts| facts.user = User::Another, "user", Absent, "not root", "as root");
     }
 

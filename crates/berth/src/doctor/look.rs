@@ -10,7 +10,7 @@ use std::time::Duration;
 use berth_agent::{GpuDriver, Lister, Program, devices_listed, look_at_gpus};
 use serde_json::Value;
 
-use super::findings::{Cgroups, Confinement, Docker, Driver, Facts, Listed, User};
+use super::findings::{Cgroups, Confinement, Docker, Driver, Facts, Listed, ProcessNumbers, User};
 
 /// A driver that was not in use takes seconds to wake; one that hangs never answers.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(15);
@@ -41,6 +41,7 @@ pub async fn facts(
         user: if rustix::process::geteuid().is_root() { User::Root } else { User::Another },
         pci_gpus: if in_container() { 0 } else { pci_gpus(Path::new("/sys/bus/pci/devices")) },
         driver,
+        numbers: process_numbers(),
         listed: match lister.map(devices_listed) {
             None => Listed::Nothing,
             Some(Ok(devices)) => Listed::Works { devices },
@@ -78,6 +79,14 @@ fn pci_gpus(bus: &Path) -> usize {
             driver.file_name().is_none_or(|name| name == "nvidia")
         })
         .count()
+}
+
+/// The first namespace of processes has a number that the kernel fixes (`PROC_PID_INIT_INO`).
+fn process_numbers() -> ProcessNumbers {
+    match fs::read_link("/proc/self/ns/pid") {
+        Ok(name) if name.as_os_str() != "pid:[4026531836]" => ProcessNumbers::Own,
+        Ok(_) | Err(_) => ProcessNumbers::Hosts,
+    }
 }
 
 fn cgroups(root: &Path) -> Cgroups {

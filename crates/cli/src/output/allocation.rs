@@ -1,5 +1,7 @@
 //! Allocations.
 
+use std::collections::BTreeSet;
+
 use berth_model::ShareMilli;
 use berth_proto::v1::Allocation;
 use serde_json::{Map, Value, json};
@@ -34,6 +36,7 @@ pub(crate) fn allocation_json(allocation: &Allocation) -> Value {
         "ready": allocation.ready,
         "reason": allocation.reason,
         "devices": devices,
+        "isolation": Some(&allocation.isolation).filter(|text| !text.is_empty()),
         "ports": ports,
         "started_at": rfc3339_or_null(allocation.started_at_ms),
         "finished_at": rfc3339_or_null(allocation.finished_at_ms),
@@ -45,7 +48,7 @@ pub(crate) fn allocation_json(allocation: &Allocation) -> Value {
 pub(crate) fn allocation_table(allocations: &[Allocation]) -> Table {
     let mut table = Table::new(
         &["ALLOCATION", "TASK", "INDEX", "ATTEMPT", "NODE", "GPUS", "STATE", "EXIT"],
-        &["PORTS", "REASON"],
+        &["PORTS", "ISOLATION", "REASON"],
     );
     for allocation in allocations {
         let shares = allocation.devices.iter().map(|device| ShareMilli(device.share_milli));
@@ -64,10 +67,19 @@ pub(crate) fn allocation_table(allocations: &[Allocation]) -> Table {
             allocation.state.clone(),
             exit.or_else(signal).unwrap_or_default(),
             ports.join(","),
+            allocation.isolation.clone(),
             allocation.reason.clone(),
         ]);
     }
     table
+}
+
+/// What keeps others from the GPUs that these have, each once.
+pub(crate) fn isolation_line(allocations: &[Allocation]) -> Option<String> {
+    let told = allocations.iter().map(|allocation| allocation.isolation.as_str());
+    let told: BTreeSet<&str> = told.filter(|text| !text.is_empty()).collect();
+    let told: Vec<&str> = told.into_iter().collect();
+    (!told.is_empty()).then(|| format!("isolation of GPUs: {}", told.join("; ")))
 }
 
 /// Its position on the node, and how much of it where that is not all.
@@ -81,6 +93,14 @@ fn gpu((index, share): (&u32, ShareMilli)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_keeps_others_away_is_said_once() {
+        let of = |isolation: &str| Allocation { isolation: isolation.into(), ..Default::default() };
+        assert_eq!(isolation_line(&[of("")]), None);
+        let line = isolation_line(&[of("whole GPU"), of(""), of("time-sliced"), of("whole GPU")]);
+        assert_eq!(line.unwrap(), "isolation of GPUs: time-sliced; whole GPU");
+    }
 
     #[test]
     fn a_share_is_told_beside_its_gpu() {

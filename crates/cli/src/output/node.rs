@@ -58,6 +58,7 @@ fn device_json(node: &Node, device: &Device, status: &DeviceStatus) -> Value {
         "slice": device.slice.as_ref().map(|slice| {
             json!({ "parent": slice.parent, "profile": slice.profile })
         }),
+        "unwatched": status.unwatched,
         "memory_errors": status.memory_errors.as_ref().map(errors_json),
     })
 }
@@ -290,6 +291,9 @@ pub(crate) fn one_gpu_answer(reply: &GetDeviceReply) -> Answer {
     pieces.extend(links.map(Piece::Text));
     let errors = status.memory_errors.unwrap_or_default();
     pieces.extend(memory_lines(&errors).into_iter().map(Piece::Text));
+    if let Some(reason) = &status.unwatched {
+        pieces.push(Piece::Text(format!("memory of those who share it is not watched: {reason}")));
+    }
     if !device.health_reason.is_empty() {
         let health = health_name(device.health);
         pieces.push(Piece::Text(format!("{health}: {}", device.health_reason)));

@@ -1,6 +1,6 @@
 //! Live attempts, and, by their last rows, ended ones.
 
-use berth_model::{AllocationState, StartPhase};
+use berth_model::{AllocationState, ShareMilli, StartPhase};
 use berth_proto::v1;
 use berth_state::{AllocationRow, ClusterState};
 
@@ -35,6 +35,24 @@ pub fn allocation(state: &ClusterState, row: &AllocationRow) -> v1::Allocation {
         job_version: row.job_version,
         device_indices: device_indices(state, row).unwrap_or_default(),
         phase: phase(row.state).to_owned(),
+        isolation: isolation(state, row).to_owned(),
+    }
+}
+
+/// Of GPUs that are shared only the leader knows whether their memory is watched.
+pub const TIME_SLICED: &str = "time-sliced";
+
+/// What keeps others on the same GPUs from it.
+fn isolation(state: &ClusterState, row: &AllocationRow) -> &'static str {
+    let Some(claim) = row.claim.devices.first() else { return "" };
+    let node = state.nodes().get(&row.node);
+    let device = node.and_then(|node| node.spec.device(&claim.uuid));
+    if device.is_some_and(|device| device.slice.is_some()) {
+        "MIG: hardware"
+    } else if claim.share < ShareMilli::WHOLE {
+        TIME_SLICED
+    } else {
+        "whole GPU"
     }
 }
 

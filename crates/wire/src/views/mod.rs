@@ -11,7 +11,7 @@ mod node;
 use berth_model::NodeId;
 use berth_state::ClusterState;
 
-pub use allocation::allocation;
+pub use allocation::{TIME_SLICED, allocation};
 pub use diff::spec_diff;
 pub use event::event;
 pub use job::{FAILURES_SHOWN_MAX, job, listed_job, versions};

@@ -17,6 +17,7 @@ pub fn node(row: &NodeRow) -> v1::Node {
         temperature_celsius: None,
         cordoned: row.cordoned_devices.contains(&device.uuid),
         memory_errors: None,
+        unwatched: None,
     };
     v1::Node {
         id: row.id.0,

@@ -199,6 +199,7 @@ fn an_allocation_shows_where_and_how_far_it_is() {
     assert_eq!((shown.state.as_str(), shown.phase.as_str()), ("planned", ""));
     assert_eq!((shown.id.as_str(), shown.task.as_str()), ("1.0.0.1", "main"));
     assert_eq!((shown.node.as_str(), shown.device_indices.as_slice()), ("gpu-01", &[5][..]));
+    assert_eq!(shown.isolation, "whole GPU");
     world.observe(placed, Observed::Starting(StartPhase::WarmUp));
     let shown = world.allocation(placed);
     assert_eq!((shown.state.as_str(), shown.phase.as_str()), ("starting", "warm-up"));

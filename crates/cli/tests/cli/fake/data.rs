@@ -173,6 +173,7 @@ pub fn nodes() -> Vec<Node> {
         temperature_celsius: memory_used_bytes.map(|_| 61),
         cordoned: memory_used_bytes.is_none(),
         memory_errors: memory_used_bytes.is_none().then(memory_errors),
+        unwatched: None,
     };
     let gpu_01 = Node {
         id: 1,
