@@ -12,12 +12,14 @@ use tempfile::TempDir;
 use tokio::io::AsyncBufReadExt as _;
 
 use crate::exec::{holder_of, until_let_go};
-use crate::gpus::whole;
+use crate::gpu_faults::looks;
+use crate::gpus::{script as script_of, whole};
 use crate::harness::agent::{Agent, until_gone};
 use crate::harness::jobs::Job;
 use crate::harness::origin::{How, Origin};
 use crate::harness::scheduler::Scheduler;
 use crate::harness::{skip, until_file, within};
+use crate::sharers::part;
 
 const IMAGE: &str = "berth-trial:1";
 /// What an image of one program is made of: the program, and the names it goes by.
@@ -431,4 +433,34 @@ async fn a_command_in_a_container_is_like_one_among_processes() {
     }
     scheduler.stop(id);
     assert_eq!(scheduler.until_ended(id).await.exit_code, Some(0));
+}
+
+/// Whose process it is says the container that it is in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f40_a_container_over_its_share_of_a_gpu_is_ended_and_its_neighbour_is_not() {
+    let Some(engine) = Engine::start().await else { return };
+    let (mut scheduler, agent, device) = cluster_with(&engine, &[]).await;
+    let script = "trap 'exit 0' TERM; sleep 600 & wait";
+    let (hog, neighbour) = (job(1, JobKind::Batch, script), job(2, JobKind::Batch, script));
+    let mut pids = Vec::new();
+    for job in [&hog, &neighbour] {
+        scheduler.want(job, vec![job.row_with(0, vec![part(&device, 500)], Vec::new())]);
+        scheduler.until_ready(job.id(0)).await;
+        let names = engine.containers();
+        let name = names.split_whitespace().find(|name| name.ends_with(&job.id(0).to_string()));
+        let pid = engine.ask(&["inspect", "--format", "{{.State.Pid}}", name.unwrap()]).unwrap();
+        pids.push(pid.trim().to_owned());
+    }
+    let uses = |hog: u64| {
+        format!("gpu 0 process {} {hog}\ngpu 0 process {} 40000000000\n", pids[0], pids[1])
+    };
+    looks(&mut scheduler, &agent, &uses(40_000_000_000), 3).await;
+    assert_eq!(scheduler.samples[0].unwatched, None);
+    script_of(&agent, &uses(44_000_000_000));
+    let ended = scheduler.until_ended(hog.id(0)).await;
+    assert!(ended.reason.starts_with("used 40.9GiB of GPU memory on GPU-sim-"), "{ended:?}");
+    assert_eq!(ended.cause(), EndCause::OutOfMemory);
+    let left = engine.containers();
+    assert!(left.contains(&neighbour.id(0).to_string()), "{left}");
+    assert!(!left.contains(&hog.id(0).to_string()), "{left}");
 }

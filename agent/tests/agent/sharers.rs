@@ -20,7 +20,7 @@ const SLOW: &str = "trap 'echo asked; until [ -e go ]; do sleep 0.01; done; exit
                     while :; do sleep 0.05; done";
 const GB: u64 = 1_000_000_000;
 
-fn part(device: &Device, milli: u32) -> DeviceClaim {
+pub fn part(device: &Device, milli: u32) -> DeviceClaim {
     let memory = MemoryBytes(device.memory_bytes * u64::from(milli) / 1000);
     DeviceClaim { uuid: device.uuid.clone(), share: ShareMilli(milli), memory }
 }
