@@ -5,12 +5,14 @@
 use berth_model::{DeviceClaim, MemoryBytes, ShareMilli};
 use berth_proto::v1::observation::State;
 use berth_proto::v1::{Device, EndCause};
+use berth_shim::ProcessIdentity;
 
 use crate::gpu_faults::looks;
 use crate::gpus::{cluster, script, whole};
 use crate::harness::agent::{Agent, until_gone};
 use crate::harness::jobs::Job;
 use crate::harness::scheduler::Scheduler;
+use crate::harness::skip;
 
 /// Ends well when it is asked to, as if nothing was wrong.
 const POLITE: &str = "trap 'exit 0' TERM; echo $BERTH_GPU_VRAM_BYTES $CUDA_VISIBLE_DEVICES; \
@@ -32,22 +34,44 @@ fn want(scheduler: &mut Scheduler, number: u64, script: &str, claim: DeviceClaim
     job
 }
 
-/// A line that says what the first process of a worker uses of the GPU.
+/// The process that a worker is: those around it, which confine it, are not.
+fn main_process(agent: &Agent, job: &Job) -> ProcessIdentity {
+    let is_shell = |process: &ProcessIdentity| {
+        let line = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        line.starts_with(b"sh\0")
+    };
+    agent.processes(job.id(0)).into_iter().find(is_shell).unwrap()
+}
+
+/// A line that says what a worker uses of the GPU.
 fn uses(agent: &Agent, job: &Job, bytes: u64) -> String {
-    let pid = agent.processes(job.id(0))[0].pid;
-    format!("gpu 0 process {pid} {bytes}\n")
+    format!("gpu 0 process {} {bytes}\n", main_process(agent, job).pid)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f40_a_worker_over_its_share_of_a_gpu_is_ended_and_its_neighbour_is_not() {
-    let (mut scheduler, agent, devices) = cluster("1xH100-80GB", &[]).await;
+    one_over_its_share_is_ended(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f40_a_confined_worker_over_its_share_of_a_gpu_is_ended_as_well() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("root", "workers are confined by root alone");
+    }
+    one_over_its_share_is_ended(&["--confine", "always"]).await;
+}
+
+async fn one_over_its_share_is_ended(more: &[&str]) {
+    let (mut scheduler, agent, devices) = cluster("1xH100-80GB", more).await;
     let hog = want(&mut scheduler, 1, POLITE, part(&devices[0], 250));
     let neighbour = want(&mut scheduler, 2, POLITE, part(&devices[0], 500));
     scheduler.until_ready(hog.id(0)).await;
     scheduler.until_ready(neighbour.id(0)).await;
     let told = format!("20000000000 {}\n", devices[0].uuid);
     scheduler.until_true("its output", |_| agent.stdout(hog.id(0)) == told).await;
-    let before = agent.processes(neighbour.id(0))[0].clone();
+    let begun = |_: &Scheduler| !agent.stdout(neighbour.id(0)).is_empty();
+    scheduler.until_true("its neighbour's", begun).await;
+    let before = main_process(&agent, &neighbour);
 
     // A context of the driver's own is nobody's fault, nor is a stranger's memory.
     let at_most = uses(&agent, &hog, 20 * GB + (512 << 20)) + &uses(&agent, &neighbour, 40 * GB);
@@ -63,7 +87,7 @@ async fn f40_a_worker_over_its_share_of_a_gpu_is_ended_and_its_neighbour_is_not(
     // Nobody else is ended for it, however often one looks.
     let rest = uses(&agent, &neighbour, 40 * GB);
     looks(&mut scheduler, &agent, &rest, 3).await;
-    assert_eq!(agent.processes(neighbour.id(0))[0], before, "the same process goes on");
+    assert_eq!(main_process(&agent, &neighbour), before, "the same process goes on");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,7 +97,7 @@ async fn f58_a_part_is_given_on_when_what_is_used_is_the_others() {
     let other = want(&mut scheduler, 2, POLITE, part(&devices[0], 500));
     scheduler.until_ready(one.id(0)).await;
     scheduler.until_ready(other.id(0)).await;
-    let before = agent.processes(other.id(0))[0].clone();
+    let before = main_process(&agent, &other);
     let theirs = uses(&agent, &other, 20 * GB);
     script(&agent, &format!("gpu 0 memory_used {}\n{theirs}", 60 * GB));
     // The cluster gives the one up; its place is another's, and a whole GPU is wanted too.
@@ -86,7 +110,7 @@ async fn f58_a_part_is_given_on_when_what_is_used_is_the_others() {
     assert!(agent.processes(next.id(0)).is_empty(), "40 GB are in use and nobody's");
     script(&agent, &format!("gpu 0 memory_used {}\n{theirs}", 20 * GB));
     scheduler.until_ready(next.id(0)).await;
-    assert_eq!(agent.processes(other.id(0))[0], before, "the same process goes on");
+    assert_eq!(main_process(&agent, &other), before, "the same process goes on");
     assert!(agent.processes(all.id(0)).is_empty(), "a whole GPU is for one alone");
 }
 
@@ -97,7 +121,7 @@ async fn sharers_outlive_their_agent_and_so_does_why_one_was_ended() {
     let neighbour = want(&mut scheduler, 2, POLITE, part(&devices[0], 500));
     scheduler.until_ready(hog.id(0)).await;
     scheduler.until_ready(neighbour.id(0)).await;
-    let first = |job: &Job| agent.processes(job.id(0))[0].clone();
+    let first = |job: &Job| main_process(&agent, job);
     let before = (first(&hog), first(&neighbour));
     let lines = uses(&agent, &hog, 10 * GB) + &uses(&agent, &neighbour, 10 * GB);
     script(&agent, &lines);
@@ -107,7 +131,7 @@ async fn sharers_outlive_their_agent_and_so_does_why_one_was_ended() {
     scheduler.send_full();
     let next = want(&mut scheduler, 3, POLITE, part(&devices[0], 500));
     looks(&mut scheduler, &agent, &lines, 3).await;
-    let first = |job: &Job| agent.processes(job.id(0))[0].clone();
+    let first = |job: &Job| main_process(&agent, job);
     assert_eq!((first(&hog), first(&neighbour)), before, "the same processes go on");
     assert!(agent.processes(next.id(0)).is_empty(), "there is no third half");
 
