@@ -390,6 +390,14 @@ fn values_are_not_converted_silently() {
             "[scheduler.raft]\nheartbeat = \"2h\"",
             "scheduler.raft.heartbeat: `2h` is out of range; expected a duration",
         ),
+        (
+            "[agent.gpus]\nmax_tasks_per_gpu = 0",
+            "agent.gpus.max_tasks_per_gpu: `0` is out of range; expected a whole number from 1 to 64",
+        ),
+        (
+            "[agent.gpus]\nmax_tasks_per_gpu = 65",
+            "agent.gpus.max_tasks_per_gpu: `65` is out of range",
+        ),
         ("[agent]\ncpus = 99999999999999999999999999999999999999999", "agent.cpus"),
     ] {
         let problems = Case::new(text).problems();
