@@ -11,7 +11,7 @@ use crate::session::Session;
 #[derive(Debug, Subcommand)]
 pub enum SimCommand {
     /// Place a list of tasks on a list of nodes, or compare policies over the openb traces
-    Place(place::PlaceArgs),
+    Place(Box<place::PlaceArgs>),
 }
 
 impl SimCommand {
