@@ -14,7 +14,7 @@ use super::events::EventStream;
 use super::exec::ExecStream;
 use super::files::FilesStream;
 use super::logs::LogStream;
-use super::route::{at_leader, where_asked};
+use super::route::{Route, at_leader, marked};
 use super::{Shared, lookup, settle, status};
 use crate::access::Granted;
 use crate::leader::Leader;
@@ -70,9 +70,23 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::ListAllocationsRequest>,
     ) -> Result<Response<v1::ListAllocationsReply>, Status> {
-        where_asked!(self.0, request, JobsClient::list_allocations, |leader, granted, asked| {
-            self.0.list_allocations(granted, leader, asked)
-        })
+        let granted = Granted::of(&request)?;
+        let asked = request.get_ref().clone();
+        let may_be_stale = asked.consistency != 0;
+        let leader = self.0.leading().filter(|_| !may_be_stale);
+        let told = self.0.list_allocations(&granted, leader, asked).await?;
+        let time_sliced = |one: &v1::Allocation| one.isolation == berth_wire::views::TIME_SLICED;
+        if !may_be_stale && told.allocations.iter().any(time_sliced) {
+            // Whether their memory is watched the leader alone knows; without it all else is true.
+            if let Ok(Route::There(forward)) = self.0.route(&request) {
+                let mut client = JobsClient::new(forward.channel.clone());
+                let call = client.list_allocations(marked(request));
+                if let Ok(more) = self.0.forwarded(forward, call).await {
+                    return Ok(more);
+                }
+            }
+        }
+        Ok(Response::new(told))
     }
 
     async fn explain(
