@@ -47,7 +47,9 @@ async fn until_no_more(agent: &Agent, job: &Job, before: &[ProcessIdentity]) {
             until_gone(process.pid).await;
         }
     }
-    assert_eq!(agent.processes(job.id(0)), before);
+    // What the worker's shell ran to begin with may have ended since.
+    let left = agent.processes(job.id(0));
+    assert!(!left.is_empty() && left.iter().all(|one| before.contains(one)), "{left:?}");
 }
 
 async fn begin_job(scheduler: &mut Scheduler, agent: &Agent, job: &Job) {
