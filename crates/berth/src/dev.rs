@@ -48,9 +48,11 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<ExitCode> {
         data_dir: scratch.path.clone(),
         log_level: arguments.log_level.clone(),
     };
+    // One listener from here to the end: between two a signal would be lost.
+    let mut asked = std::pin::pin!(stop::on_signal());
     let started = tokio::select! {
         started = LocalCluster::start(plan) => started,
-        asked = stop::on_signal() => return asked.map(|()| ExitCode::from(130)),
+        asked = &mut asked => return asked.map(|()| ExitCode::from(130)),
     };
     let mut cluster = started.context("start the local cluster")?;
     announce(&cluster, &said);
@@ -58,10 +60,10 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<ExitCode> {
         write_ready_file(&cluster, path)?;
     }
     let code = tokio::select! {
-        asked = stop::on_signal() => asked.map(|()| ExitCode::SUCCESS)?,
+        asked = &mut asked => asked.map(|()| ExitCode::SUCCESS)?,
         ended = cluster.first_end() => {
             eprintln!("error: {ended}; the cluster goes on without it until Ctrl-C");
-            stop::on_signal().await?;
+            asked.await?;
             ExitCode::FAILURE
         }
     };
