@@ -66,6 +66,8 @@ pub enum Misfit {
     Resting,
     #[error("{free} suitable GPUs are free, {asked} are asked for")]
     GpuBusy { asked: u32, free: u32 },
+    #[error("no suitable GPU has {asked} thousandths and the memory that belongs to them left")]
+    GpuShareBusy { asked: u32 },
     #[error("{free} cores are free, {asked} are asked for")]
     CpuBusy { asked: CpuMilli, free: CpuMilli },
     #[error("{free} of memory is free, {asked} is asked for")]

@@ -40,12 +40,15 @@ fn main() {
 fn measure(nodes: u64, policy: Policy) -> Vec<u64> {
     let mut cluster = Cluster::new(nodes);
     let target = nodes * GPUS * 10 * FULL_PERCENT;
-    let mut number = 0;
+    let mut number: u64 = 0;
     while cluster.taken_milli < target {
+        // As a cluster does, it learns what it is asked for on the way.
+        if number == 64 || number.is_multiple_of(nodes * 2) {
+            cluster.soft.mix = Arc::new(MixCounts::of(&cluster.state).mix());
+        }
         cluster.submit(number, policy);
         number += 1;
     }
-    cluster.soft.mix = Arc::new(MixCounts::of(&cluster.state).mix());
     let mut nanos = Vec::with_capacity(DECISIONS);
     for _ in 0..DECISIONS + DECISIONS / 4 {
         while cluster.taken_milli > target {
@@ -126,7 +129,9 @@ impl Cluster {
         let plan =
             self.planner.plan_jobs(&self.state, &self.soft, StateMs(1), Budget::UNLIMITED, &[job]);
         let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let [placement] = plan.placements.as_slice() else { panic!("{:?}", plan.report) };
+        let [placement] = plan.placements.as_slice() else {
+            panic!("{} leaves no place for task {number} so full", policy.name())
+        };
         let (node, allocation) = (placement.node, id_of(placement));
         self.apply(Command::Place { placements: plan.placements });
         self.live.push_back((node, allocation, milli));

@@ -97,6 +97,7 @@ fn change_for(row: &NodeRow, task: &TaskSpec, misfit: Misfit) -> Option<ChangeKi
         Misfit::Cordoned => Some(ChangeKind::NodeState(NodeHindrance::Cordoned)),
         Misfit::Resting => Some(ChangeKind::NodeState(NodeHindrance::Resting)),
         Misfit::GpuBusy { asked, .. } => gpus(row, task, asked, Held),
+        Misfit::GpuShareBusy { .. } => gpus(row, task, 1, Held),
         Misfit::GpuCount { asked, .. } => gpus(row, task, asked, Absent),
         Misfit::CpuBusy { asked, free } => {
             let missing = asked.saturating_sub(free);
@@ -169,6 +170,7 @@ impl Relaxed {
             memory: request.task.memory,
             gpu: request.task.gpu.clone(),
             ports: request.task.ports.clone(),
+            driver: request.task.driver.clone(),
             ..TaskSpec::new(request.task.name.clone(), berth_model::JobKind::Batch, Vec::new())
         };
         Relaxed { task, constraints: request.constraints.clone() }

@@ -58,6 +58,9 @@ pub(crate) fn has_room(
         let enough = usize::try_from(gpu.count).unwrap_or(usize::MAX);
         let free = open_devices(node, gpu).take(enough).count();
         let free = u32::try_from(free).unwrap_or(u32::MAX);
+        if free < gpu.count && gpu.is_shared() {
+            return Err(Misfit::GpuShareBusy { asked: gpu.share.0 });
+        }
         if free < gpu.count {
             return Err(Misfit::GpuBusy { asked: gpu.count, free });
         }

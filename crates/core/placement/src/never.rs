@@ -61,6 +61,7 @@ fn superlative(misfit: &Misfit) -> String {
         | Misfit::Draining
         | Misfit::Resting
         | Misfit::GpuBusy { .. }
+        | Misfit::GpuShareBusy { .. }
         | Misfit::CpuBusy { .. }
         | Misfit::MemoryBusy { .. }
         | Misfit::PortsBusy { .. }

@@ -150,6 +150,7 @@ pub(crate) fn node_reasons(
             | Misfit::CpuCapacity { .. }
             | Misfit::MemoryCapacity { .. }
             | Misfit::GpuBusy { .. }
+            | Misfit::GpuShareBusy { .. }
             | Misfit::CpuBusy { .. }
             | Misfit::MemoryBusy { .. }
             | Misfit::PortsBusy { .. } => format!("{prefix}{misfit}"),
@@ -196,7 +197,7 @@ pub fn misfit_code(misfit: &Misfit) -> &'static str {
         Misfit::Cordoned => "cordoned",
         Misfit::Draining => "draining",
         Misfit::Resting => "resting",
-        Misfit::GpuBusy { .. } => "gpu-busy",
+        Misfit::GpuBusy { .. } | Misfit::GpuShareBusy { .. } => "gpu-busy",
         Misfit::CpuBusy { .. } => "cpu-busy",
         Misfit::MemoryBusy { .. } => "memory-busy",
         Misfit::PortsBusy { .. } => "ports-busy",

@@ -148,3 +148,20 @@ fn what_waits_in_a_restored_cluster_waits_for_its_nodes() {
     assert_eq!(found.reasons[0].code, "restored");
     assert!(found.smallest_change.contains("2 of its nodes"), "{}", found.smallest_change);
 }
+
+#[test]
+fn a_part_of_a_gpu_that_finds_no_room_is_named_as_one() {
+    let mut cluster = Cluster::with_nodes([gpu_node(1)]);
+    let part = |milli| {
+        let mut task = gpu_task(1);
+        task.gpu.as_mut().unwrap().share = berth_model::ShareMilli(milli);
+        job(Policy::Berth, task)
+    };
+    cluster.submit(part(600));
+    place_all(&mut cluster);
+    let waiting = cluster.submit(part(500));
+    let found = explained(&cluster, waiting);
+    assert_eq!(codes(&found), [("gpu-busy", 1)]);
+    let detail = &found.reasons[0].detail;
+    assert!(detail.contains("no suitable GPU has 500 thousandths"), "{detail}");
+}
