@@ -200,7 +200,7 @@ fn a_part_of_a_device_is_offered_in_its_place() {
 }
 
 #[test]
-fn a_share_is_of_one_whole_gpu() {
+fn b25_a_share_is_of_one_whole_gpu() {
     let check = |count: u32, model: &str, share: u32, expected: Option<&str>| {
         let mut job = job(JobKind::Batch);
         let task = &mut job.tasks[0];
