@@ -244,7 +244,7 @@ impl<'p, 'a> Run<'p, 'a> {
             self.reckoned.take_stocks(self.roster);
         }
         let surface = Surface { roster: self.roster, reckoned: self.reckoned, census, first };
-        let (search, is_new) = self.searches.entry(key.clone(), visit.request(), surface);
+        let (search, is_new) = self.searches.entry(key, visit.request(), surface);
         if is_new {
             self.report.searches += 1;
         }
@@ -255,7 +255,6 @@ impl<'p, 'a> Run<'p, 'a> {
             // A search that the budget cut short has not seen every node, but
             // then the plan ends here.
             self.dead.insert(fit.clone());
-            self.searches.forget(&key);
             return false;
         };
         let look = search.look(position, surface);

@@ -108,11 +108,6 @@ impl Searches {
         (search, is_new)
     }
 
-    /// Drops a search that is of no use any more.
-    pub fn forget(&mut self, key: &SearchKey) {
-        self.by_key.remove(key);
-    }
-
     fn make_room(&mut self, nodes: usize) {
         let most = (RANKED_POSITIONS_MAX / nodes.max(1)).max(SEARCHES_MIN).min(self.kept_max);
         while self.by_key.len() >= most {

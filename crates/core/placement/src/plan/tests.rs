@@ -107,6 +107,27 @@ fn equal_requests_share_one_search() {
 }
 
 #[test]
+fn what_waits_is_looked_for_on_the_nodes_that_have_changed() {
+    let mut cluster = Cluster::with_nodes((0..20).map(|_| gpu_node(1)));
+    cluster.submit(job(Policy::Berth, gpu_task(1)));
+    let soft = SoftView::default();
+    let mut planner = Planner::default();
+    let first = planner.plan(&cluster.state, &soft, cluster.now, Budget::UNLIMITED);
+    cluster.place(first.placements.clone());
+    cluster.submit(job(Policy::Berth, gpu_task(2)));
+    let mut plan = |cluster: &Cluster| {
+        let outcome = planner.plan(&cluster.state, &soft, cluster.now, Budget::UNLIMITED);
+        assert_eq!(outcome.report.waiting.len(), 1);
+        (outcome.report.searches, outcome.report.candidates_examined)
+    };
+    // The task itself and every node; then the task alone; then a node that has changed.
+    assert_eq!(plan(&cluster), (1, 21));
+    assert_eq!(plan(&cluster), (0, 1));
+    cluster.end(&first.placements[0], reference::exit(0));
+    assert_eq!(plan(&cluster), (0, 2));
+}
+
+#[test]
 fn more_kinds_than_are_kept_plan_the_same() {
     let mut cluster = Cluster::with_nodes((0..4).map(|_| gpu_node(0)));
     let mut planner = Planner::default();
