@@ -15,6 +15,39 @@ use crate::soft::{NodeLoad, SoftView};
 /// is as well begun anew.
 const CHANGES_KEPT_MIN: usize = 1024;
 
+/// Positions in the order in which they changed; the oldest are forgotten.
+#[derive(Default)]
+pub(crate) struct Changes {
+    positions: Vec<usize>,
+    /// Changes that were forgotten before these.
+    forgotten: usize,
+}
+
+impl Changes {
+    fn push(&mut self, position: usize) {
+        self.positions.push(position);
+    }
+
+    /// How many there have been.
+    pub fn seen(&self) -> usize {
+        self.forgotten + self.positions.len()
+    }
+
+    /// Those after so many; `None` if some of them are forgotten.
+    pub fn after(&self, seen: usize) -> Option<&[usize]> {
+        self.positions.get(seen.checked_sub(self.forgotten)?..)
+    }
+
+    fn forget(&mut self, nodes: usize) {
+        let kept = CHANGES_KEPT_MIN.max(nodes * 2);
+        if self.positions.len() > 2 * kept {
+            let old = self.positions.len() - kept;
+            self.positions.drain(..old);
+            self.forgotten += old;
+        }
+    }
+}
+
 /// All nodes, in the order of their ids.
 #[derive(Default)]
 pub(crate) struct Roster {
@@ -29,10 +62,11 @@ pub(crate) struct Roster {
     timed: BTreeSet<usize>,
     /// Positions of which the last plan has handed something out.
     handed_out: Vec<usize>,
-    /// Positions that have changed, in order, so that each search can catch up.
-    changes: Vec<usize>,
-    /// Changes that were forgotten before these.
-    changes_forgotten: usize,
+    /// Positions that have changed, so that each search can catch up.
+    pub changes: Changes,
+    /// Positions whose load has changed. Every agent reports it every second, and most
+    /// policies do not ask for it.
+    pub load_changes: Changes,
     /// Positions by the kind of their first device, those without any first.
     groups: Vec<Vec<usize>>,
     /// Of each position: its group, and where it is in it.
@@ -47,7 +81,8 @@ impl Roster {
     /// Takes in a view. Costs O(what has changed since the last), unless that was of another
     /// cluster, later, or a node is gone: then everything is looked at anew.
     pub fn observe(&mut self, view: &ClusterState, soft: &SoftView, now: StateMs) -> Continuity {
-        self.forget_old_changes();
+        self.changes.forget(self.hosts.len());
+        self.load_changes.forget(self.hosts.len());
         let continuity = match self.update(view, soft, now) {
             Some(()) => Continuity::Same,
             None => {
@@ -94,7 +129,7 @@ impl Roster {
         for (id, load) in soft.loads.changes_since(&loads) {
             if let Some(position) = self.position_of(*id) {
                 self.hosts[position].load = load.map(|load| **load);
-                self.changes.push(position);
+                self.load_changes.push(position);
             }
         }
         for position in self.timed.clone() {
@@ -150,15 +185,6 @@ impl Roster {
         self.changes.push(position);
     }
 
-    fn forget_old_changes(&mut self) {
-        let kept = CHANGES_KEPT_MIN.max(self.hosts.len() * 2);
-        if self.changes.len() > 2 * kept {
-            let old = self.changes.len() - kept;
-            self.changes.drain(..old);
-            self.changes_forgotten += old;
-        }
-    }
-
     pub fn len(&self) -> usize {
         self.hosts.len()
     }
@@ -190,16 +216,6 @@ impl Roster {
     /// Where a node is.
     pub fn position_of(&self, node: NodeId) -> Option<usize> {
         self.hosts.binary_search_by_key(&node, |host| host.row.id).ok()
-    }
-
-    /// How many changes there have been.
-    pub fn changes_seen(&self) -> usize {
-        self.changes_forgotten + self.changes.len()
-    }
-
-    /// The positions that have changed since so many changes; `None` if they are forgotten.
-    pub fn changes_after(&self, seen: usize) -> Option<&[usize]> {
-        self.changes.get(seen.checked_sub(self.changes_forgotten)?..)
     }
 
     /// When the first of the nodes that rest may be given work again.

@@ -64,6 +64,8 @@ pub(crate) struct Search {
     core_price: u32,
     /// Changes of the roster that this search has taken in.
     changes_seen: usize,
+    /// And of the nodes' loads, where a term asks for them.
+    loads_seen: usize,
     pub last_used: u64,
 }
 
@@ -139,7 +141,8 @@ impl Search {
             homes: BTreeSet::new(),
             without_ports: BTreeSet::new(),
             core_price: surface.reckoned.prices().of_core(),
-            changes_seen: surface.roster.changes_seen(),
+            changes_seen: surface.roster.changes.seen(),
+            loads_seen: surface.roster.load_changes.seen(),
             last_used: 0,
         }
     }
@@ -149,11 +152,18 @@ impl Search {
         self.terms.contains(&Term::Fragmentation) || self.terms.contains(&Term::Cost)
     }
 
+    fn asks_load(&self) -> bool {
+        self.terms.contains(&Term::GpuLoad) || self.terms.contains(&Term::HostLoad)
+    }
+
     /// Whether it can be brought up to date rather than begun anew.
     pub fn is_usable(&self, surface: Surface<'_>) -> bool {
         let asks_cores = self.terms.contains(&Term::Cost) && self.task.gpu.is_none();
         let same_price = self.core_price == surface.reckoned.prices().of_core();
-        surface.roster.changes_after(self.changes_seen).is_some() && (same_price || !asks_cores)
+        let roster = surface.roster;
+        roster.changes.after(self.changes_seen).is_some()
+            && (!self.asks_load() || roster.load_changes.after(self.loads_seen).is_some())
+            && (same_price || !asks_cores)
     }
 
     /// The best node for an instance, after taking in what has changed; `None`
@@ -205,9 +215,12 @@ impl Search {
 
     fn catch_up(&mut self, surface: Surface<'_>, meter: &mut Meter) {
         let roster = surface.roster;
-        let changes = roster.changes_after(self.changes_seen).unwrap_or_default();
-        let mut missed = changes.to_vec();
-        self.changes_seen = roster.changes_seen();
+        let mut missed = roster.changes.after(self.changes_seen).unwrap_or_default().to_vec();
+        self.changes_seen = roster.changes.seen();
+        if self.asks_load() {
+            missed.extend(roster.load_changes.after(self.loads_seen).unwrap_or_default());
+            self.loads_seen = roster.load_changes.seen();
+        }
         let job = surface.census.map(|census| census.job);
         if self.terms.contains(&Term::OnNode) && job != self.ranked_for {
             missed.extend(std::mem::take(&mut self.homes));

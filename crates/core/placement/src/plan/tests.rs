@@ -128,6 +128,25 @@ fn what_waits_is_looked_for_on_the_nodes_that_have_changed() {
 }
 
 #[test]
+fn loads_are_looked_at_by_who_asks_for_them() {
+    let check = |policy: Policy, expected: u64| {
+        let mut cluster = Cluster::with_nodes((0..20).map(|_| gpu_node(1)));
+        cluster.submit(job(policy, gpu_task(2)));
+        let (mut soft, mut planner) = (SoftView::default(), Planner::default());
+        planner.plan(&cluster.state, &soft, cluster.now, Budget::UNLIMITED);
+        for node in 1..=20 {
+            let load = NodeLoad { gpu_util_milli: Some(500), ..NodeLoad::default() };
+            soft.loads.insert(NodeId(node), Arc::new(load));
+        }
+        let outcome = planner.plan(&cluster.state, &soft, cluster.now, Budget::UNLIMITED);
+        let report = outcome.report;
+        assert_eq!((report.searches, report.candidates_examined), (0, expected), "{policy:?}");
+    };
+    check(Policy::Berth, 1);
+    check(Policy::LeastLoaded, 21);
+}
+
+#[test]
 fn more_kinds_than_are_kept_plan_the_same() {
     let mut cluster = Cluster::with_nodes((0..4).map(|_| gpu_node(0)));
     let mut planner = Planner::default();
