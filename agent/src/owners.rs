@@ -71,6 +71,7 @@ fn owner_of(pid: u32, signs: &BTreeMap<AllocationId, Sign>, allocations: &Path) 
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::process::{Child, Command, Stdio};
 
     use super::*;
@@ -84,15 +85,19 @@ mod tests {
         }
     }
 
-    /// A process that waits for its end, with this mark; it runs its program by now.
+    /// A process that waits for its end, with this mark; it runs its program by now: a kernel shows
+    /// no environment for a moment after a process was begun.
     fn process(allocations: &Path, id: &str) -> Running {
         let child = Command::new("cat")
             .env("BERTH_ALLOC_ID", id)
             .env("BERTH_TASK_DIR", allocations.join(id).join("task"))
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn();
-        Running(child.unwrap())
+        let mut running = Running(child.unwrap());
+        running.0.stdin.as_mut().unwrap().write_all(b".").unwrap();
+        running.0.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        running
     }
 
     #[test]
