@@ -104,12 +104,11 @@ fn compare(
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some((list, policy, seed)) =
-                    jobs.get(next.fetch_add(1, Ordering::Relaxed))
-                {
+                loop {
+                    let position = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((list, policy, seed)) = jobs.get(position) else { break };
                     let outcome = one_run(args, machines, &lists[*list].1, *policy, *seed);
-                    let position = jobs.iter().position(|job| job == &(*list, *policy, *seed));
-                    if let (Some(position), Ok(mut found)) = (position, found.lock()) {
+                    if let Ok(mut found) = found.lock() {
                         found[position] = Some(outcome);
                     }
                 }
