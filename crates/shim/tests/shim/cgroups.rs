@@ -115,15 +115,21 @@ fn a_cgroup_that_does_not_exist_fails_the_start() {
     assert_eq!(reason, "cannot enter cgroup `/no/such/cgroup`: it is in no mounted hierarchy");
 }
 
-#[test]
-fn f39_a_process_that_cannot_die_is_unkillable_and_not_ended() {
-    let Some(cgroup) = Cgroup::make_freezer("stuck") else { return };
+/// A worker in a group that hears no signal but the kernel's.
+fn with_deaf_worker(cgroup: &Cgroup) -> Rig {
     let mut rig = Rig::new();
     let mut request = rig.worker("hold-deaf", &[]);
     request.cgroup_dirs = vec![cgroup.text()];
     request.stop = Some(stop_settings(1));
     rig.shim.start(request).unwrap();
     rig.shim.attach(ID).unwrap();
+    rig
+}
+
+#[test]
+fn f39_a_process_that_cannot_die_is_unkillable_and_not_ended() {
+    let Some(cgroup) = Cgroup::make_freezer("stuck") else { return };
+    let mut rig = with_deaf_worker(&cgroup);
     let worker = rig.report();
     cgroup.write("freezer.state", "FROZEN");
     while fs::read_to_string(cgroup.0.join("freezer.state")).unwrap() != "FROZEN\n" {
@@ -144,12 +150,7 @@ fn f39_a_process_that_cannot_die_is_unkillable_and_not_ended() {
 #[test]
 fn a_frozen_worker_ends_when_it_is_killed() {
     let Some(cgroup) = Cgroup::make_v2("frozen") else { return };
-    let mut rig = Rig::new();
-    let mut request = rig.worker("hold-deaf", &[]);
-    request.cgroup_dirs = vec![cgroup.text()];
-    request.stop = Some(stop_settings(1));
-    rig.shim.start(request).unwrap();
-    rig.shim.attach(ID).unwrap();
+    let mut rig = with_deaf_worker(&cgroup);
     let _worker = rig.report();
     cgroup.write("cgroup.freeze", "1");
     while !fs::read_to_string(cgroup.0.join("cgroup.events")).unwrap().contains("frozen 1") {
