@@ -1,24 +1,22 @@
 //! The one source of chance of a run.
 
-/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): one word of state, so that
-/// a seed is a run.
+use berth_sim::Random;
+
+/// A seed is a run.
 #[derive(Clone, Debug)]
-pub struct Rng(u64);
+pub struct Rng(Random);
 
 impl Rng {
     pub fn new(seed: u64) -> Rng {
         // Neighbouring seeds begin far apart.
-        let mut rng = Rng(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ 0x5bf0_3635_dcf2_a4a1);
+        let mut rng =
+            Rng(Random::new(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ 0x5bf0_3635_dcf2_a4a1));
         rng.next();
         rng
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.draw()
     }
 
     /// From `least` to `most`, both included.
