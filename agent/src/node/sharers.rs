@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, DeviceClaim, EndCause, EndReport, MemoryBytes, ShareMilli};
+use berth_model::{AllocationId, DeviceClaim, EndCause, EndReport, MemoryBytes};
 use berth_supervise::gpu::{Blind, Overuse, Owner, Process, SharedGpu, over_share};
 use berth_supervise::{AgentMs, Worker};
 use tracing::{info, warn};
@@ -101,7 +101,7 @@ impl Node {
         let mut shared: BTreeMap<String, BTreeMap<AllocationId, MemoryBytes>> = BTreeMap::new();
         for (id, worker) in self.workers_here() {
             let claims = worker.devices().into_iter().flatten();
-            for claim in claims.filter(|claim| is_part(claim)) {
+            for claim in claims.filter(|claim| claim.share.is_part()) {
                 shared.entry(claim.uuid.clone()).or_default().insert(*id, claim.memory);
             }
         }
@@ -179,7 +179,7 @@ impl Node {
     /// The end of a worker that was ended for its use of a GPU's memory is its own fault, whatever
     /// it did when it was asked to end.
     pub(super) fn with_overuse(&self, id: AllocationId, end: EndReport) -> EndReport {
-        let shares = |claims: &[DeviceClaim]| claims.iter().any(is_part);
+        let shares = |claims: &[DeviceClaim]| claims.iter().any(|claim| claim.share.is_part());
         let worker = self.workers.get(&id);
         if !worker.and_then(|worker| worker.devices()).is_some_and(shares) {
             return end;
@@ -212,9 +212,4 @@ impl Node {
         self.checks.remove(&id);
         self.set_worker(id, Worker::Stopping);
     }
-}
-
-/// Whether others may hold the same GPU.
-fn is_part(claim: &DeviceClaim) -> bool {
-    claim.share < ShareMilli::WHOLE
 }

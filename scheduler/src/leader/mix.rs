@@ -36,15 +36,12 @@ pub async fn run(leader: Arc<Leader>) {
         }
         let view = leader.published.view();
         made.looks_since = made.looks_since.saturating_add(1);
-        if view.jobs().hash() == made.jobs_hash {
+        let jobs_hash = view.jobs().hash();
+        if jobs_hash == made.jobs_hash {
             continue;
         }
-        let counting = tokio::task::spawn_blocking(move || {
-            let counts = MixCounts::of(&view);
-            (view.jobs().hash(), counts)
-        });
-        match counting.await {
-            Ok((jobs_hash, counts)) if made.is_outdated_by(counts.total()) => {
+        match tokio::task::spawn_blocking(move || MixCounts::of(&view)).await {
+            Ok(counts) if made.is_outdated_by(counts.total()) => {
                 made = Made { jobs_hash, total: counts.total(), looks_since: 0 };
                 leader.soft().loads.mix = Arc::new(counts.mix());
             }

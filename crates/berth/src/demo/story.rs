@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use berth_client::Client;
 use berth_model::{
-    Constraints, CpuMilli, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec,
-    Name, Policy, TaskSpec,
+    CpuMilli, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, Name, Policy,
+    TaskSpec,
 };
 use berth_proto::v1;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -129,18 +129,9 @@ async fn introduce(cluster: &LocalCluster, client: &Client, checks: &Checks) -> 
 
 fn spec(name: &str, kind: JobKind, task: TaskSpec) -> anyhow::Result<JobSpec> {
     Ok(JobSpec {
-        name: Name::new(name)?,
-        namespace: Name::new("default")?,
-        kind,
-        priority: JobSpec::PRIORITY_DEFAULT,
         policy: Policy::LeastLoaded,
-        constraints: Constraints::default(),
-        tasks: vec![task],
-        deadline: None,
-        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
-        on_return: JobSpec::ON_RETURN_DEFAULT,
         progress_deadline: None,
-        exclusive: false,
+        ..JobSpec::new(Name::new(name)?, Name::new("default")?, kind, vec![task])
     })
 }
 
@@ -148,12 +139,7 @@ fn array_spec(folder: &Path) -> anyhow::Result<JobSpec> {
     let command = traces::command(folder, "array", "sleep 0.5");
     let task = TaskSpec {
         count: ARRAY,
-        gpu: Some(GpuRequest {
-            count: 1,
-            models: vec!["H100".to_owned()],
-            memory_min: None,
-            share: berth_model::ShareMilli::WHOLE,
-        }),
+        gpu: Some(GpuRequest { models: vec!["H100".to_owned()], ..GpuRequest::whole(1) }),
         ..TaskSpec::new(Name::new("main")?, JobKind::Batch, command)
     };
     spec("array", JobKind::Batch, task)

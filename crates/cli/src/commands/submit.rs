@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_client::new_key;
-use berth_model::{
-    Constraints, CpuMilli, GpuRequest, JobKind, JobSpec, MemoryBytes, Name, Policy, TaskSpec,
-};
+use berth_model::{CpuMilli, GpuRequest, JobKind, JobSpec, MemoryBytes, Name, TaskSpec};
 use berth_proto::v1::{SubmitReply, SubmitRequest};
 use clap::Args;
 use serde_json::json;
@@ -78,20 +76,8 @@ fn spec(args: &SubmitArgs, session: &Session<'_, '_>) -> Result<JobSpec, CliErro
     })?;
     task.workdir = Some(directory.to_owned());
     let program = args.command.first().map_or("", String::as_str);
-    Ok(JobSpec {
-        name: args.name.clone().unwrap_or_else(|| name_of(program)),
-        namespace: session.namespace.clone(),
-        kind: JobKind::Batch,
-        priority: JobSpec::PRIORITY_DEFAULT,
-        policy: Policy::default(),
-        constraints: Constraints::default(),
-        tasks: vec![task],
-        deadline: None,
-        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
-        on_return: JobSpec::ON_RETURN_DEFAULT,
-        progress_deadline: None,
-        exclusive: false,
-    })
+    let name = args.name.clone().unwrap_or_else(|| name_of(program));
+    Ok(JobSpec::new(name, session.namespace.clone(), JobKind::Batch, vec![task]))
 }
 
 /// A name like the program's: what no name may hold becomes a `-`.

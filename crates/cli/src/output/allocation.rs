@@ -84,7 +84,7 @@ pub(crate) fn isolation_line(allocations: &[Allocation]) -> Option<String> {
 
 /// Its position on the node, and how much of it where that is not all.
 fn gpu((index, share): (&u32, ShareMilli)) -> String {
-    match share < ShareMilli::WHOLE {
+    match share.is_part() {
         true => format!("{index} ({share} of it)"),
         false => index.to_string(),
     }

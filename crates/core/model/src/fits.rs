@@ -183,7 +183,7 @@ fn model_matches(gpu: &GpuRequest, device: &Device) -> bool {
 }
 
 /// Whether a device takes work that asks for so many of them.
-fn takes_work(node: NodeCapacity<'_>, device: &Device, asked: usize) -> bool {
+pub fn takes_work(node: NodeCapacity<'_>, device: &Device, asked: usize) -> bool {
     let is_well = match device.health {
         DeviceHealth::Healthy => true,
         DeviceHealth::Suspect => asked == 1,

@@ -52,6 +52,12 @@ quantity! {
 impl ShareMilli {
     /// A whole device.
     pub const WHOLE: ShareMilli = ShareMilli(1000);
+
+    /// Whether it leaves something of the device to others.
+    #[must_use]
+    pub fn is_part(self) -> bool {
+        self < ShareMilli::WHOLE
+    }
 }
 
 /// As people write it: `0.5`, `0.125`, `1`.

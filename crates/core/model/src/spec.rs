@@ -315,6 +315,24 @@ impl JobSpec {
     pub const PROGRESS_DEADLINE_DEFAULT: DurationMs = DurationMs::from_secs(600);
     pub const CPU_DEFAULT: CpuMilli = CpuMilli(100);
     pub const MEMORY_DEFAULT: MemoryBytes = MemoryBytes(128 << 20);
+
+    /// A job with every default in place, as of a job file that says nothing more.
+    pub fn new(name: Name, namespace: Name, kind: JobKind, tasks: Vec<TaskSpec>) -> JobSpec {
+        JobSpec {
+            name,
+            namespace,
+            kind,
+            priority: JobSpec::PRIORITY_DEFAULT,
+            policy: Policy::default(),
+            constraints: Constraints::default(),
+            tasks,
+            deadline: None,
+            max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+            on_return: JobSpec::ON_RETURN_DEFAULT,
+            progress_deadline: kind.is_named().then_some(JobSpec::PROGRESS_DEADLINE_DEFAULT),
+            exclusive: false,
+        }
+    }
 }
 
 impl GpuRequest {
@@ -325,7 +343,7 @@ impl GpuRequest {
 
     /// Whether others may use the same device at the same time.
     pub fn is_shared(&self) -> bool {
-        self.share < ShareMilli::WHOLE
+        self.share.is_part()
     }
 
     /// What it takes of a device with so much memory: all of it, unless it is shared.

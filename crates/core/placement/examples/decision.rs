@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Constraints, CpuMilli, Device, DeviceHealth, EndCause, EndReport, GpuRequest,
-    JobKind, JobSpec, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange, ShareMilli,
-    SpecDigest, StateMs, TASKS_PER_DEVICE_MAX_DEFAULT, TaskSpec, WallMs,
+    AllocationId, CpuMilli, Device, DeviceHealth, EndCause, EndReport, GpuRequest, JobKind,
+    JobSpec, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange, ShareMilli, SpecDigest,
+    StateMs, TASKS_PER_DEVICE_MAX_DEFAULT, TaskSpec, WallMs,
 };
 use berth_placement::{Budget, MixCounts, Planner, SoftView};
 use berth_state::{
@@ -230,20 +230,8 @@ fn task(number: u64) -> TaskSpec {
 }
 
 fn job(policy: Policy, task: TaskSpec) -> JobSpec {
-    JobSpec {
-        name: name("job"),
-        namespace: name("default"),
-        kind: JobKind::Batch,
-        priority: JobSpec::PRIORITY_DEFAULT,
-        policy,
-        constraints: Constraints::default(),
-        tasks: vec![task],
-        deadline: None,
-        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
-        on_return: JobSpec::ON_RETURN_DEFAULT,
-        progress_deadline: None,
-        exclusive: false,
-    }
+    let spec = JobSpec::new(name("job"), name("default"), JobKind::Batch, vec![task]);
+    JobSpec { policy, ..spec }
 }
 
 fn name(text: &str) -> Name {

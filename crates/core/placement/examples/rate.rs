@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{
-    Constraints, CpuMilli, Device, DeviceHealth, GpuRequest, JobKind, JobSpec, MemoryBytes, Name,
-    NodeSpec, Policy, PortRange, SpecDigest, StateMs, TaskSpec, WallMs,
+    CpuMilli, Device, DeviceHealth, GpuRequest, JobKind, JobSpec, MemoryBytes, Name, NodeSpec,
+    Policy, PortRange, SpecDigest, StateMs, TaskSpec, WallMs,
 };
 use berth_placement::{Budget, SoftView, plan};
 use berth_state::{ClusterState, Command, Entry, SubmitJob};
@@ -137,29 +137,16 @@ fn node(number: u64) -> NodeSpec {
 
 fn with_work(cluster: &ClusterState, policy: Policy, shape: Shape, gpus: u32) -> ClusterState {
     let mut state = cluster.clone();
-    let spec = |count, kind| JobSpec {
-        name: name("work"),
-        namespace: name("default"),
-        kind: JobKind::Batch,
-        priority: JobSpec::PRIORITY_DEFAULT,
-        policy,
-        constraints: Constraints::default(),
-        tasks: vec![TaskSpec {
+    let spec = |count, kind| {
+        let gpu = GpuRequest { models: vec!["H100".to_owned()], ..GpuRequest::whole(gpus) };
+        let task = TaskSpec {
             count,
             cpu: CpuMilli(100 + u64::from(kind)),
-            gpu: (gpus > 0).then(|| GpuRequest {
-                count: gpus,
-                models: vec!["H100".to_owned()],
-                memory_min: None,
-                share: berth_model::ShareMilli::WHOLE,
-            }),
+            gpu: (gpus > 0).then_some(gpu),
             ..TaskSpec::new(name("main"), JobKind::Batch, vec!["true".to_owned()])
-        }],
-        deadline: None,
-        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
-        on_return: Default::default(),
-        progress_deadline: None,
-        exclusive: false,
+        };
+        let spec = JobSpec::new(name("work"), name("default"), JobKind::Batch, vec![task]);
+        JobSpec { policy, ..spec }
     };
     let (jobs, count, kinds) = match shape {
         Shape::Array(count) => (1, count, 1),

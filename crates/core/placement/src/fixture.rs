@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Constraints, CpuMilli, Device, DeviceHealth, EndReport, GpuRequest, JobId,
-    JobKind, JobSpec, MemoryBytes, Name, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortRange,
+    AllocationId, CpuMilli, Device, DeviceHealth, EndReport, GpuRequest, JobId, JobKind, JobSpec,
+    MemoryBytes, Name, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortRange, ShareMilli,
     SpecDigest, StateMs, TaskSpec, WallMs,
 };
 use berth_state::{
@@ -80,21 +80,15 @@ pub(crate) fn gpu_task(count: u32) -> TaskSpec {
     TaskSpec { gpu: Some(gpu), ..task() }
 }
 
+/// A part of one GPU.
+pub(crate) fn share_task(milli: u32) -> TaskSpec {
+    let gpu = GpuRequest { share: ShareMilli(milli), ..GpuRequest::whole(1) };
+    TaskSpec { gpu: Some(gpu), ..task() }
+}
+
 pub(crate) fn job(policy: Policy, task: TaskSpec) -> JobSpec {
-    JobSpec {
-        name: name("job"),
-        namespace: name("default"),
-        kind: JobKind::Batch,
-        priority: JobSpec::PRIORITY_DEFAULT,
-        policy,
-        constraints: Constraints::default(),
-        tasks: vec![task],
-        deadline: None,
-        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
-        on_return: Default::default(),
-        progress_deadline: None,
-        exclusive: false,
-    }
+    let spec = JobSpec::new(name("job"), name("default"), JobKind::Batch, vec![task]);
+    JobSpec { policy, on_return: Default::default(), ..spec }
 }
 
 /// A view under construction.

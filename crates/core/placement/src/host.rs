@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use berth_model::fits::takes_work;
 use berth_model::{DeviceHealth, GpuRequest, NodeUse, ShareMilli, StateMs, TaskSpec};
 use berth_state::NodeRow;
 
@@ -102,10 +103,6 @@ impl Host {
         spots.clear();
         for device in &row.spec.devices {
             let held = used.devices.get(&device.uuid).copied().unwrap_or_default();
-            let takes_work = match device.health {
-                DeviceHealth::Healthy | DeviceHealth::Suspect => true,
-                DeviceHealth::Cordoned | DeviceHealth::Fenced | DeviceHealth::Lost => false,
-            };
             spots.push(Spot {
                 kind: kinds.number(device),
                 share_free: ShareMilli::WHOLE.saturating_sub(held.share).0,
@@ -115,7 +112,7 @@ impl Host {
                     0 => u32::MAX,
                     tasks => row.spec.tasks_per_device_max.saturating_sub(tasks),
                 },
-                takes_work: takes_work && !row.cordoned_devices.contains(&device.uuid),
+                takes_work: takes_work(row.capacity(used), device, 1),
                 is_suspect: device.health == DeviceHealth::Suspect,
             });
         }

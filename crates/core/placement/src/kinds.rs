@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::{Device, GpuRequest, MemoryBytes, fits};
+use berth_model::fits::suits;
+use berth_model::{Device, GpuRequest, MemoryBytes};
 
 /// What a request can ask about a device, its state aside.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -18,6 +19,7 @@ pub(crate) struct DeviceKind {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kinds {
     numbers: BTreeMap<DeviceKind, usize>,
+    /// One device of each.
     kinds: Vec<Device>,
 }
 
@@ -40,13 +42,8 @@ impl Kinds {
         self.kinds.len()
     }
 
-    /// One device of each kind.
-    pub fn iter(&self) -> impl Iterator<Item = &Device> {
-        self.kinds.iter()
+    /// Whether a request accepts each kind.
+    pub fn suiting(&self, gpu: &GpuRequest) -> Vec<bool> {
+        self.kinds.iter().map(|device| suits(gpu, device)).collect()
     }
-}
-
-/// Whether a request accepts devices like this one.
-pub(crate) fn accepts(gpu: &GpuRequest, device: &Device) -> bool {
-    fits::suits(gpu, device)
 }

@@ -191,7 +191,8 @@ impl<'p, 'a> Run<'p, 'a> {
     }
 
     fn place_pending(&mut self, visit: Visit<'a>) -> Tally {
-        let fit = FitKey::of(visit.request());
+        let policy = visit.job.spec.policy;
+        let key = SearchKey { fit: FitKey::of(visit.request()), policy };
         let mut parallel_left = visit.task.parallel_max().saturating_sub(visit.row.live);
         let mut tally = Tally::default();
         for instance in visit.row.pending.iter() {
@@ -211,14 +212,14 @@ impl<'p, 'a> Run<'p, 'a> {
                 tally.why = Some(Why::Orphan);
                 continue;
             }
-            if self.dead.contains(&fit) {
+            if self.dead.contains(&key.fit) {
                 tally.why = Some(Why::NoNode);
                 break;
             }
             if !self.meter.may_place() {
                 break;
             }
-            if !self.place_one(visit, &fit, instance) {
+            if !self.place_one(visit, &key, instance) {
                 tally.why = Some(Why::NoNode);
                 break;
             }
@@ -233,10 +234,9 @@ impl<'p, 'a> Run<'p, 'a> {
     }
 
     /// False when no node has room for the instance.
-    fn place_one(&mut self, visit: Visit<'a>, fit: &FitKey, instance: u32) -> bool {
-        let policy = visit.job.spec.policy;
+    fn place_one(&mut self, visit: Visit<'a>, key: &SearchKey, instance: u32) -> bool {
+        let policy = key.policy;
         self.take_census(visit, policy);
-        let key = SearchKey { fit: fit.clone(), policy };
         let nodes = self.roster.len().max(1) as u64;
         let first = usize::try_from(self.view.applied_index() % nodes).unwrap_or(0);
         let census = self.census.as_ref().filter(|census| census.job == visit.key.job);
@@ -254,7 +254,7 @@ impl<'p, 'a> Run<'p, 'a> {
             port_wakeup.into_iter().for_each(|at| self.wake(at));
             // A search that the budget cut short has not seen every node, but
             // then the plan ends here.
-            self.dead.insert(fit.clone());
+            self.dead.insert(key.fit.clone());
             return false;
         };
         let look = search.look(position, surface);

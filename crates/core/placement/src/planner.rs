@@ -90,20 +90,18 @@ impl Searches {
     /// The search for a request, and whether it had to be begun.
     pub fn entry(
         &mut self,
-        key: SearchKey,
+        key: &SearchKey,
         request: Request<'_>,
         surface: Surface<'_>,
     ) -> (&mut Search, bool) {
         self.uses += 1;
-        let is_usable = |search: &Search| search.is_usable(surface);
-        let is_new = !self.by_key.get(&key).is_some_and(is_usable);
+        let is_new = !self.by_key.get(key).is_some_and(|search| search.is_usable(surface));
         if is_new {
-            self.by_key.remove(&key);
+            self.by_key.remove(key);
             self.make_room(surface.roster.len());
         }
-        let policy = key.policy;
-        let search =
-            self.by_key.entry(key).or_insert_with(|| Search::new(request, policy, surface));
+        let begin = || Search::new(request, key.policy, surface);
+        let search = self.by_key.entry(key.clone()).or_insert_with(begin);
         search.last_used = self.uses;
         (search, is_new)
     }

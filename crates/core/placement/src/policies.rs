@@ -7,7 +7,8 @@
 use berth_model::{AllocationId, Policy};
 use berth_state::ScoreParts;
 
-use crate::terms::{Look, Term, cost, terms_of};
+use crate::terms::cost::{self, Losses};
+use crate::terms::{Look, Term, terms_of};
 
 /// The most terms that a policy has.
 pub const TERMS_MAX: usize = 3;
@@ -59,10 +60,9 @@ impl Score {
                 parts.push((term.name().to_owned(), i64::from(value)));
                 continue;
             }
-            let losses = cost::best_place(look).map(|(losses, _)| losses);
-            let losses = losses.unwrap_or_default();
+            let losses = cost::best_place(look).map_or_else(Losses::default, |(losses, _)| losses);
             let all = cost::milli_of_steps(value);
-            let by_itself = cost::milli_of_steps(term.value(look));
+            let by_itself = cost::milli_of_steps(losses.steps());
             parts.push((term.name().to_owned(), all));
             parts.push(("stranded_milli".to_owned(), losses.stranded_milli));
             parts.push(("remnants_milli".to_owned(), losses.remnants_milli));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use berth_model::GpuRequest;
 
-use crate::kinds::{Kinds, accepts};
+use crate::kinds::Kinds;
 use crate::mix::Mix;
 
 /// Kinds that are looked at together, the most asked for; others cost nothing. Every set of
@@ -152,12 +152,8 @@ fn demand_by_kinds(mix: &Mix, kinds: &Kinds) -> BTreeMap<Vec<usize>, u64> {
     let mut demand: BTreeMap<Vec<usize>, u64> = BTreeMap::new();
     for (models, milli) in &mix.of_models {
         let gpu = GpuRequest { models: models.clone(), ..GpuRequest::whole(1) };
-        let accepted: Vec<usize> = kinds
-            .iter()
-            .enumerate()
-            .filter(|(_, device)| accepts(&gpu, device))
-            .map(|(kind, _)| kind)
-            .collect();
+        let suiting = kinds.suiting(&gpu).into_iter().enumerate();
+        let accepted: Vec<usize> = suiting.filter_map(|(kind, is)| is.then_some(kind)).collect();
         // What every kind will do for is no constraint, and what none will do for no demand.
         if !accepted.is_empty() && accepted.len() < kinds.len() {
             let of_kinds = demand.entry(accepted).or_default();

@@ -8,7 +8,7 @@ use berth_model::{AllocationId, Constraints, GpuRequest, JobId, Name, Policy, St
 
 use crate::budget::Meter;
 use crate::filters::{Request, is_eligible};
-use crate::kinds::{Kinds, accepts};
+use crate::kinds::Kinds;
 use crate::policies::{Score, score, turn};
 use crate::ranking::Ranking;
 use crate::reckoned::Reckoned;
@@ -206,10 +206,8 @@ impl Search {
     }
 
     fn learn_kinds(&mut self, kinds: &Kinds) {
-        let known = self.suits.len();
-        if known < kinds.len() {
-            let accepted = |device| self.task.gpu.as_ref().is_some_and(|gpu| accepts(gpu, device));
-            self.suits.extend(kinds.iter().skip(known).map(accepted));
+        if let Some(gpu) = self.task.gpu.as_ref().filter(|_| self.suits.len() < kinds.len()) {
+            self.suits = kinds.suiting(gpu);
         }
     }
 

@@ -2,7 +2,7 @@
 //! fragmentation of Weng et al., "Beware of Fragmentation" (FGD, USENIX ATC 2023), in integers.
 
 use crate::host::Host;
-use crate::kinds::{Kinds, accepts};
+use crate::kinds::Kinds;
 use crate::mix::{Mix, MixKind};
 
 /// A mix beside the kinds of devices that a cluster has: what fits which is looked up.
@@ -53,7 +53,7 @@ impl MixTable {
             gpu: kind.gpu.as_ref().map(|gpu| MixGpu {
                 count: gpu.count,
                 share: gpu.share.0,
-                accepted: kinds.iter().map(|device| accepts(gpu, device)).collect(),
+                accepted: kinds.suiting(gpu),
             }),
         };
         MixTable { rows: mix.kinds().iter().map(row).collect() }

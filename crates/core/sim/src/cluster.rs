@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use berth_model::{
-    Constraints, JobId, JobKind, JobSpec, Name, NodeSpec, Policy, SpecDigest, StateMs, TaskSpec,
-    WallMs,
+    JobId, JobKind, JobSpec, Name, NodeSpec, Policy, SpecDigest, StateMs, TaskSpec, WallMs,
 };
 use berth_placement::{Budget, Mix, MixCounts, Planner, SoftView};
 use berth_state::{ClusterState, Command, Entry, JobChange, Placement, Refusal, Reply, SubmitJob};
@@ -65,20 +64,8 @@ impl Cluster {
     /// Submits a job of one task.
     pub fn submit(&mut self, name: Name, policy: Policy, task: TaskSpec) -> Result<JobId, Refusal> {
         self.count(&task);
-        let spec = JobSpec {
-            name,
-            namespace: plain_name(),
-            kind: JobKind::Batch,
-            priority: JobSpec::PRIORITY_DEFAULT,
-            policy,
-            constraints: Constraints::default(),
-            tasks: vec![task],
-            deadline: None,
-            max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
-            on_return: JobSpec::ON_RETURN_DEFAULT,
-            progress_deadline: None,
-            exclusive: false,
-        };
+        let spec =
+            JobSpec { policy, ..JobSpec::new(name, plain_name(), JobKind::Batch, vec![task]) };
         // Nothing here asks whether two jobs are alike.
         let digest = SpecDigest([0; 32]);
         let submit = SubmitJob { key: None, spec: Arc::new(spec), digest, if_version: None };

@@ -66,7 +66,7 @@ pub fn occupied<D: Ord + Copy>(
         });
         if unfree.contains(&part.device) || !is_open {
             waiting.insert(wish);
-        } else if part.share < ShareMilli::WHOLE {
+        } else if part.share.is_part() {
             begun.push(part);
         }
     }

@@ -49,21 +49,10 @@ pub(crate) fn read_job(
     };
     let mut tasks = read_tasks(&mut walk, tree, whole, kind);
     read_for_lone_task(&mut walk, tree, &mut tasks);
-    let mut spec = JobSpec {
-        // A placeholder where the name was refused: the rest is still checked.
-        name: name.unwrap_or_else(placeholder),
-        namespace: namespace.unwrap_or_else(placeholder),
-        kind,
-        priority: JobSpec::PRIORITY_DEFAULT,
-        policy: Policy::default(),
-        constraints: Constraints::default(),
-        tasks,
-        deadline: None,
-        max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
-        on_return: JobSpec::ON_RETURN_DEFAULT,
-        progress_deadline: kind.is_named().then_some(JobSpec::PROGRESS_DEADLINE_DEFAULT),
-        exclusive: false,
-    };
+    // A placeholder where the name was refused: the rest is still checked.
+    let name = name.unwrap_or_else(placeholder);
+    let namespace = namespace.unwrap_or_else(placeholder);
+    let mut spec = JobSpec::new(name, namespace, kind, tasks);
     read_rest(&mut walk, tree, &mut spec);
     if kind_is_known {
         check_sense(&mut walk, &spec, whole);

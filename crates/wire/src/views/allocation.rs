@@ -1,6 +1,6 @@
 //! Live attempts, and, by their last rows, ended ones.
 
-use berth_model::{AllocationState, ShareMilli, StartPhase};
+use berth_model::{AllocationState, StartPhase};
 use berth_proto::v1;
 use berth_state::{AllocationRow, ClusterState};
 
@@ -49,7 +49,7 @@ fn isolation(state: &ClusterState, row: &AllocationRow) -> &'static str {
     let device = node.and_then(|node| node.spec.device(&claim.uuid));
     if device.is_some_and(|device| device.slice.is_some()) {
         "MIG: hardware"
-    } else if claim.share < ShareMilli::WHOLE {
+    } else if claim.share.is_part() {
         TIME_SLICED
     } else {
         "whole GPU"

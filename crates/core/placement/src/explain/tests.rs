@@ -2,7 +2,7 @@ use berth_model::{ArraySpec, CpuMilli, JobKind, JobSpec, Policy, TaskSpec};
 use berth_state::{Command, JobChange, Purpose};
 
 use super::*;
-use crate::fixture::{Cluster, gpu_node, gpu_task, job, name, task};
+use crate::fixture::{Cluster, gpu_node, gpu_task, job, name, share_task, task};
 use crate::plan::plan;
 
 fn explained(cluster: &Cluster, job: JobId) -> Explanation {
@@ -152,11 +152,7 @@ fn what_waits_in_a_restored_cluster_waits_for_its_nodes() {
 #[test]
 fn a_part_of_a_gpu_that_finds_no_room_is_named_as_one() {
     let mut cluster = Cluster::with_nodes([gpu_node(1)]);
-    let part = |milli| {
-        let mut task = gpu_task(1);
-        task.gpu.as_mut().unwrap().share = berth_model::ShareMilli(milli);
-        job(Policy::Berth, task)
-    };
+    let part = |milli| job(Policy::Berth, share_task(milli));
     cluster.submit(part(600));
     place_all(&mut cluster);
     let waiting = cluster.submit(part(500));

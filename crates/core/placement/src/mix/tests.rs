@@ -1,13 +1,7 @@
-use berth_model::{CpuMilli, ShareMilli};
+use berth_model::CpuMilli;
 
 use super::*;
-use crate::fixture::{gpu_task, task};
-
-fn share(milli: u32) -> TaskSpec {
-    let mut task = gpu_task(1);
-    task.gpu.as_mut().unwrap().share = ShareMilli(milli);
-    task
-}
+use crate::fixture::{gpu_task, share_task, task};
 
 fn counted(kinds: &[(TaskSpec, u64)]) -> MixCounts {
     let mut counts = MixCounts::default();
@@ -17,7 +11,7 @@ fn counted(kinds: &[(TaskSpec, u64)]) -> MixCounts {
 
 #[test]
 fn what_is_seldom_is_left_out() {
-    let counts = counted(&[(gpu_task(1), 90), (share(500), 6), (task(), 3), (gpu_task(8), 1)]);
+    let counts = counted(&[(gpu_task(1), 90), (share_task(500), 6), (task(), 3), (gpu_task(8), 1)]);
     let mix = counts.mix();
     assert_eq!(counts.total(), 100);
     let weights: Vec<u64> = mix.kinds().iter().map(|(_, weight)| *weight).collect();
@@ -37,7 +31,7 @@ fn what_gpus_are_asked_for_with_is_summed() {
     let mut a100 = gpu_task(2);
     a100.cpu = CpuMilli(12_000);
     a100.gpu.as_mut().unwrap().models = vec!["A100".to_owned()];
-    let mut half = share(500);
+    let mut half = share_task(500);
     half.cpu = CpuMilli(3_000);
     let mix = counted(&[(a100, 1), (half, 2), (task(), 50)]).mix();
     // 18 cores for three GPUs.

@@ -9,7 +9,6 @@ use berth_state::ScoreParts;
 use super::{Run, Tally, Visit};
 use crate::devices::tightest;
 use crate::filters::{has_room, is_eligible};
-use crate::kinds::accepts;
 use crate::report::Why;
 use crate::resources::claim;
 
@@ -79,11 +78,7 @@ impl<'a> Run<'_, 'a> {
         let allocation = visit.allocation(self.view, instance);
         let chosen = match &visit.task.gpu {
             None => Some(Vec::new()),
-            Some(gpu) => {
-                let kinds = self.roster.kinds.iter();
-                let suits: Vec<bool> = kinds.map(|device| accepts(gpu, device)).collect();
-                tightest(host, gpu, &suits)
-            }
+            Some(gpu) => tightest(host, gpu, &self.roster.kinds.suiting(gpu)),
         };
         let taken = chosen.and_then(|chosen| {
             claim(&host.row, host.used(), self.now, visit.task, allocation, &chosen)

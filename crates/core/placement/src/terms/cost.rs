@@ -36,9 +36,12 @@ pub(crate) struct Losses {
 }
 
 impl Losses {
-    fn sum(self) -> i64 {
+    /// All of them together, in steps.
+    pub fn steps(self) -> u32 {
         let Losses { stranded_milli, remnants_milli, cores_milli } = self;
-        stranded_milli.saturating_add(remnants_milli).saturating_add(cores_milli)
+        let milli = stranded_milli.saturating_add(remnants_milli).saturating_add(cores_milli);
+        let steps = milli.saturating_add(STEP_MILLI / 2).div_euclid(STEP_MILLI) + ZERO;
+        u32::try_from(steps.max(0)).unwrap_or(u32::MAX)
     }
 }
 
@@ -53,9 +56,7 @@ struct Rest {
 
 /// The steps, which begin at a number that stands for no cost at all.
 pub(super) fn cost(look: Look<'_>) -> u32 {
-    let Some((losses, _)) = best_place(look) else { return u32::MAX };
-    let steps = (losses.sum() + STEP_MILLI / 2).div_euclid(STEP_MILLI) + ZERO;
-    u32::try_from(steps.max(0)).unwrap_or(u32::MAX)
+    best_place(look).map_or(u32::MAX, |(losses, _)| losses.steps())
 }
 
 /// What is to be added to the steps for taking so much of a kind of this price. Without GPUs

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use berth_model::{Claim, CpuMilli, DeviceClaim, MemoryBytes, ShareMilli, StateMs, TaskSpec};
 
 use super::*;
-use crate::fixture::{gpu_node, gpu_task, node_row, task};
+use crate::fixture::{gpu_node, gpu_task, node_row, share_task, task};
 use crate::kinds::Kinds;
 use crate::soft::NodeLoad;
 
@@ -31,12 +31,6 @@ fn value(term: Term, host: &Host, task: &TaskSpec) -> u32 {
     let (mix, table) = (Mix::default(), MixTable::default());
     let inputs = Inputs { mix: &mix, table: &table, core_price: 0 };
     term.value(Look { host, task, suits: &[true], inputs, on_node: 0 })
-}
-
-fn share(milli: u32) -> TaskSpec {
-    let mut task = gpu_task(1);
-    task.gpu.as_mut().unwrap().share = ShareMilli(milli);
-    task
 }
 
 #[test]
@@ -92,9 +86,9 @@ fn a_share_beside_others_leaves_idle_gpus_alone() {
     };
     check(&[], task(), 4);
     check(&[], gpu_task(3), 1);
-    check(&[], share(500), 3);
-    check(&[(2, 500)], share(500), 3);
-    check(&[(2, 600)], share(500), 2);
+    check(&[], share_task(500), 3);
+    check(&[(2, 500)], share_task(500), 3);
+    check(&[(2, 600)], share_task(500), 2);
     check(&[(2, 500)], gpu_task(2), 1);
 }
 
@@ -108,8 +102,8 @@ fn packing_fills_what_is_in_use() {
     check(2, &[], gpu_task(1), 31);
     check(8, &[(0, 1000)], gpu_task(1), 49);
     check(8, &[(0, 1000)], gpu_task(4), 46);
-    check(8, &[(0, 300)], share(500), 93);
-    check(8, &[(0, 1000), (1, 500)], share(500), 95);
+    check(8, &[(0, 300)], share_task(500), 93);
+    check(8, &[(0, 1000), (1, 500)], share_task(500), 95);
     check(8, &[(0, 1000)], task(), 100);
 }
 

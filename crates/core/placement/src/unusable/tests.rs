@@ -1,16 +1,10 @@
 use std::sync::Arc;
 
-use berth_model::{CpuMilli, ShareMilli, StateMs, TaskSpec};
+use berth_model::{CpuMilli, StateMs, TaskSpec};
 
 use super::*;
-use crate::fixture::{gpu_node, gpu_task, node_row, task};
+use crate::fixture::{gpu_node, gpu_task, node_row, share_task, task};
 use crate::mix::{MixCounts, WEIGHTS_TOTAL};
-
-fn share(milli: u32) -> TaskSpec {
-    let mut task = gpu_task(1);
-    task.gpu.as_mut().unwrap().share = ShareMilli(milli);
-    task
-}
 
 /// The definition of the paper, kind by kind.
 #[test]
@@ -34,17 +28,17 @@ fn fragmentation_is_what_the_mix_cannot_use() {
     // A task without GPUs has no use for any.
     check(task(), cpu, [1000, 400], 1400);
     // What is too small is lost, the rest is not.
-    check(share(500), cpu, [1000, 400], 400);
-    check(share(500), cpu, [1000, 500], 0);
+    check(share_task(500), cpu, [1000, 400], 400);
+    check(share_task(500), cpu, [1000, 500], 0);
     check(gpu_task(1), cpu, [1000, 400], 400);
     // Too few devices, or too little processor: all is lost.
     check(gpu_task(2), cpu, [1000, 400], 1400);
     check(gpu_task(2), cpu, [1000, 1000], 0);
-    check(share(500), cpu - 1, [1000, 500], 1500);
+    check(share_task(500), cpu - 1, [1000, 500], 1500);
     let mut other = gpu_task(1);
     other.gpu.as_mut().unwrap().models = vec!["L4".to_owned()];
     check(other, cpu, [1000, 1000], 2000);
-    let mut more = share(500);
+    let mut more = share_task(500);
     more.cpu = CpuMilli(cpu + 1);
     check(more, cpu, [1000, 0], 1000);
 }

@@ -9,7 +9,7 @@ use berth_state::NodeRow;
 
 use super::*;
 use crate::host::Host;
-use crate::kinds::{Kinds, accepts};
+use crate::kinds::Kinds;
 use crate::policies::{Score, score, turn};
 use crate::scarcity::{Basis, Prices, Stock};
 use crate::terms::{Inputs, Look, Term, cost, terms_of};
@@ -127,8 +127,7 @@ impl Fresh {
         let row = NodeRow { used: used.clone(), ..node.clone() };
         let load = soft.loads.get(&node.id).map(|load| **load);
         let host = Host::new(Arc::new(row), load, now, &mut kinds);
-        let accepted = |device| task.gpu.as_ref().is_some_and(|gpu| accepts(gpu, device));
-        let suits = kinds.iter().map(accepted).collect();
+        let suits = task.gpu.as_ref().map_or_else(Vec::new, |gpu| kinds.suiting(gpu));
         let table = MixTable::new(&soft.mix, &kinds);
         Fresh { host, suits, mix: soft.mix.clone(), table, core_price: 0 }
     }
