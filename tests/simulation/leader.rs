@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use berth_model::{JobKind, NodeId, StateMs, WallMs};
-use berth_placement::{Budget, Planner, SoftView};
+use berth_placement::{Budget, PlanOutcome, Planner, SoftView};
 use berth_raft::Runtime;
 use berth_raft::{Proposal, ProposeError};
 use berth_reconcile::SoftState;
@@ -309,6 +309,7 @@ impl World {
                 Command::DisconnectNode { .. }
                     | Command::DownNode { .. }
                     | Command::LoseAllocations { .. }
+                    | Command::Unreserve { .. }
             );
             if about_silence {
                 self.remember(&command);
@@ -331,7 +332,7 @@ impl World {
         let soft = SoftView::default();
         let outcome = term.planner.plan(&view, &soft, clock, Budget::UNLIMITED);
         term.granted = 0;
-        if outcome.placements.is_empty() {
+        if outcome.placements.is_empty() && outcome.reservations.is_empty() {
             if let Some(at) = outcome.next_wakeup {
                 let wait = (at.since(clock).0.max(1)) * MILLI;
                 self.at(wait, Event::Planner(id, number));
@@ -341,15 +342,14 @@ impl World {
         // Planning takes time of its own, in which other entries go in.
         term.plans_waiting = 1;
         let takes = self.rng.range(0, 40) * MILLI;
-        self.at(takes, Event::Place(id, number, outcome.placements));
+        let commands = commands_of(outcome);
+        self.at(takes, Event::Plan(id, number, commands));
     }
 
-    pub fn propose_plan(&mut self, id: u64, number: u64, placements: &[Placement]) {
+    pub fn propose_plan(&mut self, id: u64, number: u64, commands: Vec<Command>) {
         let Some(term) = self.term(id).filter(|term| term.number == number) else { return };
-        let chunks = placements.chunks(PLACEMENTS_IN_COMMAND_MAX);
-        term.plans_waiting = chunks.len();
-        for placements in chunks {
-            let command = Command::Place { placements: placements.to_vec() };
+        term.plans_waiting = commands.len();
+        for command in commands {
             self.remember(&command);
             self.wish(id, Wish { who: Who::Plan, commands: vec![command] });
         }
@@ -436,7 +436,19 @@ fn add_placements(planner: &mut Planner, view: &ClusterState, entry: &mut Entry)
     if !outcome.placements.is_empty() {
         entry.commands.push(Command::Place { placements: outcome.placements });
     }
-    outcome.exhausted || outcome.next_wakeup.is_some() || retries
+    outcome.exhausted || outcome.held_back || outcome.next_wakeup.is_some() || retries
+}
+
+/// A plan as the leader proposes it, the places that are kept after the placements.
+fn commands_of(outcome: PlanOutcome) -> Vec<Command> {
+    let chunks = outcome.placements.chunks(PLACEMENTS_IN_COMMAND_MAX);
+    let place = |placements: &[Placement]| Command::Place { placements: placements.to_vec() };
+    let mut commands: Vec<Command> = chunks.map(place).collect();
+    let reservations = outcome.reservations;
+    if !reservations.is_empty() {
+        commands.push(Command::Reserve { reservations });
+    }
+    commands
 }
 
 fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
@@ -450,6 +462,7 @@ fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         | Command::TakeStock { .. }
         | Command::ForgetOrphans { .. }
         | Command::StopAwaiting
+        | Command::Unreserve { .. }
         | Command::SetSchedulable { .. }
         | Command::SetDevicePurpose { .. } => true,
         Command::Observe { observations, .. } => observations.iter().any(|observation| {
@@ -464,6 +477,7 @@ fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         | Command::StopOrphans { .. }
         | Command::DisconnectNode { .. }
         | Command::Place { .. }
+        | Command::Reserve { .. }
         | Command::StopAllocations { .. }
         | Command::ExpireJob { .. }
         | Command::FailUpdate { .. }

@@ -167,6 +167,9 @@ impl Oracle {
                 (EventKind::AllocationEnded { outcome, report, .. }, Some(id)) => {
                     let kind = state.jobs().get(&id.job).map(|job| job.kind());
                     self.check_end(index, id, *outcome, report.as_ref());
+                    if *outcome == Outcome::Preempted {
+                        self.count("workers ended for others");
+                    }
                     if *outcome == Outcome::Succeeded && kind == Some(JobKind::Batch) {
                         self.succeeded.insert(instance(id));
                     }
@@ -178,6 +181,8 @@ impl Oracle {
                     }
                 }
                 (EventKind::RetryScheduled { .. }, _) => self.count("retries"),
+                (EventKind::PlaceReserved { .. }, _) => self.count("places kept"),
+                (EventKind::ReservationDropped { .. }, _) => self.count("places kept no longer"),
                 (EventKind::DesiredChanged { generation }, _) => {
                     let node = event.node.unwrap_or_default();
                     let before = self.generations.insert(node, *generation).unwrap_or(0);

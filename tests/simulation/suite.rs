@@ -20,7 +20,7 @@ const PROGRESS_US: u64 = 150 * SECOND;
 
 /// What a suite of many seeds must have seen, or its faults are not drawn any
 /// more.
-const EXPECTED: [&str; 47] = [
+const EXPECTED: [&str; 50] = [
     "agents crashed",
     "agents cut off",
     "allocations given up",
@@ -50,6 +50,8 @@ const EXPECTED: [&str; 47] = [
     "partitions, whole",
     "partitions, with a bridge",
     "placements refused as stale",
+    "places kept",
+    "places kept no longer",
     "power cuts",
     "processes started",
     "proposals refused",
@@ -64,6 +66,7 @@ const EXPECTED: [&str; 47] = [
     "terms begun",
     "terms led",
     "workers begun beside another on one GPU",
+    "workers ended for others",
     "workers fenced",
     "workers fenced by their shims",
     "workers that could not be killed",

@@ -4,7 +4,8 @@
 
 use berth_model::{
     ArraySpec, Constraints, CpuMilli, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind,
-    JobSpec, MemoryBytes, Name, OnReturn, Policy, RestartPolicy, ShareMilli, StopPolicy, TaskSpec,
+    JobSpec, MemoryBytes, Name, OnReturn, Policy, Preemption, RestartPolicy, ShareMilli,
+    StopPolicy, TaskSpec,
 };
 
 use crate::rng::Rng;
@@ -28,7 +29,7 @@ fn job(rng: &mut Rng, kind: JobKind, text: &str, worker: [u64; 3]) -> JobSpec {
         name: name(text),
         namespace: name("default"),
         kind,
-        priority: u8::try_from(rng.range(40, 60)).unwrap(),
+        priority: u8::try_from(rng.range(30, 70)).unwrap(),
         policy: rng.pick(&Policy::ALL),
         constraints: Constraints::default(),
         tasks: vec![task],
@@ -37,6 +38,11 @@ fn job(rng: &mut Rng, kind: JobKind, text: &str, worker: [u64; 3]) -> JobSpec {
         on_return: rng.pick(&OnReturn::ALL),
         progress_deadline: None,
         exclusive: false,
+        preemption: Preemption {
+            preempts: true,
+            preemptible: rng.chance(700),
+            min_run: DurationMs(rng.pick(&[0, 300, 2_000])),
+        },
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use berth_raft::Runtime;
 use berth_raft::transport::sim::SimNetwork;
-use berth_state::{Command, Placement};
+use berth_state::Command;
 use futures::future::{Either, select};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 
@@ -42,7 +42,7 @@ pub enum Event {
     Tick(u64, u64),
     Planner(u64, u64),
     /// A plan is ready to be proposed.
-    Place(u64, u64, Vec<Placement>),
+    Plan(u64, u64, Vec<Command>),
     /// A scheduler looks again whether it may lead.
     Look(u64, u32),
     Stream(u64, Direction),
@@ -240,9 +240,9 @@ impl World {
                 0 => self.run_planner(id, term),
                 wait => self.at(wait, Event::Planner(id, term)),
             },
-            Event::Place(id, term, placements) => match self.frozen(id) {
-                0 => self.propose_plan(id, term, &placements),
-                wait => self.at(wait, Event::Place(id, term, placements)),
+            Event::Plan(id, term, commands) => match self.frozen(id) {
+                0 => self.propose_plan(id, term, commands),
+                wait => self.at(wait, Event::Plan(id, term, commands)),
             },
             Event::Look(id, life) => match self.frozen(id) {
                 0 => self.look(id, life),

@@ -256,6 +256,7 @@ mod tests {
             on_return: Default::default(),
             progress_deadline: None,
             exclusive: false,
+            preemption: berth_model::Preemption::default(),
         };
         let device = DeviceClaim {
             uuid: "GPU-7".to_owned(),

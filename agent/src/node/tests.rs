@@ -40,6 +40,7 @@ fn job() -> JobSpec {
         on_return: Default::default(),
         progress_deadline: None,
         exclusive: false,
+        preemption: berth_model::Preemption::default(),
     }
 }
 

@@ -53,6 +53,11 @@ restart = { attempts = 3, backoff = "2s", backoff_max = "8s" }
 [health]
 http = { path = "/health", port = "http", interval = "3s", timeout = "1s", failures = 4, start_period = "5m" }
 
+[preemption]
+preempts = false
+preemptible = false
+min_run = "10m"
+
 [update]
 strategy = "rolling"
 progress_deadline = "20m"
@@ -84,6 +89,7 @@ task:
   restart: {attempts: 3, backoff: 2s, backoff_max: 8s}
 health:
   http: {path: /health, port: http, interval: 3s, timeout: 1s, failures: 4, start_period: 5m}
+preemption: {preempts: false, preemptible: false, min_run: 10m}
 update:
   strategy: rolling
   progress_deadline: 20m
@@ -103,6 +109,7 @@ const JSON: &str = r#"{
   },
   "health": {"http": {"path": "/health", "port": "http", "interval": "3s", "timeout": "1s",
     "failures": 4, "start_period": "5m"}},
+  "preemption": {"preempts": false, "preemptible": false, "min_run": "10m"},
   "update": {"strategy": "rolling", "progress_deadline": "20m"}
 }"#;
 
@@ -116,6 +123,8 @@ fn every_key_is_read() {
     assert_eq!(job.on_return, OnReturn::KeepOriginal);
     assert_eq!(job.progress_deadline, Some(DurationMs::from_secs(1_200)));
     assert!(job.exclusive);
+    assert!(!job.preemption.preempts && !job.preemption.preemptible);
+    assert_eq!(job.preemption.min_run, DurationMs::from_secs(600));
     assert_eq!(job.constraints.labels["disk"], "nvme");
     assert_eq!(job.constraints.pool, Some(name("large")));
     assert_eq!(job.constraints.node, Some(name("gpu-01")));
@@ -174,6 +183,7 @@ fn what_is_not_given_has_its_default() {
     let service = read(Syntax::Toml, text, &[]);
     assert_eq!(service.progress_deadline, Some(JobSpec::PROGRESS_DEADLINE_DEFAULT));
     assert!(!job.exclusive && job.deadline.is_none());
+    assert_eq!(job.preemption, berth_model::Preemption::default());
 }
 
 #[test]

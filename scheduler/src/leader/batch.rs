@@ -241,6 +241,8 @@ fn add_placements(
         planner.plan(&imagined, &soft, now, Budget::INLINE)
     };
     let left = outcome.exhausted || outcome.next_wakeup.is_some() || retries;
+    // Who is to end for others is the planner's to say, which has the time to look everywhere.
+    let left = left || outcome.held_back;
     let planned = outcome.placements.len();
     let riding = fitting(outcome.placements, log::ENTRY_BYTES_MAX.saturating_sub(bytes));
     let left = left || riding.len() < planned;
@@ -282,6 +284,7 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             | Command::TakeStock { .. }
             | Command::ForgetOrphans { .. }
             | Command::StopAwaiting
+            | Command::Unreserve { .. }
             | Command::SetSchedulable { .. }
             | Command::SetDevicePurpose { .. } => return Effect::Room,
             // An end may free room for what waits, or make its instance wait.
@@ -302,6 +305,7 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             | Command::StopOrphans { .. }
             | Command::DisconnectNode { .. }
             | Command::Place { .. }
+            | Command::Reserve { .. }
             | Command::StopAllocations { .. }
             | Command::ExpireJob { .. }
             | Command::FailUpdate { .. }

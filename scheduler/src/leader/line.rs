@@ -153,6 +153,7 @@ mod tests {
             on_return: Default::default(),
             progress_deadline: None,
             exclusive: false,
+            preemption: berth_model::Preemption::default(),
         });
         let digest = SpecDigest([0; 32]);
         let one = SubmitJob { key: None, spec, digest, if_version: None };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_placement::{Budget, PlanOutcome, Planner};
-use berth_state::{Command, Placement, Reply};
+use berth_state::{Command, Reply};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
@@ -14,7 +14,8 @@ use super::backlog::Scope;
 use super::batch::{ENTRY_BYTES_MAX, fitting};
 
 /// Work of one plan; at ten million candidates a second about 25 ms.
-const BUDGET: Budget = Budget { candidates_examined_max: 250_000, placements_max: 1024 };
+const BUDGET: Budget =
+    Budget { candidates_examined_max: 250_000, placements_max: 1024, reservations_max: 64 };
 /// Placements in one command; fewer where they are long ones, of many devices.
 const PLACEMENTS_IN_COMMAND_MAX: usize = 128;
 /// While something waits, a plan is made at least so often.
@@ -65,14 +66,15 @@ async fn round(leader: &Arc<Leader>, planner: &mut Planner) -> Next {
             leader.backlog.made_room();
             return Next { wait: Some(LOOK_AGAIN), scope: Scope::Everything };
         };
-        if outcome.placements.is_empty() && outcome.exhausted {
+        let nothing = outcome.placements.is_empty() && outcome.reservations.is_empty();
+        if nothing && outcome.exhausted {
             // Everything went into what does not fit: look further, or what
             // stands behind it would never be looked at.
             leader.backlog.made_room();
             budget.candidates_examined_max = budget.candidates_examined_max.saturating_mul(2);
             continue;
         }
-        if outcome.placements.is_empty() {
+        if nothing {
             leader.backlog.end(&look);
             let now = leader.clock.now();
             let wait = outcome.next_wakeup.map(|at| Duration::from_millis(at.since(now).0.max(1)));
@@ -84,17 +86,17 @@ async fn round(leader: &Arc<Leader>, planner: &mut Planner) -> Next {
         }
         // What is left of the jobs that are placed now is to be looked at.
         leader.backlog.made_room();
-        if let Some(wait) = propose(leader, outcome.placements).await {
+        if let Some(wait) = propose(leader, outcome).await {
             return Next { wait: Some(wait), scope: Scope::Everything };
         }
     }
 }
 
 /// Proposes a plan; returns when to try again if nothing of it was granted.
-async fn propose(leader: &Arc<Leader>, placements: Vec<Placement>) -> Option<Duration> {
-    let planned = placements.len();
+async fn propose(leader: &Arc<Leader>, outcome: PlanOutcome) -> Option<Duration> {
+    let planned = outcome.placements.len() + outcome.reservations.len();
     let mut granted_count = 0;
-    let mut left = placements.as_slice();
+    let mut left = outcome.placements.as_slice();
     while !left.is_empty() {
         let some = left[..left.len().min(PLACEMENTS_IN_COMMAND_MAX)].to_vec();
         let chunk = fitting(some, ENTRY_BYTES_MAX);
@@ -103,22 +105,38 @@ async fn propose(leader: &Arc<Leader>, placements: Vec<Placement>) -> Option<Dur
             error!("a single placement does not fit a log entry");
             return Some(LOOK_AGAIN);
         }
-        let command = Command::Place { placements: chunk };
-        match leader.propose(command).await {
-            Ok(Ok(Reply::Placed { granted, refused })) => {
-                granted_count += granted.len();
-                for refusal in refused {
-                    debug!(%refusal, "placement refused");
-                }
-            }
-            Ok(_) => {}
-            // The term is over, or the outcome unknown: a plan from a
-            // newer view settles either.
-            Err(_) => return Some(REFUSED_WAIT),
-        }
+        granted_count += match granted(leader, Command::Place { placements: chunk }).await {
+            Ok(count) => count,
+            Err(Unsettled) => return Some(REFUSED_WAIT),
+        };
+    }
+    // After the placements, which were planned to be there.
+    for reservation in outcome.reservations {
+        let reservations = vec![reservation];
+        granted_count += match granted(leader, Command::Reserve { reservations }).await {
+            Ok(count) => count,
+            Err(Unsettled) => return Some(REFUSED_WAIT),
+        };
     }
     debug!(planned, granted_count, "plan proposed");
     (granted_count == 0).then_some(REFUSED_WAIT)
+}
+
+/// The term is over, or the outcome unknown: a plan from a newer view settles either.
+struct Unsettled;
+
+/// How much of a part of a plan was granted.
+async fn granted(leader: &Arc<Leader>, command: Command) -> Result<usize, Unsettled> {
+    match leader.propose(command).await {
+        Ok(Ok(Reply::Placed { granted, refused })) => {
+            for refusal in refused {
+                debug!(%refusal, "placement refused");
+            }
+            Ok(granted.len())
+        }
+        Ok(_) => Ok(0),
+        Err(_) => Err(Unsettled),
+    }
 }
 
 /// `None` if it did not finish; the planner is a new one then.

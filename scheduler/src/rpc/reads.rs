@@ -252,35 +252,46 @@ pub fn plan_reply(
     spec: &berth_model::JobSpec,
 ) -> Result<v1::PlanReply, Status> {
     let preview = preview.as_ref().map_err(status::from_refusal)?;
-    let indices = |placement: &berth_state::Placement| {
-        let node = view.nodes().get(&placement.node);
-        let index =
-            |uuid: &str| node.and_then(|node| node.spec.device(uuid)).map(|device| device.index);
-        placement.devices.iter().filter_map(|claim| index(&claim.uuid)).collect()
-    };
-    let placements = preview
-        .placements
-        .iter()
-        .map(|placement| v1::PlannedPlacement {
-            task: spec
-                .tasks
-                .get(usize::from(placement.task.0))
-                .map_or_else(String::new, |task| task.name.to_string()),
-            index: placement.instance.0,
-            node: view
-                .nodes()
-                .get(&placement.node)
-                .map_or_else(|| placement.node.to_string(), |node| node.name.to_string()),
-            device_indices: indices(placement),
-        })
-        .collect();
+    let placements = preview.placements.iter().map(|placement| planned(view, placement, spec));
+    let kept = preview.reservations.iter().map(|reservation| v1::PlannedPlacement {
+        victims: reservation.awaits.iter().map(|id| planned_victim(view, *id)).collect(),
+        ..planned(view, &reservation.placement, spec)
+    });
     let old = view.jobs().get(&preview.job);
     Ok(v1::PlanReply {
-        placements,
+        placements: placements.collect(),
+        kept: kept.collect(),
         waiting: preview.waiting,
         reasons: preview.why.as_ref().map(reasons).unwrap_or_default(),
         updates_job: old.map(|row| row.id.0),
         diff: old.map(|row| views::spec_diff(&row.spec, spec)).unwrap_or_default(),
         nodes_total: u32::try_from(view.nodes().len()).unwrap_or(u32::MAX),
     })
+}
+
+fn planned(
+    view: &ClusterState,
+    placement: &berth_state::Placement,
+    spec: &berth_model::JobSpec,
+) -> v1::PlannedPlacement {
+    let node = view.nodes().get(&placement.node);
+    let index =
+        |uuid: &str| node.and_then(|node| node.spec.device(uuid)).map(|device| device.index);
+    let task = spec.tasks.get(usize::from(placement.task.0));
+    v1::PlannedPlacement {
+        task: task.map_or_else(String::new, |task| task.name.to_string()),
+        index: placement.instance.0,
+        node: node.map_or_else(|| placement.node.to_string(), |node| node.name.to_string()),
+        device_indices: placement.devices.iter().filter_map(|claim| index(&claim.uuid)).collect(),
+        victims: Vec::new(),
+    }
+}
+
+fn planned_victim(view: &ClusterState, id: berth_model::AllocationId) -> v1::PlannedVictim {
+    let job = view.jobs().get(&id.job);
+    v1::PlannedVictim {
+        allocation_id: id.to_string(),
+        job_name: job.map_or_else(String::new, |job| job.name().to_string()),
+        priority: job.map_or(0, |job| u32::from(job.spec.priority)),
+    }
 }

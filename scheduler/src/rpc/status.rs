@@ -208,6 +208,7 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::NodeInUse { .. }
         | Refusal::NotPending(_)
         | Refusal::DoesNotFit { .. }
+        | Refusal::NotAVictim { .. }
         | Refusal::StockNotTaken { .. }
         | Refusal::Awaiting { .. }
         | Refusal::TooEarly => Status::failed_precondition(message),

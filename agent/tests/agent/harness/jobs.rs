@@ -38,6 +38,7 @@ impl Job {
             on_return: Default::default(),
             progress_deadline: None,
             exclusive: false,
+            preemption: berth_model::Preemption::default(),
         };
         Job { number, spec }
     }

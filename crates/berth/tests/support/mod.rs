@@ -61,6 +61,7 @@ pub fn batch(name: &str, count: u32, command: Vec<String>) -> JobSpec {
         on_return: Default::default(),
         progress_deadline: None,
         exclusive: false,
+        preemption: berth_model::Preemption::default(),
     }
 }
 

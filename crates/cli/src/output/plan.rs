@@ -1,6 +1,6 @@
 //! What a submit would do.
 
-use berth_proto::v1::PlanReply;
+use berth_proto::v1::{PlanReply, PlannedPlacement, PlannedVictim};
 use serde_json::{Value, json};
 
 use super::explain::{reasons_json, reasons_table};
@@ -21,6 +21,10 @@ pub(crate) fn plan_answer(reply: &PlanReply) -> Answer {
     if !reply.placements.is_empty() {
         pieces.push(Piece::Table(placements_table(reply)));
     }
+    if !reply.kept.is_empty() {
+        pieces.push(Piece::Text("places that would be kept until others have ended there:".into()));
+        pieces.push(Piece::Table(kept_table(reply)));
+    }
     if !reply.reasons.is_empty() {
         pieces.push(Piece::Text(format!("nodes that are out, of {}:", reply.nodes_total)));
         pieces.push(Piece::Table(reasons_table(&reply.reasons)));
@@ -30,37 +34,61 @@ pub(crate) fn plan_answer(reply: &PlanReply) -> Answer {
 
 fn placements_table(reply: &PlanReply) -> Table {
     let mut table = Table::new(&["TASK", "INDEX", "NODE", "GPUS"], &[]);
-    for placement in &reply.placements {
-        let gpus: Vec<String> = placement.device_indices.iter().map(u32::to_string).collect();
-        table.row(vec![
-            placement.task.clone(),
-            placement.index.to_string(),
-            placement.node.clone(),
-            gpus.join(","),
-        ]);
+    reply.placements.iter().for_each(|placement| table.row(cells(placement)));
+    table
+}
+
+fn kept_table(reply: &PlanReply) -> Table {
+    let mut table = Table::new(&["TASK", "INDEX", "NODE", "GPUS", "ENDS FOR IT"], &[]);
+    for kept in &reply.kept {
+        let victim = |victim: &PlannedVictim| {
+            let PlannedVictim { allocation_id, job_name, priority } = victim;
+            format!("{allocation_id} ({job_name}, priority {priority})")
+        };
+        let victims: Vec<String> = kept.victims.iter().map(victim).collect();
+        let mut row = cells(kept);
+        row.push(victims.join(", "));
+        table.row(row);
     }
     table
 }
 
+fn cells(placement: &PlannedPlacement) -> Vec<String> {
+    let gpus: Vec<String> = placement.device_indices.iter().map(u32::to_string).collect();
+    let PlannedPlacement { task, index, node, .. } = placement;
+    vec![task.clone(), index.to_string(), node.clone(), gpus.join(",")]
+}
+
 fn plan_json(reply: &PlanReply) -> Value {
-    let placements: Vec<Value> = reply
-        .placements
-        .iter()
-        .map(|placement| {
+    let placements: Vec<Value> = reply.placements.iter().map(placement_json).collect();
+    let with_victims = |kept: &PlannedPlacement| {
+        let victim = |victim: &PlannedVictim| {
             json!({
-                "task": placement.task,
-                "index": placement.index,
-                "node": placement.node,
-                "gpus": placement.device_indices,
+                "allocation_id": victim.allocation_id,
+                "job": victim.job_name,
+                "priority": victim.priority,
             })
-        })
-        .collect();
+        };
+        let mut shown = placement_json(kept);
+        shown["victims"] = kept.victims.iter().map(victim).collect();
+        shown
+    };
     json!({
         "placements": placements,
+        "kept": reply.kept.iter().map(with_victims).collect::<Vec<_>>(),
         "waiting": reply.waiting,
         "reasons": reasons_json(&reply.reasons),
         "nodes_total": reply.nodes_total,
         "updates_job": reply.updates_job,
         "diff": reply.diff,
+    })
+}
+
+fn placement_json(placement: &PlannedPlacement) -> Value {
+    json!({
+        "task": placement.task,
+        "index": placement.index,
+        "node": placement.node,
+        "gpus": placement.device_indices,
     })
 }

@@ -25,6 +25,11 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
         "on_return": spec.on_return.name(),
         "update": { "progress_deadline": spec.progress_deadline.map(|limit| format_duration(limit.0)) },
         "exclusive": spec.exclusive,
+        "preemption": {
+            "preempts": spec.preemption.preempts,
+            "preemptible": spec.preemption.preemptible,
+            "min_run": format_duration(spec.preemption.min_run.0),
+        },
         "tasks": tasks,
     })
 }
@@ -133,6 +138,7 @@ mod tests {
             "name": "a", "namespace": "default", "kind": "batch", "priority": 50,
             "policy": "best-fit", "constraints": {"labels": {"disk": "nvme"}},
             "max_disconnect": "10s", "on_return": "keep-original", "exclusive": false, "deadline": "5m",
+            "preemption": {"preempts": true, "preemptible": false, "min_run": "5m"},
             "tasks": {"main": {
                 "driver": "docker", "image": "a:1",
                 "command": ["x"], "env": {"HF_TOKEN": "hf_secret"}, "array": "0-8:2%3",

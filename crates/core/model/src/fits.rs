@@ -19,6 +19,27 @@ pub struct Claim {
     pub ports: Vec<PortClaim>,
 }
 
+impl Claim {
+    /// What of it is left when as much as `others` hold is taken off.
+    #[must_use]
+    pub fn beyond(&self, others: &NodeUse) -> Claim {
+        let rest = |claim: &DeviceClaim| {
+            let theirs = others.devices.get(&claim.uuid).copied().unwrap_or_default();
+            let share = claim.share.saturating_sub(theirs.share);
+            let memory = claim.memory.saturating_sub(theirs.memory);
+            let uuid = claim.uuid.clone();
+            (share.0 > 0 || memory.0 > 0).then_some(DeviceClaim { uuid, share, memory })
+        };
+        let ports = self.ports.iter().filter(|claim| !others.ports.contains(&claim.port));
+        Claim {
+            cpu: self.cpu.saturating_sub(others.cpu),
+            memory: self.memory.saturating_sub(others.memory),
+            devices: self.devices.iter().filter_map(rest).collect(),
+            ports: ports.cloned().collect(),
+        }
+    }
+}
+
 /// A share of one device.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct DeviceClaim {

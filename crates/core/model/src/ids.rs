@@ -113,6 +113,13 @@ fn number(text: &str) -> Result<u64, ParseIdError> {
     if value.to_string() == text { Ok(value) } else { Err(refuse()) }
 }
 
+impl AllocationId {
+    /// Below every attempt of the instance, and above all that come before it.
+    pub fn first_of(job: JobId, task: TaskIndex, instance: InstanceIndex) -> AllocationId {
+        AllocationId { job, task, instance, attempt: Attempt(0) }
+    }
+}
+
 impl Attempt {
     /// The first attempt of every instance.
     pub const FIRST: Attempt = Attempt(1);

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use crate::artifact::Artifact;
 use crate::limits::Limits;
 use crate::name::Name;
+use crate::preemption::Preemption;
 use crate::quantity::{CpuMilli, MemoryBytes, ShareMilli};
 use crate::time::DurationMs;
 
@@ -88,6 +89,7 @@ pub struct JobSpec {
     /// Never two at once: the agent stops the worker itself when its node's
     /// lease ends, and it is replaced only after that is certain.
     pub exclusive: bool,
+    pub preemption: Preemption,
 }
 
 /// Where a job may run at all.
@@ -331,6 +333,7 @@ impl JobSpec {
             on_return: JobSpec::ON_RETURN_DEFAULT,
             progress_deadline: kind.is_named().then_some(JobSpec::PROGRESS_DEADLINE_DEFAULT),
             exclusive: false,
+            preemption: Preemption::default(),
         }
     }
 }

@@ -42,6 +42,8 @@ pub enum StopIntent {
     Replace,
     /// Its health check failed: it counts as a failed attempt.
     Unhealthy,
+    /// What is more urgent takes its place: it waits for another.
+    Preempt,
 }
 
 /// How an allocation ended.

@@ -103,6 +103,9 @@ fn check_job_times(spec: &JobSpec, complaints: &mut Complaints) {
     if spec.max_disconnect > DURATION_MAX {
         complaints.add("max_disconnect", "expected at most 366d");
     }
+    if spec.preemption.min_run > DURATION_MAX {
+        complaints.add("preemption.min_run", "expected at most 366d");
+    }
     if let Some(limit) = spec.progress_deadline {
         if limit == DurationMs::ZERO || limit > DURATION_MAX {
             complaints.add("update.progress_deadline", "expected more than zero and at most 366d");

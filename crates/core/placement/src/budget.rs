@@ -8,18 +8,25 @@ pub struct Budget {
     /// task that is visited, and each instance that is passed over.
     pub candidates_examined_max: u64,
     pub placements_max: u32,
+    /// Places that are kept, for which others end. Each costs a look at every node, and whoever
+    /// ends starts again somewhere, so that many at once would only move the crowd.
+    pub reservations_max: u32,
 }
 
 impl Budget {
     /// For tests, simulations and dry runs.
-    pub const UNLIMITED: Budget =
-        Budget { candidates_examined_max: u64::MAX, placements_max: u32::MAX };
+    pub const UNLIMITED: Budget = Budget {
+        candidates_examined_max: u64::MAX,
+        placements_max: u32::MAX,
+        reservations_max: u32::MAX,
+    };
 
     /// For a plan made while a log entry is being formed: what fits beside the
     /// entry's own commands. A candidate with eight GPUs costs about a
     /// microsecond (`examples/rate`), so this bounds the delay of the entry to
     /// some milliseconds on a cluster that is large enough to reach it.
-    pub const INLINE: Budget = Budget { candidates_examined_max: 4096, placements_max: 64 };
+    pub const INLINE: Budget =
+        Budget { candidates_examined_max: 4096, placements_max: 64, reservations_max: 0 };
 }
 
 /// What is left of a budget.
@@ -28,12 +35,15 @@ pub(crate) struct Meter {
     budget: Budget,
     pub examined: u64,
     pub placed: u32,
+    pub reserved: u32,
+    /// Something might have had a place for which others end, and the budget had none left.
+    pub held_back: bool,
     pub exhausted: bool,
 }
 
 impl Meter {
     pub fn new(budget: Budget) -> Meter {
-        Meter { budget, examined: 0, placed: 0, exhausted: false }
+        Meter { budget, examined: 0, placed: 0, reserved: 0, held_back: false, exhausted: false }
     }
 
     /// Spends one unit of work; false, and exhausted from then on, if none is
@@ -55,6 +65,15 @@ impl Meter {
         !self.exhausted
     }
 
+    /// Whether one more place may be kept; held back from then on if not.
+    pub fn may_reserve(&mut self) -> bool {
+        if self.reserved >= self.budget.reservations_max {
+            self.held_back = true;
+            return false;
+        }
+        true
+    }
+
     /// Units of work that are left.
     pub fn left(&self) -> u64 {
         self.budget.candidates_examined_max.saturating_sub(self.examined)
@@ -67,7 +86,11 @@ mod tests {
 
     #[test]
     fn a_budget_that_is_just_enough_is_not_exhausted() {
-        let mut meter = Meter::new(Budget { candidates_examined_max: 2, placements_max: 1 });
+        let mut meter = Meter::new(Budget {
+            candidates_examined_max: 2,
+            placements_max: 1,
+            ..Budget::UNLIMITED
+        });
         assert!(meter.spend() && meter.spend());
         assert!(!meter.exhausted);
         assert_eq!(meter.left(), 0);

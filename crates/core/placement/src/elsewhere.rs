@@ -12,7 +12,8 @@ use crate::soft::SoftView;
 use crate::what_if::apply_one;
 
 /// Of one question: some milliseconds at the most, as the leader asks while it has else to do.
-const BUDGET: Budget = Budget { candidates_examined_max: 20_000, placements_max: 64 };
+const BUDGET: Budget =
+    Budget { candidates_examined_max: 20_000, placements_max: 64, reservations_max: 0 };
 
 /// What became of the search for a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

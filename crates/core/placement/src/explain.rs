@@ -17,7 +17,8 @@ pub const RUNNING_SHOWN_MAX: usize = 100;
 
 /// Enough to see where the first instance of a task would go, also behind some
 /// of the job's other tasks.
-const FIRST_CHOICE: Budget = Budget { candidates_examined_max: 100_000, placements_max: 256 };
+const FIRST_CHOICE: Budget =
+    Budget { candidates_examined_max: 100_000, placements_max: 256, reservations_max: 0 };
 
 /// Why a task of a job waits, and where the job runs.
 #[derive(Clone, PartialEq, Eq, Debug)]

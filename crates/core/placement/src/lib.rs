@@ -31,6 +31,7 @@ mod search;
 pub mod soft;
 mod terms;
 mod unusable;
+mod victims;
 mod walk;
 mod waste;
 pub mod what_if;

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 
 use berth_model::{AllocationId, Claim, InstanceIndex, JobKind, Policy, StateMs, TaskSpec};
-use berth_state::{ClusterState, JobRow, Placement, QueueKey, ScoreParts, TaskRow};
+use berth_state::{ClusterState, JobRow, Placement, QueueKey, Reservation, ScoreParts, TaskRow};
 
 use crate::budget::{Budget, Meter};
 use crate::devices;
@@ -74,6 +74,11 @@ pub(crate) struct Run<'p, 'a> {
     placements: Vec<Placement>,
     report: PlanReport,
     next_wakeup: Option<StateMs>,
+    reservations: Vec<Reservation>,
+    /// Who ends for them.
+    ended: BTreeSet<AllocationId>,
+    /// Requests for which, at their priority, nobody ends who would make room.
+    hopeless: BTreeSet<(FitKey, u8)>,
 }
 
 /// The task that is being visited.
@@ -142,6 +147,9 @@ impl<'p, 'a> Run<'p, 'a> {
             placements: Vec::new(),
             report: PlanReport { view_index: view.applied_index(), ..PlanReport::default() },
             next_wakeup,
+            reservations: Vec::new(),
+            ended: BTreeSet::new(),
+            hopeless: BTreeSet::new(),
         }
     }
 
@@ -166,8 +174,10 @@ impl<'p, 'a> Run<'p, 'a> {
         self.report.placements = self.meter.placed;
         PlanOutcome {
             placements: self.placements,
+            reservations: self.reservations,
             report: self.report,
             next_wakeup: self.next_wakeup,
+            held_back: self.meter.held_back,
             exhausted: self.meter.exhausted,
         }
     }
@@ -193,9 +203,22 @@ impl<'p, 'a> Run<'p, 'a> {
     fn place_pending(&mut self, visit: Visit<'a>) -> Tally {
         let policy = visit.job.spec.policy;
         let key = SearchKey { fit: FitKey::of(visit.request()), policy };
-        let mut parallel_left = visit.task.parallel_max().saturating_sub(visit.row.live);
+        let kept: BTreeSet<u32> = self
+            .view
+            .reservations_of(visit.key.job, visit.key.task)
+            .map(|(id, _)| id.instance.0)
+            .collect();
+        let taken = visit.row.live.saturating_add(u32::try_from(kept.len()).unwrap_or(u32::MAX));
+        let mut parallel_left = visit.task.parallel_max().saturating_sub(taken);
         let mut tally = Tally::default();
         for instance in visit.row.pending.iter() {
+            if kept.contains(&instance) {
+                tally.why = Some(Why::Reserved);
+                if !self.meter.spend() {
+                    break;
+                }
+                continue;
+            }
             if parallel_left == 0 {
                 tally.why = Some(Why::ParallelLimit);
                 break;
@@ -212,18 +235,17 @@ impl<'p, 'a> Run<'p, 'a> {
                 tally.why = Some(Why::Orphan);
                 continue;
             }
-            if self.dead.contains(&key.fit) {
-                tally.why = Some(Why::NoNode);
-                break;
-            }
             if !self.meter.may_place() {
                 break;
             }
-            if !self.place_one(visit, &key, instance) {
+            if !self.dead.contains(&key.fit) && self.place_one(visit, &key, instance) {
+                tally.placed += 1;
+            } else if self.reserve(visit, &key, instance) {
+                tally.why = Some(Why::Reserved);
+            } else {
                 tally.why = Some(Why::NoNode);
                 break;
             }
-            tally.placed += 1;
             parallel_left -= 1;
         }
         if self.meter.exhausted {
@@ -312,5 +334,6 @@ impl<'p, 'a> Run<'p, 'a> {
 }
 
 mod daemon;
+mod preempt;
 #[cfg(test)]
 mod tests;

@@ -97,6 +97,7 @@ pub(crate) fn own_hindrances(
                       `berth orphan list` shows where";
         reasons.push(own("orphan", detail.to_owned()));
     }
+    reasons.extend(kept_places(view, job, task).map(|detail| own("reserved", detail)));
     let spec = job.spec.tasks.get(usize::from(task.0));
     let row = view.tasks().get(&(job.id, task));
     let (Some(spec), Some(row)) = (spec, row) else { return reasons };
@@ -114,6 +115,25 @@ pub(crate) fn own_hindrances(
         reasons.push(own("backoff", detail));
     }
     reasons
+}
+
+/// Where places are kept, if one is for each instance that waits.
+fn kept_places(view: &ClusterState, job: &JobRow, task: TaskIndex) -> Option<String> {
+    let mut kept = view.reservations_of(job.id, task);
+    let (id, node) = kept.next()?;
+    let others = kept.count() as u64;
+    if others + 1 < waiting_count(view, job, task) {
+        return None;
+    }
+    let node = view.nodes().get(&node)?;
+    let awaited = &node.reservations.get(&id)?.awaits;
+    let names: Vec<String> = awaited.iter().map(ToString::to_string).collect();
+    let elsewhere = if others > 0 { format!("; {others} more like it") } else { String::new() };
+    Some(format!(
+        "wait: a place is kept on node {} until {} has ended for it{elsewhere}",
+        node.name,
+        names.join(", ")
+    ))
 }
 
 /// Every node once: by the first thing against it, as having an instance of

@@ -1,7 +1,7 @@
 //! What a plan came to, and why each task is or is not in it.
 
 use berth_model::{JobId, StateMs, TaskIndex};
-use berth_state::Placement;
+use berth_state::{Placement, Reservation};
 
 /// Tasks that a report names; the rest are counted.
 pub const WAITING_SHOWN_MAX: usize = 256;
@@ -11,10 +11,14 @@ pub const WAITING_SHOWN_MAX: usize = 256;
 pub struct PlanOutcome {
     /// In the order in which they were decided; apply grants them in it.
     pub placements: Vec<Placement>,
+    /// Places to keep, for which others end.
+    pub reservations: Vec<Reservation>,
     pub report: PlanReport,
     /// When something that was passed over now may be placed, though nothing
     /// else changes: a retry's wait or a port's block ends.
     pub next_wakeup: Option<StateMs>,
+    /// Something may have a place for which others end, which this budget did not allow.
+    pub held_back: bool,
     /// The budget ended before the work did: plan again.
     pub exhausted: bool,
 }
@@ -58,6 +62,8 @@ pub enum Why {
     Backoff,
     /// It is exclusive, and an orphan still runs what it is.
     Orphan,
+    /// A place is kept for it until others have ended there.
+    Reserved,
     /// The plan's budget was spent.
     Budget,
 }
@@ -70,6 +76,7 @@ impl Why {
             Why::ParallelLimit => "parallel-limit",
             Why::Backoff => "backoff",
             Why::Orphan => "orphan",
+            Why::Reserved => "reserved",
             Why::Budget => "budget",
         }
     }

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use berth_model::{JobId, JobSpec, SpecDigest, StateMs};
-use berth_state::{ClusterState, Command, Entry, Placement, Refusal, Reply, SubmitJob};
+use berth_state::{
+    ClusterState, Command, Entry, Placement, Refusal, Reply, Reservation, SubmitJob,
+};
 
 use crate::budget::Budget;
 use crate::explain::{Explanation, explain};
@@ -14,7 +16,8 @@ use crate::report::PlanOutcome;
 use crate::soft::SoftView;
 
 /// What a dry run may cost: it answers a person, who reads no more than this.
-const BUDGET: Budget = Budget { candidates_examined_max: 1_000_000, placements_max: 10_000 };
+const BUDGET: Budget =
+    Budget { candidates_examined_max: 1_000_000, placements_max: 10_000, reservations_max: 64 };
 
 /// What would happen at once after a submit, as if nothing else waited.
 #[derive(Clone, PartialEq, Debug)]
@@ -23,6 +26,8 @@ pub struct PlanPreview {
     pub job: JobId,
     pub version: u32,
     pub placements: Vec<Placement>,
+    /// Places that would be kept until others have ended for it.
+    pub reservations: Vec<Reservation>,
     /// The dry run stopped at its budget: more may be placed than is shown.
     pub exhausted: bool,
     /// Instances that would go on waiting, or that were not tried any more.
@@ -53,12 +58,14 @@ pub fn what_would_happen(
         return Err(Refusal::Invalid(format!("a submit was answered by {reply:?}")));
     };
     let never_fits = never_fits(copy.nodes().values().map(AsRef::as_ref), spec);
-    let PlanOutcome { placements, exhausted, .. } = plan_jobs(&copy, soft, now, BUDGET, &[job]);
+    let outcome = plan_jobs(&copy, soft, now, BUDGET, &[job]);
+    let PlanOutcome { placements, reservations, exhausted, .. } = outcome;
     apply_one(&mut copy, now, Command::Place { placements: placements.clone() })?;
+    apply_one(&mut copy, now, Command::Reserve { reservations: reservations.clone() })?;
 
     let waiting = waiting_of(&copy, job);
     let why = explain(&copy, soft, now, job).filter(|_| waiting > 0);
-    Ok(PlanPreview { job, version, placements, exhausted, waiting, why, never_fits })
+    Ok(PlanPreview { job, version, placements, reservations, exhausted, waiting, why, never_fits })
 }
 
 pub(crate) fn apply_one(

@@ -1,5 +1,5 @@
 //! What the leader proposes next, besides placements: silent nodes, passed
-//! limits, drains, rolling replacements, retention. A pure function of the
+//! limits, drains, rolling replacements, places kept in vain, retention. A pure function of the
 //! view, of what the leader has heard, and of the time.
 
 #![forbid(unsafe_code)]
@@ -7,6 +7,7 @@
 mod drain;
 mod liveness;
 mod replicas;
+mod reservations;
 mod retention;
 mod rolling;
 mod soft;
@@ -42,6 +43,7 @@ pub fn tick(
     commands.extend(time_limits::commands(view, now));
     commands.extend(drain::commands(view, &ordered(&commands), has_place, now));
     commands.extend(rolling::commands(view, &ordered(&commands), now));
+    commands.extend(reservations::commands(view));
     commands.extend(retention::commands(view, now));
     commands.truncate(COMMANDS_MAX);
     commands

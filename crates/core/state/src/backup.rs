@@ -126,12 +126,15 @@ impl ClusterState {
                         row.used.remove(&away.row.claim);
                     }
                 }
+                // Who would have started there may do so anywhere.
+                row.drop_reservations();
                 if *state == NodeState::Ready {
                     row.state = NodeState::Disconnected;
                     row.since = now;
                 }
             });
         }
+        self.index.reserved.clear();
         let awaited = nodes.into_iter().filter(|(_, state)| *state != NodeState::Down);
         if let Some(restore) = self.cluster.restore.as_mut() {
             restore.awaited = awaited.map(|(id, _)| id).collect();

@@ -117,6 +117,15 @@ pub enum Command {
     Place {
         placements: Vec<Placement>,
     },
+    /// Places are kept until those that hold them have ended, who are asked to.
+    Reserve {
+        reservations: Vec<Reservation>,
+    },
+    /// Places are kept no longer.
+    Unreserve {
+        allocations: Vec<AllocationId>,
+        reason: String,
+    },
     StopAllocations {
         allocations: Vec<AllocationId>,
         intent: StopIntent,
@@ -224,6 +233,22 @@ pub struct Placement {
     pub score: ScoreParts,
 }
 
+impl Placement {
+    /// The attempt that would begin.
+    pub fn allocation(&self) -> AllocationId {
+        let Placement { job, task, instance, attempt, .. } = self;
+        AllocationId { job: *job, task: *task, instance: *instance, attempt: *attempt }
+    }
+}
+
+/// A placement on a node where others end for it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Reservation {
+    pub placement: Placement,
+    /// Allocations on the same node without which it fits.
+    pub awaits: Vec<AllocationId>,
+}
+
 /// What an agent saw of one allocation.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Observation {
@@ -297,6 +322,8 @@ impl Command {
             Command::SetDevicePurpose { .. } => "set-device-purpose",
             Command::LoseAllocations { .. } => "lose-allocations",
             Command::Place { .. } => "place",
+            Command::Reserve { .. } => "reserve",
+            Command::Unreserve { .. } => "unreserve",
             Command::StopAllocations { .. } => "stop-allocations",
             Command::Observe { .. } => "observe",
             Command::ExpireJob { .. } => "expire-job",

@@ -48,6 +48,14 @@ pub enum EventKind {
         count: u64,
     },
     AllocationPlanned,
+    /// A place is kept for it until so many others have ended.
+    PlaceReserved {
+        awaited: u32,
+    },
+    /// Its place is kept no longer; it goes on waiting.
+    ReservationDropped {
+        reason: String,
+    },
     AllocationStateChanged {
         state: AllocationState,
     },
@@ -156,6 +164,8 @@ impl EventKind {
             EventKind::JobReaped => "job-reaped",
             EventKind::InstancesQueued { .. } => "instances-queued",
             EventKind::AllocationPlanned => "allocation-planned",
+            EventKind::PlaceReserved { .. } => "place-reserved",
+            EventKind::ReservationDropped { .. } => "reservation-dropped",
             EventKind::AllocationStateChanged { .. } => "allocation-state",
             EventKind::AllocationStopping { .. } => "allocation-stopping",
             EventKind::AllocationEnded { .. } => "allocation-ended",

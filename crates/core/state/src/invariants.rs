@@ -2,7 +2,7 @@
 //! tests and on restore, and for the nodes that an entry touched in every
 //! running scheduler.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
     AllocationId, Grant, JobId, JobKind, NodeId, NodeState, NodeUse, ShareMilli, TaskIndex,
@@ -42,6 +42,8 @@ pub enum Broken {
     KnownOrphan(AllocationId),
     #[error("allocation {0} was given up on its node and is live")]
     AwayAlive(AllocationId),
+    #[error("the place kept for {0} is not what it waits for")]
+    Reserved(AllocationId),
     #[error("node {0} is down and something on it counts")]
     AliveOnDown(NodeId),
     #[error("an index does not follow from the rows")]
@@ -114,6 +116,7 @@ pub fn check_node(state: &ClusterState, node: &NodeRow) -> Vec<Broken> {
             broken.push(Broken::AwayAlive(*id));
         }
     }
+    check_reservations(state, node, &mut sum, &mut broken);
     if node.state == NodeState::Down && !(node.live.is_empty() && node.orphans.is_empty()) {
         broken.push(Broken::AliveOnDown(node.id));
     }
@@ -140,6 +143,27 @@ pub fn check_node(state: &ClusterState, node: &NodeRow) -> Vec<Broken> {
         broken.push(Broken::NodeOverCapacity { node: node.id, what: "memory" });
     }
     broken
+}
+
+/// Adds what is held for those that places are kept for.
+fn check_reservations(
+    state: &ClusterState,
+    node: &NodeRow,
+    sum: &mut NodeUse,
+    broken: &mut Vec<Broken>,
+) {
+    let mut seen = BTreeSet::new();
+    for (id, place) in &node.reservations {
+        sum.add(&place.held);
+        let ends = |awaited: &AllocationId| {
+            let row = state.allocations.get(awaited).filter(|row| row.node == node.id);
+            row.is_some_and(|row| row.state.stop_intent().is_some()) && seen.insert(*awaited)
+        };
+        let sound = !place.awaits.is_empty() && place.awaits.iter().all(ends);
+        if !sound || !node.accepts_work() || place.held != place.to_hold(state) {
+            broken.push(Broken::Reserved(*id));
+        }
+    }
 }
 
 fn check_allocations(state: &ClusterState, broken: &mut Vec<Broken>) {

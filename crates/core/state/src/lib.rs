@@ -12,6 +12,7 @@ pub mod event;
 pub mod invariants;
 pub mod query;
 pub mod refusal;
+pub mod reservation;
 mod restore;
 pub mod rows;
 pub mod state;
@@ -25,11 +26,12 @@ pub use access::{
 pub use apply::retention;
 pub use backup::{Restoration, RestorationError};
 pub use command::{
-    Command, DevicePurpose, Entry, JobChange, Observation, Observed, Placement, Purpose, Stock,
-    SubmitJob, Unknown,
+    Command, DevicePurpose, Entry, JobChange, Observation, Observed, Placement, Purpose,
+    Reservation, Stock, SubmitJob, Unknown,
 };
 pub use event::{Event, EventKind};
 pub use refusal::Refusal;
+pub use reservation::{NotAVictim, ReservationRow};
 pub use restore::RestoreError;
 pub use rows::{
     AllocationRow, AwayRow, ClusterRow, FOUNDER, FailureDetail, JobPhase, JobRow, JobVersionRow,

@@ -5,6 +5,7 @@ use berth_model::{AllocationId, DurationMs, JobId, Misfit, Name, NodeId, TokenId
 use thiserror::Error;
 
 use crate::access::{JOIN_TTL_MS_MAX, REVOCATIONS_MAX, TOKENS_MAX};
+use crate::reservation::NotAVictim;
 
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum Refusal {
@@ -60,6 +61,8 @@ pub enum Refusal {
     NotPending(AllocationId),
     #[error("allocation {allocation} does not fit: {misfit}")]
     DoesNotFit { allocation: AllocationId, misfit: Misfit },
+    #[error("allocation {victim} does not end for another: {why}")]
+    NotAVictim { victim: AllocationId, why: NotAVictim },
     #[error("no allocation {0}")]
     NoSuchAllocation(AllocationId),
     #[error("node `{name}` has yet to say what is on it")]

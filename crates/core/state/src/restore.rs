@@ -6,7 +6,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::invariants;
-use crate::rows::Stored;
+use crate::rows::{NodeRow, Stored};
 use crate::state::ClusterState;
 use crate::version::{self, NewerCluster};
 
@@ -115,6 +115,11 @@ impl ClusterState {
         }
         let nodes: Vec<_> = self.nodes.values().map(|row| row.id).collect();
         nodes.into_iter().for_each(|node| self.index_devices(node));
+        let kept = |row: &Arc<NodeRow>| {
+            let (ids, node) = (row.reservations.keys().copied(), row.id);
+            ids.map(move |id| (id, node)).collect::<Vec<_>>()
+        };
+        self.index.reserved = self.nodes.values().flat_map(kept).collect();
         let expiries = self.tokens.values().filter_map(|row| Some((row.expires?.at, row.id)));
         self.index.token_expiries = expiries.collect();
     }

@@ -13,6 +13,7 @@ use berth_model::{
 
 use crate::access::{Authority, RevocationRow, TokenRow};
 use crate::command::Purpose;
+use crate::reservation::ReservationRow;
 
 /// The cluster as a whole.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -242,6 +243,8 @@ pub struct NodeRow {
     pub orphans: BTreeMap<AllocationId, OrphanRow>,
     /// What was given up on it and may run there still; part of `used` while it is ready.
     pub away: BTreeMap<AllocationId, AwayRow>,
+    /// Places that are kept for what waits, by whom for; `used` has what of them is free.
+    pub reservations: BTreeMap<AllocationId, ReservationRow>,
     /// Devices that an operator wants nothing new on, by uuid, also while they are away.
     pub cordoned_devices: BTreeSet<String>,
 }
@@ -355,7 +358,7 @@ impl Hash for NodeRow {
         (self.used.cpu, self.used.memory, self.live.len()).hash(hasher);
         (&self.blocked_ports, self.rests_until).hash(hasher);
         (self.stock_incarnation, &self.orphans, &self.cordoned_devices).hash(hasher);
-        self.away.hash(hasher);
+        (&self.away, &self.reservations).hash(hasher);
     }
 }
 

@@ -9,6 +9,7 @@ use imbl::{OrdMap, OrdSet};
 use crate::access::{RevocationRow, TokenRow};
 use crate::event::Event;
 use crate::refusal::Refusal;
+use crate::reservation::Reserved;
 use crate::rows::{AllocationRow, ClusterRow, JobRow, KeyRow, NodeRow, TaskRow};
 use crate::table::Table;
 
@@ -49,6 +50,10 @@ pub(crate) struct Indices {
     pub daemons: OrdSet<JobId>,
     /// Batch jobs with a deadline that have not ended, by when it passes.
     pub deadlines: OrdSet<(StateMs, JobId)>,
+    /// Jobs with something live that may be ended for others, by their priority.
+    pub endable: OrdSet<(u8, JobId)>,
+    /// Whom places are kept for, and on which node.
+    pub reserved: Reserved,
     /// Tokens that expire, by when.
     pub token_expiries: OrdSet<(StateMs, TokenId)>,
 }

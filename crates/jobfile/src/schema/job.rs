@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use berth_model::validate::REPLICAS_MAX;
-use berth_model::{Constraints, JobKind, JobSpec, Name, OnReturn, Policy, TaskSpec, validate};
+use berth_model::{
+    Constraints, JobKind, JobSpec, Name, OnReturn, Policy, Preemption, TaskSpec, validate,
+};
 
 use super::walk::{Field, Walk, join};
 use super::{health, keys, task};
@@ -89,8 +91,24 @@ fn read_rest(walk: &mut Walk<'_>, tree: &Table, spec: &mut JobSpec) {
     if let Some(exclusive) = walk.field(tree, "", "exclusive") {
         spec.exclusive = walk.boolean(&exclusive).unwrap_or(spec.exclusive);
     }
+    if let Some(preemption) = walk.field(tree, "", "preemption") {
+        read_preemption(walk, &preemption, &mut spec.preemption);
+    }
     if let Some(update) = walk.field(tree, "", "update") {
         read_update(walk, &update, spec);
+    }
+}
+
+fn read_preemption(walk: &mut Walk<'_>, field: &Field<'_>, preemption: &mut Preemption) {
+    let Some(table) = walk.table(field, &keys::PREEMPTION) else { return };
+    if let Some(preempts) = walk.field(table, &field.path, "preempts") {
+        preemption.preempts = walk.boolean(&preempts).unwrap_or(preemption.preempts);
+    }
+    if let Some(preemptible) = walk.field(table, &field.path, "preemptible") {
+        preemption.preemptible = walk.boolean(&preemptible).unwrap_or(preemption.preemptible);
+    }
+    if let Some(min_run) = walk.field(table, &field.path, "min_run") {
+        preemption.min_run = walk.duration(&min_run).unwrap_or(preemption.min_run);
     }
 }
 

@@ -44,6 +44,7 @@ const JOB_KEYS: &[&str] = &[
     "namespace",
     "on_return",
     "policy",
+    "preemption",
     "priority",
     "replicas",
     "task",
@@ -101,6 +102,7 @@ pub(super) const CONSTRAINTS: Keys = Keys {
     later: &["affinity", "anti_affinity", "topology", "zone"],
     ..keys(&["labels", "node", "pool"])
 };
+pub(super) const PREEMPTION: Keys = keys(&["min_run", "preemptible", "preempts"]);
 pub(super) const STOP: Keys = keys(&["grace", "signal"]);
 pub(super) const RESTART: Keys = keys(&["attempts", "backoff", "backoff_max"]);
 pub(super) const UPDATE: Keys = Keys {

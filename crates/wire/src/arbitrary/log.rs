@@ -8,7 +8,7 @@ use berth_model::{
 };
 use berth_state::{
     Command, DevicePurpose, Entry, JobChange, Observation, Observed, Placement, Purpose,
-    ScoreParts, Seat, Stock, SubmitJob, Unknown,
+    Reservation, ScoreParts, Seat, Stock, SubmitJob, Unknown,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -165,7 +165,7 @@ pub(crate) fn claim() -> impl Strategy<Value = Claim> {
 
 pub(crate) fn intent() -> impl Strategy<Value = StopIntent> {
     use StopIntent as I;
-    select(vec![I::Cancel, I::TimeOut, I::Drain, I::Replace, I::Unhealthy])
+    select(vec![I::Cancel, I::TimeOut, I::Drain, I::Replace, I::Unhealthy, I::Preempt])
 }
 
 fn allocation_command() -> BoxedStrategy<Command> {
@@ -176,6 +176,12 @@ fn allocation_command() -> BoxedStrategy<Command> {
             }
         ),
         vec(placement(), 0..3).prop_map(|placements| Command::Place { placements }),
+        vec((placement(), vec(allocation(), 0..3)), 0..3).prop_map(|reservations| {
+            let one = |(placement, awaits)| Reservation { placement, awaits };
+            Command::Reserve { reservations: reservations.into_iter().map(one).collect() }
+        }),
+        (vec(allocation(), 0..3), text())
+            .prop_map(|(allocations, reason)| Command::Unreserve { allocations, reason }),
         (vec(allocation(), 0..3), intent(), text()).prop_map(|(allocations, intent, reason)| {
             Command::StopAllocations { allocations, intent, reason }
         }),

@@ -10,7 +10,7 @@ use berth_model::{
 use berth_state::rows::SchedulerRow;
 use berth_state::{
     AllocationRow, AwayRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow,
-    NodeRow, OrphanRow, RestoreRow, Retry, Rollout, Stored, TaskRow,
+    NodeRow, OrphanRow, ReservationRow, RestoreRow, Retry, Rollout, Stored, TaskRow,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -246,13 +246,14 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
                 btree_map(allocation(), orphan(), 0..3),
                 btree_set(text(), 0..3),
                 vec(away(), 0..3),
+                btree_map(allocation(), reservation(), 0..3),
             ),
         ),
     )
         .prop_map(|(head, rest)| {
             let (id, name, instance_key, spec, state, purpose) = head;
             let (session, generation, used, live, times, sets) = rest;
-            let (blocked_ports, orphans, cordoned_devices, away) = sets;
+            let (blocked_ports, orphans, cordoned_devices, away, reservations) = sets;
             let (since, rests_until, stock_incarnation) = times;
             NodeRow {
                 id,
@@ -272,9 +273,16 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
                 orphans,
                 cordoned_devices,
                 away: away.into_iter().map(|away| (away.row.id, away)).collect(),
+                reservations,
             }
         })
         .boxed()
+}
+
+fn reservation() -> impl Strategy<Value = ReservationRow> {
+    (claim(), score(), btree_set(allocation(), 0..3), claim(), state_ms()).prop_map(
+        |(claim, score, awaits, held, since)| ReservationRow { claim, score, awaits, held, since },
+    )
 }
 
 fn away() -> impl Strategy<Value = AwayRow> {

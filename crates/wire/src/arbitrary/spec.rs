@@ -4,7 +4,7 @@ use berth_model::{
     ArraySpec, Artifact, Checksum, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth,
     DeviceSlice, DeviceWay, DiskBytes, Driver, DurationMs, GpuRequest, HealthCheck, HealthProbe,
     JobKind, JobSpec, Limits, MemoryBytes, NodeSpec, OnReturn, PcieWay, Policy, PortClaim,
-    PortRange, RestartPolicy, ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
+    PortRange, Preemption, RestartPolicy, ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -21,6 +21,11 @@ pub(crate) fn kind() -> impl Strategy<Value = JobKind> {
     select(vec![JobKind::Batch, JobKind::Service, JobKind::Daemon])
 }
 
+fn preemption() -> impl Strategy<Value = Preemption> {
+    let any = (any::<bool>(), any::<bool>(), span());
+    any.prop_map(|(preempts, preemptible, min_run)| Preemption { preempts, preemptible, min_run })
+}
+
 /// Any specification that the types can hold.
 pub(crate) fn job() -> BoxedStrategy<JobSpec> {
     let constraints = (labels(), option::of(name()), option::of(name()))
@@ -28,9 +33,9 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
     (
         (name(), name(), kind(), any::<u8>(), select(Policy::ALL.to_vec())),
         (constraints, vec(task(), 0..4), option::of(span()), any::<bool>()),
-        (span(), select(OnReturn::ALL.to_vec()), option::of(span())),
+        (span(), select(OnReturn::ALL.to_vec()), option::of(span()), preemption()),
     )
-        .prop_map(|(head, body, (max_disconnect, on_return, progress_deadline))| {
+        .prop_map(|(head, body, (max_disconnect, on_return, progress_deadline, preemption))| {
             let (name, namespace, kind, priority, policy) = head;
             let (constraints, tasks, deadline, exclusive) = body;
             JobSpec {
@@ -46,6 +51,7 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
                 on_return,
                 progress_deadline,
                 exclusive,
+                preemption,
             }
         })
         .boxed()

@@ -15,7 +15,7 @@ use crate::spec::{
 };
 
 enumeration!(StartPhase, v1::StartPhase, [Fetch, Launch, WarmUp]);
-enumeration!(StopIntent, v1::StopIntent, [Cancel, TimeOut, Drain, Replace, Unhealthy]);
+enumeration!(StopIntent, v1::StopIntent, [Cancel, TimeOut, Drain, Replace, Unhealthy, Preempt]);
 enumeration!(
     EndCause,
     v1::EndCause,

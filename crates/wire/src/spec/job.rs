@@ -1,6 +1,6 @@
 //! A job without its tasks.
 
-use berth_model::{Constraints, DurationMs, JobSpec, Name, OnReturn};
+use berth_model::{Constraints, DurationMs, JobSpec, Name, OnReturn, Preemption};
 use berth_proto::v1;
 
 use super::task::{read_task, task_to_proto};
@@ -22,6 +22,7 @@ pub fn job_spec_to_proto(spec: &JobSpec) -> v1::JobSpec {
         exclusive: spec.exclusive,
         on_return: on_return_to_proto(spec.on_return).into(),
         progress_deadline_ms: spec.progress_deadline.map(|span| span.0),
+        preemption: preemption_to_proto(spec.preemption),
     }
 }
 
@@ -45,6 +46,18 @@ fn read_on_return(at: Field<'_>, number: i32, problems: &mut Problems) -> Option
         v1::OnReturn::KeepOriginal => OnReturn::KeepOriginal,
         v1::OnReturn::KeepLongestRunning => OnReturn::KeepLongestRunning,
     })
+}
+
+/// What a job file that says nothing asks for is an absent message.
+fn preemption_to_proto(preemption: Preemption) -> Option<v1::Preemption> {
+    let Preemption { preempts, preemptible, min_run } = preemption;
+    let told = v1::Preemption { preempts, preemptible, min_run_ms: min_run.0 };
+    (preemption != Preemption::default()).then_some(told)
+}
+
+fn read_preemption(proto: v1::Preemption) -> Preemption {
+    let v1::Preemption { preempts, preemptible, min_run_ms } = proto;
+    Preemption { preempts, preemptible, min_run: DurationMs(min_run_ms) }
 }
 
 /// No constraints are an absent message, so that there is one encoding.
@@ -92,6 +105,7 @@ pub(crate) fn read_job(
         on_return: on_return?,
         progress_deadline: proto.progress_deadline_ms.map(DurationMs),
         exclusive: proto.exclusive,
+        preemption: proto.preemption.map_or_else(Preemption::default, read_preemption),
     })
 }
 

@@ -41,6 +41,7 @@ fn sample() -> JobSpec {
         on_return: Default::default(),
         progress_deadline: None,
         exclusive: false,
+        preemption: berth_model::Preemption::default(),
     }
 }
 

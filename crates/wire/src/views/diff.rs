@@ -78,6 +78,9 @@ fn fields(spec: &JobSpec) -> Fields {
     let limit = spec.progress_deadline.map(|span| milliseconds(span.0));
     put_some(&mut fields, "update.progress_deadline", limit);
     put(&mut fields, "exclusive", spec.exclusive);
+    put(&mut fields, "preemption.preempts", spec.preemption.preempts);
+    put(&mut fields, "preemption.preemptible", spec.preemption.preemptible);
+    put(&mut fields, "preemption.min_run", milliseconds(spec.preemption.min_run.0));
     for task in &spec.tasks {
         task_fields(task, &mut fields);
     }

@@ -36,9 +36,12 @@ fn sentence(kind: &EventKind, node: &str) -> String {
             because(&format!("the job is now {}", spoken(state.name())), reason)
         }
         EventKind::JobReaped => "the ended job was forgotten".to_owned(),
-        EventKind::InstancesQueued { count: 1 } => "1 instance waits for a place".to_owned(),
-        EventKind::InstancesQueued { count } => format!("{count} instances wait for a place"),
+        EventKind::InstancesQueued { count } => queued(*count),
         EventKind::AllocationPlanned => format!("placed on node {node}"),
+        EventKind::PlaceReserved { awaited } => place_reserved(*awaited, node),
+        EventKind::ReservationDropped { reason } => {
+            because(&format!("no place on node {node} is kept any more"), reason)
+        }
         EventKind::AllocationStateChanged { state } => allocation_sentence(*state),
         EventKind::AllocationStopping { reason } => because("is being stopped", reason),
         EventKind::AllocationEnded { outcome, reason, .. } => {
@@ -63,12 +66,7 @@ fn sentence(kind: &EventKind, node: &str) -> String {
         EventKind::OrphanFound { why } => because(&format!("is an orphan on node {node}"), why),
         EventKind::OrphanStopping { reason } => because("the orphan is being ended", reason),
         EventKind::OrphanEnded => format!("the orphan on node {node} is gone"),
-        EventKind::AwaitingEnded { missing: 0 } => {
-            "every node of the backup has said what is on it".to_owned()
-        }
-        EventKind::AwaitingEnded { missing } => {
-            format!("the cluster waits no longer for {missing} of its nodes")
-        }
+        EventKind::AwaitingEnded { missing } => awaiting_ended(*missing),
         EventKind::DesiredChanged { generation } => {
             format!("what should be on node {node} has generation {generation}")
         }
@@ -92,6 +90,27 @@ fn sentence(kind: &EventKind, node: &str) -> String {
         EventKind::MachineRevoked { machine, name } => {
             format!("what was certified for {machine} {name} until now counts no more")
         }
+    }
+}
+
+fn queued(count: u64) -> String {
+    match count {
+        1 => "1 instance waits for a place".to_owned(),
+        _ => format!("{count} instances wait for a place"),
+    }
+}
+
+fn awaiting_ended(missing: usize) -> String {
+    match missing {
+        0 => "every node of the backup has said what is on it".to_owned(),
+        _ => format!("the cluster waits no longer for {missing} of its nodes"),
+    }
+}
+
+fn place_reserved(awaited: u32, node: &str) -> String {
+    match awaited {
+        1 => format!("a place is kept on node {node} until 1 other has ended there"),
+        _ => format!("a place is kept on node {node} until {awaited} others have ended there"),
     }
 }
 

@@ -52,6 +52,7 @@ fn spec(kind: JobKind, tasks: Vec<TaskSpec>) -> JobSpec {
         on_return: Default::default(),
         progress_deadline: None,
         exclusive: false,
+        preemption: berth_model::Preemption::default(),
     }
 }
 
@@ -381,7 +382,7 @@ fn a_difference_names_fields_and_hides_environments() {
 }
 
 /// Each takes one field over from another specification.
-const FIELDS: [fn(&mut JobSpec, &JobSpec); 29] = [
+const FIELDS: [fn(&mut JobSpec, &JobSpec); 32] = [
     |to, from| to.kind = from.kind,
     |to, from| to.priority = from.priority,
     |to, from| to.policy = from.policy,
@@ -393,6 +394,9 @@ const FIELDS: [fn(&mut JobSpec, &JobSpec); 29] = [
     |to, from| to.on_return = from.on_return,
     |to, from| to.progress_deadline = from.progress_deadline,
     |to, from| to.exclusive = from.exclusive,
+    |to, from| to.preemption.preempts = from.preemption.preempts,
+    |to, from| to.preemption.preemptible = from.preemption.preemptible,
+    |to, from| to.preemption.min_run = from.preemption.min_run,
     |to, from| to.tasks[0].name.clone_from(&from.tasks[0].name),
     |to, from| to.tasks[0].driver.clone_from(&from.tasks[0].driver),
     |to, from| to.tasks[0].command.clone_from(&from.tasks[0].command),

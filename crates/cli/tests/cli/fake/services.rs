@@ -137,6 +137,17 @@ impl Jobs for Fake {
             index: 0,
             node: "gpu-01".into(),
             device_indices: vec![1],
+            victims: Vec::new(),
+        };
+        let victim = PlannedVictim {
+            allocation_id: "9.0.2.1".into(),
+            job_name: "sweep-low".into(),
+            priority: 20,
+        };
+        let kept = PlannedPlacement {
+            index: 1,
+            victims: vec![victim.clone(), victim],
+            ..placement.clone()
         };
         let updates = spec.name == "chat";
         let waits = spec.name == "sweep";
@@ -147,6 +158,7 @@ impl Jobs for Fake {
             updates_job: updates.then_some(17),
             diff: if updates { vec!["tasks.main.count: 2 -> 1".into()] } else { Vec::new() },
             nodes_total: 2,
+            kept: if waits { vec![kept] } else { Vec::new() },
         }))
     }
 

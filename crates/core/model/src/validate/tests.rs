@@ -24,6 +24,7 @@ fn job(kind: JobKind) -> JobSpec {
         on_return: Default::default(),
         progress_deadline: None,
         exclusive: false,
+        preemption: crate::Preemption::default(),
     }
 }
 

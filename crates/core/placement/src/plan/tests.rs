@@ -11,6 +11,7 @@ use super::*;
 use crate::fixture::{Cluster, gpu_node, gpu_task, job, name, task};
 use crate::soft::NodeLoad;
 
+mod preemption;
 mod properties;
 mod reference;
 
@@ -167,7 +168,7 @@ fn a_plan_stops_where_its_budget_does() {
     let mut cluster = Cluster::with_nodes((0..10).map(|_| gpu_node(1)));
     cluster.submit(job(Policy::BestFit, counted(10, gpu_task(1))));
     let budget = |candidates_examined_max, placements_max| {
-        let budget = Budget { candidates_examined_max, placements_max };
+        let budget = Budget { candidates_examined_max, placements_max, reservations_max: 0 };
         plan(&cluster.state, &SoftView::default(), cluster.now, budget)
     };
     let three = budget(u64::MAX, 3);
@@ -186,7 +187,7 @@ fn a_cut_search_sees_every_node_in_time() {
     let mut cluster = Cluster::with_nodes((0..9).map(|_| gpu_node(0)));
     let last = cluster.register(gpu_node(1));
     cluster.submit(job(Policy::BestFit, gpu_task(1)));
-    let budget = Budget { candidates_examined_max: 4, placements_max: 1 };
+    let budget = Budget { candidates_examined_max: 4, placements_max: 1, reservations_max: 0 };
     let found = (0..10).any(|_| {
         let outcome = plan(&cluster.state, &SoftView::default(), cluster.now, budget);
         // Any entry moves the view on.

@@ -173,7 +173,10 @@ fn step_and_check(world: &mut World) -> usize {
             let gentle = match intent {
                 StopIntent::Replace => true,
                 StopIntent::Drain => !is_drain_over(world, row.node),
-                StopIntent::Cancel | StopIntent::TimeOut | StopIntent::Unhealthy => false,
+                StopIntent::Cancel
+                | StopIntent::TimeOut
+                | StopIntent::Unhealthy
+                | StopIntent::Preempt => false,
             };
             let service = before.jobs().get(&id.job).unwrap().kind() == JobKind::Service;
             if gentle && service && row.state == (AllocationState::Running { ready: true }) {

@@ -218,6 +218,7 @@ pub fn job(kind: JobKind, text: &str, count: u32) -> JobSpec {
         on_return: Default::default(),
         progress_deadline: None,
         exclusive: false,
+        preemption: berth_model::Preemption::default(),
     }
 }
 

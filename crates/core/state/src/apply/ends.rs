@@ -2,6 +2,7 @@
 //! waits for its backoff.
 
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use berth_model::{
     AllocationId, AllocationState, DurationMs, EndCause, EndReport, JobKind, JobState, Outcome,
@@ -68,11 +69,19 @@ impl Step<'_> {
             node.live.remove(&id);
         });
         self.bump_generation(row.node);
+        let node = row.node;
+        self.record_end(&row, end);
+        self.awaited_ended(node, id);
+    }
+
+    /// What the end means for its job.
+    fn record_end(&mut self, row: &Arc<AllocationRow>, end: &End<'_>) {
+        let id = row.id;
         let Some(job) = self.state.jobs.get(&id.job).cloned() else { return };
         let task = job.spec.tasks.get(usize::from(id.task.0)).cloned();
-        let next = next_for(&job, task.as_ref(), &row, end);
-        self.block_port(&row, end);
-        self.rest_node(&row, end);
+        let next = next_for(&job, task.as_ref(), row, end);
+        self.block_port(row, end);
+        self.rest_node(row, end);
         self.state.edit_job(id.job, |job| {
             job.live = job.live.saturating_sub(1);
             if let End::Reported(report) = end
@@ -82,8 +91,8 @@ impl Step<'_> {
             }
         });
         self.state.edit_task(id.job, id.task, |task| task.live = task.live.saturating_sub(1));
-        let outcome = self.record(&job, task.as_ref(), &row, end, next);
-        let reason = reason_of(&row, end);
+        let outcome = self.record(&job, task.as_ref(), row, end, next);
+        let reason = reason_of(row, end);
         let report = match end {
             // The end of its standard error is kept with the task's failures;
             // events and histories would hold a hundred thousand of them.
@@ -92,9 +101,8 @@ impl Step<'_> {
             }
             End::Lost(_) => None,
         };
-        let node = row.node;
-        let kind = EventKind::AllocationEnded { outcome, reason, row, report };
-        self.emit_allocation(id, node, kind);
+        let kind = EventKind::AllocationEnded { outcome, reason, row: row.clone(), report };
+        self.emit_allocation(id, row.node, kind);
         self.settle_job(id.job, job.state());
     }
 
@@ -262,6 +270,7 @@ fn next_for(job: &JobRow, task: Option<&TaskSpec>, row: &AllocationRow, end: &En
         Some(StopIntent::TimeOut) if batch => Next::Done(Outcome::TimedOut),
         Some(StopIntent::TimeOut | StopIntent::Unhealthy) => Next::Failed,
         Some(StopIntent::Drain | StopIntent::Replace) => Next::Again(Outcome::Cancelled),
+        Some(StopIntent::Preempt) => Next::Again(Outcome::Preempted),
         None => match end {
             End::Lost(_) => Next::Again(Outcome::Lost),
             End::Reported(report) => next_after_report(report, job.kind()),

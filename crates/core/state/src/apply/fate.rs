@@ -68,7 +68,7 @@ impl Step<'_> {
             Some(StopIntent::Cancel | StopIntent::TimeOut | StopIntent::Replace) => {
                 return unwanted();
             }
-            Some(StopIntent::Drain | StopIntent::Unhealthy) => true,
+            Some(StopIntent::Drain | StopIntent::Unhealthy | StopIntent::Preempt) => true,
             None => false,
         };
         let there = self.state.nodes.get(&rival.node);

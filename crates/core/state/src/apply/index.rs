@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use berth_model::{JobId, JobKind, Name, NodeId, StateMs, TaskIndex};
 
+use crate::reservation::endable;
 use crate::rows::{JobPhase, JobRow, KeyRow, NodeRow, TaskRow};
 use crate::state::{ClusterState, QueueKey};
 
@@ -20,6 +21,11 @@ impl ClusterState {
         let Some(before) = self.jobs.get(&id).cloned() else { return };
         self.jobs.edit(&id, change);
         let Some(after) = self.jobs.get(&id).cloned() else { return };
+        let (was, is) = (endable(&before), endable(&after));
+        if was != is {
+            was.map(|key| self.index.endable.remove(&key));
+            is.map(|key| self.index.endable.insert(key));
+        }
         let same_place = before.phase == after.phase
             && before.held == after.held
             && before.spec.priority == after.spec.priority
@@ -130,6 +136,7 @@ impl ClusterState {
         if row.kind() == JobKind::Daemon && row.places() {
             self.index.daemons.insert(row.id);
         }
+        self.index.endable.extend(endable(row));
         if let Some(at) = deadline_of(row) {
             self.index.deadlines.insert((at, row.id));
         }
@@ -148,6 +155,7 @@ impl ClusterState {
             };
         }
         self.index.daemons.remove(&row.id);
+        endable(row).map(|key| self.index.endable.remove(&key));
         if let Some(at) = deadline_of(row) {
             self.index.deadlines.remove(&(at, row.id));
         }

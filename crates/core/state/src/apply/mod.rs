@@ -12,6 +12,7 @@ mod nodes;
 mod observe;
 mod place;
 mod reap;
+mod reserve;
 mod rollouts;
 mod schedulers;
 mod settle;
@@ -109,6 +110,8 @@ impl Step<'_> {
                 self.lose_allocations(*node, *session, allocations, reason)
             }
             Command::Place { placements } => Ok(self.place(placements)),
+            Command::Reserve { reservations } => Ok(self.reserve(reservations)),
+            Command::Unreserve { allocations, reason } => Ok(self.drop_named(allocations, reason)),
             Command::StopAllocations { allocations, intent, reason } => {
                 for id in allocations {
                     self.stop_allocation(*id, *intent, reason);

@@ -24,18 +24,10 @@ impl Step<'_> {
         Reply::Placed { granted, refused }
     }
 
-    fn grant(&mut self, placement: &Placement) -> Result<AllocationId, Refusal> {
-        let id = AllocationId {
-            job: placement.job,
-            task: placement.task,
-            instance: placement.instance,
-            attempt: placement.attempt,
-        };
-        if self.state.waits_after_restore(self.now) {
-            return Err(Refusal::Awaiting { awaited: self.state.awaited() });
-        }
+    pub(super) fn grant(&mut self, placement: &Placement) -> Result<AllocationId, Refusal> {
+        let id = placement.allocation();
         let job = self.state.job_row(placement.job)?.clone();
-        self.waits(&job, id, placement.node)?;
+        self.may_begin(&job, placement)?;
         let node = self.state.node_row(placement.node)?.clone();
         let claim = self.claim_fits(&job, &node, id, placement)?;
         self.state.nodes.edit(&node.id, |node| {
@@ -69,6 +61,14 @@ impl Step<'_> {
         Ok(id)
     }
 
+    /// Whether the attempt may begin, wherever.
+    pub(super) fn may_begin(&self, job: &JobRow, placement: &Placement) -> Result<(), Refusal> {
+        if self.state.waits_after_restore(self.now) {
+            return Err(Refusal::Awaiting { awaited: self.state.awaited() });
+        }
+        self.waits(job, placement.allocation(), placement.node)
+    }
+
     /// Whether the instance waits for exactly this attempt.
     fn waits(&self, job: &JobRow, id: AllocationId, node: NodeId) -> Result<(), Refusal> {
         let refuse = || Refusal::NotPending(id);
@@ -92,14 +92,15 @@ impl Step<'_> {
         let room = task.live < spec.parallel_max();
         let next = self.state.next_attempt(id.job, task, instance) == id.attempt;
         let twice = job.spec.exclusive && self.state.has_orphan_of(id);
-        if job.places() && waiting && due && room && next && !twice {
+        let reserved = self.state.is_reserved(id.job, id.task, id.instance);
+        if job.places() && waiting && due && room && next && !twice && !reserved {
             Ok(())
         } else {
             Err(refuse())
         }
     }
 
-    fn claim_fits(
+    pub(super) fn claim_fits(
         &self,
         job: &JobRow,
         node: &NodeRow,

@@ -10,6 +10,7 @@ use berth_model::{
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
+use super::reservations::reservation;
 use super::restores::{restored, stock_of, take_stock};
 use super::world::{World, exited, job, join_token, name, proof, submit};
 use crate::{
@@ -22,6 +23,7 @@ enum Move {
     Change { job: u8, change: u8 },
     Place { job: u8, instance: u32, node: u8, steal: bool },
     Observe { allocation: u8, what: u8, other_node: bool },
+    Reserve { job: u8, instance: u32, node: u8, awaits: u8, drop: bool },
     Stop { allocation: u8, intent: u8 },
     Node { node: u8, what: u8 },
     Scheduler { which: u8, what: u8 },
@@ -41,7 +43,9 @@ fn moves() -> impl Strategy<Value = Move> {
         6 => (any::<u8>(), 0..9u8, any::<bool>()).prop_map(|(allocation, what, other)| {
             Move::Observe { allocation, what, other_node: other && what == 0 }
         }),
-        1 => (any::<u8>(), 0..5u8)
+        6 => (any::<u8>(), 0..5u32, 0..4u8, any::<u8>(), proptest::bool::weighted(0.1))
+            .prop_map(|(job, instance, node, awaits, drop)| Move::Reserve { job, instance, node, awaits, drop }),
+        1 => (any::<u8>(), 0..6u8)
             .prop_map(|(allocation, intent)| Move::Stop { allocation, intent }),
         2 => (0..4u8, 0..8u8).prop_map(|(node, what)| Move::Node { node, what }),
         1 => (0..6u8, 0..4u8).prop_map(|(which, what)| Move::Scheduler { which, what }),
@@ -66,6 +70,8 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             let count = if kind == JobKind::Daemon { 1 } else { count };
             let mut spec = job(kind, &format!("job-{named}"), count, gpus);
             spec.on_return = OnReturn::ALL[usize::from(named)];
+            spec.priority = 30 * named;
+            spec.preemption.min_run = DurationMs(1_000 * u64::from(named));
             Some(submit(&spec, key.map(|key| format!("key-{key}")).as_deref()))
         }
         Move::Change { job, change } => {
@@ -96,11 +102,15 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             let nodes = if other_node { &nodes[..] } else { &[] };
             observe_command(world, allocation, what, nodes)
         }
+        Move::Reserve { job, instance, node, awaits, drop } => {
+            let (job, node) = (pick(&jobs, job)?, pick(&nodes, node)?);
+            reserve_command(world, (job, instance), node, (!drop).then_some(awaits))
+        }
         Move::Stop { allocation, intent } => {
             use StopIntent as S;
-            let intent =
-                [S::Cancel, S::TimeOut, S::Drain, S::Replace, S::Unhealthy][usize::from(intent)];
+            let intents = [S::Cancel, S::TimeOut, S::Drain, S::Replace, S::Unhealthy, S::Preempt];
             let allocations = vec![pick(&live, allocation)?];
+            let intent = intents[usize::from(intent)];
             Some(Command::StopAllocations { allocations, intent, reason: "r".to_owned() })
         }
         Move::Node { node, what } => node_command(world, &nodes, node, what),
@@ -116,6 +126,24 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             None
         }
     }
+}
+
+/// Some of what lives on the node is to end, or no place is kept any more.
+fn reserve_command(
+    world: &World,
+    of: (JobId, u32),
+    node: NodeId,
+    awaits: Option<u8>,
+) -> Option<Command> {
+    let Some(awaits) = awaits else {
+        let allocations = world.state.reservations().map(|(id, ..)| id).collect();
+        return Some(Command::Unreserve { allocations, reason: "r".to_owned() });
+    };
+    let live = world.state.nodes().get(&node)?.live.iter().enumerate();
+    let chosen = live.filter(|(at, _)| awaits >> (at % 8) & 1 == 1);
+    let chosen: Vec<AllocationId> = chosen.map(|(_, id)| *id).collect();
+    let kept = reservation(world, of, node, &chosen);
+    Some(Command::Reserve { reservations: vec![kept.clone(), kept] })
 }
 
 /// What was given up and may still run.

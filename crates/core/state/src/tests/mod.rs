@@ -8,6 +8,7 @@ mod jobs;
 mod lives;
 mod nodes;
 mod orphans;
+mod reservations;
 mod restores;
 mod truth;
 mod world;

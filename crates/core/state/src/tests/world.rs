@@ -217,6 +217,7 @@ pub fn job(kind: JobKind, text: &str, count: u32, gpus: u32) -> JobSpec {
         on_return: Default::default(),
         progress_deadline: None,
         exclusive: false,
+        preemption: berth_model::Preemption::default(),
     }
 }
 

@@ -7,22 +7,16 @@ use berth_proto::log::v1;
 use berth_proto::log::v1::change_job::{Change, Hold, Purge, Release, Restart, Rollback, Stop};
 use berth_proto::log::v1::command::Command as Kind;
 use berth_proto::v1 as public;
-use berth_state::{
-    Command, DevicePurpose, JobChange, JoinProof, Placement, Purpose, Seat, SubmitJob,
-};
+use berth_state::{Command, DevicePurpose, JobChange, JoinProof, Purpose, Seat, SubmitJob};
 use bytes::Bytes;
 
-use super::{access, observation, stock};
+use super::{access, observation, plan, stock};
 use crate::enumeration;
 use crate::frozen::values::{
-    allocation_to_proto, allocations_to_proto, purpose_to_proto, read_allocation, read_allocations,
-    read_purpose, read_score, score_to_proto,
+    allocations_to_proto, purpose_to_proto, read_allocations, read_purpose,
 };
 use crate::problem::{Field, Problems};
-use crate::spec::{
-    device_claim_to_proto, job_spec_to_proto, node_spec_to_proto, port_claim_to_proto,
-    read_device_claim, read_job, read_node, read_port_claims,
-};
+use crate::spec::{job_spec_to_proto, node_spec_to_proto, read_job, read_node};
 
 pub(super) fn to_proto(command: &Command) -> v1::Command {
     let kind = match command {
@@ -72,16 +66,15 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
         Command::LoseAllocations { node, session, allocations, reason } => {
             Kind::LoseAllocations(lose_to_proto(*node, *session, allocations, reason))
         }
-        Command::Place { placements } => Kind::Place(v1::Place {
-            placements: placements.iter().map(placement_to_proto).collect(),
-        }),
+        Command::Place { placements } => Kind::Place(plan::place_to_proto(placements)),
+        Command::Reserve { reservations } => Kind::Reserve(plan::reserve_to_proto(reservations)),
+        Command::Unreserve { allocations, reason } => plan::unreserve_to_proto(allocations, reason),
         Command::StopAllocations { allocations, intent, reason } => {
             Kind::StopAllocations(stop_to_proto(allocations, *intent, reason))
         }
-        Command::Observe { node, observations } => Kind::Observe(v1::Observe {
-            node: node.0,
-            observations: observations.iter().map(observation::to_proto).collect(),
-        }),
+        Command::Observe { node, observations } => {
+            Kind::Observe(observation::all_to_proto(*node, observations))
+        }
         Command::FailUpdate { job, version, reason } => fail_to_proto(*job, *version, reason),
         Command::ExpireJob { job } => Kind::ExpireJob(v1::ExpireJob { job: job.0 }),
         Command::Reap { jobs, nodes, keys } => Kind::Reap(reap_to_proto(jobs, nodes, keys)),
@@ -193,18 +186,6 @@ fn change_to_proto(change: &JobChange) -> Change {
     }
 }
 
-fn placement_to_proto(placement: &Placement) -> v1::Placement {
-    let Placement { job, task, instance, attempt, node, devices, ports, score } = placement;
-    let id = AllocationId { job: *job, task: *task, instance: *instance, attempt: *attempt };
-    v1::Placement {
-        allocation: Some(allocation_to_proto(id)),
-        node: node.0,
-        devices: devices.iter().map(device_claim_to_proto).collect(),
-        ports: ports.iter().map(port_claim_to_proto).collect(),
-        score: score_to_proto(score),
-    }
-}
-
 pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -> Option<Command> {
     Some(match problems.present(at, proto.command)? {
         Kind::Found(found) => access::read_found(at, found, problems)?,
@@ -235,20 +216,16 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
             node: NodeId(node),
             purpose: read_purpose(at.named("purpose"), purpose, problems)?,
         },
-        Kind::SetDevicePurpose(v1::SetDevicePurpose { node, uuid, cordoned }) => {
-            let purpose = match cordoned {
-                true => DevicePurpose::Cordoned,
-                false => DevicePurpose::Work,
-            };
-            Command::SetDevicePurpose { node: NodeId(node), uuid, purpose }
-        }
+        Kind::SetDevicePurpose(set) => read_set_device(set),
         Kind::LoseAllocations(lose) => Command::LoseAllocations {
             node: NodeId(lose.node),
             session: lose.session,
             allocations: read_allocations(at.named("allocations"), lose.allocations, problems),
             reason: lose.reason,
         },
-        Kind::Place(v1::Place { placements }) => read_place(at, placements, problems)?,
+        Kind::Place(place) => plan::read_place(at, place, problems)?,
+        Kind::Reserve(reserve) => plan::read_reserve(at, reserve, problems)?,
+        Kind::Unreserve(unreserve) => plan::read_unreserve(at, unreserve, problems),
         Kind::StopAllocations(stop) => Command::StopAllocations {
             allocations: read_allocations(at.named("allocations"), stop.allocations, problems),
             intent: enumeration::read::<v1::StopIntent, _>(
@@ -276,6 +253,12 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
         Kind::UseJoinToken(proto) => access::read_use(at, proto, problems)?,
         Kind::RevokeMachine(proto) => access::read_revoke_machine(at, proto, problems)?,
     })
+}
+
+fn read_set_device(proto: v1::SetDevicePurpose) -> Command {
+    let v1::SetDevicePurpose { node, uuid, cordoned } = proto;
+    let purpose = if cordoned { DevicePurpose::Cordoned } else { DevicePurpose::Work };
+    Command::SetDevicePurpose { node: NodeId(node), uuid, purpose }
 }
 
 fn read_admit(
@@ -330,30 +313,6 @@ fn read_register(
         instance_key: problems.bytes(at.named("instance_key"), &proto.instance_key)?,
         spec: Arc::new(read_node(spec_at, spec, problems)?),
     })
-}
-
-fn read_place(
-    at: Field<'_>,
-    protos: Vec<v1::Placement>,
-    problems: &mut Problems,
-) -> Option<Command> {
-    let mut placements = Vec::with_capacity(protos.len());
-    for (position, proto) in protos.into_iter().enumerate() {
-        let placements_at = at.named("placements");
-        let at = placements_at.item(position);
-        let id = read_allocation(at.named("allocation"), proto.allocation, problems)?;
-        placements.push(Placement {
-            job: id.job,
-            task: id.task,
-            instance: id.instance,
-            attempt: id.attempt,
-            node: NodeId(proto.node),
-            devices: proto.devices.into_iter().map(read_device_claim).collect(),
-            ports: read_port_claims(at.named("ports"), proto.ports, problems),
-            score: read_score(proto.score),
-        });
-    }
-    Some(Command::Place { placements })
 }
 
 fn read_reap(at: Field<'_>, proto: v1::Reap, problems: &mut Problems) -> Option<Command> {

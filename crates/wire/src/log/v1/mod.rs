@@ -9,6 +9,7 @@ mod access;
 mod command;
 mod encoder;
 mod observation;
+mod plan;
 mod stock;
 
 use berth_model::{StateMs, WallMs};

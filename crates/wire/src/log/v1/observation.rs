@@ -1,7 +1,7 @@
 //! What agents saw, as the log holds it: apart from what they send, so that
 //! their protocol may change without the log.
 
-use berth_model::{EndReport, WallMs};
+use berth_model::{EndReport, NodeId, WallMs};
 use berth_proto::log::v1;
 use berth_proto::log::v1::observation::{
     Observed as Kind, Running, Stopping, Unhealthy, Unkillable,
@@ -12,7 +12,11 @@ use crate::enumeration;
 use crate::frozen::values::{allocation_to_proto, read_allocation};
 use crate::problem::{Field, Problems};
 
-pub(super) fn to_proto(observation: &Observation) -> v1::Observation {
+pub(super) fn all_to_proto(node: NodeId, observations: &[Observation]) -> v1::Observe {
+    v1::Observe { node: node.0, observations: observations.iter().map(to_proto).collect() }
+}
+
+fn to_proto(observation: &Observation) -> v1::Observation {
     let kind = match &observation.observed {
         Observed::Starting(phase) => {
             Kind::Starting(enumeration::number::<v1::StartPhase, _>(*phase))

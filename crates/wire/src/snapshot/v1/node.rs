@@ -8,14 +8,14 @@ use berth_model::{
     AllocationId, CpuMilli, MemoryBytes, NodeId, NodeUse, ShareMilli, SpecDigest, StateMs, WallMs,
 };
 use berth_proto::log::v1;
-use berth_state::{AwayRow, NodeRow, OrphanRow};
+use berth_state::{AwayRow, NodeRow, OrphanRow, ReservationRow};
 use bytes::Bytes;
 
 use super::allocation;
 use crate::enumeration;
 use crate::frozen::values::{
     allocation_to_proto, allocations_to_proto, claim_to_proto, purpose_to_proto, read_allocation,
-    read_allocations, read_claim, read_purpose,
+    read_allocations, read_claim, read_purpose, read_score, score_to_proto,
 };
 use crate::problem::{Cause, Field, Problems};
 use crate::spec::{node_spec_to_proto, read_node};
@@ -46,6 +46,7 @@ pub(super) fn to_proto(row: &NodeRow) -> v1::NodeRow {
         orphans: row.orphans.iter().map(orphan_to_proto).collect(),
         cordoned_devices: row.cordoned_devices.iter().cloned().collect(),
         away: row.away.values().map(away_to_proto).collect(),
+        reservations: row.reservations.iter().map(reservation_to_proto).collect(),
     }
 }
 
@@ -101,6 +102,7 @@ pub(super) fn read(at: Field<'_>, proto: v1::NodeRow, problems: &mut Problems) -
         orphans: read_orphans(at.named("orphans"), proto.orphans, problems)?,
         cordoned_devices: proto.cordoned_devices.into_iter().collect(),
         away: read_away(at.named("away"), proto.away, problems)?,
+        reservations: read_reservations(at.named("reservations"), proto.reservations, problems)?,
     })
 }
 
@@ -167,6 +169,40 @@ fn read_away(
         }
     }
     Some(away)
+}
+
+fn reservation_to_proto((id, row): (&AllocationId, &ReservationRow)) -> v1::Reservation {
+    v1::Reservation {
+        allocation: Some(allocation_to_proto(*id)),
+        claim: Some(claim_to_proto(&row.claim)),
+        score: score_to_proto(&row.score),
+        awaits: allocations_to_proto(&row.awaits),
+        held: Some(claim_to_proto(&row.held)),
+        since_state_ms: row.since.0,
+    }
+}
+
+fn read_reservations(
+    at: Field<'_>,
+    protos: Vec<v1::Reservation>,
+    problems: &mut Problems,
+) -> Option<BTreeMap<AllocationId, ReservationRow>> {
+    let mut reservations = BTreeMap::new();
+    for (position, proto) in protos.into_iter().enumerate() {
+        let at = at.item(position);
+        let id = read_allocation(at.named("allocation"), proto.allocation, problems)?;
+        let row = ReservationRow {
+            claim: read_claim(at.named("claim"), proto.claim, problems)?,
+            score: read_score(proto.score),
+            awaits: read_allocations(at.named("awaits"), proto.awaits, problems),
+            held: read_claim(at.named("held"), proto.held, problems)?,
+            since: StateMs(proto.since_state_ms),
+        };
+        if reservations.insert(id, row).is_some() {
+            problems.add(at, Cause::Contradiction("an allocation is there twice"));
+        }
+    }
+    Some(reservations)
 }
 
 fn read_use(at: Field<'_>, proto: v1::NodeUse, problems: &mut Problems) -> Option<NodeUse> {

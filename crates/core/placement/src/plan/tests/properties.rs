@@ -1,7 +1,7 @@
 //! Any history of submits, plans, ends and changes: what a plan proposes is
 //! granted, is what the reference planner proposes, and leaves nothing out.
 
-use berth_model::{DeviceHealth, Driver, EndReport, GpuRequest, NodeSpec, ShareMilli};
+use berth_model::{DeviceHealth, Driver, EndReport, GpuRequest, NodeSpec, Preemption, ShareMilli};
 use berth_state::invariants;
 use proptest::prelude::*;
 
@@ -144,6 +144,8 @@ fn a_job() -> impl Strategy<Value = JobSpec> {
                 priority,
                 constraints,
                 tasks: tasks.collect(),
+                // Whom others end for has tests of its own.
+                preemption: Preemption { preempts: false, ..Preemption::default() },
                 ..job(Policy::ALL[policy], task())
             }
         },
@@ -156,6 +158,7 @@ fn a_step() -> impl Strategy<Value = Step> {
         1 => (0..40u64, 0..6u32).prop_map(|(candidates_examined_max, placements_max)| Budget {
             candidates_examined_max,
             placements_max,
+            reservations_max: 0,
         }),
     ];
     let purpose = prop_oneof![Just(Purpose::Work), Just(Purpose::Cordoned), Just(Purpose::Work),];
@@ -183,7 +186,8 @@ fn a_spread_step() -> impl Strategy<Value = Step> {
     let spread = (a_common_task(), 0..=100u8).prop_map(|(one, priority)| {
         let restart = RestartPolicy { attempts: None, ..one.restart };
         let one = TaskSpec { gpu: None, restart, ..one };
-        Step::Submit(Box::new(JobSpec { priority, ..job(Policy::Spread, one) }))
+        let preemption = Preemption { preempts: false, ..Preemption::default() };
+        Step::Submit(Box::new(JobSpec { priority, preemption, ..job(Policy::Spread, one) }))
     });
     let end = (0..100usize).prop_map(|which| Step::End(which, exit(1)));
     prop_oneof![

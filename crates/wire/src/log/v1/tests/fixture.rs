@@ -9,12 +9,13 @@ use berth_model::{
     DeviceClaim, DeviceHealth, DeviceSlice, DeviceWay, DiskBytes, Drain, Driver, DurationMs,
     EndCause, EndReport, GpuRequest, Grant, HealthCheck, HealthProbe, InstanceIndex, JobId,
     JobKind, JobSpec, JoinGrant, Limits, Machine, MemoryBytes, Name, NodeId, NodeSpec, PcieWay,
-    Policy, PortClaim, PortRange, RestartPolicy, Role, Scope, ShareMilli, Signal, SpecDigest,
-    StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
+    Policy, PortClaim, PortRange, Preemption, RestartPolicy, Role, Scope, ShareMilli, Signal,
+    SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
     Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
-    Observed, Placement, Purpose, ScoreParts, Seat, Security, Stock, SubmitJob, Unknown,
+    Observed, Placement, Purpose, Reservation, ScoreParts, Seat, Security, Stock, SubmitJob,
+    Unknown,
 };
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/log-v1-every-command.hex");
@@ -50,6 +51,7 @@ fn job() -> JobSpec {
         on_return: Default::default(),
         progress_deadline: None,
         exclusive: true,
+        preemption: Preemption::default(),
     }
 }
 
@@ -233,12 +235,36 @@ pub(super) fn entry() -> Entry {
     commands.extend(after_a_restore());
     commands.extend(access());
     commands.extend(devices());
+    commands.extend(preemptions());
     Entry {
         state_ms: StateMs(123_456_789),
         wall_ms: WallMs(1_790_000_000_000),
         proposer: "0.1.0".into(),
         commands,
     }
+}
+
+/// What is urgent, and what ends for it.
+fn preemptions() -> [Command; 4] {
+    let Command::Place { placements } = place() else { unreachable!("it is a placement") };
+    let reserve = |placement| Reservation { placement, awaits: vec![id(6), id(7)] };
+    let min_run = DurationMs(90_000);
+    let preemption = Preemption { preempts: false, preemptible: true, min_run };
+    [
+        Command::Submit(SubmitJob {
+            key: None,
+            spec: Arc::new(JobSpec { preemption, ..job() }),
+            digest: SpecDigest([0xd2; 32]),
+            if_version: None,
+        }),
+        Command::Reserve { reservations: placements.into_iter().map(reserve).collect() },
+        Command::Unreserve { allocations: vec![id(8)], reason: "it waits no longer".into() },
+        Command::StopAllocations {
+            allocations: vec![id(9)],
+            intent: StopIntent::Preempt,
+            reason: "more is urgent".into(),
+        },
+    ]
 }
 
 fn place() -> Command {

@@ -15,8 +15,8 @@ use berth_model::{
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
     AllocationRow, Authority, AwayRow, ClusterRow, Expiry, FailureDetail, JobPhase, JobRow,
-    JobVersionRow, KeyRow, NodeRow, OrphanRow, Purpose, RestoreRow, Retry, RevocationRow, Rollout,
-    ScoreParts, Stored, TaskRow, TokenRow, TokenUser,
+    JobVersionRow, KeyRow, NodeRow, OrphanRow, Purpose, ReservationRow, RestoreRow, Retry,
+    RevocationRow, Rollout, ScoreParts, Stored, TaskRow, TokenRow, TokenUser,
 };
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/snapshot-v1-every-row.hex");
@@ -69,6 +69,7 @@ pub(super) fn rows() -> Vec<Stored> {
     }
     rows.extend(after_a_restore());
     rows.extend(access());
+    rows.push(with_a_kept_place());
     rows
 }
 
@@ -115,6 +116,19 @@ fn away(instance: u32, stop: Option<&str>) -> (AllocationId, AwayRow) {
     let state = AllocationState::Running { ready: true };
     let row = AllocationRow { id: id(instance), ..allocation(state) };
     (row.id, AwayRow { row: Arc::new(row), stop: stop.map(str::to_owned) })
+}
+
+/// One for which others end.
+fn with_a_kept_place() -> Stored {
+    let kept = ReservationRow {
+        claim: claim(),
+        score: ScoreParts { policy: "berth".into(), ..ScoreParts::default() },
+        awaits: BTreeSet::from([id(5), id(6)]),
+        held: Claim { devices: Vec::new(), ..claim() },
+        since: StateMs(77),
+    };
+    let node = node(NodeState::Ready, Purpose::Work);
+    Stored::Node(Arc::new(NodeRow { reservations: BTreeMap::from([(id(11), kept)]), ..node }))
 }
 
 /// What only a restored cluster has.
@@ -190,6 +204,7 @@ fn spec() -> Arc<JobSpec> {
         on_return: Default::default(),
         progress_deadline: None,
         exclusive: false,
+        preemption: berth_model::Preemption::default(),
     })
 }
 
@@ -343,6 +358,7 @@ fn node(state: NodeState, purpose: Purpose) -> NodeRow {
         stock_incarnation: 0,
         orphans: BTreeMap::new(),
         away: BTreeMap::new(),
+        reservations: BTreeMap::new(),
         cordoned_devices: match state {
             NodeState::Disconnected => BTreeSet::from(["GPU-9".into()]),
             NodeState::Ready | NodeState::Down => BTreeSet::new(),

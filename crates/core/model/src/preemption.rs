@@ -1,0 +1,31 @@
+//! Who may be ended for whom. Priorities are compared as they were submitted: waiting makes a
+//! task come earlier in the queue, and gives it no right over what runs, so that equals never
+//! end each other in turns.
+
+use crate::time::DurationMs;
+
+/// A job ends others only if its priority is higher by so much.
+pub const PREEMPTION_GAP: u8 = 10;
+
+/// What a job does to others that run, and what they may do to it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Preemption {
+    /// Whether it may end what runs at a lower priority, to get its place.
+    pub preempts: bool,
+    /// Whether it may be ended for what waits at a higher priority.
+    pub preemptible: bool,
+    /// An instance of it has run for so long before it is ended for another.
+    pub min_run: DurationMs,
+}
+
+impl Preemption {
+    /// Of a job file that says nothing: long enough for a worker to come so far that ending it is
+    /// worth its start, short enough that what is urgent need not be told.
+    pub const MIN_RUN_DEFAULT: DurationMs = DurationMs::from_secs(30);
+}
+
+impl Default for Preemption {
+    fn default() -> Preemption {
+        Preemption { preempts: true, preemptible: true, min_run: Preemption::MIN_RUN_DEFAULT }
+    }
+}

@@ -1,0 +1,256 @@
+//! Who ends for whom: by hand, and against every set of allocations on every node.
+
+use berth_model::{EndReport, NodeUse, Preemption, StopIntent, WallMs};
+use berth_state::reservation::{may_end, may_preempt, work_lost};
+use berth_state::{AllocationRow, NodeRow, Observation, Observed, Reply, Reservation, invariants};
+use proptest::prelude::*;
+
+use super::reference::exit;
+use super::*;
+use crate::filters::admits;
+use crate::fixture::share_task;
+use crate::victims::Price;
+
+fn urgent(priority: u8, task: TaskSpec) -> JobSpec {
+    JobSpec { priority, ..job(Policy::Berth, task) }
+}
+
+/// Places what waits, says that it runs, and lets time pass.
+fn run_for(cluster: &mut Cluster, span_ms: u64) {
+    let outcome = plan_all(cluster);
+    cluster.place(outcome.placements);
+    let rows: Vec<_> = cluster.state.allocations().values().cloned().collect();
+    for row in rows.iter().filter(|row| row.running_since.is_none()) {
+        let observed = Observed::Running { ready: true, started_at: WallMs(1) };
+        let observations = vec![Observation { allocation: row.id, observed }];
+        let command = Command::Observe { node: row.node, observations };
+        cluster.apply(command).unwrap();
+    }
+    cluster.now = cluster.now.after(DurationMs(span_ms));
+}
+
+fn reserve(cluster: &mut Cluster, reservations: Vec<Reservation>) {
+    let count = reservations.len();
+    let reply = cluster.apply(Command::Reserve { reservations }).unwrap();
+    let Reply::Placed { granted, refused } = reply else { panic!("{reply:?}") };
+    assert_eq!((granted.len(), refused), (count, Vec::new()));
+}
+
+fn victims(outcome: &PlanOutcome) -> Vec<Vec<String>> {
+    let names = |one: &Reservation| one.awaits.iter().map(ToString::to_string).collect();
+    outcome.reservations.iter().map(names).collect()
+}
+
+#[test]
+fn the_place_where_the_least_work_is_lost_is_kept() {
+    let mut cluster = Cluster::with_nodes([gpu_node(2), gpu_node(2)]);
+    // The first node's work has run for an hour longer.
+    let first = Constraints { node: Some(name("node-1")), ..Constraints::default() };
+    cluster.submit(JobSpec { constraints: first, ..urgent(50, counted(2, gpu_task(1))) });
+    run_for(&mut cluster, 3_600_000);
+    cluster.submit(urgent(40, counted(2, gpu_task(1))));
+    run_for(&mut cluster, 60_000);
+    let job = cluster.submit(urgent(60, counted(2, gpu_task(1))));
+    let outcome = plan_all(&cluster);
+    assert_eq!(outcome.placements, []);
+    assert_eq!(victims(&outcome), [["2.0.1.1"], ["2.0.0.1"]]);
+    let waiting = &outcome.report.waiting;
+    assert_eq!((waiting[0].job, waiting[0].left, waiting[0].why), (job, 2, Why::Reserved));
+    reserve(&mut cluster, outcome.reservations);
+    // What has a place is not given another, and there are no more victims for it.
+    let again = plan_all(&cluster);
+    assert_eq!((again.placements.len(), again.reservations.len()), (0, 0));
+    let ends: Vec<_> = cluster.state.allocations().values().cloned().collect();
+    for row in ends.iter().filter(|row| row.id.job == JobId(2)) {
+        cluster.end_allocation(row.node, row.id, exit(143));
+    }
+    let live = cluster.state.allocations().values().filter(|row| row.id.job == job);
+    assert_eq!(live.count(), 2);
+}
+
+#[test]
+fn who_is_left_alone_is_left_alone_and_waited_for() {
+    let check = |change: &dyn Fn(&mut JobSpec), wakeup: Option<u64>| {
+        let mut cluster = Cluster::with_nodes([gpu_node(1)]);
+        let mut low = urgent(50, gpu_task(1));
+        change(&mut low);
+        cluster.submit(low);
+        run_for(&mut cluster, 1_000);
+        cluster.submit(urgent(60, gpu_task(1)));
+        let outcome = plan_all(&cluster);
+        assert_eq!(victims(&outcome), Vec::<Vec<String>>::new());
+        assert_eq!(outcome.next_wakeup, wakeup.map(StateMs));
+        if let Some(wakeup) = wakeup {
+            cluster.now = StateMs(wakeup);
+            assert_eq!(victims(&plan_all(&cluster)), [["1.0.0.1"]]);
+        }
+    };
+    check(&|_| (), Some(31_000));
+    check(&|low| low.preemption.min_run = DurationMs(5_000), Some(6_000));
+    check(&|low| low.preemption.preemptible = false, None);
+    check(&|low| low.priority = 51, None);
+}
+
+#[test]
+fn a_part_of_a_gpu_is_taken_from_the_one_who_loses_least() {
+    let mut cluster = Cluster::with_nodes([gpu_node(1)]);
+    let low = |milli| JobSpec {
+        preemption: Preemption { min_run: DurationMs(0), ..Preemption::default() },
+        ..urgent(10, share_task(milli))
+    };
+    cluster.submit(low(600));
+    run_for(&mut cluster, 1_000);
+    cluster.submit(low(400));
+    run_for(&mut cluster, 1_000);
+    let check = |milli, expected: &[&[&str]]| {
+        let mut cluster = Cluster { state: cluster.state.clone(), now: cluster.now };
+        cluster.submit(urgent(20, share_task(milli)));
+        assert_eq!(victims(&plan_all(&cluster)), expected, "{milli}");
+    };
+    check(400, &[&["2.0.0.1"]]);
+    check(500, &[&["1.0.0.1"]]);
+    check(601, &[&["1.0.0.1", "2.0.0.1"]]);
+}
+
+/// Of every set of allocations on every node the cheapest without which the instance fits.
+fn by_exhaustion(cluster: &Cluster, job: JobId, ended: &BTreeSet<AllocationId>) -> Option<Price> {
+    let (view, now) = (&cluster.state, cluster.now);
+    let job = view.jobs().get(&job).unwrap();
+    let request = Request { task: &job.spec.tasks[0], constraints: &job.spec.constraints };
+    let of_node = |node: &Arc<NodeRow>| {
+        let awaited: BTreeSet<_> =
+            node.reservations.values().flat_map(|place| place.awaits.clone()).collect();
+        let rows = node.live.iter().map(|id| view.allocations().get(id).unwrap());
+        let candidates: Vec<&Arc<AllocationRow>> = rows
+            .filter(|row| !awaited.contains(&row.id) && !ended.contains(&row.id))
+            .filter(|row| {
+                may_end(&job.spec, view.jobs().get(&row.id.job).unwrap(), row, now).is_ok()
+            })
+            .collect();
+        let sets = 0..1_usize << candidates.len();
+        let price = |set: usize| {
+            let chosen = || (0..candidates.len()).filter(|at| set >> at & 1 == 1);
+            let mut used: NodeUse = node.used.clone();
+            chosen().for_each(|at| used.remove(&candidates[at].claim));
+            admits(node, &used, now, request).ok()?;
+            let lost = chosen().map(|at| work_lost(candidates[at], now)).sum();
+            Some(Price { lost, victims: chosen().count() as u32 })
+        };
+        sets.filter_map(price).min()
+    };
+    view.nodes().values().filter_map(of_node).min()
+}
+
+#[derive(Clone, Debug)]
+enum Move {
+    Submit { priority: u8, gpus: u32, milli: u32, cpu: u64, preemption: Preemption, count: u32 },
+    Plan,
+    Run(u64),
+    End(usize),
+    Stop(usize),
+}
+
+fn a_move() -> impl Strategy<Value = Move> {
+    let preemption = (prop::bool::weighted(0.9), prop::bool::weighted(0.8), 0..2_000_u64);
+    let preemption = preemption.prop_map(|(preempts, preemptible, min_run)| Preemption {
+        preempts,
+        preemptible,
+        min_run: DurationMs(min_run.saturating_sub(1_000)),
+    });
+    let submit = (0..10_u8, 0..3_u32, 0..2_000_u32, 0..20_u64, preemption, 1..3_u32);
+    let submit = submit.prop_map(|(priority, gpus, milli, cpu, preemption, count)| Move::Submit {
+        priority: priority * 10,
+        gpus,
+        milli,
+        cpu: 1 + cpu * 1000,
+        preemption,
+        count,
+    });
+    prop_oneof![
+        4 => submit,
+        3 => Just(Move::Plan),
+        2 => (0..3_000_u64).prop_map(Move::Run),
+        2 => (0..50_usize).prop_map(Move::End),
+        1 => (0..50_usize).prop_map(Move::Stop),
+    ]
+}
+
+/// Plans, checks the first place that is kept against every other, and applies all of it.
+fn check_plan(cluster: &mut Cluster, planner: &mut Planner) {
+    let soft = SoftView::default();
+    let outcome = plan_all(cluster);
+    let kept = planner.plan(&cluster.state, &soft, cluster.now, Budget::UNLIMITED);
+    assert_eq!(kept.reservations, outcome.reservations, "one that has planned before");
+    cluster.place(outcome.placements.clone());
+    let mut ended = BTreeSet::new();
+    for one in &outcome.reservations {
+        let expected = by_exhaustion(cluster, one.placement.job, &ended).unwrap();
+        let lost = one.placement.score.parts[0].1 as u64;
+        let found = Price { lost, victims: one.awaits.len() as u32 };
+        assert!(found.victims > 0, "{one:?}");
+        assert_eq!(found, expected, "{one:?}");
+        ended.extend(&one.awaits);
+        reserve(cluster, vec![one.clone()]);
+    }
+    assert_eq!(invariants::check(&cluster.state), []);
+    let again = plan_all(cluster);
+    assert_eq!((again.placements, again.reservations), (Vec::new(), Vec::new()), "planned twice");
+    for waiting in outcome.report.waiting.iter().filter(|waiting| waiting.why == Why::NoNode) {
+        let job = cluster.state.jobs().get(&waiting.job).unwrap();
+        let lowest = cluster.state.least_urgent();
+        let in_reach = lowest.is_some_and(|lowest| lowest + 10 <= job.spec.priority);
+        if may_preempt(&job.spec) && in_reach {
+            assert_eq!(by_exhaustion(cluster, waiting.job, &ended), None, "{waiting:?}");
+        }
+    }
+}
+
+fn make(cluster: &mut Cluster, planner: &mut Planner, one: Move) {
+    match one {
+        Move::Submit { priority, gpus, milli, cpu, preemption, count } => {
+            let part = share_task(milli.clamp(100, 1_000));
+            let task = if gpus == 1 { part } else { gpu_task(gpus) };
+            let gpu = task.gpu.clone().filter(|_| gpus > 0);
+            let task = TaskSpec { cpu: CpuMilli(cpu), gpu, count, ..task };
+            cluster.submit(JobSpec { preemption, ..urgent(priority, task) });
+        }
+        Move::Plan => check_plan(cluster, planner),
+        Move::Run(span) => {
+            check_plan(cluster, planner);
+            run_for(cluster, span);
+        }
+        Move::End(which) => {
+            let live = cluster.state.allocations();
+            let chosen = live.values().nth(which % live.len().max(1)).cloned();
+            if let Some(row) = chosen {
+                let report: EndReport = exit(i32::from(which % 2 == 0));
+                cluster.end_allocation(row.node, row.id, report);
+            }
+        }
+        Move::Stop(which) => {
+            let live = cluster.state.allocations();
+            let chosen = live.values().nth(which % live.len().max(1)).map(|row| row.id);
+            let (allocations, reason) = (chosen.into_iter().collect(), String::new());
+            let intent = StopIntent::Drain;
+            cluster.apply(Command::StopAllocations { allocations, intent, reason }).unwrap();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nobody_ends_who_need_not_and_nothing_cheaper_would_do(
+        nodes in prop::collection::vec(0..4_u32, 1..4),
+        moves in prop::collection::vec(a_move(), 1..30),
+    ) {
+        let nodes = nodes.into_iter().map(gpu_node);
+        let mut cluster = Cluster::with_nodes(nodes);
+        let mut planner = Planner::default();
+        for one in moves {
+            make(&mut cluster, &mut planner, one);
+        }
+        check_plan(&mut cluster, &mut planner);
+    }
+}

@@ -1,0 +1,186 @@
+//! Places that are kept: an instance for which others end has, until they have, what is free of
+//! its place already, and the right to the rest. And who may be ended for whom, the one rule that
+//! planning and apply share.
+
+use std::collections::BTreeSet;
+
+use berth_model::{
+    AllocationId, Claim, JobId, JobKind, JobSpec, NodeUse, PREEMPTION_GAP, StateMs, TaskIndex,
+};
+use imbl::OrdMap;
+use thiserror::Error;
+
+use crate::command::Placement;
+use crate::rows::{AllocationRow, JobRow, ScoreParts};
+use crate::state::ClusterState;
+
+/// A place that is kept for an instance, on the node whose row holds it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ReservationRow {
+    /// What is placed once nothing is awaited any more.
+    pub claim: Claim,
+    pub score: ScoreParts,
+    /// Live on the same node, ending, and awaited by no other. Never empty.
+    pub awaits: BTreeSet<AllocationId>,
+    /// The part of the claim that those do not hold: part of the node's `used`, so that nobody
+    /// else is given it.
+    pub held: Claim,
+    pub since: StateMs,
+}
+
+/// Work that ends begins anew elsewhere: so much of it is lost beside what it had done. What a
+/// worker takes to start, as the simulator of queues has it.
+pub const RESTART_MS: u64 = 30_000;
+
+/// So many cores weigh as much as a GPU: hosts have about as many for each (17.2 in the published
+/// cluster of 1,213 nodes, Weng et al., ATC '23).
+const CORES_OF_A_GPU: u64 = 16;
+
+/// Why something is not ended for something else.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Error)]
+pub enum NotAVictim {
+    #[error("its job may not be preempted")]
+    NotPreemptible,
+    #[error("a daemon belongs to its node")]
+    Daemon,
+    #[error("its priority of {found} is not {PREEMPTION_GAP} below {asked}")]
+    TooUrgent { found: u8, asked: u8 },
+    #[error("it has not run for as long as its job is left alone")]
+    TooYoung {
+        /// When it has.
+        until: StateMs,
+    },
+    #[error("its place is kept for another")]
+    Awaited,
+    #[error("it is not on the node")]
+    Elsewhere,
+}
+
+/// Whether a job ends others at all.
+pub fn may_preempt(spec: &JobSpec) -> bool {
+    spec.preemption.preempts && spec.kind != JobKind::Daemon && spec.priority >= PREEMPTION_GAP
+}
+
+/// Whether a live allocation of `owner` may be ended for a job like `spec`. One that ends anyway is
+/// waited for under the same rule, however short it has run: its place is that of its own next
+/// attempt first, unless that is less urgent.
+///
+/// # Errors
+/// Why not.
+pub fn may_end(
+    spec: &JobSpec,
+    owner: &JobRow,
+    row: &AllocationRow,
+    now: StateMs,
+) -> Result<(), NotAVictim> {
+    let of = &owner.spec;
+    if of.kind == JobKind::Daemon {
+        return Err(NotAVictim::Daemon);
+    }
+    if !of.preemption.preemptible {
+        return Err(NotAVictim::NotPreemptible);
+    }
+    let (found, asked) = (of.priority, spec.priority);
+    if found.saturating_add(PREEMPTION_GAP) > asked {
+        return Err(NotAVictim::TooUrgent { found, asked });
+    }
+    if row.state.stop_intent().is_some() {
+        return Ok(());
+    }
+    let until = row.running_since.unwrap_or(row.planned_at).after(of.preemption.min_run);
+    if now < until { Err(NotAVictim::TooYoung { until }) } else { Ok(()) }
+}
+
+/// What ending an allocation costs, in thousandths of a GPU times milliseconds: what it has run
+/// for and what starting again takes, by what it holds. Nothing if it ends anyway.
+pub fn work_lost(row: &AllocationRow, now: StateMs) -> u64 {
+    if row.state.stop_intent().is_some() {
+        return 0;
+    }
+    let ran = row.running_since.map_or(0, |since| now.since(since).0);
+    let shares = row.claim.devices.iter().map(|device| u64::from(device.share.0));
+    let weight = shares.sum::<u64>().saturating_add(row.claim.cpu.0 / CORES_OF_A_GPU);
+    ran.saturating_add(RESTART_MS).saturating_mul(weight.max(1))
+}
+
+/// What a job with something live that may be ended is found by.
+pub(crate) fn endable(row: &JobRow) -> Option<(u8, JobId)> {
+    let may_end =
+        row.live > 0 && row.spec.preemption.preemptible && row.spec.kind != JobKind::Daemon;
+    may_end.then_some((row.spec.priority, row.id))
+}
+
+impl ReservationRow {
+    /// What of the claim is not held by those that are awaited.
+    pub(crate) fn to_hold(&self, state: &ClusterState) -> Claim {
+        let mut theirs = NodeUse::default();
+        let rows = self.awaits.iter().filter_map(|id| state.allocations.get(id));
+        rows.for_each(|row| theirs.add(&row.claim));
+        self.claim.beyond(&theirs)
+    }
+
+    pub(crate) fn placement(&self, id: AllocationId, node: berth_model::NodeId) -> Placement {
+        Placement {
+            job: id.job,
+            task: id.task,
+            instance: id.instance,
+            attempt: id.attempt,
+            node,
+            devices: self.claim.devices.clone(),
+            ports: self.claim.ports.clone(),
+            score: self.score.clone(),
+        }
+    }
+}
+
+/// Where a place is kept, by whom it is kept for.
+pub(crate) type Reserved = OrdMap<AllocationId, berth_model::NodeId>;
+
+impl ClusterState {
+    /// The lowest priority of what runs and may be ended for others.
+    pub fn least_urgent(&self) -> Option<u8> {
+        self.index.endable.get_min().map(|(priority, _)| *priority)
+    }
+
+    /// Whom places are kept for, and where.
+    pub fn reservations(
+        &self,
+    ) -> impl Iterator<Item = (AllocationId, berth_model::NodeId, &ReservationRow)> {
+        self.index.reserved.iter().filter_map(|(id, node)| {
+            let row = self.nodes.get(node)?.reservations.get(id)?;
+            Some((*id, *node, row))
+        })
+    }
+
+    /// Of one task.
+    pub fn reservations_of(
+        &self,
+        job: JobId,
+        task: TaskIndex,
+    ) -> impl Iterator<Item = (AllocationId, berth_model::NodeId)> {
+        let first = AllocationId::first_of(job, task, berth_model::InstanceIndex(0));
+        let range = self.index.reserved.range(first..);
+        range
+            .map(|(id, node)| (*id, *node))
+            .take_while(move |(id, _)| (id.job, id.task) == (job, task))
+    }
+
+    /// Whether a place is kept for an instance, whichever attempt it is at.
+    pub fn is_reserved(
+        &self,
+        job: JobId,
+        task: TaskIndex,
+        instance: berth_model::InstanceIndex,
+    ) -> bool {
+        let first = AllocationId::first_of(job, task, instance);
+        let next = self.index.reserved.range(first..).next();
+        next.is_some_and(|(id, _)| (id.job, id.task, id.instance) == (job, task, instance))
+    }
+
+    /// For whom this allocation ends.
+    pub fn awaited_by(&self, row: &AllocationRow) -> Option<AllocationId> {
+        let node = self.nodes.get(&row.node)?;
+        let mut places = node.reservations.iter();
+        places.find(|(_, place)| place.awaits.contains(&row.id)).map(|(id, _)| *id)
+    }
+}

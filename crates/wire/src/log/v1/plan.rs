@@ -1,0 +1,102 @@
+//! What a plan proposes: placements, and places that are kept.
+
+use berth_model::{AllocationId, NodeId};
+use berth_proto::log::v1;
+use berth_proto::log::v1::command::Command as Kind;
+use berth_state::{Command, Placement, Reservation};
+
+use crate::frozen::values::{
+    allocation_to_proto, allocations_to_proto, read_allocation, read_allocations, read_score,
+    score_to_proto,
+};
+use crate::problem::{Field, Problems};
+use crate::spec::{
+    device_claim_to_proto, port_claim_to_proto, read_device_claim, read_port_claims,
+};
+
+pub(super) fn place_to_proto(placements: &[Placement]) -> v1::Place {
+    v1::Place { placements: placements.iter().map(placement_to_proto).collect() }
+}
+
+pub(super) fn reserve_to_proto(reservations: &[Reservation]) -> v1::Reserve {
+    let one = |reservation: &Reservation| v1::reserve::Reservation {
+        placement: Some(placement_to_proto(&reservation.placement)),
+        awaits: allocations_to_proto(&reservation.awaits),
+    };
+    v1::Reserve { reservations: reservations.iter().map(one).collect() }
+}
+
+pub(super) fn unreserve_to_proto(allocations: &[AllocationId], reason: &str) -> Kind {
+    let allocations = allocations_to_proto(allocations);
+    Kind::Unreserve(v1::Unreserve { allocations, reason: reason.to_owned() })
+}
+
+fn placement_to_proto(placement: &Placement) -> v1::Placement {
+    let Placement { node, devices, ports, score, .. } = placement;
+    v1::Placement {
+        allocation: Some(allocation_to_proto(placement.allocation())),
+        node: node.0,
+        devices: devices.iter().map(device_claim_to_proto).collect(),
+        ports: ports.iter().map(port_claim_to_proto).collect(),
+        score: score_to_proto(score),
+    }
+}
+
+pub(super) fn read_place(
+    at: Field<'_>,
+    proto: v1::Place,
+    problems: &mut Problems,
+) -> Option<Command> {
+    let mut placements = Vec::with_capacity(proto.placements.len());
+    for (position, proto) in proto.placements.into_iter().enumerate() {
+        let placements_at = at.named("placements");
+        placements.push(read_placement(placements_at.item(position), proto, problems)?);
+    }
+    Some(Command::Place { placements })
+}
+
+pub(super) fn read_reserve(
+    at: Field<'_>,
+    proto: v1::Reserve,
+    problems: &mut Problems,
+) -> Option<Command> {
+    let mut reservations = Vec::with_capacity(proto.reservations.len());
+    for (position, proto) in proto.reservations.into_iter().enumerate() {
+        let reservations_at = at.named("reservations");
+        let at = reservations_at.item(position);
+        let placement_at = at.named("placement");
+        let placement = problems.present(placement_at, proto.placement)?;
+        reservations.push(Reservation {
+            placement: read_placement(placement_at, placement, problems)?,
+            awaits: read_allocations(at.named("awaits"), proto.awaits, problems),
+        });
+    }
+    Some(Command::Reserve { reservations })
+}
+
+pub(super) fn read_unreserve(
+    at: Field<'_>,
+    proto: v1::Unreserve,
+    problems: &mut Problems,
+) -> Command {
+    let allocations = read_allocations(at.named("allocations"), proto.allocations, problems);
+    Command::Unreserve { allocations, reason: proto.reason }
+}
+
+fn read_placement(
+    at: Field<'_>,
+    proto: v1::Placement,
+    problems: &mut Problems,
+) -> Option<Placement> {
+    let id = read_allocation(at.named("allocation"), proto.allocation, problems)?;
+    Some(Placement {
+        job: id.job,
+        task: id.task,
+        instance: id.instance,
+        attempt: id.attempt,
+        node: NodeId(proto.node),
+        devices: proto.devices.into_iter().map(read_device_claim).collect(),
+        ports: read_port_claims(at.named("ports"), proto.ports, problems),
+        score: read_score(proto.score),
+    })
+}
