@@ -60,6 +60,11 @@ impl Granted {
         }
     }
 
+    /// The same of a namespace by its text; nobody sees what is none.
+    pub fn sees_namespace(&self, namespace: &str) -> bool {
+        Name::new(namespace).is_ok_and(|namespace| self.sees(&namespace))
+    }
+
     /// # Errors
     /// A refusal that tells nothing of what is in the namespace.
     pub fn check(&self, namespace: &Name) -> Result<(), Status> {

@@ -18,6 +18,9 @@ const BUDGET: Budget =
     Budget { candidates_examined_max: 250_000, placements_max: 1024, reservations_max: 64 };
 /// Placements in one command; fewer where they are long ones, of many devices.
 const PLACEMENTS_IN_COMMAND_MAX: usize = 128;
+/// Places that are kept in one command, with who ends for each: a whole host's worth of workers
+/// for each of them encodes to less than half of an entry.
+const RESERVATIONS_IN_COMMAND_MAX: usize = 16;
 /// While something waits, a plan is made at least so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A plan none of whose placements was granted is made again after this, so
@@ -111,8 +114,8 @@ async fn propose(leader: &Arc<Leader>, outcome: PlanOutcome) -> Option<Duration>
         };
     }
     // After the placements, which were planned to be there.
-    for reservation in outcome.reservations {
-        let reservations = vec![reservation];
+    for chunk in outcome.reservations.chunks(RESERVATIONS_IN_COMMAND_MAX) {
+        let reservations = chunk.to_vec();
         granted_count += match granted(leader, Command::Reserve { reservations }).await {
             Ok(count) => count,
             Err(Unsettled) => return Some(REFUSED_WAIT),

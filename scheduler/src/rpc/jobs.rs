@@ -270,7 +270,14 @@ impl JobsService {
         let preview = tokio::task::spawn_blocking(move || {
             super::reads::plan_reply(&view, &what_would_happen(&view, &soft, now, &spec), &spec)
         });
-        preview.await.map_err(|_| Status::internal("the plan did not finish"))?
+        let preview = preview.await;
+        let mut reply = preview.map_err(|_| Status::internal("the plan did not finish"))??;
+        let victims = reply.kept.iter_mut().flat_map(|kept| &mut kept.victims);
+        for victim in victims.filter(|victim| !granted.sees_namespace(&victim.namespace)) {
+            victim.job_name = String::new();
+            victim.namespace = String::new();
+        }
+        Ok(reply)
     }
 
     async fn find(

@@ -293,5 +293,6 @@ fn planned_victim(view: &ClusterState, id: berth_model::AllocationId) -> v1::Pla
         allocation_id: id.to_string(),
         job_name: job.map_or_else(String::new, |job| job.name().to_string()),
         priority: job.map_or(0, |job| u32::from(job.spec.priority)),
+        namespace: job.map_or_else(String::new, |job| job.namespace().to_string()),
     }
 }

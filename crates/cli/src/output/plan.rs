@@ -42,8 +42,11 @@ fn kept_table(reply: &PlanReply) -> Table {
     let mut table = Table::new(&["TASK", "INDEX", "NODE", "GPUS", "ENDS FOR IT"], &[]);
     for kept in &reply.kept {
         let victim = |victim: &PlannedVictim| {
-            let PlannedVictim { allocation_id, job_name, priority } = victim;
-            format!("{allocation_id} ({job_name}, priority {priority})")
+            let PlannedVictim { allocation_id, job_name, priority, namespace } = victim;
+            match namespace.is_empty() {
+                true => format!("{allocation_id} (of another namespace, priority {priority})"),
+                false => format!("{allocation_id} ({namespace}/{job_name}, priority {priority})"),
+            }
         };
         let victims: Vec<String> = kept.victims.iter().map(victim).collect();
         let mut row = cells(kept);
@@ -67,6 +70,7 @@ fn plan_json(reply: &PlanReply) -> Value {
                 "allocation_id": victim.allocation_id,
                 "job": victim.job_name,
                 "priority": victim.priority,
+                "namespace": victim.namespace,
             })
         };
         let mut shown = placement_json(kept);

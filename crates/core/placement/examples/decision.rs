@@ -1,15 +1,16 @@
 //! Prints how long one placement decision takes on a cluster that is nine tenths full, of
 //! nodes and requests of many kinds, while work comes and goes; without log, network or
 //! agents, on one core: `cargo run --release --example decision -p berth-placement -- [NODES]
-//! [POLICY]`. The same is done with a tenth of the nodes, to see how the time grows.
+//! [POLICY]`. The same is done with a tenth of the nodes, to see how the time grows; then
+//! something urgent comes for which others have to end.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use berth_model::{
     AllocationId, CpuMilli, Device, DeviceHealth, EndCause, EndReport, GpuRequest, JobKind,
-    JobSpec, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange, ShareMilli, SpecDigest,
-    StateMs, TASKS_PER_DEVICE_MAX_DEFAULT, TaskSpec, WallMs,
+    JobSpec, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange, Preemption, ShareMilli,
+    SpecDigest, StateMs, TASKS_PER_DEVICE_MAX_DEFAULT, TaskSpec, WallMs,
 };
 use berth_placement::{Budget, MixCounts, Planner, SoftView};
 use berth_state::{
@@ -21,6 +22,7 @@ type Clock = std::time::Instant;
 
 const GPUS: u64 = 8;
 const DECISIONS: usize = 20_000;
+const URGENT: usize = 20;
 /// Of all GPUs, what is to be in use while it is measured.
 const FULL_PERCENT: u64 = 90;
 
@@ -34,10 +36,17 @@ fn main() {
     report(policy, nodes / 10, &small);
     report(policy, nodes, &large);
     report_growth(&small, &large);
+    report_urgent(nodes, &large);
 }
 
-/// Nanoseconds of each decision, ascending.
-fn measure(nodes: u64, policy: Policy) -> Vec<u64> {
+/// Nanoseconds, ascending.
+struct Measured {
+    decisions: Vec<u64>,
+    /// Of finding out who ends for something urgent.
+    urgent: Vec<u64>,
+}
+
+fn measure(nodes: u64, policy: Policy) -> Measured {
     let mut cluster = Cluster::new(nodes);
     let target = nodes * GPUS * 10 * FULL_PERCENT;
     let mut number: u64 = 0;
@@ -60,11 +69,14 @@ fn measure(nodes: u64, policy: Policy) -> Vec<u64> {
     // The first ones look at every node once for each kind of request.
     nanos.drain(..DECISIONS / 4);
     nanos.sort_unstable();
-    nanos
+    let mut urgent: Vec<u64> = (0..URGENT).map(|_| cluster.urgent(policy)).collect();
+    urgent.sort_unstable();
+    Measured { decisions: nanos, urgent }
 }
 
 #[expect(clippy::print_stdout, reason = "the numbers are the output of this program")]
-fn report(policy: Policy, nodes: u64, nanos: &[u64]) {
+fn report(policy: Policy, nodes: u64, measured: &Measured) {
+    let nanos = &measured.decisions;
     let at = |part: usize| nanos[nanos.len() * part / 1000] as f64 / 1000.0;
     println!(
         "{} on {nodes} nodes of {GPUS} GPUs, {FULL_PERCENT} % full: mean {:.1} us, median {:.1}, \
@@ -78,8 +90,19 @@ fn report(policy: Policy, nodes: u64, nanos: &[u64]) {
 }
 
 #[expect(clippy::print_stdout, reason = "the numbers are the output of this program")]
-fn report_growth(small: &[u64], large: &[u64]) {
-    println!("ten times the nodes: {:.2} times the mean", mean(large) / mean(small));
+fn report_growth(small: &Measured, large: &Measured) {
+    let growth = mean(&large.decisions) / mean(&small.decisions);
+    println!("ten times the nodes: {growth:.2} times the mean");
+}
+
+#[expect(clippy::print_stdout, reason = "the numbers are the output of this program")]
+fn report_urgent(nodes: u64, measured: &Measured) {
+    let [.., worst] = measured.urgent.as_slice() else { return };
+    println!(
+        "who ends for something urgent of {GPUS} GPUs, of all on {nodes} nodes: mean {:.1} ms, worst {:.1}",
+        mean(&measured.urgent) / 1e6,
+        *worst as f64 / 1e6
+    );
 }
 
 fn mean(nanos: &[u64]) -> f64 {
@@ -137,6 +160,30 @@ impl Cluster {
         self.live.push_back((node, allocation, milli));
         self.taken_milli += milli;
         nanos
+    }
+
+    /// Submits what is urgent until it finds no room; how long it took to say who ends for it.
+    fn urgent(&mut self, policy: Policy) -> u64 {
+        // Everybody has run for long enough by then.
+        let later = StateMs(Preemption::MIN_RUN_DEFAULT.0 * 2);
+        loop {
+            let gpu = GpuRequest::whole(GPUS as u32);
+            let task = TaskSpec { gpu: Some(gpu), ..task(7) };
+            let spec = Arc::new(JobSpec { priority: 90, ..job(policy, task) });
+            let digest = SpecDigest([1; 32]);
+            let submit = SubmitJob { key: None, spec, digest, if_version: None };
+            let reply = self.apply(Command::Submit(submit));
+            let Reply::Submitted { job, .. } = reply else { panic!("{reply:?}") };
+            let started = Clock::now();
+            let plan =
+                self.planner.plan_jobs(&self.state, &self.soft, later, Budget::UNLIMITED, &[job]);
+            let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            if plan.placements.is_empty() {
+                assert_eq!(plan.reservations.len(), 1);
+                return nanos;
+            }
+            self.apply(Command::Place { placements: plan.placements });
+        }
     }
 
     fn end_oldest(&mut self) {

@@ -8,8 +8,8 @@ pub struct Budget {
     /// task that is visited, and each instance that is passed over.
     pub candidates_examined_max: u64,
     pub placements_max: u32,
-    /// Places that are kept, for which others end. Each costs a look at every node, and whoever
-    /// ends starts again somewhere, so that many at once would only move the crowd.
+    /// Places that are kept at a time, for which others end, those of earlier plans counted in:
+    /// whoever ends starts again somewhere, so that many at once would only move the crowd.
     pub reservations_max: u32,
 }
 
@@ -42,8 +42,9 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub fn new(budget: Budget) -> Meter {
-        Meter { budget, examined: 0, placed: 0, reserved: 0, held_back: false, exhausted: false }
+    /// So many places are kept already.
+    pub fn new(budget: Budget, reserved: u32) -> Meter {
+        Meter { budget, examined: 0, placed: 0, reserved, held_back: false, exhausted: false }
     }
 
     /// Spends one unit of work; false, and exhausted from then on, if none is
@@ -86,11 +87,10 @@ mod tests {
 
     #[test]
     fn a_budget_that_is_just_enough_is_not_exhausted() {
-        let mut meter = Meter::new(Budget {
-            candidates_examined_max: 2,
-            placements_max: 1,
-            ..Budget::UNLIMITED
-        });
+        let mut meter = Meter::new(
+            Budget { candidates_examined_max: 2, placements_max: 1, ..Budget::UNLIMITED },
+            0,
+        );
         assert!(meter.spend() && meter.spend());
         assert!(!meter.exhausted);
         assert_eq!(meter.left(), 0);

@@ -73,6 +73,9 @@ pub(crate) fn has_room(
     if task.memory > memory_free {
         return Err(Misfit::MemoryBusy { asked: task.memory, free: memory_free });
     }
+    if task.ports.is_empty() {
+        return Ok(());
+    }
     let free = free_ports(row, used, now);
     if task.ports.len() > free {
         let asked = u32::try_from(task.ports.len()).unwrap_or(u32::MAX);

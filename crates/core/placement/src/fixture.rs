@@ -66,7 +66,7 @@ pub(crate) fn node_row(id: u64, spec: NodeSpec) -> NodeRow {
         rests_until: StateMs(0),
         stock_incarnation: 0,
         orphans: Default::default(),
-        reservations: BTreeMap::new(),
+        reservations: Vec::new(),
         away: Default::default(),
         cordoned_devices: Default::default(),
     }

@@ -91,6 +91,21 @@ impl Host {
         self.tasks = tasks.saturating_add(1);
     }
 
+    /// Takes back one of the claims that were handed out.
+    pub(crate) fn take_one_back(
+        &mut self,
+        claim: &berth_model::Claim,
+        now: StateMs,
+        kinds: &mut Kinds,
+    ) {
+        let tasks = self.tasks;
+        if let Some(used) = &mut self.handed_out {
+            used.remove(claim);
+        }
+        self.refresh(now, kinds);
+        self.tasks = tasks.saturating_sub(1);
+    }
+
     /// Reckons everything anew from the row and what was handed out.
     fn refresh(&mut self, now: StateMs, kinds: &mut Kinds) {
         let Host { row, handed_out, spots, .. } = self;

@@ -2,12 +2,12 @@
 //! out what is free, on a scratch copy only.
 //!
 //! A task that does not fit now is passed over and those behind it may use what
-//! is free (backfill). There are no reservations yet, so a large task can wait
-//! for as long as smaller ones keep taking what becomes free before enough of
-//! it has: its age puts it first in every plan, which helps it only once
-//! enough is free at one moment.
+//! is free (backfill), unless less urgent work ends for it. Where nothing is so
+//! much less urgent, a large task can wait for as long as smaller ones keep
+//! taking what becomes free before enough of it has: its age puts it first in
+//! every plan, which helps it only once enough is free at one moment.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{AllocationId, Claim, InstanceIndex, JobKind, Policy, StateMs, TaskSpec};
 use berth_state::{ClusterState, JobRow, Placement, QueueKey, Reservation, ScoreParts, TaskRow};
@@ -72,13 +72,29 @@ pub(crate) struct Run<'p, 'a> {
     /// queue, so what this plan hands out for it is counted until they are done.
     census: Option<Census>,
     placements: Vec<Placement>,
+    /// What each of the placements was given.
+    handed: Vec<Handed>,
+    /// The lowest priority among them.
+    least_placed: u8,
+    /// What was taken back or given up may be enough for others, who were passed over.
+    plans_again: bool,
+    /// For whom nobody ends before.
+    hopeless: &'p mut BTreeMap<HuntKey, StateMs>,
     report: PlanReport,
     next_wakeup: Option<StateMs>,
     reservations: Vec<Reservation>,
     /// Who ends for them.
     ended: BTreeSet<AllocationId>,
-    /// Requests for which, at their priority, nobody ends who would make room.
-    hopeless: BTreeSet<(FitKey, u8)>,
+    hunts: BTreeMap<HuntKey, Hunt>,
+    /// Places that are kept, by the position of their node, where one was looked at.
+    groups: BTreeMap<usize, Vec<Group<'a>>>,
+}
+
+/// What a placement was given, and at what priority.
+struct Handed {
+    position: usize,
+    priority: u8,
+    claim: Claim,
 }
 
 /// The task that is being visited.
@@ -109,6 +125,11 @@ impl<'a> Visit<'a> {
         self.job.spec.exclusive && view.has_orphan_of(self.allocation(view, instance))
     }
 
+    /// How often in a row the instance has failed.
+    fn failures(&self, instance: u32) -> u32 {
+        self.row.retries.get(&instance).map_or(0, |retry| retry.failures)
+    }
+
     /// When the instance may be placed, if not before `now`.
     fn waits_until(&self, instance: u32, now: StateMs) -> Option<StateMs> {
         self.row.retries.get(&instance).map(|retry| retry.not_before).filter(|at| *at > now)
@@ -133,23 +154,30 @@ impl<'p, 'a> Run<'p, 'a> {
         budget: Budget,
     ) -> Self {
         planner.observe(view, soft, now);
-        let Planner { roster, searches, reckoned } = planner;
+        let Planner { roster, searches, reckoned, hopeless } = planner;
+        hopeless.retain(|_, until| now < *until);
+        let kept = u32::try_from(view.reservations().count()).unwrap_or(u32::MAX);
         let next_wakeup = roster.rest_ends(now);
         Run {
             view,
             now,
-            meter: Meter::new(budget),
+            meter: Meter::new(budget, kept),
             roster,
             searches,
             reckoned,
             dead: BTreeSet::new(),
             census: None,
             placements: Vec::new(),
+            handed: Vec::new(),
+            least_placed: u8::MAX,
+            plans_again: false,
+            hopeless,
             report: PlanReport { view_index: view.applied_index(), ..PlanReport::default() },
             next_wakeup,
             reservations: Vec::new(),
             ended: BTreeSet::new(),
-            hopeless: BTreeSet::new(),
+            hunts: BTreeMap::new(),
+            groups: BTreeMap::new(),
         }
     }
 
@@ -178,7 +206,7 @@ impl<'p, 'a> Run<'p, 'a> {
             report: self.report,
             next_wakeup: self.next_wakeup,
             held_back: self.meter.held_back,
-            exhausted: self.meter.exhausted,
+            exhausted: self.meter.exhausted || self.plans_again,
         }
     }
 
@@ -212,14 +240,7 @@ impl<'p, 'a> Run<'p, 'a> {
         let mut parallel_left = visit.task.parallel_max().saturating_sub(taken);
         let mut tally = Tally::default();
         for instance in visit.row.pending.iter() {
-            if kept.contains(&instance) {
-                tally.why = Some(Why::Reserved);
-                if !self.meter.spend() {
-                    break;
-                }
-                continue;
-            }
-            if parallel_left == 0 {
+            if parallel_left == 0 && !kept.contains(&instance) {
                 tally.why = Some(Why::ParallelLimit);
                 break;
             }
@@ -238,15 +259,22 @@ impl<'p, 'a> Run<'p, 'a> {
             if !self.meter.may_place() {
                 break;
             }
-            if !self.dead.contains(&key.fit) && self.place_one(visit, &key, instance) {
+            let fits = !self.dead.contains(&key.fit) && self.place_one(visit, &key, instance);
+            let is_kept = kept.contains(&instance);
+            if fits || (self.displace(visit) && self.place_one(visit, &key, instance)) {
                 tally.placed += 1;
-            } else if self.reserve(visit, &key, instance) {
+                self.plans_again |= is_kept;
+            } else if is_kept || self.reserve(visit, &key, instance) {
                 tally.why = Some(Why::Reserved);
+                if !self.meter.spend() {
+                    break;
+                }
             } else {
                 tally.why = Some(Why::NoNode);
                 break;
             }
-            parallel_left -= 1;
+            // One for which a place is kept is counted already.
+            parallel_left -= u32::from(!is_kept);
         }
         if self.meter.exhausted {
             tally.why = Some(Why::Budget);
@@ -288,7 +316,7 @@ impl<'p, 'a> Run<'p, 'a> {
         let Some(claim) = claim(row, used, self.now, visit.task, allocation, &chosen) else {
             return false;
         };
-        self.hand_out(allocation, position, claim, parts);
+        self.hand_out(allocation, position, claim, parts, visit.job.spec.priority);
         true
     }
 
@@ -309,8 +337,11 @@ impl<'p, 'a> Run<'p, 'a> {
         position: usize,
         claim: Claim,
         score: ScoreParts,
+        priority: u8,
     ) {
         self.roster.hand_out(position, &claim, self.now);
+        self.handed.push(Handed { position, priority, claim: claim.clone() });
+        self.least_placed = self.least_placed.min(priority);
         let row = &self.roster.host(position).row;
         if let Some(census) = self.census.as_mut().filter(|census| census.job == allocation.job) {
             census.add(row);
@@ -334,6 +365,10 @@ impl<'p, 'a> Run<'p, 'a> {
 }
 
 mod daemon;
+mod displace;
 mod preempt;
+
+pub(crate) use preempt::HuntKey;
+use preempt::{Group, Hunt};
 #[cfg(test)]
 mod tests;

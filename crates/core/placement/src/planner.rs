@@ -9,7 +9,7 @@ use berth_state::ClusterState;
 
 use crate::budget::Budget;
 use crate::filters::Request;
-use crate::plan::Run;
+use crate::plan::{HuntKey, Run};
 use crate::reckoned::Reckoned;
 use crate::report::PlanOutcome;
 use crate::roster::{Continuity, Roster};
@@ -30,6 +30,8 @@ pub struct Planner {
     pub(crate) roster: Roster,
     pub(crate) searches: Searches,
     pub(crate) reckoned: Reckoned,
+    /// For whom nobody ends, and when that is looked at again.
+    pub(crate) hopeless: BTreeMap<HuntKey, StateMs>,
 }
 
 /// Searches by what is looked for; the one unused for longest makes room.

@@ -126,7 +126,7 @@ fn kept_places(view: &ClusterState, job: &JobRow, task: TaskIndex) -> Option<Str
         return None;
     }
     let node = view.nodes().get(&node)?;
-    let awaited = &node.reservations.get(&id)?.awaits;
+    let awaited = &node.reservations.iter().find(|one| one.members.contains_key(&id))?.awaits;
     let names: Vec<String> = awaited.iter().map(ToString::to_string).collect();
     let elsewhere = if others > 0 { format!("; {others} more like it") } else { String::new() };
     Some(format!(

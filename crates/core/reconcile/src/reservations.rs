@@ -1,23 +1,28 @@
 //! Places that are kept for nothing: for what waits no longer, or where what ends for it does not.
 
-use berth_model::{AllocationId, AllocationState};
-use berth_state::{ClusterState, Command, ReservationRow};
+use berth_model::fits::takes_work;
+use berth_model::{AllocationId, AllocationState, DeviceClaim};
+use berth_state::{ClusterState, Command, NodeRow, ReservationRow};
 
 use crate::ALLOCATIONS_IN_COMMAND_MAX;
 
 pub(crate) fn commands(view: &ClusterState) -> Vec<Command> {
     let mut idle = Vec::new();
     let mut stuck = Vec::new();
-    for (id, _, place) in view.reservations() {
+    let mut lost = Vec::new();
+    for (id, node, reservation) in view.reservations() {
         if !waits(view, id) {
             idle.push(id);
-        } else if is_stuck(view, place) {
+        } else if is_stuck(view, reservation) {
             stuck.push(id);
+        } else if view.nodes().get(&node).is_some_and(|row| lacks_device(row, reservation, id)) {
+            lost.push(id);
         }
     }
     let reasons = [
         (idle, "it waits for a place no longer"),
         (stuck, "what was to end for it does not end, though it was killed"),
+        (lost, "a device of the place takes nothing new any more"),
     ];
     let to_drop = reasons.into_iter().filter(|(ids, _)| !ids.is_empty());
     to_drop
@@ -36,7 +41,17 @@ fn waits(view: &ClusterState, id: AllocationId) -> bool {
     row.pending.contains(instance) && view.next_attempt(job.id, row, instance) == id.attempt
 }
 
-fn is_stuck(view: &ClusterState, place: &ReservationRow) -> bool {
-    let mut awaited = place.awaits.iter().filter_map(|id| view.allocations().get(id));
+fn lacks_device(node: &NodeRow, reservation: &ReservationRow, id: AllocationId) -> bool {
+    let Some(place) = reservation.members.get(&id) else { return false };
+    let devices = &place.claim.devices;
+    let is_well = |claim: &DeviceClaim| {
+        let device = node.spec.device(&claim.uuid);
+        device.is_some_and(|device| takes_work(node.capacity(&node.used), device, devices.len()))
+    };
+    !devices.iter().all(is_well)
+}
+
+fn is_stuck(view: &ClusterState, reservation: &ReservationRow) -> bool {
+    let mut awaited = reservation.awaits.iter().filter_map(|id| view.allocations().get(id));
     awaited.any(|row| matches!(row.state, AllocationState::Unkillable(_)))
 }

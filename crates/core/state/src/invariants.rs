@@ -153,15 +153,16 @@ fn check_reservations(
     broken: &mut Vec<Broken>,
 ) {
     let mut seen = BTreeSet::new();
-    for (id, place) in &node.reservations {
-        sum.add(&place.held);
+    for one in &node.reservations {
+        sum.add(&one.held);
         let ends = |awaited: &AllocationId| {
             let row = state.allocations.get(awaited).filter(|row| row.node == node.id);
             row.is_some_and(|row| row.state.stop_intent().is_some()) && seen.insert(*awaited)
         };
-        let sound = !place.awaits.is_empty() && place.awaits.iter().all(ends);
-        if !sound || !node.accepts_work() || place.held != place.to_hold(state) {
-            broken.push(Broken::Reserved(*id));
+        let sound = !one.awaits.is_empty() && one.awaits.iter().all(ends);
+        let first = one.members.keys().next().copied();
+        if !sound || !node.accepts_work() || one.held != one.to_hold(state) || first.is_none() {
+            broken.push(Broken::Reserved(first.unwrap_or_default()));
         }
     }
 }

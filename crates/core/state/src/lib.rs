@@ -31,7 +31,7 @@ pub use command::{
 };
 pub use event::{Event, EventKind};
 pub use refusal::Refusal;
-pub use reservation::{NotAVictim, ReservationRow};
+pub use reservation::{KeptPlace, NotAVictim, ReservationRow};
 pub use restore::RestoreError;
 pub use rows::{
     AllocationRow, AwayRow, ClusterRow, FOUNDER, FailureDetail, JobPhase, JobRow, JobVersionRow,

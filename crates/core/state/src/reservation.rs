@@ -2,10 +2,11 @@
 //! its place already, and the right to the rest. And who may be ended for whom, the one rule that
 //! planning and apply share.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
-    AllocationId, Claim, JobId, JobKind, JobSpec, NodeUse, PREEMPTION_GAP, StateMs, TaskIndex,
+    AllocationId, Claim, CpuMilli, InstanceIndex, JobId, JobKind, JobSpec, MemoryBytes, NodeId,
+    NodeUse, PREEMPTION_GAP, ShareMilli, StateMs, StopIntent, TaskIndex,
 };
 use imbl::OrdMap;
 use thiserror::Error;
@@ -14,18 +15,24 @@ use crate::command::Placement;
 use crate::rows::{AllocationRow, JobRow, ScoreParts};
 use crate::state::ClusterState;
 
-/// A place that is kept for an instance, on the node whose row holds it.
+/// Places that are kept on the node whose row holds this, until all that is awaited has ended.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReservationRow {
-    /// What is placed once nothing is awaited any more.
-    pub claim: Claim,
-    pub score: ScoreParts,
-    /// Live on the same node, ending, and awaited by no other. Never empty.
+    /// Whom for; never empty. They are placed together.
+    pub members: BTreeMap<AllocationId, KeptPlace>,
+    /// Live on the same node, ending, and awaited by no other reservation. Never empty.
     pub awaits: BTreeSet<AllocationId>,
-    /// The part of the claim that those do not hold: part of the node's `used`, so that nobody
-    /// else is given it.
+    /// The part of the members' claims that those do not hold: part of the node's `used`, so that
+    /// nobody else is given it.
     pub held: Claim,
     pub since: StateMs,
+}
+
+/// One of the places.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct KeptPlace {
+    pub claim: Claim,
+    pub score: ScoreParts,
 }
 
 /// Work that ends begins anew elsewhere: so much of it is lost beside what it had done. What a
@@ -50,7 +57,7 @@ pub enum NotAVictim {
         /// When it has.
         until: StateMs,
     },
-    #[error("its place is kept for another")]
+    #[error("its place is kept for others, and not all of it is asked for")]
     Awaited,
     #[error("it is not on the node")]
     Elsewhere,
@@ -61,9 +68,9 @@ pub fn may_preempt(spec: &JobSpec) -> bool {
     spec.preemption.preempts && spec.kind != JobKind::Daemon && spec.priority >= PREEMPTION_GAP
 }
 
-/// Whether a live allocation of `owner` may be ended for a job like `spec`. One that ends anyway is
-/// waited for under the same rule, however short it has run: its place is that of its own next
-/// attempt first, unless that is less urgent.
+/// Whether a live allocation of `owner` may be ended for a job like `spec`. One that ends for good
+/// may be waited for by anybody; one that ends and comes back by whom it might be ended for,
+/// however short it has run: its place is that of its own next attempt first.
 ///
 /// # Errors
 /// Why not.
@@ -73,6 +80,9 @@ pub fn may_end(
     row: &AllocationRow,
     now: StateMs,
 ) -> Result<(), NotAVictim> {
+    if let Some(StopIntent::Cancel | StopIntent::TimeOut) = row.state.stop_intent() {
+        return Ok(());
+    }
     let of = &owner.spec;
     if of.kind == JobKind::Daemon {
         return Err(NotAVictim::Daemon);
@@ -111,30 +121,66 @@ pub(crate) fn endable(row: &JobRow) -> Option<(u8, JobId)> {
 }
 
 impl ReservationRow {
-    /// What of the claim is not held by those that are awaited.
-    pub(crate) fn to_hold(&self, state: &ClusterState) -> Claim {
-        let mut theirs = NodeUse::default();
+    /// What those hold that are awaited.
+    pub fn theirs(&self, state: &ClusterState) -> NodeUse {
         let rows = self.awaits.iter().filter_map(|id| state.allocations.get(id));
-        rows.for_each(|row| theirs.add(&row.claim));
-        self.claim.beyond(&theirs)
+        sum(rows.map(|row| &row.claim))
     }
 
-    pub(crate) fn placement(&self, id: AllocationId, node: berth_model::NodeId) -> Placement {
+    /// What the members take when they are placed.
+    pub fn taken(&self) -> NodeUse {
+        sum(self.members.values().map(|place| &place.claim))
+    }
+
+    pub(crate) fn to_hold(&self, state: &ClusterState) -> Claim {
+        held_of(self.members.values().map(|place| &place.claim), &self.theirs(state))
+    }
+}
+
+fn sum<'a>(claims: impl Iterator<Item = &'a Claim>) -> NodeUse {
+    let mut sum = NodeUse::default();
+    claims.for_each(|claim| sum.add(claim));
+    sum
+}
+
+/// What has to be held of these claims while others hold `theirs`. As those end the sum of both
+/// never grows beyond what the claims take in the end, whoever of them is first.
+pub fn held_of<'a>(claims: impl Iterator<Item = &'a Claim>, theirs: &NodeUse) -> Claim {
+    let mut all = Claim::default();
+    for claim in claims {
+        all.cpu = CpuMilli(all.cpu.0.saturating_add(claim.cpu.0));
+        all.memory = MemoryBytes(all.memory.0.saturating_add(claim.memory.0));
+        for device in &claim.devices {
+            match all.devices.iter_mut().find(|known| known.uuid == device.uuid) {
+                Some(known) => {
+                    known.share = ShareMilli(known.share.0.saturating_add(device.share.0));
+                    known.memory = MemoryBytes(known.memory.0.saturating_add(device.memory.0));
+                }
+                None => all.devices.push(device.clone()),
+            }
+        }
+        all.ports.extend(claim.ports.iter().cloned());
+    }
+    all.beyond(theirs)
+}
+
+impl KeptPlace {
+    pub(crate) fn placement(self, id: AllocationId, node: NodeId) -> Placement {
         Placement {
             job: id.job,
             task: id.task,
             instance: id.instance,
             attempt: id.attempt,
             node,
-            devices: self.claim.devices.clone(),
-            ports: self.claim.ports.clone(),
-            score: self.score.clone(),
+            devices: self.claim.devices,
+            ports: self.claim.ports,
+            score: self.score,
         }
     }
 }
 
 /// Where a place is kept, by whom it is kept for.
-pub(crate) type Reserved = OrdMap<AllocationId, berth_model::NodeId>;
+pub(crate) type Reserved = OrdMap<AllocationId, NodeId>;
 
 impl ClusterState {
     /// The lowest priority of what runs and may be ended for others.
@@ -143,12 +189,11 @@ impl ClusterState {
     }
 
     /// Whom places are kept for, and where.
-    pub fn reservations(
-        &self,
-    ) -> impl Iterator<Item = (AllocationId, berth_model::NodeId, &ReservationRow)> {
+    pub fn reservations(&self) -> impl Iterator<Item = (AllocationId, NodeId, &ReservationRow)> {
         self.index.reserved.iter().filter_map(|(id, node)| {
-            let row = self.nodes.get(node)?.reservations.get(id)?;
-            Some((*id, *node, row))
+            let row = self.nodes.get(node)?;
+            let reservation = row.reservations.iter().find(|one| one.members.contains_key(id))?;
+            Some((*id, *node, reservation))
         })
     }
 
@@ -157,8 +202,8 @@ impl ClusterState {
         &self,
         job: JobId,
         task: TaskIndex,
-    ) -> impl Iterator<Item = (AllocationId, berth_model::NodeId)> {
-        let first = AllocationId::first_of(job, task, berth_model::InstanceIndex(0));
+    ) -> impl Iterator<Item = (AllocationId, NodeId)> {
+        let first = AllocationId::first_of(job, task, InstanceIndex(0));
         let range = self.index.reserved.range(first..);
         range
             .map(|(id, node)| (*id, *node))
@@ -166,21 +211,9 @@ impl ClusterState {
     }
 
     /// Whether a place is kept for an instance, whichever attempt it is at.
-    pub fn is_reserved(
-        &self,
-        job: JobId,
-        task: TaskIndex,
-        instance: berth_model::InstanceIndex,
-    ) -> bool {
+    pub fn is_reserved(&self, job: JobId, task: TaskIndex, instance: InstanceIndex) -> bool {
         let first = AllocationId::first_of(job, task, instance);
         let next = self.index.reserved.range(first..).next();
         next.is_some_and(|(id, _)| (id.job, id.task, id.instance) == (job, task, instance))
-    }
-
-    /// For whom this allocation ends.
-    pub fn awaited_by(&self, row: &AllocationRow) -> Option<AllocationId> {
-        let node = self.nodes.get(&row.node)?;
-        let mut places = node.reservations.iter();
-        places.find(|(_, place)| place.awaits.contains(&row.id)).map(|(id, _)| *id)
     }
 }

@@ -116,7 +116,8 @@ impl ClusterState {
         let nodes: Vec<_> = self.nodes.values().map(|row| row.id).collect();
         nodes.into_iter().for_each(|node| self.index_devices(node));
         let kept = |row: &Arc<NodeRow>| {
-            let (ids, node) = (row.reservations.keys().copied(), row.id);
+            let members = row.reservations.iter().flat_map(|one| one.members.keys());
+            let (ids, node) = (members.copied(), row.id);
             ids.map(move |id| (id, node)).collect::<Vec<_>>()
         };
         self.index.reserved = self.nodes.values().flat_map(kept).collect();

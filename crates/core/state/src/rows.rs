@@ -243,8 +243,8 @@ pub struct NodeRow {
     pub orphans: BTreeMap<AllocationId, OrphanRow>,
     /// What was given up on it and may run there still; part of `used` while it is ready.
     pub away: BTreeMap<AllocationId, AwayRow>,
-    /// Places that are kept for what waits, by whom for; `used` has what of them is free.
-    pub reservations: BTreeMap<AllocationId, ReservationRow>,
+    /// Places that are kept for what waits, the oldest first; `used` has what of them is free.
+    pub reservations: Vec<ReservationRow>,
     /// Devices that an operator wants nothing new on, by uuid, also while they are away.
     pub cordoned_devices: BTreeSet<String>,
 }

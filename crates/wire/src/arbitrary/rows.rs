@@ -9,8 +9,8 @@ use berth_model::{
 };
 use berth_state::rows::SchedulerRow;
 use berth_state::{
-    AllocationRow, AwayRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow,
-    NodeRow, OrphanRow, ReservationRow, RestoreRow, Retry, Rollout, Stored, TaskRow,
+    AllocationRow, AwayRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeptPlace,
+    KeyRow, NodeRow, OrphanRow, ReservationRow, RestoreRow, Retry, Rollout, Stored, TaskRow,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -246,7 +246,7 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
                 btree_map(allocation(), orphan(), 0..3),
                 btree_set(text(), 0..3),
                 vec(away(), 0..3),
-                btree_map(allocation(), reservation(), 0..3),
+                vec(reservation(), 0..3),
             ),
         ),
     )
@@ -280,9 +280,10 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
 }
 
 fn reservation() -> impl Strategy<Value = ReservationRow> {
-    (claim(), score(), btree_set(allocation(), 0..3), claim(), state_ms()).prop_map(
-        |(claim, score, awaits, held, since)| ReservationRow { claim, score, awaits, held, since },
-    )
+    let place = (claim(), score()).prop_map(|(claim, score)| KeptPlace { claim, score });
+    let members = btree_map(allocation(), place, 0..3);
+    (members, btree_set(allocation(), 0..3), claim(), state_ms())
+        .prop_map(|(members, awaits, held, since)| ReservationRow { members, awaits, held, since })
 }
 
 fn away() -> impl Strategy<Value = AwayRow> {

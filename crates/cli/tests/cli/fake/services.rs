@@ -143,6 +143,7 @@ impl Jobs for Fake {
             allocation_id: "9.0.2.1".into(),
             job_name: "sweep-low".into(),
             priority: 20,
+            namespace: "research".into(),
         };
         let kept = PlannedPlacement {
             index: 1,

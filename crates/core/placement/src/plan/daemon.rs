@@ -86,7 +86,8 @@ impl<'a> Run<'_, 'a> {
         let Some(taken) = taken else { return Some(Why::NoNode) };
         let view_index = self.view.applied_index();
         let parts = ScoreParts { policy: "daemon".to_owned(), parts: Vec::new(), view_index };
-        self.hand_out(allocation, position, taken, parts);
+        // It gives way to nobody: it belongs to its node.
+        self.hand_out(allocation, position, taken, parts, u8::MAX);
         None
     }
 }

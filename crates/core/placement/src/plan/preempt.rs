@@ -1,33 +1,71 @@
 //! What is urgent and has no room anywhere is given a place where less urgent work ends for it:
 //! over all nodes the place where the least work is lost. Nothing is ended that would not make
-//! enough room.
+//! enough room, and what one end makes room for shares it.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
 
-use berth_model::{AllocationId, AllocationState, Claim, NodeUse, PREEMPTION_GAP, StateMs};
-use berth_state::reservation::{may_end, may_preempt, work_lost};
-use berth_state::{NodeRow, NotAVictim, Placement, Reservation, ScoreParts};
+use berth_model::{
+    AllocationId, AllocationState, Claim, DurationMs, NodeUse, PREEMPTION_GAP, StateMs, TaskSpec,
+};
+use berth_state::reservation::{held_of, may_end, may_preempt, work_lost};
+use berth_state::{
+    ClusterState, NodeRow, NotAVictim, Placement, Reservation, ReservationRow, ScoreParts,
+};
 
 use super::{Run, Visit};
 use crate::devices;
 use crate::filters::{has_room, is_eligible};
 use crate::host::Host;
 use crate::resources::claim;
-use crate::search::SearchKey;
+use crate::search::{FitKey, SearchKey};
 use crate::terms::Look;
-use crate::victims::{Candidate, Price, cheapest};
+use crate::victims::{Candidate, Price, Set, Shortage, at_least, cheapest};
+
+/// Nobody ends for an instance that has failed so often in a row: each further attempt might end
+/// another.
+const FAILURES_MAX: u32 = 2;
+/// Where nobody could end, nobody is looked for again before: what runs changes all the time, and
+/// a look at everything is not for every change.
+const HOPELESS_FOR: DurationMs = DurationMs(1_000);
+/// Sets that are tried in the time of one unit of the budget.
+const TRIED_PER_UNIT: u32 = 2;
+
+/// The search for places of one kind of request at one priority. Within a plan nothing is freed,
+/// so that what a node costs only grows, unless more of it is to end, and what was found stays a
+/// lower bound.
+#[derive(Default)]
+pub(super) struct Hunt {
+    /// What a place on each node costs at least, the cheapest first, and its position.
+    bounds: BinaryHeap<Reverse<(Price, usize)>>,
+    /// When the first of those who have not run for long enough has.
+    later: Option<StateMs>,
+}
+
+/// Whom and at what priority a hunt is for.
+pub(crate) type HuntKey = (FitKey, u8);
+
+/// Places that are kept together on one node.
+pub(super) struct Group<'a> {
+    awaits: Vec<AllocationId>,
+    /// What those hold.
+    theirs: Vec<&'a Claim>,
+    members: Vec<Claim>,
+    held: Claim,
+}
 
 /// Where, at what price, and who ends.
 struct Choice {
     position: usize,
     price: Price,
     victims: Vec<AllocationId>,
+    /// The group of the node that it joins.
+    joins: Option<usize>,
 }
 
 /// Who on a node may end for a task.
 struct Endable<'a> {
     candidates: Vec<Candidate<'a>>,
-    /// When the first of those who have not run for long enough has.
     later: Option<StateMs>,
 }
 
@@ -38,47 +76,102 @@ impl<'a> Run<'_, 'a> {
         let lowest = self.view.least_urgent();
         let in_reach =
             lowest.is_some_and(|lowest| lowest.saturating_add(PREEMPTION_GAP) <= spec.priority);
-        let hopeless = (key.fit.clone(), spec.priority);
+        let hunt_key = (key.fit.clone(), spec.priority);
+        let gives_up = visit.failures(instance) >= FAILURES_MAX;
         if !in_reach
+            || gives_up
             || !may_preempt(spec)
-            || self.hopeless.contains(&hopeless)
+            || self.hopeless.get(&hunt_key).is_some_and(|until| self.now < *until)
             || !self.meter.may_reserve()
         {
             return false;
         }
-        let mut best: Option<Choice> = None;
-        let mut later: Option<StateMs> = None;
-        for position in 0..self.roster.len() {
-            if !self.meter.spend() {
-                // Those that were not looked at may be cheaper: the next plan begins with more.
-                return false;
+        let mut hunt = match self.hunts.remove(&hunt_key) {
+            Some(hunt) => hunt,
+            None => match self.begin_hunt(visit) {
+                Some(hunt) => hunt,
+                // Those that were not looked at may be cheaper: the next plan has more to spend.
+                None => return false,
+            },
+        };
+        let kept = loop {
+            let Some(Reverse((bound, position))) = hunt.bounds.pop() else { break false };
+            if self.meter.exhausted {
+                break false;
             }
-            let Some(node) = self.who_may_end(visit, position) else { continue };
-            node.candidates.iter().for_each(|_| {
-                self.meter.spend();
-            });
-            let below = best.as_ref().map(|best| best.price);
-            best = self.cheapest_on(visit, position, &node.candidates, below).or(best);
-            later = later.into_iter().chain(node.later).min();
+            let Some(choice) = self.cheapest_on(visit, position) else { continue };
+            if choice.price != bound {
+                hunt.bounds.push(Reverse((choice.price, position)));
+            } else if self.keep(visit, key, instance, choice) {
+                // What ends there may make room for more.
+                let others = self.hunts.values_mut().chain([&mut hunt]);
+                others.for_each(|hunt| hunt.bounds.push(Reverse((Price::NOTHING, position))));
+                break true;
+            }
+        };
+        if !kept && !self.meter.exhausted {
+            let again = self.now.after(HOPELESS_FOR);
+            let later = hunt.later.map_or(again, |later| later.min(again));
+            self.wake(later);
+            self.hopeless.insert(hunt_key.clone(), later);
         }
-        let kept = best.is_some_and(|choice| self.keep(visit, key, instance, choice));
-        if !kept {
-            later.into_iter().for_each(|at| self.wake(at));
-            self.hopeless.insert(hopeless);
-        }
+        self.hunts.insert(hunt_key, hunt);
         kept
     }
 
-    /// `None` where the task cannot run, or nothing new is put.
-    fn who_may_end(&self, visit: Visit<'a>, position: usize) -> Option<Endable<'a>> {
-        let host = self.roster.host(position);
-        if !host.is_open || is_eligible(&host.row, visit.request()).is_err() {
-            return None;
+    /// Looks at every node; `None` if the budget ends before.
+    fn begin_hunt(&mut self, visit: Visit<'a>) -> Option<Hunt> {
+        let mut hunt = Hunt::default();
+        let suits = self.suits(visit.task);
+        for position in 0..self.roster.len() {
+            if !self.meter.spend() {
+                return None;
+            }
+            let host = self.roster.host(position);
+            if !host.is_open || is_eligible(&host.row, visit.request()).is_err() {
+                continue;
+            }
+            let endable = self.who_may_end(visit, position);
+            let is_joined =
+                !host.row.reservations.is_empty() || self.groups.contains_key(&position);
+            let least = match is_joined {
+                true => Some(Price::NOTHING),
+                false => at_least(&endable.candidates, self.shortage(visit.task, &suits, position)),
+            };
+            hunt.later = hunt.later.into_iter().chain(endable.later).min();
+            endable.candidates.iter().for_each(|_| {
+                self.meter.spend();
+            });
+            hunt.bounds.extend(least.map(|least| Reverse((least, position))));
         }
-        let kept = host.row.reservations.values();
-        let awaited: BTreeSet<&AllocationId> = kept.flat_map(|place| &place.awaits).collect();
+        Some(hunt)
+    }
+
+    /// Whether the task accepts each kind of device.
+    fn suits(&self, task: &TaskSpec) -> Vec<bool> {
+        task.gpu.as_ref().map_or_else(Vec::new, |gpu| self.roster.kinds.suiting(gpu))
+    }
+
+    fn shortage(&self, task: &TaskSpec, suits: &[bool], position: usize) -> Shortage {
+        let TaskSpec { gpu, cpu, memory, .. } = task;
+        let host = self.roster.host(position);
+        let devices = gpu.as_ref().map_or(0, |gpu| {
+            let open = host.open_spots(gpu, suits).count() as u64;
+            u64::from(gpu.count).saturating_sub(open)
+        });
+        Shortage {
+            devices,
+            cpu_milli: cpu.0.saturating_sub(host.cpu_free),
+            memory_bytes: memory.0.saturating_sub(host.memory_free),
+        }
+    }
+
+    fn who_may_end(&self, visit: Visit<'a>, position: usize) -> Endable<'a> {
+        let row = &self.roster.host(position).row;
+        let kept = row.reservations.iter();
+        let awaited: BTreeSet<&AllocationId> = kept.flat_map(|one| &one.awaits).collect();
         let mut endable = Endable { candidates: Vec::new(), later: None };
-        for id in &host.row.live {
+        for id in &row.live {
             let Some(live) = self.view.allocations().get(id) else { continue };
             let Some(owner) = self.view.jobs().get(&id.job) else { continue };
             let is_stuck = matches!(live.state, AllocationState::Unkillable(_));
@@ -102,41 +195,76 @@ impl<'a> Run<'_, 'a> {
                 ) => {}
             }
         }
-        Some(endable)
+        endable
     }
 
-    fn cheapest_on(
-        &self,
-        visit: Visit<'a>,
-        position: usize,
-        candidates: &[Candidate<'a>],
-        below: Option<Price>,
-    ) -> Option<Choice> {
+    fn cheapest_on(&mut self, visit: Visit<'a>, position: usize) -> Option<Choice> {
+        if let Some(joins) = self.group_with_room(visit, position) {
+            let victims = self.groups[&position][joins].awaits.clone();
+            let price = Price::NOTHING;
+            return Some(Choice { position, price, victims, joins: Some(joins) });
+        }
+        let candidates = self.who_may_end(visit, position).candidates;
         let host = self.roster.host(position);
         let fits = |used: &NodeUse| has_room(&host.row, used, self.now, visit.task).is_ok();
-        let (price, chosen) = cheapest(host.used(), candidates, below, fits)?;
+        let Set { price, chosen, tried } = cheapest(host.used(), &candidates, fits)?;
         let victims = chosen.into_iter().map(|at| candidates[at].id).collect();
-        Some(Choice { position, price, victims })
+        (0..tried / TRIED_PER_UNIT).for_each(|_| {
+            self.meter.spend();
+        });
+        Some(Choice { position, price, victims, joins: None })
+    }
+
+    /// A group of the node that leaves room when all have ended for whom it waits.
+    fn group_with_room(&mut self, visit: Visit<'a>, position: usize) -> Option<usize> {
+        let row = self.roster.host(position).row.clone();
+        if row.reservations.is_empty() && !self.groups.contains_key(&position) {
+            return None;
+        }
+        let view = self.view;
+        let groups = self
+            .groups
+            .entry(position)
+            .or_insert_with(|| row.reservations.iter().map(|one| Group::of(one, view)).collect());
+        let may_end = |id: &AllocationId| {
+            let live = view.allocations().get(id);
+            let owner = view.jobs().get(&id.job);
+            live.zip(owner).is_some_and(|(live, owner)| {
+                !matches!(live.state, AllocationState::Unkillable(_))
+                    && may_end(&visit.job.spec, owner, live, self.now).is_ok()
+            })
+        };
+        let used = self.roster.host(position).used();
+        groups.iter().position(|group| {
+            let later = group.later(used);
+            group.awaits.iter().all(may_end) && has_room(&row, &later, self.now, visit.task).is_ok()
+        })
     }
 
     /// Takes the place on the scratch copy; false if no devices can be named.
     fn keep(&mut self, visit: Visit<'a>, key: &SearchKey, instance: u32, choice: Choice) -> bool {
+        let Choice { position, price, victims, joins } = choice;
         let allocation = visit.allocation(self.view, instance);
-        let mut theirs = NodeUse::default();
-        let rows = choice.victims.iter().filter_map(|id| self.view.allocations().get(id));
-        rows.clone().for_each(|row| theirs.add(&row.claim));
-        let host = self.roster.host(choice.position);
-        let mut row = NodeRow::clone(&host.row);
-        row.used = host.used().clone();
-        rows.for_each(|victim| row.used.remove(&victim.claim));
-        let Some(claim) = self.claim_without(visit, key, allocation, row) else { return false };
-        let node = self.roster.host(choice.position).row.id;
-        let held: Claim = claim.beyond(&theirs);
-        self.roster.hand_out(choice.position, &held, self.now);
-        self.ended.extend(&choice.victims);
-        let Price { lost, victims } = choice.price;
-        let parts =
-            [("work_lost", i64::try_from(lost).unwrap_or(i64::MAX)), ("victims", victims.into())];
+        let mut row = NodeRow::clone(&self.roster.host(position).row);
+        let used = self.roster.host(position).used();
+        let new = Group::new(victims.clone(), self.view);
+        let group = joins.and_then(|at| self.groups.get(&position)?.get(at));
+        row.used = group.unwrap_or(&new).later(used);
+        let node = row.id;
+        let Some(claim) = self.claim_later(visit, key, allocation, row) else { return false };
+        let groups = self.groups.entry(position).or_default();
+        let at = joins.unwrap_or(groups.len());
+        if joins.is_none() {
+            groups.push(new);
+        }
+        let more = groups[at].take(claim.clone());
+        self.roster.hand_out(position, &more, self.now);
+        self.ended.extend(&victims);
+        self.meter.reserved += 1;
+        let parts = [
+            ("work_lost", i64::try_from(price.lost).unwrap_or(i64::MAX)),
+            ("victims", price.victims.into()),
+        ];
         let score = ScoreParts {
             policy: key.policy.name().to_owned(),
             parts: parts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
@@ -152,26 +280,58 @@ impl<'a> Run<'_, 'a> {
             ports: claim.ports,
             score,
         };
-        self.meter.reserved += 1;
-        self.reservations.push(Reservation { placement, awaits: choice.victims });
+        self.reservations.push(Reservation { placement, awaits: victims });
         true
     }
 
     /// What the instance takes of a node as it will be.
-    fn claim_without(
-        &mut self,
+    fn claim_later(
+        &self,
         visit: Visit<'a>,
         key: &SearchKey,
         allocation: AllocationId,
         row: NodeRow,
     ) -> Option<Claim> {
-        let suits = visit.task.gpu.as_ref();
-        let suits = suits.map_or_else(Vec::new, |gpu| self.roster.kinds.suiting(gpu));
+        let suits = self.suits(visit.task);
         let mut kinds = self.roster.kinds.clone();
         let host = Host::new(std::sync::Arc::new(row), None, self.now, &mut kinds);
         let inputs = self.reckoned.inputs();
         let look = Look { host: &host, task: visit.task, suits: &suits, inputs, on_node: 0 };
         let chosen = devices::choose(key.policy, look)?;
         claim(&host.row, host.used(), self.now, visit.task, allocation, &chosen)
+    }
+}
+
+impl<'a> Group<'a> {
+    fn new(awaits: Vec<AllocationId>, view: &'a ClusterState) -> Group<'a> {
+        let rows = awaits.iter().filter_map(|id| view.allocations().get(id));
+        let theirs = rows.map(|row| &row.claim).collect();
+        Group { awaits, theirs, members: Vec::new(), held: Claim::default() }
+    }
+
+    fn of(row: &ReservationRow, view: &'a ClusterState) -> Group<'a> {
+        let members = row.members.values().map(|place| place.claim.clone()).collect();
+        let held = row.held.clone();
+        Group { members, held, ..Group::new(row.awaits.iter().copied().collect(), view) }
+    }
+
+    /// What will be used of the node, of which `used` is used now, when all who are awaited have
+    /// ended and the members have their places.
+    fn later(&self, used: &NodeUse) -> NodeUse {
+        let mut later = used.clone();
+        later.remove(&self.held);
+        self.theirs.iter().for_each(|claim| later.remove(claim));
+        self.members.iter().for_each(|claim| later.add(claim));
+        later
+    }
+
+    /// Takes one more in; what has to be held beside what is.
+    fn take(&mut self, claim: Claim) -> Claim {
+        self.members.push(claim);
+        let (mut before, mut theirs) = (NodeUse::default(), NodeUse::default());
+        before.add(&self.held);
+        self.theirs.iter().for_each(|claim| theirs.add(claim));
+        self.held = held_of(self.members.iter(), &theirs);
+        self.held.beyond(&before)
     }
 }

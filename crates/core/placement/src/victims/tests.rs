@@ -38,8 +38,8 @@ fn the_least_work_is_lost() {
             .map(|(at, (claim, lost))| Candidate { id: id(at), claim, lost: *lost })
             .collect();
         let used = sum(held.iter().map(|(claim, _)| claim));
-        let found = cheapest(&used, &candidates, None, |used| has_room(used, cpu, gpus));
-        assert_eq!(found.map(|(_, chosen)| chosen).as_deref(), expected, "{gpus} of {held:?}");
+        let found = cheapest(&used, &candidates, |used| has_room(used, cpu, gpus));
+        assert_eq!(found.map(|set| set.chosen).as_deref(), expected, "{gpus} of {held:?}");
     };
     let one = |at: u8| claim(1, &[(at, 1000)]);
     check(&[(one(0), 5), (one(1), 3), (one(2), 9), (one(3), 4)], 1, 2, Some(&[1, 3]));
@@ -72,14 +72,13 @@ proptest! {
 
     /// Every subset is tried, and none that makes room is cheaper.
     #[test]
-    fn no_set_is_cheaper(held in held(), cpu in 0..17_u64, gpus in 0..5_usize, below in 0..60_u64) {
+    fn no_set_is_cheaper(held in held(), cpu in 0..17_u64, gpus in 0..5_usize) {
         let candidates: Vec<Candidate<'_>> = held
             .iter()
             .enumerate()
             .map(|(at, (claim, lost))| Candidate { id: id(at), claim, lost: *lost })
             .collect();
         let used = sum(held.iter().map(|(claim, _)| claim));
-        let below = Price { lost: below, victims: 0 };
         let price = |set: usize| {
             let ended = (0..held.len()).filter(|at| set >> at & 1 == 1);
             let (mut lost, mut victims) = (0, 0);
@@ -91,12 +90,22 @@ proptest! {
             sum(kept.map(|at| &held[at].0))
         };
         let sets = (0..1_usize << held.len()).filter(|set| has_room(&rest(*set), cpu, gpus));
-        let expected = sets.map(price).min().filter(|price| *price < below);
-        let found = cheapest(&used, &candidates, Some(below), |used| has_room(used, cpu, gpus));
-        prop_assert_eq!(found.as_ref().map(|(price, _)| *price), expected);
-        if let Some((found, chosen)) = found {
-            let set = chosen.iter().fold(0, |set, at| set | 1 << at);
-            prop_assert_eq!(price(set), found);
+        let expected = sets.map(price).min();
+        let idle = (0..4).filter(|index| !used.devices.contains_key(&format!("GPU-{index}")));
+        let shortage = Shortage {
+            devices: (gpus as u64).saturating_sub(idle.count() as u64),
+            cpu_milli: (used.cpu.0 + cpu).saturating_sub(16),
+            memory_bytes: 0,
+        };
+        if let Some(expected) = expected {
+            let least = at_least(&candidates, shortage);
+            prop_assert!(least.is_some_and(|least| least <= expected), "{:?}", least);
+        }
+        let found = cheapest(&used, &candidates, |used| has_room(used, cpu, gpus));
+        prop_assert_eq!(found.as_ref().map(|set| set.price), expected);
+        if let Some(found) = found {
+            let set = found.chosen.iter().fold(0, |set, at| set | 1 << at);
+            prop_assert_eq!(price(set), found.price);
             prop_assert!(has_room(&rest(set), cpu, gpus));
         }
     }

@@ -280,7 +280,7 @@ impl Step<'_> {
             }
             node.away.insert(id, away);
         });
-        self.drop_reservation_for(row.node, id);
+        self.drop_places_for(row.node, id);
         self.bump_generation(row.node);
         self.state.edit_job(id.job, |job| job.live = job.live.saturating_sub(1));
         self.state.edit_task(id.job, id.task, |task| task.live = task.live.saturating_sub(1));

@@ -242,7 +242,7 @@ impl Step<'_> {
     pub(super) fn set_purpose(&mut self, node: NodeId, purpose: Purpose) -> Result<Reply, Refusal> {
         if self.state.node_row(node)?.purpose != purpose {
             if purpose != Purpose::Work {
-                self.drop_reservations_on(node, "its node takes nothing new any more");
+                self.drop_places_on(node, "its node takes nothing new any more");
             }
             self.state.nodes.edit(&node, |row| row.purpose = purpose);
             self.emit_node(node, EventKind::NodePurposeChanged { purpose });
@@ -303,7 +303,7 @@ impl Step<'_> {
     pub(super) fn set_node_state(&mut self, node: NodeId, state: NodeState) {
         let now = self.now;
         if state != NodeState::Ready {
-            self.drop_reservations_on(node, "its node is silent");
+            self.drop_places_on(node, "its node is silent");
         }
         self.state.edit_node_devices(node, |row| {
             row.state = state;

@@ -30,6 +30,9 @@ impl Step<'_> {
         self.may_begin(&job, placement)?;
         let node = self.state.node_row(placement.node)?.clone();
         let claim = self.claim_fits(&job, &node, id, placement)?;
+        if self.state.is_reserved(id.job, id.task, id.instance) {
+            self.drop_named(&[id], "there is room for it without that");
+        }
         self.state.nodes.edit(&node.id, |node| {
             node.used.add(&claim);
             node.live.insert(id);
@@ -92,8 +95,7 @@ impl Step<'_> {
         let room = task.live < spec.parallel_max();
         let next = self.state.next_attempt(id.job, task, instance) == id.attempt;
         let twice = job.spec.exclusive && self.state.has_orphan_of(id);
-        let reserved = self.state.is_reserved(id.job, id.task, id.instance);
-        if job.places() && waiting && due && room && next && !twice && !reserved {
+        if job.places() && waiting && due && room && next && !twice {
             Ok(())
         } else {
             Err(refuse())

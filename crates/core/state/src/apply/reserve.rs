@@ -1,13 +1,15 @@
 //! Keeping places: what is less urgent ends, and what it ends for starts in the same step as the
 //! last of them is gone. Until then the place is nobody else's.
 
-use berth_model::{AllocationId, NodeId, StopIntent};
+use std::collections::{BTreeMap, BTreeSet};
+
+use berth_model::{AllocationId, Claim, NodeId, StopIntent};
 
 use super::Step;
 use crate::command::Reservation;
 use crate::event::EventKind;
 use crate::refusal::Refusal;
-use crate::reservation::{NotAVictim, ReservationRow, may_end, may_preempt};
+use crate::reservation::{KeptPlace, NotAVictim, ReservationRow, may_end, may_preempt};
 use crate::rows::{AllocationRow, JobRow, NodeRow};
 use crate::state::Reply;
 
@@ -36,21 +38,22 @@ impl Step<'_> {
         let job = self.state.job_row(placement.job)?.clone();
         let node = self.state.node_row(placement.node)?.clone();
         self.may_begin(&job, placement)?;
-        let mut without = NodeRow::clone(&node);
-        victims.iter().for_each(|row| without.used.remove(&row.claim));
-        let claim = self.claim_fits(&job, &without, id, placement)?;
-        let mut row = ReservationRow {
-            claim,
-            score: placement.score.clone(),
-            awaits: victims.iter().map(|row| row.id).collect(),
-            held: berth_model::Claim::default(),
-            since: self.now,
-        };
-        row.held = row.to_hold(self.state);
-        self.state.nodes.edit(&node.id, |node| {
-            node.used.add(&row.held);
-            node.reservations.insert(id, row);
-        });
+        if self.state.is_reserved(id.job, id.task, id.instance) {
+            return Err(Refusal::NotPending(id));
+        }
+        let joined = joined(&node, &victims)?;
+        // As the node will be when all who are awaited have ended.
+        let mut later = NodeRow::clone(&node);
+        victims.iter().for_each(|row| later.used.remove(&row.claim));
+        if let Some(joined) = joined {
+            later.used.remove(&node.reservations[joined].held);
+            let members = node.reservations[joined].members.values();
+            members.for_each(|place| later.used.add(&place.claim));
+        }
+        let claim = self.claim_fits(&job, &later, id, placement)?;
+        let place = KeptPlace { claim, score: placement.score.clone() };
+        let awaits: BTreeSet<_> = victims.iter().map(|row| row.id).collect();
+        self.put_place(node.id, joined, (id, place), awaits);
         self.state.index.reserved.insert(id, node.id);
         let awaited = u32::try_from(victims.len()).unwrap_or(u32::MAX);
         self.emit_allocation(id, node.id, EventKind::PlaceReserved { awaited });
@@ -61,6 +64,48 @@ impl Step<'_> {
             }
         }
         Ok(id)
+    }
+
+    fn put_place(
+        &mut self,
+        node: NodeId,
+        joined: Option<usize>,
+        (id, place): (AllocationId, KeptPlace),
+        awaits: BTreeSet<AllocationId>,
+    ) {
+        let at = joined.unwrap_or(usize::MAX);
+        let since = self.now;
+        let members = BTreeMap::new();
+        let new = ReservationRow { members, awaits, held: Claim::default(), since };
+        self.change_reservation(node, at, new, |row| {
+            row.members.insert(id, place);
+        });
+    }
+
+    /// Changes the reservation at this position, or appends the new one, changed; what is held
+    /// follows, and one without members goes.
+    fn change_reservation(
+        &mut self,
+        node: NodeId,
+        at: usize,
+        new: ReservationRow,
+        change: impl FnOnce(&mut ReservationRow),
+    ) {
+        let Some(row) = self.state.nodes.get(&node) else { return };
+        let before = row.reservations.get(at).cloned();
+        let mut after = before.clone().unwrap_or(new);
+        change(&mut after);
+        after.held = after.to_hold(self.state);
+        self.state.nodes.edit(&node, |row| {
+            if let Some(before) = before {
+                row.used.remove(&before.held);
+                row.reservations.remove(at);
+            }
+            if !after.members.is_empty() && !after.awaits.is_empty() {
+                row.used.add(&after.held);
+                row.reservations.insert(at.min(row.reservations.len()), after);
+            }
+        });
     }
 
     /// Those of the named allocations that are still there.
@@ -74,9 +119,6 @@ impl Step<'_> {
             let Some(owner) = self.state.jobs.get(&victim.job) else { continue };
             if row.node != placement.node {
                 return Err(refuse(NotAVictim::Elsewhere));
-            }
-            if self.state.awaited_by(row).is_some() {
-                return Err(refuse(NotAVictim::Awaited));
             }
             if !may_preempt(spec) {
                 let (found, asked) = (owner.spec.priority, spec.priority);
@@ -94,10 +136,15 @@ impl Step<'_> {
         let ran = victim.running_since.map_or(0, |since| self.now.since(since).0);
         let gpu_milli: u64 =
             victim.claim.devices.iter().map(|device| u64::from(device.share.0)).sum();
+        let owner = self.state.jobs.get(&victim.id.job);
+        // A name is for those who may see the job.
+        let named = match owner.is_some_and(|owner| owner.namespace() == job.namespace()) {
+            true => format!("{id} of job `{}`", job.name()),
+            false => format!("{id} of another namespace"),
+        };
         format!(
-            "preempted for {id} of job `{}`: priority {} against {found}, and a gap of {} is enough; \
+            "preempted for {named}: priority {} against {found}, and a gap of {} is enough; \
              what it did in {}.{:03} s on {}.{:03} GPUs is lost",
-            job.name(),
             job.spec.priority,
             berth_model::PREEMPTION_GAP,
             ran / 1000,
@@ -107,82 +154,95 @@ impl Step<'_> {
         )
     }
 
-    /// An allocation of the node has ended: what waited for it alone starts.
+    /// An allocation of the node has ended: what waited for it and for nothing else starts.
     pub(super) fn awaited_ended(&mut self, node: NodeId, ended: AllocationId) {
-        let Some(row) = self.state.nodes.get(&node) else { return };
-        let awaiting = row.reservations.iter().find(|(_, place)| place.awaits.contains(&ended));
-        let Some((id, mut place)) = awaiting.map(|(id, place)| (*id, place.clone())) else {
+        let Some((at, mut reservation)) =
+            self.reservation_where(node, |one| one.awaits.contains(&ended))
+        else {
             return;
         };
-        place.awaits.remove(&ended);
-        if place.awaits.is_empty() {
-            self.unreserve(node, id);
+        self.change_reservation(node, at, reservation.clone(), |row| {
+            row.awaits.remove(&ended);
+        });
+        reservation.awaits.remove(&ended);
+        if !reservation.awaits.is_empty() {
+            return;
+        }
+        for id in reservation.members.keys() {
+            self.state.index.reserved.remove(id);
+        }
+        for (id, place) in reservation.members {
             if let Err(refusal) = self.grant(&place.placement(id, node)) {
                 let reason = refusal.to_string();
                 self.emit_allocation(id, node, EventKind::ReservationDropped { reason });
             }
-            return;
         }
-        let held = place.to_hold(self.state);
-        let before = std::mem::replace(&mut place.held, held);
-        self.state.nodes.edit(&node, |row| {
-            row.used.remove(&before);
-            row.used.add(&place.held);
-            row.reservations.insert(id, place);
-        });
     }
 
-    /// Those that are named are kept no longer; what was asked to end for them ends.
+    fn reservation_where(
+        &self,
+        node: NodeId,
+        holds: impl Fn(&ReservationRow) -> bool,
+    ) -> Option<(usize, ReservationRow)> {
+        let row = self.state.nodes.get(&node)?;
+        let at = row.reservations.iter().position(holds)?;
+        Some((at, row.reservations[at].clone()))
+    }
+
+    /// The places of those that are named are kept no longer; what was asked to end for them ends.
     pub(super) fn drop_named(&mut self, named: &[AllocationId], reason: &str) -> Reply {
         for id in named {
-            if let Some(node) = self.state.index.reserved.get(id).copied() {
-                self.drop_reservation(node, *id, reason);
-            }
+            self.drop_place(*id, reason);
         }
         Reply::Done
     }
 
     /// The node takes nothing new any more.
-    pub(super) fn drop_reservations_on(&mut self, node: NodeId, reason: &str) {
-        let ids = self.state.nodes.get(&node).map(|row| row.reservations.keys().copied().collect());
-        let ids: Vec<AllocationId> = ids.unwrap_or_default();
-        for id in ids {
-            self.drop_reservation(node, id, reason);
-        }
+    pub(super) fn drop_places_on(&mut self, node: NodeId, reason: &str) {
+        let Some(row) = self.state.nodes.get(&node) else { return };
+        let members = row.reservations.iter().flat_map(|one| one.members.keys());
+        let ids: Vec<AllocationId> = members.copied().collect();
+        self.drop_named(&ids, reason);
     }
 
     /// An awaited allocation is no longer live, and what it holds is not free.
-    pub(super) fn drop_reservation_for(&mut self, node: NodeId, awaited: AllocationId) {
-        let Some(row) = self.state.nodes.get(&node) else { return };
-        let awaiting = row.reservations.iter().find(|(_, place)| place.awaits.contains(&awaited));
-        if let Some(id) = awaiting.map(|(id, _)| *id) {
-            self.drop_reservation(node, id, "what it waited for gave its place to another attempt");
+    pub(super) fn drop_places_for(&mut self, node: NodeId, awaited: AllocationId) {
+        let waits = |one: &ReservationRow| one.awaits.contains(&awaited);
+        if let Some((_, reservation)) = self.reservation_where(node, waits) {
+            let ids: Vec<AllocationId> = reservation.members.keys().copied().collect();
+            self.drop_named(&ids, "what it waited for gave its place to another attempt");
         }
     }
 
-    fn drop_reservation(&mut self, node: NodeId, id: AllocationId, reason: &str) {
-        self.unreserve(node, id);
+    fn drop_place(&mut self, id: AllocationId, reason: &str) {
+        let Some(node) = self.state.index.reserved.remove(&id) else { return };
+        let found = self.reservation_where(node, |one| one.members.contains_key(&id));
+        let Some((at, reservation)) = found else { return };
+        self.change_reservation(node, at, reservation, |row| {
+            row.members.remove(&id);
+        });
         let reason = super::bounded(reason, crate::rows::REASON_BYTES_MAX);
         self.emit_allocation(id, node, EventKind::ReservationDropped { reason });
     }
+}
 
-    fn unreserve(&mut self, node: NodeId, id: AllocationId) {
-        self.state.nodes.edit(&node, |row| row.drop_reservation(id));
-        self.state.index.reserved.remove(&id);
+/// The reservation that awaits exactly those who are named; none if nothing awaits any of them.
+fn joined(node: &NodeRow, victims: &[AllocationRow]) -> Result<Option<usize>, Refusal> {
+    let named: BTreeSet<AllocationId> = victims.iter().map(|row| row.id).collect();
+    for (at, reservation) in node.reservations.iter().enumerate() {
+        if let Some(victim) = reservation.awaits.intersection(&named).next() {
+            let refusal = Refusal::NotAVictim { victim: *victim, why: NotAVictim::Awaited };
+            return if reservation.awaits == named { Ok(Some(at)) } else { Err(refusal) };
+        }
     }
+    Ok(None)
 }
 
 impl NodeRow {
-    pub(crate) fn drop_reservation(&mut self, id: AllocationId) {
-        if let Some(place) = self.reservations.remove(&id) {
-            self.used.remove(&place.held);
-        }
-    }
-
     /// Nothing of it is promised to what has yet to start.
     pub(crate) fn drop_reservations(&mut self) {
-        for place in std::mem::take(&mut self.reservations).into_values() {
-            self.used.remove(&place.held);
+        for reservation in std::mem::take(&mut self.reservations) {
+            self.used.remove(&reservation.held);
         }
     }
 }

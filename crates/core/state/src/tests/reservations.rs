@@ -39,7 +39,12 @@ fn reserve(
     job: JobId,
     awaits: &[AllocationId],
 ) -> Result<AllocationId, Refusal> {
-    let reservations = vec![reservation(world, (job, 0), NODE, awaits)];
+    let reservation = reservation(world, (job, 0), NODE, awaits);
+    place_kept(world, reservation)
+}
+
+fn place_kept(world: &mut World, reservation: Reservation) -> Result<AllocationId, Refusal> {
+    let reservations = vec![reservation];
     let reply = world.one(Command::Reserve { reservations }).unwrap();
     let Reply::Placed { granted, refused } = reply else { panic!("unexpected {reply:?}") };
     granted.first().copied().ok_or_else(|| refused[0].clone())
@@ -128,20 +133,42 @@ fn nobody_ends_for_what_may_not_end_it_or_could_not_start() {
 }
 
 #[test]
-fn one_that_ends_is_awaited_once_and_what_is_gone_not_at_all() {
-    let (mut world, held) = full();
-    let [first, second] = ["first", "second"].map(|text| world.submit(&spec(text, 90, 1, 1)));
-    reserve(&mut world, first, &held[..1]).unwrap();
-    let refusal = reserve(&mut world, second, &held[..1]).unwrap_err();
-    assert_eq!(refusal, Refusal::NotAVictim { victim: held[0], why: NotAVictim::Awaited });
-    let refusal = reserve(&mut world, first, &held[1..]).unwrap_err();
-    assert!(matches!(refusal, Refusal::NotPending(_)), "{refusal}");
-    let too_large = world.submit(&spec("large", 90, 1, 2));
-    let refusal = reserve(&mut world, too_large, &held[1..]).unwrap_err();
+fn what_one_end_makes_room_for_starts_together() {
+    let mut world = World::new(1);
+    let low = world.submit(&spec("low", 50, 1, 2));
+    let held = world.place(low, 0).unwrap();
+    world.now += 60_000;
+    let jobs = ["first", "second", "third"].map(|text| world.submit(&spec(text, 90, 1, 1)));
+    let first = reserve(&mut world, jobs[0], &[held]).unwrap();
+    // The other GPU: what the one before has taken is not there.
+    let mut other = reservation(&world, (jobs[1], 0), NODE, &[held]);
+    let refusal = place_kept(&mut world, other.clone()).unwrap_err();
     assert!(matches!(refusal, Refusal::DoesNotFit { .. }), "{refusal}");
+    other.placement.devices[0].uuid = "GPU-node-0-1".to_owned();
+    let second = place_kept(&mut world, other).unwrap();
+    let refusal = reserve(&mut world, jobs[2], &[held]).unwrap_err();
+    assert!(matches!(refusal, Refusal::DoesNotFit { .. }), "{refusal}");
+    let refusal = reserve(&mut world, jobs[0], &[held]).unwrap_err();
+    assert!(matches!(refusal, Refusal::NotPending(_)), "{refusal}");
+    world.exit(held, 143);
+    assert!(world.state.is_live(first) && world.state.is_live(second));
+}
+
+#[test]
+fn what_is_awaited_is_awaited_as_a_whole_and_what_is_gone_not_at_all() {
+    let (mut world, held) = full();
+    let [both, one] = ["both", "one"].map(|text| world.submit(&spec(text, 90, 1, 1)));
+    reserve(&mut world, both, &held).unwrap();
+    let refusal = reserve(&mut world, one, &held[..1]).unwrap_err();
+    assert_eq!(refusal, Refusal::NotAVictim { victim: held[0], why: NotAVictim::Awaited });
     // What had ended before the wish came in is not waited for.
-    world.exit(held[1], 0);
-    let id = reserve(&mut world, second, &held[1..]).unwrap();
+    world.exit(held[0], 143);
+    let mut rest = reservation(&world, (one, 0), NODE, &held);
+    let taken = world.state.nodes().get(&NODE).unwrap().reservations[0].taken();
+    rest.placement.devices[0].uuid =
+        format!("GPU-node-0-{}", u8::from(taken.devices.contains_key("GPU-node-0-0")));
+    let id = place_kept(&mut world, rest).unwrap();
+    world.exit(held[1], 143);
     assert!(world.state.is_live(id));
 }
 

@@ -8,7 +8,7 @@ use berth_model::{
     AllocationId, CpuMilli, MemoryBytes, NodeId, NodeUse, ShareMilli, SpecDigest, StateMs, WallMs,
 };
 use berth_proto::log::v1;
-use berth_state::{AwayRow, NodeRow, OrphanRow, ReservationRow};
+use berth_state::{AwayRow, KeptPlace, NodeRow, OrphanRow, ReservationRow};
 use bytes::Bytes;
 
 use super::allocation;
@@ -84,6 +84,11 @@ pub(super) fn read(at: Field<'_>, proto: v1::NodeRow, problems: &mut Problems) -
     if live.len() != live_count {
         problems.add(at.named("live"), Cause::Contradiction("an allocation is there twice"));
     }
+    let mut reservations = Vec::with_capacity(proto.reservations.len());
+    for (position, proto) in proto.reservations.into_iter().enumerate() {
+        let reservations_at = at.named("reservations");
+        reservations.push(read_reservation(reservations_at.item(position), proto, problems)?);
+    }
     Some(NodeRow {
         id: NodeId(proto.id),
         name: problems.name(at.named("name"), &proto.name)?,
@@ -102,7 +107,7 @@ pub(super) fn read(at: Field<'_>, proto: v1::NodeRow, problems: &mut Problems) -
         orphans: read_orphans(at.named("orphans"), proto.orphans, problems)?,
         cordoned_devices: proto.cordoned_devices.into_iter().collect(),
         away: read_away(at.named("away"), proto.away, problems)?,
-        reservations: read_reservations(at.named("reservations"), proto.reservations, problems)?,
+        reservations,
     })
 }
 
@@ -171,38 +176,42 @@ fn read_away(
     Some(away)
 }
 
-fn reservation_to_proto((id, row): (&AllocationId, &ReservationRow)) -> v1::Reservation {
-    v1::Reservation {
+fn reservation_to_proto(row: &ReservationRow) -> v1::Reservation {
+    let member = |(id, place): (&AllocationId, &KeptPlace)| v1::reservation::Member {
         allocation: Some(allocation_to_proto(*id)),
-        claim: Some(claim_to_proto(&row.claim)),
-        score: score_to_proto(&row.score),
+        claim: Some(claim_to_proto(&place.claim)),
+        score: score_to_proto(&place.score),
+    };
+    v1::Reservation {
+        members: row.members.iter().map(member).collect(),
         awaits: allocations_to_proto(&row.awaits),
         held: Some(claim_to_proto(&row.held)),
         since_state_ms: row.since.0,
     }
 }
 
-fn read_reservations(
+fn read_reservation(
     at: Field<'_>,
-    protos: Vec<v1::Reservation>,
+    proto: v1::Reservation,
     problems: &mut Problems,
-) -> Option<BTreeMap<AllocationId, ReservationRow>> {
-    let mut reservations = BTreeMap::new();
-    for (position, proto) in protos.into_iter().enumerate() {
-        let at = at.item(position);
+) -> Option<ReservationRow> {
+    let mut members = BTreeMap::new();
+    for (position, proto) in proto.members.into_iter().enumerate() {
+        let members_at = at.named("members");
+        let at = members_at.item(position);
         let id = read_allocation(at.named("allocation"), proto.allocation, problems)?;
-        let row = ReservationRow {
-            claim: read_claim(at.named("claim"), proto.claim, problems)?,
-            score: read_score(proto.score),
-            awaits: read_allocations(at.named("awaits"), proto.awaits, problems),
-            held: read_claim(at.named("held"), proto.held, problems)?,
-            since: StateMs(proto.since_state_ms),
-        };
-        if reservations.insert(id, row).is_some() {
+        let claim = read_claim(at.named("claim"), proto.claim, problems)?;
+        let place = KeptPlace { claim, score: read_score(proto.score) };
+        if members.insert(id, place).is_some() {
             problems.add(at, Cause::Contradiction("an allocation is there twice"));
         }
     }
-    Some(reservations)
+    Some(ReservationRow {
+        members,
+        awaits: read_allocations(at.named("awaits"), proto.awaits, problems),
+        held: read_claim(at.named("held"), proto.held, problems)?,
+        since: StateMs(proto.since_state_ms),
+    })
 }
 
 fn read_use(at: Field<'_>, proto: v1::NodeUse, problems: &mut Problems) -> Option<NodeUse> {

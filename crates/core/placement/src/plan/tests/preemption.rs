@@ -69,6 +69,118 @@ fn the_place_where_the_least_work_is_lost_is_kept() {
 }
 
 #[test]
+fn what_one_end_makes_room_for_shares_it() {
+    let mut cluster = Cluster::with_nodes([gpu_node(4), gpu_node(2)]);
+    cluster.submit(urgent(50, gpu_task(4)));
+    cluster.submit(urgent(40, counted(2, gpu_task(1))));
+    run_for(&mut cluster, 60_000);
+    let first = cluster.submit(urgent(60, gpu_task(3)));
+    cluster.submit(urgent(60, counted(2, gpu_task(1))));
+    let outcome = plan_all(&cluster);
+    assert_eq!(victims(&outcome), [["1.0.0.1"], ["1.0.0.1"], ["2.0.1.1"]]);
+    // So it is when the second comes later.
+    let reservations = outcome.reservations;
+    reserve(&mut cluster, reservations[..1].to_vec());
+    let again = plan_all(&cluster);
+    assert_eq!(victims(&again), [["1.0.0.1"], ["2.0.1.1"]]);
+    reserve(&mut cluster, again.reservations);
+    let victim = cluster.state.allocations().values().find(|row| row.id.job == JobId(1)).cloned();
+    let victim = victim.unwrap();
+    cluster.end_allocation(victim.node, victim.id, exit(143));
+    let live = cluster.state.allocations().values().filter(|row| row.node == victim.node);
+    assert_eq!(live.map(|row| row.id.job).collect::<Vec<_>>(), [first, JobId(4)]);
+}
+
+#[test]
+fn where_there_is_room_nobody_waits_for_a_place_that_is_kept() {
+    let mut cluster = Cluster::with_nodes([gpu_node(1), gpu_node(1)]);
+    cluster.submit(urgent(50, counted(2, gpu_task(1))));
+    run_for(&mut cluster, 60_000);
+    let array = ArraySpec { start: 0, step: 1, parallel_max: Some(1) };
+    let one_by_one = TaskSpec { array: Some(array), ..counted(3, gpu_task(1)) };
+    let job = cluster.submit(urgent(80, one_by_one));
+    let outcome = plan_all(&cluster);
+    assert_eq!(victims(&outcome), [["1.0.0.1"]]);
+    reserve(&mut cluster, outcome.reservations);
+    let other = cluster.state.allocations().values().find(|row| row.id.instance.0 == 1).cloned();
+    let other = other.unwrap();
+    cluster.end_allocation(other.node, other.id, exit(0));
+    let outcome = plan_all(&cluster);
+    assert_eq!(nodes_of(&outcome), [2]);
+    cluster.place(outcome.placements);
+    assert_eq!(cluster.state.reservations().count(), 0);
+    let again = plan_all(&cluster);
+    assert_eq!((again.placements.len(), again.reservations.len()), (0, 0));
+    assert_eq!(again.report.waiting[0].job, job);
+}
+
+#[test]
+fn age_puts_nobody_where_what_is_urgent_would_end_it() {
+    let mut cluster = Cluster::with_nodes([gpu_node(1)]);
+    cluster.submit(urgent(80, gpu_task(1)));
+    run_for(&mut cluster, 60_000);
+    let old = cluster.submit(urgent(10, gpu_task(1)));
+    cluster.now = cluster.now.after(DurationMs(7_200_000));
+    let new = cluster.submit(urgent(80, gpu_task(1)));
+    assert_eq!(cluster.state.queue().next().unwrap().job, old);
+    let first = cluster.state.allocations().values().next().cloned().unwrap();
+    cluster.end_allocation(first.node, first.id, exit(0));
+    let outcome = plan_all(&cluster);
+    let placed: Vec<JobId> = outcome.placements.iter().map(|one| one.job).collect();
+    assert_eq!((placed, outcome.exhausted), (vec![new], true));
+    cluster.place(outcome.placements);
+    let again = plan_all(&cluster);
+    assert_eq!((again.placements.len(), again.reservations.len(), again.exhausted), (0, 0, false));
+}
+
+#[test]
+fn nobody_ends_for_what_fails_and_fails() {
+    let mut cluster = Cluster::with_nodes([gpu_node(1)]);
+    let restart =
+        RestartPolicy { attempts: None, backoff: DurationMs(10), backoff_max: DurationMs(10) };
+    let bad = cluster.submit(urgent(80, TaskSpec { restart, ..gpu_task(1) }));
+    cluster.place(plan_all(&cluster).placements);
+    let low = cluster.submit(urgent(50, gpu_task(1)));
+    for expected in [1, 0] {
+        let live = cluster.state.allocations().values().find(|row| row.id.job == bad).cloned();
+        let live = live.unwrap();
+        cluster.end_allocation(live.node, live.id, exit(1));
+        // While it waits for its next attempt another takes what is free.
+        run_for(&mut cluster, 60_000);
+        let outcome = plan_all(&cluster);
+        assert_eq!(outcome.reservations.len(), expected, "{:?}", outcome.report.waiting);
+        reserve(&mut cluster, outcome.reservations);
+        let live = cluster.state.allocations().values().find(|row| row.id.job == low).cloned();
+        let live = live.unwrap();
+        cluster.end_allocation(live.node, live.id, exit(1));
+    }
+}
+
+#[test]
+fn who_has_found_nobody_looks_again_after_a_while() {
+    let mut cluster = Cluster::with_nodes([gpu_node(1)]);
+    cluster.submit(urgent(50, gpu_task(1)));
+    run_for(&mut cluster, 60_000);
+    cluster.submit(urgent(0, TaskSpec { gpu: None, ..gpu_task(1) }));
+    run_for(&mut cluster, 60_000);
+    cluster.submit(urgent(55, gpu_task(1)));
+    let mut planner = Planner::default();
+    let mut reservations = |cluster: &Cluster| {
+        let soft = SoftView::default();
+        let outcome = planner.plan(&cluster.state, &soft, cluster.now, Budget::UNLIMITED);
+        (outcome.reservations.len(), outcome.next_wakeup)
+    };
+    let later = cluster.now.after(DurationMs(1_000));
+    assert_eq!(reservations(&cluster), (0, Some(later)));
+    let job = JobId(1);
+    let change = JobChange::Stop { reason: String::new() };
+    cluster.apply(Command::ChangeJob { job, if_version: None, change }).unwrap();
+    assert_eq!(reservations(&cluster).0, 0, "it has looked just now");
+    cluster.now = later;
+    assert_eq!(reservations(&cluster).0, 1, "it waits for what ends");
+}
+
+#[test]
 fn who_is_left_alone_is_left_alone_and_waited_for() {
     let check = |change: &dyn Fn(&mut JobSpec), wakeup: Option<u64>| {
         let mut cluster = Cluster::with_nodes([gpu_node(1)]);
@@ -85,8 +197,8 @@ fn who_is_left_alone_is_left_alone_and_waited_for() {
             assert_eq!(victims(&plan_all(&cluster)), [["1.0.0.1"]]);
         }
     };
-    check(&|_| (), Some(31_000));
-    check(&|low| low.preemption.min_run = DurationMs(5_000), Some(6_000));
+    // After a second it would be looked for again.
+    check(&|low| low.preemption.min_run = DurationMs(1_500), Some(2_500));
     check(&|low| low.preemption.preemptible = false, None);
     check(&|low| low.priority = 51, None);
 }
@@ -119,7 +231,23 @@ fn by_exhaustion(cluster: &Cluster, job: JobId, ended: &BTreeSet<AllocationId>) 
     let request = Request { task: &job.spec.tasks[0], constraints: &job.spec.constraints };
     let of_node = |node: &Arc<NodeRow>| {
         let awaited: BTreeSet<_> =
-            node.reservations.values().flat_map(|place| place.awaits.clone()).collect();
+            node.reservations.iter().flat_map(|one| one.awaits.clone()).collect();
+        let joined = node.reservations.iter().any(|one| {
+            let may = |id: &AllocationId| {
+                let row = view.allocations().get(id).unwrap();
+                may_end(&job.spec, view.jobs().get(&id.job).unwrap(), row, now).is_ok()
+            };
+            let mut later = node.used.clone();
+            later.remove(&one.held);
+            one.awaits
+                .iter()
+                .for_each(|id| later.remove(&view.allocations().get(id).unwrap().claim));
+            one.members.values().for_each(|place| later.add(&place.claim));
+            one.awaits.iter().all(may) && admits(node, &later, now, request).is_ok()
+        });
+        if joined {
+            return Some(Price { lost: 0, victims: 0 });
+        }
         let rows = node.live.iter().map(|id| view.allocations().get(id).unwrap());
         let candidates: Vec<&Arc<AllocationRow>> = rows
             .filter(|row| !awaited.contains(&row.id) && !ended.contains(&row.id))
@@ -176,28 +304,32 @@ fn a_move() -> impl Strategy<Value = Move> {
 }
 
 /// Plans, checks the first place that is kept against every other, and applies all of it.
-fn check_plan(cluster: &mut Cluster, planner: &mut Planner) {
-    let soft = SoftView::default();
+fn check_plan(cluster: &mut Cluster) {
+    let lowest = cluster.state.least_urgent();
     let outcome = plan_all(cluster);
-    let kept = planner.plan(&cluster.state, &soft, cluster.now, Budget::UNLIMITED);
-    assert_eq!(kept.reservations, outcome.reservations, "one that has planned before");
+    assert_eq!(outcome, plan_all(cluster), "the same once more");
     cluster.place(outcome.placements.clone());
     let mut ended = BTreeSet::new();
     for one in &outcome.reservations {
         let expected = by_exhaustion(cluster, one.placement.job, &ended).unwrap();
         let lost = one.placement.score.parts[0].1 as u64;
-        let found = Price { lost, victims: one.awaits.len() as u32 };
-        assert!(found.victims > 0, "{one:?}");
-        assert_eq!(found, expected, "{one:?}");
+        let found = Price { lost, victims: one.placement.score.parts[1].1 as u32 };
+        // One that takes something back, or has found room without its place, is followed by another.
+        assert!(found == expected || outcome.exhausted, "{found:?}, {expected:?}: {one:?}");
         ended.extend(&one.awaits);
         reserve(cluster, vec![one.clone()]);
     }
     assert_eq!(invariants::check(&cluster.state), []);
+    if outcome.exhausted {
+        return check_plan(cluster);
+    }
     let again = plan_all(cluster);
-    assert_eq!((again.placements, again.reservations), (Vec::new(), Vec::new()), "planned twice");
+    assert_eq!(again.placements, [], "planned twice");
+    // What this plan has placed may be what brings those in reach who wait for what ends anyway.
+    let costly = again.reservations.iter().filter(|one| one.placement.score.parts[0].1 > 0);
+    assert_eq!(costly.count(), 0, "planned twice");
     for waiting in outcome.report.waiting.iter().filter(|waiting| waiting.why == Why::NoNode) {
         let job = cluster.state.jobs().get(&waiting.job).unwrap();
-        let lowest = cluster.state.least_urgent();
         let in_reach = lowest.is_some_and(|lowest| lowest + 10 <= job.spec.priority);
         if may_preempt(&job.spec) && in_reach {
             assert_eq!(by_exhaustion(cluster, waiting.job, &ended), None, "{waiting:?}");
@@ -205,7 +337,7 @@ fn check_plan(cluster: &mut Cluster, planner: &mut Planner) {
     }
 }
 
-fn make(cluster: &mut Cluster, planner: &mut Planner, one: Move) {
+fn make(cluster: &mut Cluster, one: Move) {
     match one {
         Move::Submit { priority, gpus, milli, cpu, preemption, count } => {
             let part = share_task(milli.clamp(100, 1_000));
@@ -214,9 +346,9 @@ fn make(cluster: &mut Cluster, planner: &mut Planner, one: Move) {
             let task = TaskSpec { cpu: CpuMilli(cpu), gpu, count, ..task };
             cluster.submit(JobSpec { preemption, ..urgent(priority, task) });
         }
-        Move::Plan => check_plan(cluster, planner),
+        Move::Plan => check_plan(cluster),
         Move::Run(span) => {
-            check_plan(cluster, planner);
+            check_plan(cluster);
             run_for(cluster, span);
         }
         Move::End(which) => {
@@ -247,10 +379,9 @@ proptest! {
     ) {
         let nodes = nodes.into_iter().map(gpu_node);
         let mut cluster = Cluster::with_nodes(nodes);
-        let mut planner = Planner::default();
         for one in moves {
-            make(&mut cluster, &mut planner, one);
+            make(&mut cluster, one);
         }
-        check_plan(&mut cluster, &mut planner);
+        check_plan(&mut cluster);
     }
 }

@@ -15,8 +15,8 @@ use berth_model::{
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
     AllocationRow, Authority, AwayRow, ClusterRow, Expiry, FailureDetail, JobPhase, JobRow,
-    JobVersionRow, KeyRow, NodeRow, OrphanRow, Purpose, ReservationRow, RestoreRow, Retry,
-    RevocationRow, Rollout, ScoreParts, Stored, TaskRow, TokenRow, TokenUser,
+    JobVersionRow, KeptPlace, KeyRow, NodeRow, OrphanRow, Purpose, ReservationRow, RestoreRow,
+    Retry, RevocationRow, Rollout, ScoreParts, Stored, TaskRow, TokenRow, TokenUser,
 };
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/snapshot-v1-every-row.hex");
@@ -120,15 +120,15 @@ fn away(instance: u32, stop: Option<&str>) -> (AllocationId, AwayRow) {
 
 /// One for which others end.
 fn with_a_kept_place() -> Stored {
+    let score = ScoreParts { policy: "berth".into(), ..ScoreParts::default() };
     let kept = ReservationRow {
-        claim: claim(),
-        score: ScoreParts { policy: "berth".into(), ..ScoreParts::default() },
+        members: BTreeMap::from([(id(11), KeptPlace { claim: claim(), score })]),
         awaits: BTreeSet::from([id(5), id(6)]),
         held: Claim { devices: Vec::new(), ..claim() },
         since: StateMs(77),
     };
     let node = node(NodeState::Ready, Purpose::Work);
-    Stored::Node(Arc::new(NodeRow { reservations: BTreeMap::from([(id(11), kept)]), ..node }))
+    Stored::Node(Arc::new(NodeRow { reservations: vec![kept], ..node }))
 }
 
 /// What only a restored cluster has.
@@ -358,7 +358,7 @@ fn node(state: NodeState, purpose: Purpose) -> NodeRow {
         stock_incarnation: 0,
         orphans: BTreeMap::new(),
         away: BTreeMap::new(),
-        reservations: BTreeMap::new(),
+        reservations: Vec::new(),
         cordoned_devices: match state {
             NodeState::Disconnected => BTreeSet::from(["GPU-9".into()]),
             NodeState::Ready | NodeState::Down => BTreeSet::new(),

@@ -1,0 +1,62 @@
+//! A plan does not give to what has waited long what something urgent would take from it at once:
+//! age may put the less urgent first, and then it gives way before it has begun.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use berth_model::PREEMPTION_GAP;
+use berth_state::reservation::may_preempt;
+
+use super::{Run, Visit};
+use crate::filters::{has_room, is_eligible};
+use crate::victims::{Candidate, cheapest};
+
+impl<'a> Run<'_, 'a> {
+    /// Takes back as few as possible of this plan's placements of what is less urgent, so that the
+    /// instance has room on one of their nodes; false if that is not enough anywhere.
+    ///
+    /// Costs O(placements) for each instance that finds no room.
+    pub(super) fn displace(&mut self, visit: Visit<'a>) -> bool {
+        let priority = visit.job.spec.priority;
+        let in_reach = self.least_placed.saturating_add(PREEMPTION_GAP) <= priority;
+        if !in_reach || !may_preempt(&visit.job.spec) {
+            return false;
+        }
+        let mut by_node: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (at, handed) in self.handed.iter().enumerate() {
+            if handed.priority.saturating_add(PREEMPTION_GAP) <= priority {
+                by_node.entry(handed.position).or_default().push(at);
+            }
+        }
+        let mut best: Option<(u32, usize, BTreeSet<usize>)> = None;
+        for (position, handed) in by_node {
+            let host = self.roster.host(position);
+            if !host.is_open || is_eligible(&host.row, visit.request()).is_err() {
+                continue;
+            }
+            let candidate = |at: &usize| {
+                let (id, claim) = (self.placements[*at].allocation(), &self.handed[*at].claim);
+                Candidate { id, claim, lost: 0 }
+            };
+            let candidates: Vec<Candidate<'_>> = handed.iter().map(candidate).collect();
+            let fits = |used: &_| has_room(&host.row, used, self.now, visit.task).is_ok();
+            let Some(set) = cheapest(host.used(), &candidates, fits) else { continue };
+            let count = set.price.victims;
+            if best.as_ref().is_none_or(|(fewest, ..)| count < *fewest) {
+                let chosen = set.chosen.into_iter().map(|at| handed[at]).collect();
+                best = Some((count, position, chosen));
+            }
+        }
+        let Some((_, position, chosen)) = best else { return false };
+        for at in chosen.iter().rev() {
+            self.placements.remove(*at);
+            let handed = self.handed.remove(*at);
+            self.roster.take_back(position, &handed.claim, self.now);
+            self.meter.placed = self.meter.placed.saturating_sub(1);
+        }
+        // More may be free now than it takes, also for those that were passed over.
+        self.dead.clear();
+        self.hunts.clear();
+        self.plans_again = true;
+        true
+    }
+}
