@@ -20,6 +20,7 @@ mod never;
 pub mod plan;
 pub mod planner;
 mod policies;
+pub mod queue;
 mod ranking;
 mod reasons;
 mod reckoned;

@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod cluster;
+pub mod jobs;
 pub mod openb;
 pub mod place;
 pub mod random;
 
+pub use jobs::{JobsOptions, JobsReport, TraceJob};
 pub use place::{Arrival, NodeShape, PlaceRun, Placed};
 pub use random::Random;
