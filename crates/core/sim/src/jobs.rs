@@ -86,9 +86,12 @@ pub fn run(jobs: &[TraceJob], options: &JobsOptions) -> Result<JobsReport, JobsE
         present: Vec::new(),
         courses: vec![Course::default(); jobs.len()],
         wake: None,
+        gpus_used: 0,
         gpus_used_max: 0,
+        gpu_ms_held: 0,
     };
     while let Some(next) = run.next_event()? {
+        run.gpu_ms_held += u128::from(run.gpus_used) * u128::from(next.since(run.now).0);
         run.now = next;
         run.progress();
         run.end();
@@ -132,7 +135,9 @@ struct Run<'a> {
     courses: Vec<Course>,
     /// When the policy wants to be asked again.
     wake: Option<StateMs>,
+    gpus_used: u64,
     gpus_used_max: u64,
+    gpu_ms_held: u128,
 }
 
 impl Run<'_> {
@@ -228,6 +233,7 @@ impl Run<'_> {
             }
             given += if *runs { u64::from(job.gpus) } else { 0 };
         }
+        self.gpus_used = given;
         self.gpus_used_max = self.gpus_used_max.max(given);
         if given > u64::from(self.options.gpus) {
             let (policy, gpus) = (self.options.policy.name(), self.options.gpus);
@@ -245,7 +251,11 @@ impl Run<'_> {
                 restarting: DurationMs(course.restarting_ms),
             };
         }
-        JobsReport::new(self.jobs, self.options.gpus, outcomes, self.gpus_used_max)
+        JobsReport {
+            gpus_used_max: self.gpus_used_max,
+            gpu_ms_held: self.gpu_ms_held,
+            ..JobsReport::new(self.jobs, self.options.gpus, outcomes)
+        }
     }
 }
 

@@ -39,6 +39,8 @@ pub struct JobsReport {
     pub gpu_ms_worked: u128,
     /// GPUs by time for which jobs held them while they started again.
     pub gpu_ms_restarting: u128,
+    /// GPUs by time that were held, as counted while they were: the sum of the two.
+    pub gpu_ms_held: u128,
     /// GPUs by time that there were, from the first submit to the last end.
     pub gpu_ms_there: u128,
     pub preemptions: u64,
@@ -47,12 +49,8 @@ pub struct JobsReport {
 }
 
 impl JobsReport {
-    pub(super) fn new(
-        jobs: &[TraceJob],
-        gpus: u32,
-        outcomes: Vec<JobOutcome>,
-        gpus_used_max: u64,
-    ) -> JobsReport {
+    /// What follows from how each job fared; what was counted meanwhile is to be filled in.
+    pub(super) fn new(jobs: &[TraceJob], gpus: u32, outcomes: Vec<JobOutcome>) -> JobsReport {
         let both = || jobs.iter().zip(&outcomes);
         let completion: Vec<u64> =
             both().map(|(job, outcome)| outcome.ended.since(job.submitted).0).collect();
@@ -71,7 +69,8 @@ impl JobsReport {
                 .sum(),
             gpu_ms_there: u128::from(gpus) * u128::from(makespan_ms),
             preemptions: outcomes.iter().map(|outcome| outcome.starts.saturating_sub(1)).sum(),
-            gpus_used_max,
+            gpus_used_max: 0,
+            gpu_ms_held: 0,
             outcomes,
         }
     }
