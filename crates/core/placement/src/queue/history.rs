@@ -156,10 +156,13 @@ impl History {
 
     fn reach(&mut self, job: &QueueJob, level: usize) {
         let first = self.counted.get(&job.id).copied().unwrap_or(0);
+        if first > level {
+            return;
+        }
         for reached in first..=level {
             self.count(job, |counts| counts.reached[reached] += 1);
         }
-        self.counted.insert(job.id, first.max(level + 1));
+        self.counted.insert(job.id, level + 1);
     }
 
     fn count(&mut self, job: &QueueJob, mut add: impl FnMut(&mut Counts)) {
