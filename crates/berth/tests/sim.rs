@@ -1,5 +1,5 @@
-//! `berth sim place` as a user runs it; what it writes is checked by code that shares nothing
-//! with it.
+//! `berth sim` as a user runs it; what it places is checked by code that shares nothing with it,
+//! what it queues against figures that were made elsewhere.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::fmt::Write as _;
@@ -145,4 +145,154 @@ fn what_is_wrong_with_a_list_is_said_with_its_place() {
     check(&format!("{TASKS}\n"), "the list has no rows");
     check(&task("0,x,NaN,1,0,0,"), "expected a whole number, found `NaN`");
     check(&task("0,x,1000,99999999999999999999,0,0,"), "memory_mib");
+}
+
+const JOBS: &str = "submit_s,duration_s,num_gpus,user";
+const QUEUE_POLICIES: [&str; 7] = ["fifo", "backfill", "sjf", "srtf", "srsf", "las2d", "berth"];
+
+/// Runs a list of jobs; what is said of each policy, in their order.
+fn queue(trace: &Path, gpus: &str, policies: &[&str], restart: &str) -> Vec<serde_json::Value> {
+    let (trace, policies) = (trace.to_str().unwrap(), policies.join(","));
+    let list = ["sim", "jobs", "--trace", trace, "--gpus", gpus, "--policy", &policies];
+    let output = berth(&[&list[..], &["--restart-cost", restart, "-o", "json"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    said["policies"].as_array().unwrap().clone()
+}
+
+fn mean_hours(outcome: &serde_json::Value, of: &str) -> f64 {
+    outcome[of]["mean"].as_f64().unwrap() / 3.6e6
+}
+
+/// Two days of jobs of three users on 16 GPUs: many short ones, some of half a day, some that
+/// want most of the pool, and bursts of all.
+fn own_jobs() -> (String, f64) {
+    let mut list = format!("{JOBS}\n");
+    let mut hours = 0.0;
+    for number in 0..400_u64 {
+        let submitted = number / 8 * 3_456 + number % 8 * number % 700;
+        let (minutes, gpus, user) = match number * 7 % 20 {
+            0..8 => (2 + number % 5, 1, "ann"),
+            8..14 => (20 + number % 30, 1 + number % 3, "ben"),
+            14..18 => (60 + number % 100, 2, "cleo"),
+            18 => (700, 1, "cleo"),
+            _ => (45, 12, "ben"),
+        };
+        writeln!(list, "{submitted}.25,{},{gpus},{user}", minutes * 60).unwrap();
+        hours += minutes as f64 / 60.0;
+    }
+    (list, hours / 400.0)
+}
+
+#[test]
+fn every_policy_serves_all_jobs_on_the_gpus_that_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (jobs, mean_duration) = own_jobs();
+    let trace = folder.path().join("jobs.csv");
+    fs::write(&trace, jobs).unwrap();
+    let outcomes = queue(&trace, "16", &QUEUE_POLICIES, "30s");
+    assert_eq!(outcomes, queue(&trace, "16", &QUEUE_POLICIES, "30s"), "twice the same");
+    let mut queued = Vec::new();
+    for (outcome, policy) in outcomes.iter().zip(QUEUE_POLICIES) {
+        assert_eq!(outcome["policy"], policy);
+        assert!(outcome["gpus_used_max"].as_u64().unwrap() <= 16, "{outcome}");
+        let used = outcome["utilisation_percent"].as_f64().unwrap();
+        assert!((30.0..=100.0).contains(&used), "{outcome}");
+        let (waits, all) =
+            (mean_hours(outcome, "queueing_ms"), mean_hours(outcome, "completion_ms"));
+        assert!((all - waits - mean_duration).abs() < 1e-5, "{outcome}");
+        let preempts = outcome["preemptions"].as_u64().unwrap() > 0;
+        assert_eq!(preempts, ["srtf", "srsf", "las2d", "berth"].contains(&policy), "{outcome}");
+        queued.push(waits);
+    }
+    let [fifo, backfill, sjf, srtf, _, las2d, own] = queued[..] else { panic!("seven policies") };
+    assert!(fifo > backfill && backfill > sjf && sjf > srtf, "{queued:?}");
+    assert!(own < las2d && own < backfill, "what jobs teach is worth something: {queued:?}");
+}
+
+/// The figures were made by another simulator (hours of completion and queueing, in the mean).
+#[test]
+fn queueing_on_real_traces_is_as_found_elsewhere_and_better() {
+    let name = "queueing_on_real_traces_is_as_found_elsewhere_and_better";
+    let Some(traces) = std::env::var_os("BERTH_TRACES").map(PathBuf::from) else {
+        return skipped(name, "traces", "BERTH_TRACES names no folder of traces");
+    };
+    let known =
+        [(3.66, 0.80), (3.63, 0.78), (3.36, 0.50), (2.93, 0.08), (2.90, 0.04), (2.94, 0.09)];
+    let muri =
+        [(207.6, 191.8), (118.9, 103.0), (70.1, 54.2), (61.0, 45.1), (59.8, 43.9), (86.4, 70.5)];
+    // What our policy may be queued for, restarts and all: half of what attained service gives
+    // without them on the one, no more than it on the other.
+    for (file, gpus, known, bar) in [
+        ("philly_2017-10-02_1w.csv", "640", known, 0.045),
+        ("muri_testbed_400jobs.csv", "64", muri, 70.5),
+    ] {
+        let trace = traces.join("jobs").join(file);
+        for (outcome, (all, waits)) in
+            queue(&trace, gpus, &QUEUE_POLICIES[..6], "0").iter().zip(known)
+        {
+            // Within five percent, or as near as the figures are written.
+            let near = |found: f64, known: f64| (found - known).abs() <= (known * 0.05).max(0.005);
+            assert!(near(mean_hours(outcome, "completion_ms"), all), "{file}: {outcome}");
+            assert!(near(mean_hours(outcome, "queueing_ms"), waits), "{file}: {outcome}");
+        }
+        let own = &queue(&trace, gpus, &["berth"], "30s")[0];
+        assert!(mean_hours(own, "queueing_ms") <= bar, "{file}: {own}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_jobs_is_said_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |file: &str, jobs: &str, options: &[&str], expected: &str| {
+        let path = folder.path().join(file);
+        fs::write(&path, jobs).unwrap();
+        let command = ["sim", "jobs", "--gpus", "8", "--trace", path.to_str().unwrap()];
+        let output = berth(&[&command, options].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && said.contains(expected), "{said}");
+    };
+    let wrong = |row: &str, expected: &str| {
+        check("jobs.csv", &format!("{JOBS}\n0,60,1,ann\n{row}\n"), &[], expected);
+    };
+    wrong(
+        "0,60,9,ann",
+        "jobs.csv:3: num_gpus: expected at most the 8 of the pool, as it would wait for ever, found `9`",
+    );
+    wrong("0,60,0,ann", "jobs.csv:3: num_gpus: expected 1 to");
+    wrong("0,60,1.5,ann", "jobs.csv:3: num_gpus: expected a whole number, found `1.5`");
+    wrong("0,0,1,ann", "jobs.csv:3: duration_s: expected at least 0.001 seconds, found `0`");
+    wrong("0,0.0004,1,ann", "jobs.csv:3: duration_s: expected at least 0.001 seconds");
+    wrong("-5,60,1,ann", "jobs.csv:3: submit_s: expected seconds such as 90 or 3.25, found `-5`");
+    wrong(
+        "0,NaN,1,ann",
+        "jobs.csv:3: duration_s: expected seconds such as 90 or 3.25, found `NaN`",
+    );
+    wrong("1e3,60,1,ann", "jobs.csv:3: submit_s: expected seconds such as 90 or 3.25, found `1e3`");
+    wrong(",60,1,ann", "jobs.csv:3: submit_s: expected seconds");
+    wrong("99999999999,60,1,ann", "jobs.csv:3: submit_s: expected at most 10000000000 seconds");
+    wrong("0,60,1", "jobs.csv");
+    check("jobs.csv", "submit_s,num_gpus\n0,1\n", &[], "jobs.csv:1: no column `duration_s`");
+    check("jobs.csv", &format!("{JOBS}\n"), &[], "the list has no rows");
+    check("jobs.csv.gz", "", &[], "is compressed");
+    let good = format!("{JOBS}\n0,60,1,ann\n");
+    check("jobs.csv", &good, &["--policy", "best"], "expected one of fifo, backfill, sjf");
+    check("jobs.csv", &good, &["--without", "luck"], "expected one of learning, classes");
+    check("jobs.csv", &good, &["--restart-cost", "2d"], "at most 1d");
+    check("jobs.csv", &good, &["--gpus", "0"], "--gpus");
+}
+
+#[test]
+fn waiting_is_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let (trace, plot) = (folder.path().join("jobs.csv"), folder.path().join("waits.svg"));
+    fs::write(&trace, own_jobs().0).unwrap();
+    let (trace, drawn) = (trace.to_str().unwrap(), plot.to_str().unwrap());
+    let list = ["sim", "jobs", "--trace", trace, "--gpus", "16", "--policy", "fifo,berth"];
+    let output = berth(&[&list[..], &["--plot", drawn, "-o", "wide"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("400 jobs on 16 GPUs") && said.contains("MAKESPAN"), "{said}");
+    let svg = fs::read_to_string(plot).unwrap();
+    assert!(svg.matches("<polyline").count() == 2 && svg.contains("<title>berth "), "{svg}");
 }

@@ -1,18 +1,23 @@
 //! Lists in CSV that the simulator reads and writes: columns by their names in the first line,
 //! in any order. What is wrong is said with file, line and column.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::str::FromStr;
 
-use berth_model::{CpuMilli, MemoryBytes, Name, ShareMilli};
+use berth_model::{CpuMilli, DurationMs, MemoryBytes, Name, ShareMilli, StateMs};
+use berth_sim::jobs::TraceJob;
 use berth_sim::place::{Arrival, NodeShape, Placed};
 use csv::{Reader, StringRecord, Writer};
 
-use crate::error::CliError;
+use crate::error::{CliError, Fault};
 
 /// Rows that are read of one list: far more than any trace has, and bounded memory.
 const ROWS_MAX: usize = 10_000_000;
+
+/// The latest time in a list, in seconds: three hundred years.
+const SECONDS_MAX: u64 = 10_000_000_000;
 
 /// An open list.
 struct List {
@@ -70,6 +75,39 @@ pub(crate) fn read_arrivals(path: &Path) -> Result<Vec<(String, Arrival)>, CliEr
             models: models.map(str::to_owned).collect(),
         };
         Ok((seq, arrival))
+    })
+}
+
+/// `submit_s,duration_s,num_gpus`: jobs for a pool of so many GPUs, each with the line that it
+/// stands in. Whose a job is says the first of the columns `user`, `vc` and `model` that
+/// there is; others are passed over.
+pub(crate) fn read_jobs(path: &Path, gpus: u32) -> Result<Vec<(u64, TraceJob)>, CliError> {
+    if path.extension().is_some_and(|extension| extension == "gz") {
+        let message = format!("{} is compressed", path.display());
+        let fault = Fault::new(message).hint("expand it first: gunzip --keep");
+        return Err(CliError::BadInput(vec![fault]));
+    }
+    let mut classes: BTreeMap<String, u32> = BTreeMap::new();
+    read(path, &["submit_s", "duration_s", "num_gpus"], |row| {
+        let duration = row.milliseconds("duration_s")?;
+        if duration == 0 {
+            return Err(row.wrong("duration_s", "expected at least 0.001 seconds"));
+        }
+        let asked: u32 = row.number_within("num_gpus", 1, u32::MAX)?;
+        if asked > gpus {
+            let what =
+                format!("expected at most the {gpus} of the pool, as it would wait for ever");
+            return Err(row.wrong("num_gpus", &what));
+        }
+        let class = row.text(row.first_of(&["user", "vc", "model"]));
+        let next = u32::try_from(classes.len()).unwrap_or(u32::MAX);
+        let job = TraceJob {
+            submitted: StateMs(row.milliseconds("submit_s")?),
+            duration: DurationMs(duration),
+            gpus: asked,
+            class: *classes.entry(class.to_owned()).or_insert(next),
+        };
+        Ok((row.line, job))
     })
 }
 
@@ -158,6 +196,12 @@ impl Row<'_> {
         position.and_then(|position| self.record.get(position)).unwrap_or("").trim()
     }
 
+    /// The first of these columns that there is, else the last.
+    fn first_of<'b>(&self, columns: &[&'b str]) -> &'b str {
+        let found = columns.iter().find(|name| self.columns.iter().any(|column| column == *name));
+        found.or(columns.last()).copied().unwrap_or("")
+    }
+
     fn wrong(&self, column: &str, what: &str) -> CliError {
         let (list, line, found) = (self.list.display(), self.line, self.text(column));
         let found: String = found.chars().take(40).collect();
@@ -170,6 +214,22 @@ impl Row<'_> {
 
     fn number<T: FromStr>(&self, column: &str) -> Result<T, CliError> {
         self.text(column).parse().map_err(|_| self.wrong(column, "expected a whole number"))
+    }
+
+    /// Seconds, with or without a point. What is less than a millisecond is cut off.
+    fn milliseconds(&self, column: &str) -> Result<u64, CliError> {
+        let wrong = || self.wrong(column, "expected seconds such as 90 or 3.25");
+        let (whole, part) = self.text(column).split_once('.').unwrap_or((self.text(column), "0"));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if !is_number(whole) || !is_number(part) {
+            return Err(wrong());
+        }
+        let seconds = whole.parse::<u64>().ok().filter(|seconds| *seconds <= SECONDS_MAX);
+        let Some(seconds) = seconds else {
+            return Err(self.wrong(column, &format!("expected at most {SECONDS_MAX} seconds")));
+        };
+        let milliseconds: u64 = format!("{part:0<3}")[..3].parse().map_err(|_| wrong())?;
+        Ok(seconds * 1000 + milliseconds)
     }
 
     fn number_within(&self, column: &str, least: u32, most: u32) -> Result<u32, CliError> {

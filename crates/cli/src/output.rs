@@ -22,7 +22,7 @@ pub(crate) use files::entries_answer;
 pub(crate) use job::{job_json, job_table, jobs_answer};
 pub(crate) use node::{gpu_answer, node_answer, nodes_answer, one_gpu_answer};
 pub(crate) use plan::plan_answer;
-pub(crate) use plot::{Bars, Series, bars};
+pub(crate) use plot::{Bars, Curve, Curves, Series, bars, curves};
 pub(crate) use spec::spec_json;
 pub(crate) use table::Table;
 pub(crate) use time::{ago, rfc3339, rfc3339_or_null};

@@ -4,9 +4,12 @@ use berth_config::units;
 use berth_model::node::DEVICES_MAX;
 use berth_model::validate::INSTANCES_MAX;
 use berth_model::{GpuRequest, Name, Policy};
+use berth_sim::jobs::{QueuePart, QueuePolicy};
 
 /// The longest that anybody waits for a command or a drain.
 const WAIT_MS_MAX: u64 = 7 * 86_400_000;
+/// The longest that a simulated job takes to start again.
+const RESTART_MS_MAX: u64 = 86_400_000;
 const DURATION: &str = "expected a duration such as 90s, 5m, 2h; at most 7d";
 
 /// A duration in milliseconds.
@@ -44,6 +47,32 @@ pub(crate) fn policy(text: &str) -> Result<Policy, String> {
     text.parse().map_err(|()| {
         let names: Vec<&str> = Policy::ALL.iter().map(|policy| policy.name()).collect();
         format!("expected one of {}", names.join(", "))
+    })
+}
+
+/// A queue's policy by its name.
+pub(crate) fn queue_policy(text: &str) -> Result<QueuePolicy, String> {
+    text.parse().map_err(|()| {
+        let names: Vec<&str> = QueuePolicy::ALL.iter().map(|policy| policy.name()).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+/// A part of the queue's policy `berth` by its name.
+pub(crate) fn queue_part(text: &str) -> Result<QueuePart, String> {
+    text.parse().map_err(|()| {
+        let names: Vec<&str> = QueuePart::ALL.iter().map(|part| part.name()).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+/// What a simulated job takes to start again, in milliseconds; it may be nothing.
+pub(crate) fn restart_cost_ms(text: &str) -> Result<u64, String> {
+    if text == "0" {
+        return Ok(0);
+    }
+    units::duration_ms_between(text, 0, RESTART_MS_MAX).map_err(|error| {
+        format!("{}; expected 0, or a duration such as 30s, 2m; at most 1d", error.problem)
     })
 }
 

@@ -1,5 +1,6 @@
 //! `berth sim …`: the cluster's own code over lists of work, on this machine alone.
 
+pub mod jobs;
 pub mod place;
 
 use clap::Subcommand;
@@ -12,12 +13,15 @@ use crate::session::Session;
 pub enum SimCommand {
     /// Place a list of tasks on a list of nodes, or compare policies over the openb traces
     Place(Box<place::PlaceArgs>),
+    /// Queue a list of jobs for a pool of GPUs, and compare in which order they are served
+    Jobs(jobs::JobsArgs),
 }
 
 impl SimCommand {
     pub(crate) fn run(self, session: &mut Session<'_, '_>) -> Result<Exit, CliError> {
         match self {
             SimCommand::Place(args) => place::run(&args, session),
+            SimCommand::Jobs(args) => jobs::run(&args, session),
         }
     }
 }

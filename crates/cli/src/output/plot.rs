@@ -1,7 +1,11 @@
-//! Bar charts as SVG, for reports: no scripts, no fonts of their own, readable in black and
-//! white by the order of the bars.
+//! Charts as SVG, for reports: no scripts, no fonts of their own. Bars are readable in black
+//! and white by their order, curves by what is written on them.
+
+mod curves;
 
 use std::fmt::Write as _;
+
+pub(crate) use curves::{Curve, Curves, curves};
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 420.0;
@@ -39,16 +43,8 @@ pub(crate) fn bars(chart: &Bars) -> String {
     let least = values().fold(f64::MAX, f64::min);
     let bottom = (least - (top - least) * 0.15).floor().max(0.0);
     let scale = Scale { bottom, top: top.max(bottom + 1.0) };
-    let mut svg = String::new();
-    let _ = writeln!(
-        svg,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-         font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n\
-         <text x=\"{LEFT}\" y=\"22\" font-size=\"15\">{}</text>",
-        escaped(&chart.title)
-    );
-    grid(&mut svg, chart, scale);
+    let mut svg = page(&chart.title);
+    grid(&mut svg, &chart.unit, scale);
     let slot = (WIDTH - LEFT - RIGHT) / chart.groups.len().max(1) as f64;
     let bar = slot * FILLED / chart.series.len().max(1) as f64;
     for (position, group) in chart.groups.iter().enumerate() {
@@ -77,9 +73,20 @@ pub(crate) fn bars(chart: &Bars) -> String {
             );
         }
     }
-    legend(&mut svg, chart);
+    legend(&mut svg, &chart.series.iter().map(|series| &*series.name).collect::<Vec<&str>>());
     svg.push_str("</svg>\n");
     svg
+}
+
+/// A white page with its title, not ended.
+fn page(title: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+         font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n\
+         <text x=\"{LEFT}\" y=\"22\" font-size=\"15\">{}</text>\n",
+        escaped(title)
+    )
 }
 
 #[derive(Clone, Copy)]
@@ -95,7 +102,7 @@ impl Scale {
     }
 }
 
-fn grid(svg: &mut String, chart: &Bars, scale: Scale) {
+fn grid(svg: &mut String, unit: &str, scale: Scale) {
     for line in 0..=GRID_LINES {
         let part = line as f64 / GRID_LINES as f64;
         let value = scale.bottom + (scale.top - scale.bottom) * part;
@@ -107,14 +114,14 @@ fn grid(svg: &mut String, chart: &Bars, scale: Scale) {
             WIDTH - RIGHT,
             LEFT - 6.0,
             y + 4.0,
-            escaped(&chart.unit)
+            escaped(unit)
         );
     }
 }
 
-fn legend(svg: &mut String, chart: &Bars) {
-    let slot = (WIDTH - LEFT - RIGHT) / chart.series.len().max(1) as f64;
-    for (which, series) in chart.series.iter().enumerate() {
+fn legend(svg: &mut String, names: &[&str]) {
+    let slot = (WIDTH - LEFT - RIGHT) / names.len().max(1) as f64;
+    for (which, name) in names.iter().enumerate() {
         let x = LEFT + slot * which as f64;
         let y = HEIGHT - 24.0;
         let _ = writeln!(
@@ -124,7 +131,7 @@ fn legend(svg: &mut String, chart: &Bars) {
             y - 10.0,
             colour(which),
             x + 18.0,
-            escaped(&series.name)
+            escaped(name)
         );
     }
 }

@@ -7,9 +7,10 @@ mod report;
 use std::collections::BTreeSet;
 
 use berth_model::{DurationMs, JobId, StateMs};
-use berth_placement::queue::{Queue, QueueJob, QueuePart, QueuePhase, QueuePolicy};
+use berth_placement::queue::{Queue, QueueJob, QueuePhase};
 use thiserror::Error;
 
+pub use berth_placement::queue::{QueuePart, QueuePolicy};
 pub use report::{Figures, JobOutcome, JobsReport};
 
 /// A job of a list.
