@@ -193,7 +193,8 @@ impl Run<'_> {
         self.present.retain(|job| {
             let is_done = job.remaining == Some(DurationMs::ZERO);
             if is_done {
-                courses[index_of(job.id)].ended_ms = now.0;
+                let course = &mut courses[index_of(job.id)];
+                (course.ended_ms, course.waited_ms) = (now.0, job.waited.0);
                 queue.ended(job);
             }
             !is_done
@@ -248,6 +249,7 @@ impl Run<'_> {
         for (course, position) in self.courses.iter().zip(&self.order) {
             outcomes[*position] = JobOutcome {
                 ended: StateMs(course.ended_ms),
+                waited: DurationMs(course.waited_ms),
                 starts: course.starts,
                 restarting: DurationMs(course.restarting_ms),
             };

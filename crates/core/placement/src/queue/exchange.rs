@@ -133,7 +133,7 @@ impl Pool {
         }
         let gain: u64 = winners.iter().map(|winner| self.waiting[*winner].worth).sum();
         let loss: u64 = victims.iter().map(|victim| self.kept[*victim].worth).sum();
-        if gain < loss.saturating_mul(threshold) {
+        if gain <= loss.saturating_mul(threshold) {
             return false;
         }
         self.stop(&victims);
@@ -217,6 +217,7 @@ mod tests {
         // The least dense of those who run stop, and only as many as it takes.
         check(&[(4, 40), (2, 10), (2, 8)], &[(2, 100)], &[0, 1, 3]);
         check(&[(1, 3), (4, 4), (3, 90)], &[(4, 100)], &[0, 2, 3]);
+        check(&[(1, 1), (4, 8), (3, 90)], &[(4, 100)], &[0, 2, 3]);
     }
 
     #[test]

@@ -104,9 +104,6 @@ impl Line {
     pub(super) fn ended(&mut self, id: JobId) {
         self.paid.remove(&id);
         self.joined.remove(&id);
-        if self.turn == Some(id) {
-            self.turn = None;
-        }
     }
 
     /// When something here changes by time alone.

@@ -102,10 +102,33 @@ fn a_turn_comes_after_the_longest_wait_and_nobody_takes_it() {
     let worked = |id| running(id, 1, DurationMs(0), StateMs(0));
     let had_turn = QueueJob { phase: QueuePhase::Waiting, ..in_turn };
     let jobs = [had_turn, worked(3), worked(4), worked(5), worked(6), late];
+    // Who has had a turn has none again for what it waited before, even if nobody else is in line.
+    assert!(!queue.clone().decide(next, &jobs[..5]).runs[0]);
     let runs = queue.decide(StateMs(next.0 - 1), &jobs).runs;
     assert!(!runs[5], "{runs:?}");
     let runs = queue.decide(next, &jobs).runs;
     assert_eq!(runs, [false, false, false, false, false, true]);
+}
+
+#[test]
+fn turns_come_one_at_a_time_however_small() {
+    // Without patience, so that only the line gives anybody room.
+    let mut queue = berth(2 * u32::try_from(PACE).unwrap(), &[QueuePart::Patience]);
+    let start = StateMs(100 * HOUR.0);
+    let others = || running(1, 127, DurationMs(0), StateMs(0));
+    let small = |id| waiting(id, 1, WAIT_MAX);
+    // One GPU is free, and goes to the first in line; the other one needs somebody to make room.
+    let runs = queue.decide(start, &[others(), small(2), small(3)]).runs;
+    assert_eq!(runs, [true, true, false]);
+    // Its turn is half over when the next would be due by the size of this one.
+    let quantum_half = StateMs(start.0 + QUANTUM.0 / 2);
+    let phase = QueuePhase::Running { since: start, works_from: start };
+    let in_turn = QueueJob { attained: DurationMs(QUANTUM.0 / 2), phase, ..small(2) };
+    let runs = queue.decide(quantum_half, &[others(), in_turn, small(3)]).runs;
+    assert_eq!(runs, [true, true, false]);
+    // It ends, and the next has its turn.
+    let runs = queue.decide(quantum_half, &[others(), waiting(3, 2, WAIT_MAX)]).runs;
+    assert_eq!(runs, [false, true]);
 }
 
 #[test]

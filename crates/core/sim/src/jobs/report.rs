@@ -8,6 +8,8 @@ use super::TraceJob;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct JobOutcome {
     pub ended: StateMs,
+    /// What it was without its GPUs.
+    pub waited: DurationMs,
     /// How often it was started: once, and again after each preemption.
     pub starts: u64,
     /// What it held its GPUs for without getting on.

@@ -71,9 +71,11 @@ fn who_has_had_an_hour_gives_way_under_attained_service() {
     // The first has had its hour at 60, the second comes and takes 30; starting again costs one.
     let report = check(minute_ms, &[(0, 120, 1), (30, 30, 1)], &las2d, &[151, 90]);
     assert_eq!((report.preemptions, report.gpu_ms_restarting), (1, u128::from(minute_ms)));
+    // Both have had theirs at 90, and the first goes on until it has had ten.
+    let two = options(2, QueuePolicy::Las2d, 0);
+    check(minute_ms, &[(0, 720, 1), (30, 180, 2)], &two, &[900, 780]);
     // On two GPUs the hour is over after 30 minutes.
-    let las2d = options(2, QueuePolicy::Las2d, 0);
-    check(minute_ms, &[(0, 60, 2), (10, 20, 1)], &las2d, &[80, 50]);
+    check(minute_ms, &[(0, 60, 2), (10, 20, 1)], &two, &[80, 50]);
 }
 
 #[test]
@@ -185,8 +187,8 @@ proptest! {
             prop_assert!(report.gpus_used_max <= u64::from(GPUS));
             prop_assert_eq!(report.gpu_ms_held, report.gpu_ms_worked + report.gpu_ms_restarting);
             for (job, outcome) in jobs.iter().zip(&report.outcomes) {
-                let least = job.duration.0 + outcome.restarting.0;
-                prop_assert!(outcome.ended.since(job.submitted).0 >= least);
+                let spent = job.duration.0 + outcome.restarting.0 + outcome.waited.0;
+                prop_assert_eq!(outcome.ended.since(job.submitted).0, spent);
                 prop_assert!(outcome.starts >= 1);
                 prop_assert!(outcome.restarting.0 <= (outcome.starts - 1) * restart_ms);
             }
