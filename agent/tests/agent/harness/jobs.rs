@@ -75,6 +75,7 @@ impl Job {
             spec: self.digest(),
             devices: Vec::new(),
             ports: Vec::new(),
+            seat: None,
             stop: None,
         }
     }

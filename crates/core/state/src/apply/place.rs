@@ -62,6 +62,7 @@ impl Step<'_> {
             running_since: None,
             started_at: None,
             score: placement.score.clone(),
+            seat: None,
         };
         self.state.allocations.insert(id, Arc::new(row));
         self.emit_allocation(id, node.id, EventKind::AllocationPlanned);

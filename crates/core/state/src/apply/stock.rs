@@ -181,6 +181,7 @@ impl Step<'_> {
             running_since: None,
             started_at: None,
             score: Default::default(),
+            seat: None,
         };
         self.state.allocations.insert(id, Arc::new(row));
         self.emit_allocation(id, node.id, EventKind::AllocationAdopted);

@@ -14,11 +14,12 @@ use bytes::Bytes;
 
 use super::{access, observation, stock};
 use crate::enumeration;
+use crate::frozen::packed::{pack, unpack};
 use crate::frozen::values::{
     allocation_to_proto, allocations_to_proto, purpose_to_proto, read_allocation, read_allocations,
     read_purpose, read_score, score_to_proto,
 };
-use crate::problem::{Field, Problems};
+use crate::problem::{Cause, Field, Problems};
 use crate::spec::{
     device_claim_to_proto, job_spec_to_proto, node_spec_to_proto, port_claim_to_proto,
     read_device_claim, read_job, read_node, read_port_claims,
@@ -196,10 +197,13 @@ fn change_to_proto(change: &JobChange) -> Change {
 fn placement_to_proto(placement: &Placement) -> v1::Placement {
     let Placement { job, task, instance, attempt, node, devices, ports, score } = placement;
     let id = AllocationId { job: *job, task: *task, instance: *instance, attempt: *attempt };
+    let packed = pack(devices);
+    let plain = if packed.is_some() { &[][..] } else { devices };
     v1::Placement {
         allocation: Some(allocation_to_proto(id)),
         node: node.0,
-        devices: devices.iter().map(device_claim_to_proto).collect(),
+        packed,
+        devices: plain.iter().map(device_claim_to_proto).collect(),
         ports: ports.iter().map(port_claim_to_proto).collect(),
         score: score_to_proto(score),
     }
@@ -342,13 +346,24 @@ fn read_place(
         let placements_at = at.named("placements");
         let at = placements_at.item(position);
         let id = read_allocation(at.named("allocation"), proto.allocation, problems)?;
+        let devices = match proto.packed {
+            None => proto.devices.into_iter().map(read_device_claim).collect(),
+            Some(packed) if proto.devices.is_empty() => {
+                unpack(at.named("packed"), &packed, problems)?
+            }
+            Some(_) => {
+                let cause = Cause::Contradiction("is beside devices that are not");
+                problems.add(at.named("packed"), cause);
+                return None;
+            }
+        };
         placements.push(Placement {
             job: id.job,
             task: id.task,
             instance: id.instance,
             attempt: id.attempt,
             node: NodeId(proto.node),
-            devices: proto.devices.into_iter().map(read_device_claim).collect(),
+            devices,
             ports: read_port_claims(at.named("ports"), proto.ports, problems),
             score: read_score(proto.score),
         });
