@@ -208,6 +208,8 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::NodeInUse { .. }
         | Refusal::NotPending(_)
         | Refusal::DoesNotFit { .. }
+        | Refusal::GangIncomplete { .. }
+        | Refusal::GangRefused { .. }
         | Refusal::StockNotTaken { .. }
         | Refusal::Awaiting { .. }
         | Refusal::TooEarly => Status::failed_precondition(message),

@@ -60,6 +60,11 @@ pub enum Refusal {
     NotPending(AllocationId),
     #[error("allocation {allocation} does not fit: {misfit}")]
     DoesNotFit { allocation: AllocationId, misfit: Misfit },
+    #[error("a gang of job {job} starts with all {members} members at once, {found} can")]
+    GangIncomplete { job: JobId, members: u32, found: u64 },
+    /// The first member that was refused; nothing of the gang was granted.
+    #[error("no member of a gang of job {job} starts: {cause}")]
+    GangRefused { job: JobId, cause: Box<Refusal> },
     #[error("no allocation {0}")]
     NoSuchAllocation(AllocationId),
     #[error("node `{name}` has yet to say what is on it")]

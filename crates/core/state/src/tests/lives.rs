@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use berth_model::{
-    AllocationId, DurationMs, EndCause, EndReport, Grant, JobId, JobKind, Machine, NodeId,
+    AllocationId, DurationMs, EndCause, EndReport, Gang, Grant, JobId, JobKind, Machine, NodeId,
     OnReturn, Role, Scope, StateMs, StopIntent, WallMs,
 };
 use proptest::prelude::*;
@@ -66,6 +66,10 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             let count = if kind == JobKind::Daemon { 1 } else { count };
             let mut spec = job(kind, &format!("job-{named}"), count, gpus);
             spec.on_return = OnReturn::ALL[usize::from(named)];
+            if named == 2 && kind != JobKind::Daemon {
+                spec.tasks[0].gang = Some(Gang {});
+                spec.tasks[0].restart.attempts = Some(2);
+            }
             Some(submit(&spec, key.map(|key| format!("key-{key}")).as_deref()))
         }
         Move::Change { job, change } => {
@@ -82,7 +86,12 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
         }
         Move::Place { job, instance, node, steal } => {
             let (job, node) = (pick(&jobs, job)?, pick(&nodes, node)?);
-            let daemon = world.state.jobs().get(&job)?.kind() == JobKind::Daemon;
+            let row = world.state.jobs().get(&job)?;
+            if row.spec.tasks[0].gang.is_some() && !steal {
+                let placements = world.gang(job, usize::from(node.0 as u8));
+                return Some(Command::Place { placements });
+            }
+            let daemon = row.kind() == JobKind::Daemon;
             let instance = if daemon && !steal { u32::try_from(node.0).ok()? } else { instance };
             let mut placement = world.placement(job, instance, node);
             if steal {
