@@ -7,11 +7,12 @@ use std::sync::Arc;
 use berth_model::JobId;
 use berth_placement::{Budget, Planner};
 use berth_raft::{Proposal, ProposeError};
-use berth_state::{Applied, ClusterState, Command, Entry, EventKind, Placement, Reply};
+use berth_state::{Applied, ClusterState, Command, Entry, EventKind, Reply};
 use berth_wire::log::v1 as log;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
+use super::cuts::fitting;
 use super::line::{Line, Room};
 use super::{Answers, Leader, clock};
 
@@ -242,7 +243,8 @@ fn add_placements(
     };
     let left = outcome.exhausted || outcome.next_wakeup.is_some() || retries;
     let planned = outcome.placements.len();
-    let riding = fitting(outcome.placements, log::ENTRY_BYTES_MAX.saturating_sub(bytes));
+    let room = log::ENTRY_BYTES_MAX.saturating_sub(bytes);
+    let riding = fitting(outcome.placements, &outcome.gangs, room);
     let left = left || riding.len() < planned;
     if !riding.is_empty() {
         entry.commands.push(Command::Place { placements: riding });
@@ -252,21 +254,6 @@ fn add_placements(
         (true, true) => Rest::NewJobs,
         (true, false) => Rest::Everything,
     }
-}
-
-/// The first of `placements`, as many as surely encode to at most `bytes_max`.
-pub fn fitting(mut placements: Vec<Placement>, bytes_max: usize) -> Vec<Placement> {
-    while !placements.is_empty() {
-        let command = Command::Place { placements };
-        let fits = log::encoded_len(&command) <= bytes_max;
-        let Command::Place { placements: back } = command else { return Vec::new() };
-        placements = back;
-        if fits {
-            break;
-        }
-        placements.truncate(placements.len() / 2);
-    }
-    placements
 }
 
 fn effect(view: &ClusterState, commands: &[Command]) -> Effect {

@@ -11,7 +11,8 @@ use tracing::{debug, error, warn};
 
 use super::Leader;
 use super::backlog::Scope;
-use super::batch::{ENTRY_BYTES_MAX, fitting};
+use super::batch::ENTRY_BYTES_MAX;
+use super::cuts::{Gangs, fitting, units_within};
 
 /// Work of one plan; at ten million candidates a second about 25 ms.
 const BUDGET: Budget = Budget { candidates_examined_max: 250_000, placements_max: 1024 };
@@ -84,25 +85,33 @@ async fn round(leader: &Arc<Leader>, planner: &mut Planner) -> Next {
         }
         // What is left of the jobs that are placed now is to be looked at.
         leader.backlog.made_room();
-        if let Some(wait) = propose(leader, outcome.placements).await {
+        if let Some(wait) = propose(leader, outcome.placements, &outcome.gangs).await {
             return Next { wait: Some(wait), scope: Scope::Everything };
         }
     }
 }
 
 /// Proposes a plan; returns when to try again if nothing of it was granted.
-async fn propose(leader: &Arc<Leader>, placements: Vec<Placement>) -> Option<Duration> {
+async fn propose(
+    leader: &Arc<Leader>,
+    placements: Vec<Placement>,
+    gangs: &Gangs,
+) -> Option<Duration> {
     let planned = placements.len();
     let mut granted_count = 0;
+    let mut again = REFUSED_WAIT;
     let mut left = placements.as_slice();
-    while !left.is_empty() {
-        let some = left[..left.len().min(PLACEMENTS_IN_COMMAND_MAX)].to_vec();
-        let chunk = fitting(some, ENTRY_BYTES_MAX);
-        left = &left[chunk.len()..];
+    while let Some(first) = left.first() {
+        let some = &left[..units_within(left, gangs, PLACEMENTS_IN_COMMAND_MAX)];
+        let chunk = fitting(some.to_vec(), gangs, ENTRY_BYTES_MAX);
         if chunk.is_empty() {
-            error!("a single placement does not fit a log entry");
-            return Some(LOOK_AGAIN);
+            // The others go on; for this one looking again soon is of no use.
+            error!(job_id = %first.job, members = some.len(), "placements do not fit a log entry");
+            again = LOOK_AGAIN;
+            left = &left[units_within(left, gangs, 1)..];
+            continue;
         }
+        left = &left[chunk.len()..];
         let command = Command::Place { placements: chunk };
         match leader.propose(command).await {
             Ok(Ok(Reply::Placed { granted, refused })) => {
@@ -118,7 +127,7 @@ async fn propose(leader: &Arc<Leader>, placements: Vec<Placement>) -> Option<Dur
         }
     }
     debug!(planned, granted_count, "plan proposed");
-    (granted_count == 0).then_some(REFUSED_WAIT)
+    (granted_count == 0).then_some(again)
 }
 
 /// `None` if it did not finish; the planner is a new one then.

@@ -7,9 +7,11 @@
 //! it has: its age puts it first in every plan, which helps it only once
 //! enough is free at one moment.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, Claim, InstanceIndex, JobKind, Policy, StateMs, TaskSpec};
+use berth_model::{
+    AllocationId, Claim, InstanceIndex, JobId, JobKind, Policy, StateMs, TaskIndex, TaskSpec,
+};
 use berth_state::{ClusterState, JobRow, Placement, QueueKey, ScoreParts, TaskRow};
 
 use crate::budget::{Budget, Meter};
@@ -40,7 +42,7 @@ pub fn plan_jobs(
     soft: &SoftView,
     now: StateMs,
     budget: Budget,
-    jobs: &[berth_model::JobId],
+    jobs: &[JobId],
 ) -> PlanOutcome {
     Planner::default().plan_jobs(view, soft, now, budget, jobs)
 }
@@ -51,7 +53,7 @@ pub(crate) fn plan_task(
     soft: &SoftView,
     now: StateMs,
     budget: Budget,
-    (job, task): (berth_model::JobId, berth_model::TaskIndex),
+    (job, task): (JobId, TaskIndex),
 ) -> PlanOutcome {
     let keys = walk::of_jobs(view, &[job]).filter(|key| key.task == task);
     Run::new(&mut Planner::default(), view, soft, now, budget).over(keys)
@@ -68,10 +70,13 @@ pub(crate) struct Run<'p, 'a> {
     /// Requests that nothing fits any more; within a plan nothing is freed, so
     /// they need no further search.
     dead: BTreeSet<FitKey>,
+    /// The same of gangs, with the fewest members for which it was found.
+    dead_gangs: BTreeMap<FitKey, u32>,
     /// Of the last job whose policy looks at its own instances. Its tasks are neighbours in the
     /// queue, so what this plan hands out for it is counted until they are done.
     census: Option<Census>,
     placements: Vec<Placement>,
+    gangs: BTreeSet<(JobId, TaskIndex)>,
     report: PlanReport,
     next_wakeup: Option<StateMs>,
 }
@@ -101,7 +106,8 @@ impl<'a> Visit<'a> {
 
     /// Whether it would run twice: an orphan of an earlier incarnation runs it.
     fn would_be_twice(&self, view: &ClusterState, instance: u32) -> bool {
-        self.job.spec.exclusive && view.has_orphan_of(self.allocation(view, instance))
+        self.job.waits_for_orphans(self.key.task)
+            && view.has_orphan_of(self.allocation(view, instance))
     }
 
     /// When the instance may be placed, if not before `now`.
@@ -138,8 +144,10 @@ impl<'p, 'a> Run<'p, 'a> {
             searches,
             reckoned,
             dead: BTreeSet::new(),
+            dead_gangs: BTreeMap::new(),
             census: None,
             placements: Vec::new(),
+            gangs: BTreeSet::new(),
             report: PlanReport { view_index: view.applied_index(), ..PlanReport::default() },
             next_wakeup,
         }
@@ -166,6 +174,7 @@ impl<'p, 'a> Run<'p, 'a> {
         self.report.placements = self.meter.placed;
         PlanOutcome {
             placements: self.placements,
+            gangs: self.gangs,
             report: self.report,
             next_wakeup: self.next_wakeup,
             exhausted: self.meter.exhausted,
@@ -180,6 +189,7 @@ impl<'p, 'a> Run<'p, 'a> {
         let visit = Visit { key, job, row, task };
         self.report.tasks_visited += 1;
         let tally = match job.kind() {
+            JobKind::Batch | JobKind::Service if task.gang.is_some() => self.place_gang(visit),
             JobKind::Batch | JobKind::Service => self.place_pending(visit),
             JobKind::Daemon => self.place_daemon(visit),
         };
@@ -312,5 +322,6 @@ impl<'p, 'a> Run<'p, 'a> {
 }
 
 mod daemon;
+mod gang;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! What a plan came to, and why each task is or is not in it.
 
+use std::collections::BTreeSet;
+
 use berth_model::{JobId, StateMs, TaskIndex};
 use berth_state::Placement;
 
@@ -11,6 +13,8 @@ pub const WAITING_SHOWN_MAX: usize = 256;
 pub struct PlanOutcome {
     /// In the order in which they were decided; apply grants them in it.
     pub placements: Vec<Placement>,
+    /// Tasks of which the placements, which stand next to each other, count only together.
+    pub gangs: BTreeSet<(JobId, TaskIndex)>,
     pub report: PlanReport,
     /// When something that was passed over now may be placed, though nothing
     /// else changes: a retry's wait or a port's block ends.
@@ -58,6 +62,8 @@ pub enum Why {
     Backoff,
     /// It is exclusive, and an orphan still runs what it is.
     Orphan,
+    /// Members of its gang live, or have yet to wait again.
+    GangEnding,
     /// The plan's budget was spent.
     Budget,
 }
@@ -70,6 +76,7 @@ impl Why {
             Why::ParallelLimit => "parallel-limit",
             Why::Backoff => "backoff",
             Why::Orphan => "orphan",
+            Why::GangEnding => "gang-ending",
             Why::Budget => "budget",
         }
     }

@@ -232,6 +232,14 @@ impl Roster {
     }
 }
 
+impl Roster {
+    /// Takes back a claim that this plan has handed out.
+    pub fn hand_back(&mut self, position: usize, claim: &Claim, now: StateMs) {
+        self.change(position, |host, kinds| host.hand_back(claim, now, kinds));
+        self.changes.push(position);
+    }
+}
+
 /// 0 for a node without devices, else one more than the kind of its first.
 fn group_of(host: &Host) -> usize {
     host.spots.first().map_or(0, |spot| spot.kind + 1)
