@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use berth_model::ShareMilli;
-use berth_proto::v1::Allocation;
+use berth_proto::v1::{Allocation, GangSeat};
 use serde_json::{Map, Value, json};
 
 use super::{Table, rfc3339_or_null};
@@ -38,6 +38,7 @@ pub(crate) fn allocation_json(allocation: &Allocation) -> Value {
         "devices": devices,
         "isolation": Some(&allocation.isolation).filter(|text| !text.is_empty()),
         "ports": ports,
+        "gang": allocation.seat.as_ref().map(seat_json),
         "started_at": rfc3339_or_null(allocation.started_at_ms),
         "finished_at": rfc3339_or_null(allocation.finished_at_ms),
         "exit_code": allocation.exit_code,
@@ -48,7 +49,7 @@ pub(crate) fn allocation_json(allocation: &Allocation) -> Value {
 pub(crate) fn allocation_table(allocations: &[Allocation]) -> Table {
     let mut table = Table::new(
         &["ALLOCATION", "TASK", "INDEX", "ATTEMPT", "NODE", "GPUS", "STATE", "EXIT"],
-        &["PORTS", "ISOLATION", "REASON"],
+        &["RANK", "PORTS", "ISOLATION", "REASON"],
     );
     for allocation in allocations {
         let shares = allocation.devices.iter().map(|device| ShareMilli(device.share_milli));
@@ -66,12 +67,31 @@ pub(crate) fn allocation_table(allocations: &[Allocation]) -> Table {
             gpus.join(","),
             allocation.state.clone(),
             exit.or_else(signal).unwrap_or_default(),
+            allocation.seat.as_ref().map(rank).unwrap_or_default(),
             ports.join(","),
             allocation.isolation.clone(),
             allocation.reason.clone(),
         ]);
     }
     table
+}
+
+fn seat_json(seat: &GangSeat) -> Value {
+    json!({
+        "rank": seat.rank,
+        "world_size": seat.world_size,
+        "node_rank": seat.node_rank,
+        "node_count": seat.node_count,
+        "local_rank": seat.local_rank,
+        "local_world_size": seat.local_world_size,
+        "master_address": seat.master_address,
+        "master_port": seat.master_port,
+    })
+}
+
+/// Its place in its gang.
+fn rank(seat: &GangSeat) -> String {
+    format!("{} of {}", seat.rank, seat.world_size)
 }
 
 /// What keeps others from the GPUs that these have, each once.
