@@ -197,6 +197,7 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::NotPending(_)
         | Refusal::DoesNotFit { .. }
         | Refusal::GangIncomplete { .. }
+        | Refusal::GangOrphans { .. }
         | Refusal::GangRefused { .. }
         | Refusal::StockNotTaken { .. }
         | Refusal::Awaiting { .. }

@@ -106,8 +106,7 @@ impl<'a> Visit<'a> {
 
     /// Whether it would run twice: an orphan of an earlier incarnation runs it.
     fn would_be_twice(&self, view: &ClusterState, instance: u32) -> bool {
-        self.job.waits_for_orphans(self.key.task)
-            && view.has_orphan_of(self.allocation(view, instance))
+        self.job.spec.exclusive && view.has_orphan_of(self.allocation(view, instance))
     }
 
     /// When the instance may be placed, if not before `now`.

@@ -42,7 +42,7 @@ impl<'a> Run<'_, 'a> {
             self.wake(at);
             return Some(Why::Backoff);
         }
-        if (0..count).any(|instance| visit.would_be_twice(self.view, instance)) {
+        if self.view.has_orphan_of_task(visit.key.job, visit.key.task) {
             return Some(Why::Orphan);
         }
         (!self.meter.may_place_all(count)).then_some(Why::Budget)

@@ -116,6 +116,9 @@ impl Step<'_> {
         let Some(Placement { job, task, .. }) = members.first() else { return Ok(Vec::new()) };
         let spec = &self.state.job_row(*job)?.spec;
         let count = spec.tasks.get(usize::from(task.0)).map_or(0, |task| task.count);
+        if self.state.has_orphan_of_task(*job, *task) {
+            return Err(Refusal::GangOrphans { job: *job });
+        }
         let row = self.state.tasks.get(&(*job, *task));
         let waiting = row.filter(|row| row.live == 0).map_or(0, |row| row.pending.len());
         let placed = members.len() as u64;

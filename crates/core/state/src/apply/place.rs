@@ -106,7 +106,9 @@ impl Step<'_> {
         let due = task.retries.get(&instance).is_none_or(|retry| retry.not_before <= self.now);
         let room = task.live < spec.parallel_max();
         let next = self.state.next_attempt(id.job, task, instance) == id.attempt;
-        let twice = job.waits_for_orphans(id.task) && self.state.has_orphan_of(id);
+        // Of a gang it was asked for all members at once.
+        let alone = job.spec.exclusive && !job.is_gang(id.task);
+        let twice = alone && self.state.has_orphan_of(id);
         if job.places() && waiting && due && room && next && !twice {
             Ok(())
         } else {

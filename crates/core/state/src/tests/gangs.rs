@@ -5,6 +5,7 @@ use berth_model::{
     JobKind, JobSpec, NodeId, StopIntent, TaskIndex,
 };
 
+use super::restores::{orphans, restored, stock_of, take_stock};
 use super::world::{World, exited, job, submit};
 use crate::{
     Command, EventKind, JobChange, Observation, Observed, Placement, Purpose, Refusal, Reply,
@@ -347,4 +348,34 @@ fn a_cordoned_node_refuses_the_whole_gang() {
     let placements = world.gang(id, 0);
     place(&mut world, placements);
     assert!(world.state.allocations_of(id).all(|row| row.state == planned));
+}
+
+#[test]
+fn a_gang_waits_for_members_that_its_backup_does_not_know() {
+    let mut world = World::new(2);
+    let id = world.submit(&gang(JobKind::Batch, 3));
+    let backup = world.state.clone();
+    let members = start(&mut world, id);
+    let reality = world.state;
+    let mut world = restored(&backup);
+    for number in 0..2 {
+        let stock = stock_of(&backup, &reality, &format!("node-{number}"));
+        take_stock(&mut world, number, stock).unwrap();
+        world.register(number);
+    }
+    world.now += 600_000;
+    assert_eq!(orphans(&world).len(), 3, "no member is taken back without the others");
+    // Rank 2 ends first: there is room for nobody yet, and two are there still.
+    let node = |member: &AllocationId| reality.allocations().get(member).unwrap().node;
+    let attempt = berth_model::Attempt(members[0].attempt.0);
+    for (ended, member) in members.iter().enumerate().rev() {
+        let mut placements = world.gang(id, 0);
+        placements.resize(3, world.placement(id, 0, NodeId(1)));
+        let (granted, refused) = place(&mut world, placements);
+        assert_eq!(granted, []);
+        assert!(matches!(refused[..], [Refusal::GangOrphans { .. }]), "{ended}: {refused:?}");
+        world.observe_from(node(member), *member, Observed::Ended(exited(0)));
+    }
+    let again = start(&mut world, id);
+    assert!(again.iter().all(|member| member.attempt > attempt));
 }
