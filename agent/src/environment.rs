@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use berth_model::Name;
+use berth_model::{Name, PortClaim, TaskSpec};
 
 use crate::wanted::Wanted;
 
@@ -53,14 +53,38 @@ fn own_variables(wanted: &Wanted, node: &Name, task_dir: &Path) -> Environment {
     if let Some(bytes) = wanted.row.devices.iter().map(|claim| claim.memory.0).min() {
         variables.push(("BERTH_GPU_VRAM_BYTES".to_owned(), bytes.to_string()));
     }
-    for claim in &wanted.row.ports {
+    variables.extend(gang_variables(wanted));
+    for claim in own_ports(wanted) {
         let name = format!("BERTH_PORT_{}", variable_name(&claim.name));
         variables.push((name, claim.port.to_string()));
     }
-    if let Some(first) = wanted.row.ports.first() {
+    if let Some(first) = own_ports(wanted).next() {
         variables.push(("PORT".to_owned(), first.port.to_string()));
     }
     variables.into_iter().collect()
+}
+
+/// The ports that the task asks for: the one where a gang meets has a name of its own.
+fn own_ports(wanted: &Wanted) -> impl Iterator<Item = &PortClaim> {
+    let in_gang = wanted.row.seat.is_some();
+    let is_masters = |claim: &PortClaim| claim.name.as_str() == TaskSpec::MASTER_PORT;
+    wanted.row.ports.iter().filter(move |claim| !(in_gang && is_masters(claim)))
+}
+
+/// What programs that are started as one read: the names are those of PyTorch.
+fn gang_variables(wanted: &Wanted) -> Vec<(String, String)> {
+    let Some(seat) = &wanted.row.seat else { return Vec::new() };
+    let variables = [
+        ("RANK", seat.rank.to_string()),
+        ("WORLD_SIZE", seat.world_size.to_string()),
+        ("NODE_RANK", seat.node_rank.to_string()),
+        ("NNODES", seat.node_count.to_string()),
+        ("LOCAL_RANK", seat.local_rank.to_string()),
+        ("LOCAL_WORLD_SIZE", seat.local_world_size.to_string()),
+        ("MASTER_ADDR", seat.master_address.clone()),
+        ("MASTER_PORT", seat.master_port.to_string()),
+    ];
+    variables.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 /// Capital letters, with `_` for what a variable's name cannot hold.

@@ -60,6 +60,7 @@ mod ports;
 mod probe;
 mod problem;
 mod process_group;
+mod reachable;
 mod request;
 mod run;
 /// For fleets of agents without hosts: the session alone, as every agent has it.

@@ -30,7 +30,7 @@ pub struct AgentOptions {
     pub data_dir: PathBuf,
     /// The node's name.
     pub name: Name,
-    /// Where other hosts reach this one's workers, for people.
+    /// Where other hosts reach this one's workers; empty: the address on the way to the schedulers.
     pub address: String,
     /// `HOST:PORT` of health and metrics; none where absent.
     pub http: Option<String>,

@@ -26,7 +26,7 @@ use crate::holds::Holds;
 use crate::node::{Ended, Event, Node, Repairs, Settings};
 use crate::options::{AgentOptions, GpuTest};
 use crate::session::{self, Facts, SessionSettings};
-use crate::{host, http};
+use crate::{host, http, reachable};
 
 /// Messages of a session that wait for the loop; more slow the scheduler down.
 const SESSION_EVENTS_MAX: usize = 256;
@@ -59,8 +59,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     if options.servers.is_empty() {
         bail!("an agent needs at least one scheduler to dial (--servers)");
     }
-    let mut spec = node_spec(&options)?;
-    spec.docker_version = docker::version(&options.docker.socket).await;
+    let spec = node_spec(&options).await?;
     // Before anything that another agent's worker could notice.
     let dir = DataDir::open(&options.data_dir)?;
     let boot_id = berth_shim::process::boot_id().context("read the host's boot id")?;
@@ -251,7 +250,13 @@ fn tell_of_faults(mut happened: mpsc::Receiver<Happened>, events: mpsc::Unbounde
     });
 }
 
-fn node_spec(options: &AgentOptions) -> anyhow::Result<NodeSpec> {
+async fn node_spec(options: &AgentOptions) -> anyhow::Result<NodeSpec> {
+    let address = if options.address.is_empty() {
+        let own = reachable::own_address(&options.servers).await;
+        own.map(|address| address.to_string()).unwrap_or_default()
+    } else {
+        options.address.clone()
+    };
     let simulated = options.simulate.as_ref();
     let spec = NodeSpec {
         labels: options.labels.clone(),
@@ -264,9 +269,9 @@ fn node_spec(options: &AgentOptions) -> anyhow::Result<NodeSpec> {
         devices: Vec::new(),
         ports: options.ports,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        docker_version: String::new(),
+        docker_version: docker::version(&options.docker.socket).await,
         tasks_per_device_max: options.tasks_per_gpu_max,
-        address: options.address.clone(),
+        address,
     };
     let violations = validate_node(&spec);
     if !violations.is_empty() {

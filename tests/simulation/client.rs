@@ -129,7 +129,7 @@ impl World {
         let client = &self.clients[index];
         let key = format!("key-{}-{}", client.index, client.counter);
         let spec = match kind {
-            0..50 => work::batch(&mut self.rng, &format!("batch-{key}")),
+            0..50 => work::batch(&mut self.rng, &format!("batch-{key}"), self.plan.agents),
             50..64 => work::service(&mut self.rng),
             _ => work::daemon(&mut self.rng),
         };

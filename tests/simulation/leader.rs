@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use berth_model::{JobKind, NodeId, StateMs, WallMs};
+use berth_model::{EndCause, JobKind, NodeId, StateMs, WallMs};
 use berth_placement::{Budget, PlanOutcome, Planner, SoftView};
 use berth_raft::Runtime;
 use berth_raft::{Proposal, ProposeError};
@@ -490,8 +490,9 @@ fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
 }
 
 fn is_clean_batch_end(view: &ClusterState, observation: &Observation) -> bool {
-    let job = view.jobs().get(&observation.allocation.job);
-    let batch = job.is_some_and(|job| job.kind() == JobKind::Batch);
+    let Some(job) = view.jobs().get(&observation.allocation.job) else { return false };
+    let task = job.spec.tasks.get(usize::from(observation.allocation.task.0));
     let Observed::Ended(report) = &observation.observed else { return false };
-    batch && report.exit_code == Some(0)
+    let is_done = report.cause == EndCause::Exited && report.exit_code == Some(0);
+    job.kind() == JobKind::Batch && is_done && task.is_some_and(|task| task.gang.is_none())
 }

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, EndCause, EndReport, JobId, JobKind, NodeId, Outcome, TaskIndex};
+use berth_model::{
+    AllocationId, EndCause, EndReport, InstanceIndex, JobId, JobKind, NodeId, Outcome, TaskIndex,
+};
 use berth_state::{Applied, ClusterState, Command, Entry, EventKind, Reply, invariants};
 use berth_wire::log::v1 as log;
 
@@ -41,6 +43,9 @@ pub struct Oracle {
     acknowledged: BTreeMap<String, (JobId, u32)>,
     planned: BTreeSet<AllocationId>,
     succeeded: BTreeSet<Instance>,
+    /// Without their end having been seen.
+    given_up: BTreeSet<AllocationId>,
+    gangs: BTreeSet<JobId>,
     generations: BTreeMap<NodeId, u64>,
     leaders: BTreeMap<u64, u64>,
     /// Processes that live, and how those that do not ended.
@@ -163,14 +168,22 @@ impl Oracle {
                     if id.attempt.0 > 1 {
                         self.count("attempts after the first");
                     }
+                    self.check_gang(index, id, state);
                 }
                 (EventKind::AllocationEnded { outcome, report, .. }, Some(id)) => {
-                    let kind = state.jobs().get(&id.job).map(|job| job.kind());
+                    let job = state.jobs().get(&id.job);
+                    let kind = job.map(|job| job.kind());
+                    let is_member = job.is_some_and(|job| job.spec.tasks[0].gang.is_some());
+                    if report.is_none() {
+                        self.given_up.insert(id);
+                    }
                     self.check_end(index, id, *outcome, report.as_ref());
                     if *outcome == Outcome::Preempted {
                         self.count("workers ended for others");
                     }
-                    if *outcome == Outcome::Succeeded && kind == Some(JobKind::Batch) {
+                    // A member that is done runs again if another of its world is not.
+                    let is_done = *outcome == Outcome::Succeeded && !is_member;
+                    if is_done && kind == Some(JobKind::Batch) {
                         self.succeeded.insert(instance(id));
                     }
                 }
@@ -199,6 +212,23 @@ impl Oracle {
             if self.generations.get(&node.id).is_some_and(|known| node.generation < *known) {
                 self.violated(format!("generation of node {} went back", node.id));
             }
+        }
+    }
+
+    /// A member is planned with all others of its world, of which none has begun.
+    fn check_gang(&mut self, index: u64, id: AllocationId, state: &ClusterState) {
+        let Some(job) = state.jobs().get(&id.job) else { return };
+        if job.spec.tasks[0].gang.is_none() {
+            return;
+        }
+        self.gangs.insert(id.job);
+        self.count(if id.attempt.0 > 1 { "members begun again" } else { "members planned" });
+        let all = job.spec.tasks[0].count;
+        let worlds =
+            (0..all).map(|instance| AllocationId { instance: InstanceIndex(instance), ..id });
+        let missing = worlds.filter(|member| !state.is_live(*member)).count();
+        if missing > 0 {
+            self.violated(format!("entry {index} plans {id}, and {missing} of its gang are not"));
         }
     }
 
@@ -302,6 +332,14 @@ impl Oracle {
         }
         if !self.planned.contains(&id) {
             self.violated(format!("{id} is started and was never planned"));
+        }
+        if self.gangs.contains(&id.job) {
+            let before = self.live.iter().filter(|other| {
+                (other.job, other.task) == (id.job, id.task) && other.attempt < id.attempt
+            });
+            if let Some(other) = before.copied().find(|other| !self.given_up.contains(other)) {
+                self.violated(format!("{id} begins beside {other} of the world before"));
+            }
         }
         self.live.insert(id);
     }

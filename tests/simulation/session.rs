@@ -409,6 +409,7 @@ fn desired_row(row: &AllocationRow, stop: Option<&String>) -> DesiredRow {
         spec: row.spec_digest,
         devices: row.claim.devices.clone(),
         ports: row.claim.ports.clone(),
+        seat: row.seat.clone(),
         stop: stop.cloned(),
     }
 }

@@ -20,11 +20,13 @@ const PROGRESS_US: u64 = 150 * SECOND;
 
 /// What a suite of many seeds must have seen, or its faults are not drawn any
 /// more.
-const EXPECTED: [&str; 50] = [
+const EXPECTED: [&str; 52] = [
     "agents crashed",
     "agents cut off",
     "allocations given up",
     "attempts after the first",
+    "members begun again",
+    "members planned",
     "attempts that came back",
     "bad networks",
     "changes garbled",

@@ -3,8 +3,8 @@
 //! fail.
 
 use berth_model::{
-    ArraySpec, Constraints, CpuMilli, DurationMs, GpuRequest, HealthCheck, HealthProbe, JobKind,
-    JobSpec, MemoryBytes, Name, OnReturn, Policy, Preemption, RestartPolicy, ShareMilli,
+    ArraySpec, Constraints, CpuMilli, DurationMs, Gang, GpuRequest, HealthCheck, HealthProbe,
+    JobKind, JobSpec, MemoryBytes, Name, OnReturn, Policy, Preemption, RestartPolicy, ShareMilli,
     StopPolicy, TaskSpec,
 };
 
@@ -46,7 +46,8 @@ fn job(rng: &mut Rng, kind: JobKind, text: &str, worker: [u64; 3]) -> JobSpec {
     }
 }
 
-pub fn batch(rng: &mut Rng, text: &str) -> JobSpec {
+/// For a cluster of so many nodes.
+pub fn batch(rng: &mut Rng, text: &str, nodes: usize) -> JobSpec {
     let longest = rng.pick(&[100, 800, 3_000, 8_000]);
     let fails = rng.pick(&[0, 0, 100, 400]);
     let mut spec = job(rng, JobKind::Batch, text, [20, longest, fails]);
@@ -67,6 +68,22 @@ pub fn batch(rng: &mut Rng, text: &str) -> JobSpec {
     });
     task.restart.attempts = Some(rng.pick(&[0, 1, 3]));
     task.time_limit = rng.chance(60).then_some(DurationMs(2_000));
+    gang(spec, nodes)
+}
+
+/// Half of those that can be are gangs, none larger than what is sure to be free at one moment
+/// some day: those with GPUs take two of each node, so that they are spread over several.
+fn gang(mut spec: JobSpec, nodes: usize) -> JobSpec {
+    let task = &mut spec.tasks[0];
+    let is_shared = task.gpu.as_ref().is_some_and(|gpu| gpu.is_shared());
+    if task.count > 1 && task.array.is_none() && !is_shared && spec.priority.is_multiple_of(2) {
+        task.gang = Some(Gang {});
+        task.count = 4;
+        if task.gpu.is_some() {
+            task.gpu = Some(GpuRequest::whole(2));
+            task.count = u32::try_from(nodes).unwrap().min(3);
+        }
+    }
     spec
 }
 

@@ -268,6 +268,7 @@ mod tests {
             spec: SpecDigest::default(),
             devices: vec![device],
             ports: vec![PortClaim { name: name("http"), port: 20_000 }],
+            seat: None,
             stop: None,
         };
         Wanted::first(row, job)

@@ -56,6 +56,7 @@ fn full() -> Full {
         spec: spec_digest(&job),
         devices: Vec::new(),
         ports: Vec::new(),
+        seat: None,
         stop: stop.map(str::to_owned),
     };
     let rows = vec![row(0, None), row(1, None), row(2, Some("not needed"))];
@@ -189,6 +190,7 @@ fn one(generation: u64, instances: &[u32], specs: &mut Specs) -> v1::Full {
         spec: spec_digest(&job),
         devices: Vec::new(),
         ports: Vec::new(),
+        seat: None,
         stop: None,
     };
     let rows: Vec<_> = instances.iter().map(row).collect();

@@ -7,10 +7,12 @@ use crate::harness::jobs::Job;
 use crate::harness::scheduler::{Scheduler, running};
 use crate::harness::{cluster_with_hello, until_file};
 use berth_model::{
-    ArraySpec, DeviceClaim, HealthCheck, HealthProbe, JobKind, MemoryBytes, PortClaim, ShareMilli,
+    ArraySpec, DeviceClaim, GangSeat, HealthCheck, HealthProbe, JobKind, MemoryBytes, PortClaim,
+    ShareMilli,
 };
 use berth_proto::v1::EndCause;
 use berth_proto::v1::observation::State;
+use berth_wire::agent::DesiredRow;
 
 /// A scheduler with one agent that acts on an empty desired state.
 async fn cluster(more: &[&str]) -> (Scheduler, Agent) {
@@ -40,6 +42,12 @@ async fn a_worker_runs_and_its_exit_code_and_last_words_are_told() {
     assert_eq!(scheduler.history.get(&job.id(0)).map(ends), Some(1));
 }
 
+/// A port that was just free.
+fn free_port(name: &str) -> PortClaim {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    PortClaim { name: name.parse().unwrap(), port: free.local_addr().unwrap().port() }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_environment_is_exactly_what_is_promised() {
     let (mut scheduler, agent) = cluster(&["--simulate", "2xH100-80GB"]).await;
@@ -57,11 +65,8 @@ async fn the_environment_is_exactly_what_is_promised() {
         share: ShareMilli::WHOLE,
         memory: MemoryBytes(80 << 30),
     }];
-    // A port that was just free.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
-    let ports = vec![PortClaim { name: "web-api".parse().unwrap(), port }];
+    let web = free_port("web-api");
+    let (port, ports) = (web.port, vec![web]);
     scheduler.want(&job, vec![job.row_with(3, devices, ports)]);
     let id = job.id(3);
     let ended = scheduler.until_ended(id).await;
@@ -93,6 +98,42 @@ async fn the_environment_is_exactly_what_is_promised() {
     ]
     .into();
     assert_eq!(found, expected);
+}
+
+/// It is what was told, whatever the job says; the port where they meet has no second name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_of_a_gang_finds_its_seat() {
+    let (mut scheduler, agent) = cluster(&[]).await;
+    let mut job = Job::shell(1, "env | grep -E 'RANK|WORLD|NNODES|MASTER|PORT|MEET' | sort");
+    job.task().env.insert("WORLD_SIZE".to_owned(), "1".to_owned());
+    job.task().env.insert("MEET".to_owned(), "${MASTER_ADDR}:${MASTER_PORT}".to_owned());
+    let seat = GangSeat {
+        rank: 5,
+        world_size: 8,
+        node_rank: 2,
+        node_count: 4,
+        local_rank: 1,
+        local_world_size: 2,
+        master_address: "10.0.0.7".to_owned(),
+        master_port: 20_001,
+    };
+    let master = free_port("master");
+    let row = DesiredRow { seat: Some(seat), ..job.row_with(5, vec![], vec![master]) };
+    scheduler.want(&job, vec![row]);
+    let ended = scheduler.until_ended(job.id(5)).await;
+    assert_eq!(ended.exit_code, Some(0), "{ended:?}");
+    let expected = [
+        "LOCAL_RANK=1",
+        "LOCAL_WORLD_SIZE=2",
+        "MASTER_ADDR=10.0.0.7",
+        "MASTER_PORT=20001",
+        "MEET=10.0.0.7:20001",
+        "NNODES=4",
+        "NODE_RANK=2",
+        "RANK=5",
+        "WORLD_SIZE=8",
+    ];
+    assert_eq!(agent.stdout(job.id(5)).lines().collect::<Vec<_>>(), expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,7 @@ fn the_demo_holds_what_it_claims() {
     let complained = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{complained}");
     assert!(said.contains("killed the leader"), "{said}");
+    assert!(said.contains("6 members on 3 nodes"), "{said}");
     assert!(!said.contains("FAIL"), "{said}");
 }
 

@@ -3,8 +3,8 @@
 
 use berth_jobfile::{Input, Syntax, parse};
 use berth_model::{
-    ArraySpec, CpuMilli, DurationMs, GpuRequest, HealthProbe, JobKind, JobSpec, MemoryBytes, Name,
-    OnReturn, Policy, Signal,
+    ArraySpec, CpuMilli, DurationMs, Gang, GpuRequest, HealthProbe, JobKind, JobSpec, MemoryBytes,
+    Name, OnReturn, Policy, Signal,
 };
 
 fn read(syntax: Syntax, text: &str, overrides: &[&str]) -> JobSpec {
@@ -43,6 +43,7 @@ driver = "exec"
 command = ["vllm", "serve", "--port", "${PORT}"]
 env = { HF_HUB_OFFLINE = "1" }
 workdir = "/srv"
+gang = true
 cpu = 4
 memory = "32GiB"
 gpu = { count = 1, type = ["H100", "A100"], vram = "40GB" }
@@ -81,6 +82,7 @@ task:
   command: [vllm, serve, --port, "${PORT}"]
   env: {HF_HUB_OFFLINE: "1"}
   workdir: /srv
+  gang: {}
   cpu: 4
   memory: 32GiB
   gpu: {count: 1, type: [H100, A100], vram: 40GB}
@@ -102,7 +104,7 @@ const JSON: &str = r#"{
   "constraints": {"labels": {"disk": "nvme"}, "pool": "large", "node": "gpu-01"},
   "task": {
     "driver": "exec", "command": ["vllm", "serve", "--port", "${PORT}"],
-    "env": {"HF_HUB_OFFLINE": "1"}, "workdir": "\/srv", "cpu": 4, "memory": "32GiB",
+    "env": {"HF_HUB_OFFLINE": "1"}, "workdir": "\/srv", "gang": true, "cpu": 4, "memory": "32GiB",
     "gpu": {"count": 1, "type": ["H100", "A100"], "vram": "40GB"}, "ports": ["http"],
     "stop": {"signal": "SIGINT", "grace": "10s"},
     "restart": {"attempts": 3, "backoff": "2s", "backoff_max": "8s"}
@@ -133,6 +135,7 @@ fn every_key_is_read() {
     assert_eq!(task.command, ["vllm", "serve", "--port", "${PORT}"]);
     assert_eq!(task.env["HF_HUB_OFFLINE"], "1");
     assert_eq!(task.workdir.as_deref(), Some("/srv"));
+    assert_eq!(task.gang, Some(Gang {}));
     assert_eq!((task.count, task.cpu, task.memory), (2, CpuMilli(4000), MemoryBytes(32 << 30)));
     let gpu = GpuRequest {
         count: 1,

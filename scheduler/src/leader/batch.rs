@@ -4,14 +4,15 @@
 
 use std::sync::Arc;
 
-use berth_model::JobId;
+use berth_model::{EndCause, JobId, JobKind};
 use berth_placement::{Budget, Planner};
 use berth_raft::{Proposal, ProposeError};
-use berth_state::{Applied, ClusterState, Command, Entry, EventKind, Placement, Reply};
+use berth_state::{Applied, ClusterState, Command, Entry, EventKind, Observation, Observed, Reply};
 use berth_wire::log::v1 as log;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
+use super::cuts::fitting;
 use super::line::{Line, Room};
 use super::{Answers, Leader, clock};
 
@@ -244,7 +245,8 @@ fn add_placements(
     // Who is to end for others is the planner's to say, which has the time to look everywhere.
     let left = left || outcome.held_back;
     let planned = outcome.placements.len();
-    let riding = fitting(outcome.placements, log::ENTRY_BYTES_MAX.saturating_sub(bytes));
+    let room = log::ENTRY_BYTES_MAX.saturating_sub(bytes);
+    let riding = fitting(outcome.placements, &outcome.gangs, room);
     let left = left || riding.len() < planned;
     if !riding.is_empty() {
         entry.commands.push(Command::Place { placements: riding });
@@ -254,21 +256,6 @@ fn add_placements(
         (true, true) => Rest::NewJobs,
         (true, false) => Rest::Everything,
     }
-}
-
-/// The first of `placements`, as many as surely encode to at most `bytes_max`.
-pub fn fitting(mut placements: Vec<Placement>, bytes_max: usize) -> Vec<Placement> {
-    while !placements.is_empty() {
-        let command = Command::Place { placements };
-        let fits = log::encoded_len(&command) <= bytes_max;
-        let Command::Place { placements: back } = command else { return Vec::new() };
-        placements = back;
-        if fits {
-            break;
-        }
-        placements.truncate(placements.len() / 2);
-    }
-    placements
 }
 
 fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
@@ -290,7 +277,7 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             // An end may free room for what waits, or make its instance wait.
             Command::Observe { observations, .. } => {
                 let matters = observations.iter().any(|observation| {
-                    let ended = matches!(observation.observed, berth_state::Observed::Ended(_));
+                    let ended = matches!(observation.observed, Observed::Ended(_));
                     ended && (waits || !is_clean_batch_end(view, observation))
                 });
                 if matters {
@@ -319,16 +306,71 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
     effect
 }
 
-fn is_clean_batch_end(view: &ClusterState, observation: &berth_state::Observation) -> bool {
-    let job = view.jobs().get(&observation.allocation.job);
-    let batch = job.is_some_and(|job| job.kind() == berth_model::JobKind::Batch);
-    let clean = match &observation.observed {
-        berth_state::Observed::Ended(report) => report.exit_code == Some(0),
-        berth_state::Observed::Starting(_)
-        | berth_state::Observed::Running { .. }
-        | berth_state::Observed::Unhealthy { .. }
-        | berth_state::Observed::Stopping
-        | berth_state::Observed::Unkillable => false,
+/// Whether it surely leaves nothing to place: its instance is done. One that was told to end may
+/// say 0 too, and a member of a gang may have to run again with the others.
+fn is_clean_batch_end(view: &ClusterState, observation: &Observation) -> bool {
+    let id = observation.allocation;
+    let Some(job) = view.jobs().get(&id.job) else { return false };
+    let task = job.spec.tasks.get(usize::from(id.task.0));
+    let Observed::Ended(report) = &observation.observed else { return false };
+    let is_done = report.cause == EndCause::Exited && report.exit_code == Some(0);
+    job.kind() == JobKind::Batch && is_done && task.is_some_and(|task| task.gang.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_model::{
+        AllocationId, EndReport, Gang, JobSpec, Name, SpecDigest, StateMs, TaskSpec, WallMs,
     };
-    batch && clean
+    use berth_state::SubmitJob;
+
+    use super::*;
+
+    fn report(cause: EndCause, exit_code: i32) -> EndReport {
+        EndReport {
+            cause,
+            exit_code: Some(exit_code),
+            signal: None,
+            reason: String::new(),
+            stderr_tail: String::new(),
+            started_at: None,
+            finished_at: WallMs(0),
+        }
+    }
+
+    #[test]
+    fn what_is_ended_by_order_waits_again_whatever_it_says() {
+        let name = |text: &str| Name::new(text).unwrap();
+        let spec = |kind, gang| {
+            let task = TaskSpec { gang, ..TaskSpec::new(name("main"), kind, vec!["x".to_owned()]) };
+            let spec = JobSpec::new(name("job"), name("default"), kind, vec![task]);
+            Command::Submit(SubmitJob {
+                key: None,
+                spec: Arc::new(spec),
+                digest: SpecDigest::default(),
+                if_version: None,
+            })
+        };
+        let check = |kind, gang, end: EndReport, expected| {
+            let mut view = ClusterState::default();
+            let found = Command::Found { cluster_id: [1; 16], security: None };
+            let commands = vec![found, spec(kind, gang)];
+            let (state_ms, wall_ms, proposer) = (StateMs(1), WallMs(1), String::new());
+            view.apply(1, &Entry { state_ms, wall_ms, proposer, commands });
+            let allocation = AllocationId { job: JobId(1), ..AllocationId::default() };
+            let observation = Observation { allocation, observed: Observed::Ended(end.clone()) };
+            assert_eq!(
+                is_clean_batch_end(&view, &observation),
+                expected,
+                "{kind:?} {gang:?} {end:?}"
+            );
+        };
+        use EndCause as E;
+        check(JobKind::Batch, None, report(E::Exited, 0), true);
+        check(JobKind::Batch, None, report(E::Exited, 1), false);
+        check(JobKind::Batch, None, report(E::Stopped, 0), false);
+        check(JobKind::Batch, None, report(E::Fenced, 0), false);
+        check(JobKind::Batch, Some(Gang {}), report(E::Exited, 0), false);
+        check(JobKind::Service, None, report(E::Exited, 0), false);
+    }
 }

@@ -6,6 +6,7 @@ mod admission;
 mod backlog;
 mod batch;
 pub mod clock;
+mod cuts;
 mod line;
 pub mod members;
 mod mix;

@@ -11,7 +11,8 @@ use tracing::{debug, error, warn};
 
 use super::Leader;
 use super::backlog::Scope;
-use super::batch::{ENTRY_BYTES_MAX, fitting};
+use super::batch::ENTRY_BYTES_MAX;
+use super::cuts::{fitting, units_within};
 
 /// Work of one plan; at ten million candidates a second about 25 ms.
 const BUDGET: Budget =
@@ -97,17 +98,22 @@ async fn round(leader: &Arc<Leader>, planner: &mut Planner) -> Next {
 
 /// Proposes a plan; returns when to try again if nothing of it was granted.
 async fn propose(leader: &Arc<Leader>, outcome: PlanOutcome) -> Option<Duration> {
+    let gangs = &outcome.gangs;
     let planned = outcome.placements.len() + outcome.reservations.len();
     let mut granted_count = 0;
+    let mut again = REFUSED_WAIT;
     let mut left = outcome.placements.as_slice();
-    while !left.is_empty() {
-        let some = left[..left.len().min(PLACEMENTS_IN_COMMAND_MAX)].to_vec();
-        let chunk = fitting(some, ENTRY_BYTES_MAX);
-        left = &left[chunk.len()..];
+    while let Some(first) = left.first() {
+        let some = &left[..units_within(left, gangs, PLACEMENTS_IN_COMMAND_MAX)];
+        let chunk = fitting(some.to_vec(), gangs, ENTRY_BYTES_MAX);
         if chunk.is_empty() {
-            error!("a single placement does not fit a log entry");
-            return Some(LOOK_AGAIN);
+            // The others go on; for this one looking again soon is of no use.
+            error!(job_id = %first.job, members = some.len(), "placements do not fit a log entry");
+            again = LOOK_AGAIN;
+            left = &left[units_within(left, gangs, 1)..];
+            continue;
         }
+        left = &left[chunk.len()..];
         granted_count += match granted(leader, Command::Place { placements: chunk }).await {
             Ok(count) => count,
             Err(Unsettled) => return Some(REFUSED_WAIT),
@@ -122,7 +128,7 @@ async fn propose(leader: &Arc<Leader>, outcome: PlanOutcome) -> Option<Duration>
         };
     }
     debug!(planned, granted_count, "plan proposed");
-    (granted_count == 0).then_some(REFUSED_WAIT)
+    (granted_count == 0).then_some(again)
 }
 
 /// The term is over, or the outcome unknown: a plan from a newer view settles either.

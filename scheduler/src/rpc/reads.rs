@@ -220,6 +220,8 @@ fn explain_reply(explained: &Explanation) -> v1::ExplainReply {
     let placed = explained
         .running
         .iter()
+        // Of a gang the first member tells for all.
+        .filter(|running| !running.score.policy.is_empty())
         .map(|running| v1::PlacementReason {
             allocation_id: running.allocation.to_string(),
             node: running.node.to_string(),

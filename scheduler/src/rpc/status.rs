@@ -149,8 +149,9 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::NoSuchNode(_)
         | Refusal::NoSuchScheduler(_)
         | Refusal::NoSuchAllocation(_)
-        | Refusal::NoSuchDevice { .. } => Status::not_found(message),
-        Refusal::NoSuchTask { .. } | Refusal::NoSuchVersion { .. } => Status::not_found(message),
+        | Refusal::NoSuchDevice { .. }
+        | Refusal::NoSuchTask { .. }
+        | Refusal::NoSuchVersion { .. } => Status::not_found(message),
         Refusal::KeyConflict { .. } => with_hint(
             Code::AlreadyExists,
             message,
@@ -159,48 +160,35 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         Refusal::VersionConflict { .. } | Refusal::NothingToUpdate { .. } => {
             with_hint(Code::Aborted, message, "look at the present version and decide again")
         }
-        Refusal::KindChanged { .. } => with_hint(
-            Code::FailedPrecondition,
-            message,
-            "the kind of a job cannot change; give the new one another name",
-        ),
-        Refusal::JobNotEnded(_) => {
-            with_hint(Code::FailedPrecondition, message, "stop the job first")
+        Refusal::KindChanged { .. } => {
+            unmet(message, "the kind of a job cannot change; give the new one another name")
         }
-        Refusal::NodeNameTaken { .. } => with_hint(
-            Code::FailedPrecondition,
-            message,
-            "give this agent another --name, or its old data directory",
-        ),
-        Refusal::DeviceElsewhere { .. } => with_hint(
-            Code::FailedPrecondition,
+        Refusal::JobNotEnded(_) => unmet(message, "stop the job first"),
+        Refusal::NodeNameTaken { .. } => {
+            unmet(message, "give this agent another --name, or its old data directory")
+        }
+        Refusal::DeviceElsewhere { .. } => unmet(
             message,
             "run one agent per host; a device that was moved is free once its old node is down",
         ),
-        Refusal::Invalid(_) => Status::invalid_argument(message),
+        Refusal::Invalid(_) | Refusal::JoinTtl { .. } => Status::invalid_argument(message),
         Refusal::NotSecured => not_secured(),
         Refusal::JoinTokenRefused => join_refused(),
-        Refusal::JoinTtl { .. } => Status::invalid_argument(message),
         Refusal::UnknownToken(_) => {
             with_hint(Code::NotFound, message, "list them with `berth token list`")
         }
         Refusal::TokenExists(_) => Status::already_exists(message),
         Refusal::TooManyTokens | Refusal::TooManyRevocations => Status::resource_exhausted(message),
         Refusal::NotFounded => Status::unavailable(message),
-        Refusal::SchedulerRemoved(_) => with_hint(
-            Code::FailedPrecondition,
-            message,
-            "start a new scheduler on an empty directory with --join",
-        ),
-        Refusal::SchedulerElsewhere { .. } => with_hint(
-            Code::FailedPrecondition,
+        Refusal::SchedulerRemoved(_) => {
+            unmet(message, "start a new scheduler on an empty directory with --join")
+        }
+        Refusal::SchedulerElsewhere { .. } => unmet(
             message,
             "start it with --advertise of that address, or remove joining.json from its directory \
              to join as a new one",
         ),
-        Refusal::LastVoter(_) => {
-            with_hint(Code::FailedPrecondition, message, "add another scheduler first")
-        }
+        Refusal::LastVoter(_) => unmet(message, "add another scheduler first"),
         Refusal::AlreadyFounded
         | Refusal::ClusterVersion { .. }
         | Refusal::JobEnded(_)
@@ -209,10 +197,18 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::NotPending(_)
         | Refusal::DoesNotFit { .. }
         | Refusal::NotAVictim { .. }
+        | Refusal::GangIncomplete { .. }
+        | Refusal::GangOrphans { .. }
+        | Refusal::GangRefused { .. }
         | Refusal::StockNotTaken { .. }
         | Refusal::Awaiting { .. }
         | Refusal::TooEarly => Status::failed_precondition(message),
     }
+}
+
+/// It could be so once something else is as the hint says.
+fn unmet(message: String, hint: &str) -> Status {
+    with_hint(Code::FailedPrecondition, message, hint)
 }
 
 /// The caller may not do this.

@@ -76,6 +76,7 @@ impl Job {
             spec: self.digest(),
             devices: Vec::new(),
             ports: Vec::new(),
+            seat: None,
             stop: None,
         }
     }

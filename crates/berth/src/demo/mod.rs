@@ -3,6 +3,7 @@
 //! computed from that.
 
 mod checks;
+mod gang;
 mod story;
 mod traces;
 

@@ -1,4 +1,4 @@
-//! The story: an array, a service, many jobs, and the death of the leader in
+//! The story: a gang, an array, a service, many jobs, and the death of the leader in
 //! the middle of them.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::checks::Checks;
-use super::traces;
+use super::{gang, traces};
 use crate::local::LocalCluster;
 
 const ARRAY: u32 = 40;
@@ -41,6 +41,7 @@ pub async fn tell(
     checks.say(&format!(
         "service `models` is job {service}: {REPLICAS} replicas of a stand-in model server"
     ));
+    let gang = gang::tell(&client, &folder, checks).await?;
     let array = submit(&client, &array_spec(&folder)?, "demo-array").await?;
     checks.say(&format!("array `array` is job {array}: {ARRAY} instances, one simulated GPU each"));
     wait_for(&client, service, |job| {
@@ -74,7 +75,7 @@ pub async fn tell(
     checks.equal(&format!("another scheduler leads: {leader}"), &(leader != killed), &true);
 
     read_back(&client, &acknowledged, checks).await?;
-    let jobs: Vec<u64> = acknowledged.values().copied().chain([array]).collect();
+    let jobs: Vec<u64> = acknowledged.values().copied().chain([array, gang]).collect();
     for job in &jobs {
         wait_for(&client, *job, |job| job.finished_at_ms.is_some())
             .await
@@ -92,7 +93,11 @@ pub async fn tell(
         checks.say(&format!("removed the trace {}", lost.display()));
     }
     let counts = traces::count(&folder)?;
-    checks.equal("every instance left a trace", &counts.len(), &(ARRAY as usize + JOBS));
+    checks.equal(
+        "every instance left a trace",
+        &counts.len(),
+        &((ARRAY + gang::MEMBERS) as usize + JOBS),
+    );
     let twice: Vec<&String> =
         counts.iter().filter(|(_, lines)| **lines != 1).map(|(name, _)| name).collect();
     checks.equal("every instance ran exactly once", &twice, &Vec::new());
@@ -127,7 +132,7 @@ async fn introduce(cluster: &LocalCluster, client: &Client, checks: &Checks) -> 
     Ok(())
 }
 
-fn spec(name: &str, kind: JobKind, task: TaskSpec) -> anyhow::Result<JobSpec> {
+pub fn spec(name: &str, kind: JobKind, task: TaskSpec) -> anyhow::Result<JobSpec> {
     Ok(JobSpec {
         policy: Policy::LeastLoaded,
         progress_deadline: None,
@@ -172,7 +177,7 @@ fn service_spec() -> anyhow::Result<JobSpec> {
     spec("models", JobKind::Service, task)
 }
 
-async fn submit(client: &Client, spec: &JobSpec, key: &str) -> anyhow::Result<u64> {
+pub async fn submit(client: &Client, spec: &JobSpec, key: &str) -> anyhow::Result<u64> {
     let request = v1::SubmitRequest {
         spec: Some(berth_wire::spec::job_spec_to_proto(spec)),
         key: key.to_owned(),
@@ -231,7 +236,7 @@ async fn get_job(client: &Client, job: u64) -> anyhow::Result<v1::Job> {
     client.get_job(request).await.with_context(|| format!("read job {job}"))
 }
 
-async fn wait_for(
+pub async fn wait_for(
     client: &Client,
     job: u64,
     holds: impl Fn(&v1::Job) -> bool,

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::error::{CliError, Exit};
 use crate::output::{
-    Answer, Piece, Table, allocation_table, isolation_line, job_json, job_table, rfc3339, spec_json,
+    Answer, Piece, Table, allocation_table, gang_lines, isolation_line, job_json, job_table,
+    rfc3339, spec_json,
 };
 use crate::session::{Session, StaleArgs, consistency};
 use crate::values;
@@ -86,6 +87,8 @@ fn answer(job: &Job, allocations: &[Allocation], now_ms: u64) -> Answer {
         pieces.push(Piece::Table(allocation_table(allocations)));
         let isolation = isolation_line(allocations);
         pieces.extend(isolation.map(|line| Piece::Text(format!("\n{line}"))));
+        let gangs = gang_lines(allocations).into_iter();
+        pieces.extend(gangs.map(|line| Piece::Text(format!("\n{line}"))));
     }
     Answer { json, pieces, ids: vec![job.id.to_string()] }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_client::new_key;
-use berth_model::{CpuMilli, GpuRequest, JobKind, JobSpec, MemoryBytes, Name, TaskSpec};
+use berth_model::{CpuMilli, Gang, GpuRequest, JobKind, JobSpec, MemoryBytes, Name, TaskSpec};
 use berth_proto::v1::{SubmitReply, SubmitRequest};
 use clap::Args;
 use serde_json::json;
@@ -25,6 +25,10 @@ pub struct SubmitArgs {
     /// Instances
     #[arg(long, value_name = "N", value_parser = values::count, default_value = "1", allow_hyphen_values = true)]
     pub count: u32,
+
+    /// All instances start together or not at all, and fail together
+    #[arg(long)]
+    pub gang: bool,
 
     /// CPU of each instance: cores, or thousandths such as 500m
     #[arg(long, value_name = "CORES", value_parser = values::cpu_milli, allow_hyphen_values = true)]
@@ -64,6 +68,7 @@ fn spec(args: &SubmitArgs, session: &Session<'_, '_>) -> Result<JobSpec, CliErro
     let task_name = Name::new("main").expect("letters make a name");
     let mut task = TaskSpec::new(task_name, JobKind::Batch, args.command.clone());
     task.count = args.count;
+    task.gang = args.gang.then(Gang::default);
     task.gpu = args.gpus.clone();
     task.cpu = args.cpus.map_or(task.cpu, CpuMilli);
     task.memory = args.memory.map_or(task.memory, MemoryBytes);

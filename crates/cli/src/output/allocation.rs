@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use berth_model::ShareMilli;
-use berth_proto::v1::Allocation;
+use berth_proto::v1::{Allocation, GangSeat};
 use serde_json::{Map, Value, json};
 
 use super::{Table, rfc3339_or_null};
@@ -38,6 +38,7 @@ pub(crate) fn allocation_json(allocation: &Allocation) -> Value {
         "devices": devices,
         "isolation": Some(&allocation.isolation).filter(|text| !text.is_empty()),
         "ports": ports,
+        "gang": allocation.seat.as_ref().map(seat_json),
         "started_at": rfc3339_or_null(allocation.started_at_ms),
         "finished_at": rfc3339_or_null(allocation.finished_at_ms),
         "exit_code": allocation.exit_code,
@@ -48,7 +49,7 @@ pub(crate) fn allocation_json(allocation: &Allocation) -> Value {
 pub(crate) fn allocation_table(allocations: &[Allocation]) -> Table {
     let mut table = Table::new(
         &["ALLOCATION", "TASK", "INDEX", "ATTEMPT", "NODE", "GPUS", "STATE", "EXIT"],
-        &["PORTS", "ISOLATION", "REASON"],
+        &["RANK", "PORTS", "ISOLATION", "REASON"],
     );
     for allocation in allocations {
         let shares = allocation.devices.iter().map(|device| ShareMilli(device.share_milli));
@@ -66,12 +67,48 @@ pub(crate) fn allocation_table(allocations: &[Allocation]) -> Table {
             gpus.join(","),
             allocation.state.clone(),
             exit.or_else(signal).unwrap_or_default(),
+            allocation.seat.as_ref().map(rank).unwrap_or_default(),
             ports.join(","),
             allocation.isolation.clone(),
             allocation.reason.clone(),
         ]);
     }
     table
+}
+
+fn seat_json(seat: &GangSeat) -> Value {
+    json!({
+        "rank": seat.rank,
+        "world_size": seat.world_size,
+        "node_rank": seat.node_rank,
+        "node_count": seat.node_count,
+        "local_rank": seat.local_rank,
+        "local_world_size": seat.local_world_size,
+        "master_address": seat.master_address,
+        "master_port": seat.master_port,
+    })
+}
+
+/// Its place in its gang.
+fn rank(seat: &GangSeat) -> String {
+    format!("{} of {}", seat.rank, seat.world_size)
+}
+
+/// A line for each gang that lives: how large it is, and where its members meet.
+pub(crate) fn gang_lines(allocations: &[Allocation]) -> Vec<String> {
+    let live = allocations.iter().filter(|allocation| allocation.finished_at_ms.is_none());
+    let seats = live.filter_map(|allocation| Some((&allocation.task, allocation.seat.as_ref()?)));
+    let lines: BTreeSet<String> = seats
+        .map(|(task, seat)| {
+            let GangSeat { world_size, node_count, master_address, master_port, .. } = seat;
+            let nodes = if *node_count == 1 { "node" } else { "nodes" };
+            format!(
+                "gang {task}: {world_size} members on {node_count} {nodes}, rank 0 at \
+                 {master_address}:{master_port}"
+            )
+        })
+        .collect();
+    lines.into_iter().collect()
 }
 
 /// What keeps others from the GPUs that these have, each once.
@@ -100,6 +137,27 @@ mod tests {
         assert_eq!(isolation_line(&[of("")]), None);
         let line = isolation_line(&[of("whole GPU"), of(""), of("time-sliced"), of("whole GPU")]);
         assert_eq!(line.unwrap(), "isolation of GPUs: time-sliced; whole GPU");
+    }
+
+    #[test]
+    fn a_gang_that_lives_is_told_once() {
+        let member = |rank, world: u32, finished_at_ms| Allocation {
+            task: "main".to_owned(),
+            seat: Some(GangSeat {
+                rank,
+                world_size: 2,
+                node_count: world,
+                master_address: "10.0.0.7".to_owned(),
+                master_port: 20_000 + world,
+                ..Default::default()
+            }),
+            finished_at_ms,
+            ..Default::default()
+        };
+        let over = member(0, 2, Some(5));
+        assert_eq!(gang_lines(&[over.clone(), Allocation::default()]), [""; 0]);
+        let lines = gang_lines(&[over, member(0, 1, None), member(1, 1, None)]);
+        assert_eq!(lines, ["gang main: 2 members on 1 node, rank 0 at 10.0.0.7:20001"]);
     }
 
     #[test]

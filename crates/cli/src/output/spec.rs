@@ -60,6 +60,7 @@ fn task_json(task: &TaskSpec) -> Value {
             let at_once = array.parallel_max.map(|most| format!("%{most}")).unwrap_or_default();
             format!("{}-{last}:{}{at_once}", array.start, array.step)
         }),
+        "gang": task.gang.is_some(),
         "cpu": format_cpu(task.cpu.0),
         "memory": format_size(task.memory.0),
         "limits": limits_json(task),
@@ -141,7 +142,7 @@ mod tests {
             "preemption": {"preempts": true, "preemptible": false, "min_run": "5m"},
             "tasks": {"main": {
                 "driver": "docker", "image": "a:1",
-                "command": ["x"], "env": {"HF_TOKEN": "hf_secret"}, "array": "0-8:2%3",
+                "command": ["x"], "env": {"HF_TOKEN": "hf_secret"}, "array": "0-8:2", "gang": true,
                 "artifacts": [{"source": "https://h/a/b.bin?sig=secret"}],
                 "cpu": "500m", "memory": "4GiB",
                 "limits": {"cpu": "1500m", "memory": "8GiB", "processes": 100, "open_files": 99,

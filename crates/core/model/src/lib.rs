@@ -7,6 +7,7 @@
 pub mod access;
 pub mod artifact;
 pub mod fits;
+pub mod gang;
 pub mod ids;
 pub mod limits;
 pub mod name;
@@ -24,6 +25,7 @@ pub use access::{
 };
 pub use artifact::{Artifact, Checksum, Location, Scheme, shown_source};
 pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, may_stay, open_devices};
+pub use gang::{GANG_MEMBERS_MAX, GANG_PLAN_BYTES_MAX, Gang, GangSeat};
 pub use ids::{AllocationId, Attempt, InstanceIndex, JobId, NodeId, ParseIdError, TaskIndex};
 pub use limits::{Limits, QualityClass};
 pub use name::{Name, NameError};

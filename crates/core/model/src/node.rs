@@ -32,7 +32,7 @@ pub struct NodeSpec {
     pub docker_version: String,
     /// How many tasks may share one device, at least one.
     pub tasks_per_device_max: u32,
-    /// Where the agent itself may be reached, for people.
+    /// Where others reach the host, with or without a port; empty where nobody says.
     pub address: String,
 }
 
@@ -142,6 +142,22 @@ pub struct NodeCapacity<'a> {
 impl NodeSpec {
     pub fn device(&self, uuid: &str) -> Option<&Device> {
         self.devices.iter().find(|device| device.uuid == uuid)
+    }
+}
+
+impl NodeSpec {
+    /// The host of its address, without the port; `None` where the agent told none.
+    pub fn host(&self) -> Option<&str> {
+        let text = self.address.as_str();
+        let host = match text.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or(rest),
+            // Of several colons none begins a port: it is an address of IPv6.
+            None => text
+                .split_once(':')
+                .filter(|(_, port)| !port.contains(':'))
+                .map_or(text, |(host, _)| host),
+        };
+        (!host.is_empty()).then_some(host)
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::artifact::Artifact;
+use crate::gang::Gang;
 use crate::limits::Limits;
 use crate::name::Name;
 use crate::preemption::Preemption;
@@ -144,6 +145,8 @@ pub struct TaskSpec {
     /// Instances, replicas for a service; unused by a daemon.
     pub count: u32,
     pub array: Option<ArraySpec>,
+    /// Its instances are placed all or none.
+    pub gang: Option<Gang>,
     pub cpu: CpuMilli,
     pub memory: MemoryBytes,
     pub limits: Limits,
@@ -371,6 +374,7 @@ impl TaskSpec {
             artifacts: Vec::new(),
             count: 1,
             array: None,
+            gang: None,
             cpu: JobSpec::CPU_DEFAULT,
             memory: JobSpec::MEMORY_DEFAULT,
             limits: Limits::default(),

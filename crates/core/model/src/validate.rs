@@ -47,6 +47,7 @@ const DURATION_MAX: DurationMs = DurationMs::from_secs(366 * 24 * 3600);
 const GRACE_MAX: DurationMs = DurationMs::from_secs(24 * 3600);
 const RESERVED_PREFIX: &str = "BERTH_";
 
+mod gang;
 mod grant;
 mod node;
 
@@ -161,6 +162,7 @@ fn check_task(spec: &JobSpec, task: &TaskSpec, complaints: &mut Complaints) {
             );
         }
     }
+    gang::check(spec, task, complaints);
     if task.cpu.0 == 0 || task.cpu.0 > CPU_MILLI_MAX {
         complaints.add(
             at("cpu"),

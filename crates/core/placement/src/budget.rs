@@ -75,6 +75,14 @@ impl Meter {
         true
     }
 
+    /// Whether so many more are; exhausted from then on if not.
+    pub fn may_place_all(&mut self, count: u32) -> bool {
+        if self.placed.saturating_add(count) > self.budget.placements_max {
+            self.exhausted = true;
+        }
+        !self.exhausted
+    }
+
     /// Units of work that are left.
     pub fn left(&self) -> u64 {
         self.budget.candidates_examined_max.saturating_sub(self.examined)

@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 
-use berth_model::{Device, GpuRequest, PcieWay, Policy};
+use berth_model::{Device, GpuRequest, PcieWay, Policy, TaskSpec};
 
 use crate::host::Host;
 use crate::terms::cost::best_place;
@@ -25,6 +25,52 @@ pub(crate) fn choose(policy: Policy, look: Look<'_>) -> Option<Vec<usize>> {
         return best_place(look).map(|(_, chosen)| chosen);
     }
     tightest(look.host, gpu, look.suits)
+}
+
+/// Devices for so many members of a gang on one node: of whole ones those that reach each other
+/// best, and of these for each member those that do; of shares the fullest. `None` if there is no room.
+pub(crate) fn for_gang(
+    host: &Host,
+    task: &TaskSpec,
+    suits: &[bool],
+    members: u32,
+) -> Option<Vec<Vec<usize>>> {
+    let Some(gpu) = &task.gpu else { return Some(vec![Vec::new(); members as usize]) };
+    let open: Vec<usize> = host.spots_for_gang(gpu, suits, task.count).collect();
+    if gpu.is_shared() {
+        return shares(host, gpu, open, members);
+    }
+    let devices = &host.row.spec.devices;
+    let count = gpu.count as usize;
+    let mut set = closest_of(devices, &open, count.checked_mul(members as usize)?)?;
+    let mut sets = Vec::with_capacity(members as usize);
+    for _ in 0..members {
+        let chosen = closest_of(devices, &set, count)?;
+        set.retain(|at| !chosen.contains(at));
+        sets.push(chosen);
+    }
+    Some(sets)
+}
+
+/// One part after another, on the device with the least left that has room for it.
+fn shares(
+    host: &Host,
+    gpu: &GpuRequest,
+    open: Vec<usize>,
+    members: u32,
+) -> Option<Vec<Vec<usize>>> {
+    let mut left: Vec<(u32, u32, usize)> = open
+        .into_iter()
+        .map(|at| (host.spots[at].share_free, host.shares_of(&host.spots[at], gpu), at))
+        .collect();
+    let mut sets = Vec::with_capacity(members as usize);
+    for _ in 0..members {
+        let (share, parts, at) = left.iter_mut().filter(|(_, parts, _)| *parts > 0).min()?;
+        *share = share.saturating_sub(gpu.share.0);
+        *parts -= 1;
+        sets.push(vec![*at]);
+    }
+    Some(sets)
 }
 
 /// How far two devices are from each other, less is nearer: over NVLinks the more of them the
@@ -56,17 +102,28 @@ fn spread_of(devices: &[Device], chosen: &[usize]) -> (u32, u32) {
 /// the nearest, and the best of these sets is taken; where nobody says how devices reach each
 /// other, or nothing is nearer, as [`tightest`] has it. Costs O(open² × count).
 fn closest(host: &Host, gpu: &GpuRequest, suits: &[bool]) -> Option<Vec<usize>> {
-    let devices = &host.row.spec.devices;
     let plain = tightest(host, gpu, suits)?;
     let open: Vec<usize> = host.open_spots(gpu, suits).collect();
+    Some(nearer_than(plain, &host.row.spec.devices, &open))
+}
+
+/// The same among these positions, in ascending order.
+fn closest_of(devices: &[Device], open: &[usize], count: usize) -> Option<Vec<usize>> {
+    let plain = neighbours(devices, open, count)?;
+    Some(nearer_than(plain, devices, open))
+}
+
+/// As many of `open` as `plain` has that reach each other better, or `plain`.
+fn nearer_than(plain: Vec<usize>, devices: &[Device], open: &[usize]) -> Vec<usize> {
+    let count = plain.len();
     if open.iter().all(|at| devices[*at].ways.is_empty()) {
-        return Some(plain);
+        return plain;
     }
     let mut best = (spread_of(devices, &plain), plain);
-    for seed in &open {
+    for seed in open {
         let mut chosen = vec![*seed];
         let mut others: Vec<usize> = open.iter().copied().filter(|at| at != seed).collect();
-        while chosen.len() < gpu.count as usize {
+        while chosen.len() < count {
             let reach = |at: usize| {
                 let ways = chosen.iter().map(|one| distance(devices, *one, at));
                 ways.fold((0, 0_u32), |(longest, all), way| {
@@ -79,11 +136,11 @@ fn closest(host: &Host, gpu: &GpuRequest, suits: &[bool]) -> Option<Vec<usize>> 
         }
         chosen.sort_unstable();
         let spread = spread_of(devices, &chosen);
-        if chosen.len() == gpu.count as usize && spread < best.0 {
+        if chosen.len() == count && spread < best.0 {
             best = (spread, chosen);
         }
     }
-    Some(best.1)
+    best.1
 }
 
 /// Of whole devices the lowest run of neighbouring free ones, because neighbours usually
@@ -98,6 +155,11 @@ pub(crate) fn tightest(host: &Host, gpu: &GpuRequest, suits: &[bool]) -> Option<
         let held = 1000_u32.saturating_sub(spot.share_free);
         (spot.is_suspect, Reverse(held), devices[*at].index, *at)
     });
+    neighbours(devices, &open, count)
+}
+
+/// The first run of neighbours among these positions, failing that the first of them.
+fn neighbours(devices: &[Device], open: &[usize], count: usize) -> Option<Vec<usize>> {
     let mut runs = open.windows(count.max(1));
     let run = runs.find(|window| {
         let index = |at: usize| devices[at].index;

@@ -2,7 +2,7 @@
 //! view by the very code that would do it. It knows nothing of others that wait, some of
 //! which may come first.
 
-use berth_model::{AllocationId, EndCause, EndReport, StateMs, StopIntent};
+use berth_model::{AllocationId, EndCause, EndReport, NodeId, StateMs, StopIntent};
 use berth_state::{ClusterState, Command, Observation, Observed, Refusal};
 
 use crate::budget::Budget;
@@ -55,8 +55,10 @@ impl<'a> Elsewhere<'a> {
         let Ok(mut copy) = self.without(id) else { return Taken::None };
         let planned = plan_task(&copy, self.soft, self.now, budget, (id.job, id.task));
         let mut placements = planned.placements;
-        placements
-            .retain(|one| (one.job, one.task, one.instance) == (id.job, id.task, id.instance));
+        let is_gang = self.others_of_gang(id).is_some();
+        placements.retain(|one| {
+            (one.job, one.task) == (id.job, id.task) && (is_gang || one.instance == id.instance)
+        });
         if placements.is_empty() {
             return if planned.exhausted { Taken::Unknown } else { Taken::None };
         }
@@ -80,14 +82,27 @@ impl<'a> Elsewhere<'a> {
     fn without(&self, id: AllocationId) -> Result<ClusterState, Refusal> {
         let mut copy = self.copy.clone();
         let row = copy.allocations().get(&id).ok_or(Refusal::NoSuchAllocation(id))?;
-        let node = row.node;
-        let observation = Observation { allocation: id, observed: Observed::Ended(stopped(&copy)) };
+        let mut ends = vec![(row.node, id)];
+        // The others end with it.
+        ends.extend(self.others_of_gang(id).into_iter().flatten());
         let (allocations, reason) = (vec![id], String::new());
         let intent = StopIntent::Drain;
         apply_one(&mut copy, self.now, Command::StopAllocations { allocations, intent, reason })?;
-        let observations = vec![observation];
-        apply_one(&mut copy, self.now, Command::Observe { node, observations })?;
+        for (node, allocation) in ends {
+            let observed = Observed::Ended(stopped(&copy));
+            let observations = vec![Observation { allocation, observed }];
+            apply_one(&mut copy, self.now, Command::Observe { node, observations })?;
+        }
         Ok(copy)
+    }
+
+    /// The other members of its gang, with their nodes; `None` if it is of none.
+    fn others_of_gang(&self, id: AllocationId) -> Option<Vec<(NodeId, AllocationId)>> {
+        let job = self.copy.jobs().get(&id.job)?;
+        job.spec.tasks.get(usize::from(id.task.0))?.gang?;
+        let members = self.copy.allocations_of_task(id.job, id.task);
+        let others = members.filter(|row| row.id != id);
+        Some(others.map(|row| (row.node, row.id)).collect())
     }
 }
 
@@ -140,6 +155,28 @@ mod tests {
         let ended = AllocationId { attempt: berth_model::Attempt(9), ..ids[0] };
         assert_eq!(elsewhere.take(ended), Taken::None);
         assert!(elsewhere.why_not(ended).contains("no allocation"));
+    }
+
+    #[test]
+    fn f45_a_member_moves_if_all_of_its_gang_can() {
+        let check = |spare: u32, expected: Taken| {
+            let mut cluster = Cluster::with_nodes([gpu_node(2), gpu_node(1), gpu_node(spare)]);
+            cluster.set_purpose(3, Purpose::Cordoned);
+            let gang = TaskSpec { count: 3, gang: Some(berth_model::Gang {}), ..gpu_task(1) };
+            let service = JobSpec { kind: JobKind::Service, ..job(Policy::BestFit, gang) };
+            let id = cluster.submit(service);
+            let soft = SoftView::default();
+            let planned = crate::plan_jobs(&cluster.state, &soft, cluster.now, BUDGET, &[id]);
+            cluster.place(planned.placements);
+            cluster.set_purpose(3, Purpose::Work);
+            cluster.set_purpose(2, Purpose::Draining(Drain { deadline: None }));
+            let ids: Vec<AllocationId> =
+                cluster.state.allocations().iter().map(|(id, _)| *id).collect();
+            let mut elsewhere = Elsewhere::new(&cluster.state, &soft, cluster.now);
+            assert_eq!(elsewhere.take(ids[2]), expected, "{spare} to spare");
+        };
+        check(1, Taken::Place);
+        check(0, Taken::None);
     }
 
     /// A service of two tasks; what waits of the first, and of the second before the replica

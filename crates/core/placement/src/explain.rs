@@ -8,6 +8,7 @@ use crate::budget::Budget;
 use crate::change;
 use crate::filters::{Request, admits};
 use crate::never::task_never_fits;
+use crate::places::places_now;
 use crate::plan::plan_jobs;
 use crate::reasons::{Reason, node_reasons, own_hindrances, uncovered, waiting_count};
 use crate::soft::SoftView;
@@ -109,14 +110,47 @@ pub fn explain_task(
     }
     let open = uncovered(view, row, task, &nodes);
     let hindrances = own_hindrances(view, row, task, now);
-    explanation.smallest_change = match hindrances.first() {
-        Some(hindrance) => hindrance.detail.clone(),
-        None => smallest_change(view, soft, now, (job, task), (&open, request)),
+    let shortage = gang_shortage(&open, now, request).filter(|_| hindrances.is_empty());
+    explanation.smallest_change = match (hindrances.first(), &shortage) {
+        (Some(hindrance), _) => hindrance.detail.clone(),
+        (None, Some(shortage)) => shortage.smallest_change(),
+        (None, None) => smallest_change(view, soft, now, (job, task), (&open, request)),
     };
     explanation.reasons = hindrances;
+    explanation.reasons.extend(shortage.map(|shortage| shortage.reason()));
     explanation.reasons.extend(node_reasons(&nodes, &open, now, request));
     explanation.summary = waiting_summary(&explanation, never);
     Some(explanation)
+}
+
+/// A gang for which there are too few places.
+struct GangShortage {
+    members: u32,
+    places: u64,
+}
+
+fn gang_shortage(open: &[&NodeRow], now: StateMs, request: Request<'_>) -> Option<GangShortage> {
+    let members = request.task.count;
+    request.task.gang?;
+    let places = places_now(open, now, request);
+    (places < u64::from(members)).then_some(GangShortage { members, places })
+}
+
+impl GangShortage {
+    fn reason(&self) -> Reason {
+        let GangShortage { members, places } = self;
+        let detail = format!("needs {members} places at once; {places} fit now");
+        Reason { code: "gang", nodes: 0, detail }
+    }
+
+    fn smallest_change(&self) -> String {
+        let missing = u64::from(self.members).saturating_sub(self.places);
+        let more = if missing == 1 { "place" } else { "places" };
+        match self.places {
+            0 => format!("free {missing} {more}"),
+            places => format!("free {missing} more {more}, or make it a gang of {places}"),
+        }
+    }
 }
 
 fn running_of(view: &ClusterState, job: JobId) -> (Vec<Running>, u64) {

@@ -91,8 +91,8 @@ impl Host {
         self.tasks = tasks.saturating_add(1);
     }
 
-    /// Takes back one of the claims that were handed out.
-    pub(crate) fn take_one_back(
+    /// Takes back one claim of those that a plan has handed out.
+    pub(crate) fn hand_back(
         &mut self,
         claim: &berth_model::Claim,
         now: StateMs,
@@ -140,6 +140,47 @@ impl Host {
             && task.memory.0 <= self.memory_free
             && task.gpu.as_ref().is_none_or(|gpu| self.has_devices(gpu, suits))
             && task.ports.len() <= self.ports_free
+    }
+
+    /// How many members of a gang it could take, at most all of them; the node is eligible and
+    /// open. Any node may become the one where they meet, at a port beside those of its members.
+    pub(crate) fn members(&self, task: &TaskSpec, suits: &[bool]) -> u32 {
+        let fit = |free: u64, each: u64| free.checked_div(each).unwrap_or(u64::MAX);
+        let ports = match (self.ports_free as u64).checked_sub(1) {
+            Some(free) => fit(free, task.ports.len() as u64),
+            None => 0,
+        };
+        let host = fit(self.cpu_free, task.cpu.0).min(fit(self.memory_free, task.memory.0));
+        let devices = task.gpu.as_ref().map_or(u64::MAX, |gpu| {
+            let open = self.spots_for_gang(gpu, suits, task.count);
+            if gpu.is_shared() {
+                open.map(|at| u64::from(self.shares_of(&self.spots[at], gpu))).sum()
+            } else {
+                fit(open.count() as u64, u64::from(gpu.count))
+            }
+        });
+        let members = host.min(ports).min(devices).min(u64::from(task.count));
+        u32::try_from(members).unwrap_or(task.count)
+    }
+
+    /// As [`Host::open_spots`], without suspects if the gang needs more than one device.
+    pub(crate) fn spots_for_gang<'s>(
+        &'s self,
+        gpu: &'s GpuRequest,
+        suits: &'s [bool],
+        members: u32,
+    ) -> impl Iterator<Item = usize> + 's {
+        let is_alone = members == 1 && gpu.count == 1;
+        self.open_spots(gpu, suits).filter(move |at| is_alone || !self.spots[*at].is_suspect)
+    }
+
+    /// How many claims on a part of it a device has room for.
+    pub(crate) fn shares_of(&self, spot: &Spot, gpu: &GpuRequest) -> u32 {
+        let memory = gpu.memory_of(berth_model::MemoryBytes(spot.memory_total)).0;
+        let by_memory = spot.memory_free.checked_div(memory).unwrap_or(u64::MAX);
+        let by_share = spot.share_free.checked_div(gpu.share.0).unwrap_or(0);
+        let tasks = spot.tasks_left.min(self.row.spec.tasks_per_device_max);
+        by_share.min(tasks).min(u32::try_from(by_memory).unwrap_or(u32::MAX))
     }
 
     fn has_devices(&self, gpu: &GpuRequest, suits: &[bool]) -> bool {

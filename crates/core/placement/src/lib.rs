@@ -8,7 +8,8 @@
 pub mod budget;
 pub mod change;
 mod devices;
-pub mod elsewhere;
+pub mod domain;
+mod elsewhere;
 pub mod explain;
 mod filters;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod host;
 mod kinds;
 pub mod mix;
 mod never;
+mod places;
 pub mod plan;
 pub mod planner;
 mod policies;

@@ -5,6 +5,7 @@ use berth_model::{JobSpec, Misfit};
 use berth_state::NodeRow;
 
 use crate::filters::{Request, is_eligible};
+use crate::places::places_ever;
 
 /// Why some task of `spec` can never fit any of `nodes`, in one sentence;
 /// `None` when each could. Nodes count whatever their state: one that is down
@@ -28,12 +29,20 @@ pub(crate) fn task_never_fits(nodes: &[&NodeRow], request: Request<'_>) -> Optio
     let mut nearest: Option<Misfit> = None;
     for row in nodes {
         match is_eligible(row, request) {
-            Ok(()) => return None,
+            Ok(()) => return gang_never_fits(nodes, request),
             // The order of `Misfit` is from far to near, the amount last.
             Err(misfit) => nearest = nearest.max(Some(misfit)),
         }
     }
     Some(nearest.map_or_else(|| "there are no nodes yet".to_owned(), |misfit| superlative(&misfit)))
+}
+
+/// Of a gang whose members could each run somewhere.
+fn gang_never_fits(nodes: &[&NodeRow], request: Request<'_>) -> Option<String> {
+    request.task.gang?;
+    let (places, members) = (places_ever(nodes, request), request.task.count);
+    (places < u64::from(members))
+        .then(|| format!("all together have {places} places, its gang needs {members} at once"))
 }
 
 /// A misfit of the nearest node, said of all of them.

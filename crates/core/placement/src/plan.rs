@@ -9,7 +9,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, Claim, InstanceIndex, JobKind, Policy, StateMs, TaskSpec};
+use berth_model::{
+    AllocationId, Claim, InstanceIndex, JobId, JobKind, Policy, StateMs, TaskIndex, TaskSpec,
+};
 use berth_state::{ClusterState, JobRow, Placement, QueueKey, Reservation, ScoreParts, TaskRow};
 
 use crate::budget::{Budget, Meter};
@@ -40,7 +42,7 @@ pub fn plan_jobs(
     soft: &SoftView,
     now: StateMs,
     budget: Budget,
-    jobs: &[berth_model::JobId],
+    jobs: &[JobId],
 ) -> PlanOutcome {
     Planner::default().plan_jobs(view, soft, now, budget, jobs)
 }
@@ -51,7 +53,7 @@ pub(crate) fn plan_task(
     soft: &SoftView,
     now: StateMs,
     budget: Budget,
-    (job, task): (berth_model::JobId, berth_model::TaskIndex),
+    (job, task): (JobId, TaskIndex),
 ) -> PlanOutcome {
     let keys = walk::of_jobs(view, &[job]).filter(|key| key.task == task);
     Run::new(&mut Planner::default(), view, soft, now, budget).over(keys)
@@ -68,6 +70,8 @@ pub(crate) struct Run<'p, 'a> {
     /// Requests that nothing fits any more; within a plan nothing is freed, so
     /// they need no further search.
     dead: BTreeSet<FitKey>,
+    /// The same of gangs, with the fewest members for which it was found.
+    dead_gangs: BTreeMap<FitKey, u32>,
     /// Of the last job whose policy looks at its own instances. Its tasks are neighbours in the
     /// queue, so what this plan hands out for it is counted until they are done.
     census: Option<Census>,
@@ -80,6 +84,7 @@ pub(crate) struct Run<'p, 'a> {
     plans_again: bool,
     /// For whom nobody ends before.
     hopeless: &'p mut BTreeMap<HuntKey, StateMs>,
+    gangs: BTreeSet<(JobId, TaskIndex)>,
     report: PlanReport,
     next_wakeup: Option<StateMs>,
     reservations: Vec<Reservation>,
@@ -166,12 +171,14 @@ impl<'p, 'a> Run<'p, 'a> {
             searches,
             reckoned,
             dead: BTreeSet::new(),
+            dead_gangs: BTreeMap::new(),
             census: None,
             placements: Vec::new(),
             handed: Vec::new(),
             least_placed: u8::MAX,
             plans_again: false,
             hopeless,
+            gangs: BTreeSet::new(),
             report: PlanReport { view_index: view.applied_index(), ..PlanReport::default() },
             next_wakeup,
             reservations: Vec::new(),
@@ -203,6 +210,7 @@ impl<'p, 'a> Run<'p, 'a> {
         PlanOutcome {
             placements: self.placements,
             reservations: self.reservations,
+            gangs: self.gangs,
             report: self.report,
             next_wakeup: self.next_wakeup,
             held_back: self.meter.held_back,
@@ -218,6 +226,7 @@ impl<'p, 'a> Run<'p, 'a> {
         let visit = Visit { key, job, row, task };
         self.report.tasks_visited += 1;
         let tally = match job.kind() {
+            JobKind::Batch | JobKind::Service if task.gang.is_some() => self.place_gang(visit),
             JobKind::Batch | JobKind::Service => self.place_pending(visit),
             JobKind::Daemon => self.place_daemon(visit),
         };
@@ -366,6 +375,7 @@ impl<'p, 'a> Run<'p, 'a> {
 
 mod daemon;
 mod displace;
+mod gang;
 mod preempt;
 
 pub(crate) use preempt::HuntKey;

@@ -92,15 +92,21 @@ pub(crate) fn own_hindrances(
             reasons.push(own("ending", "the job is being stopped".to_owned()));
         }
     }
-    if job.spec.exclusive && view.has_orphan_of_task(job.id, task) {
-        let detail = "wait: the job is exclusive, and an orphan still runs a part of it; \
-                      `berth orphan list` shows where";
-        reasons.push(own("orphan", detail.to_owned()));
+    if job.waits_for_orphans(task) && view.has_orphan_of_task(job.id, task) {
+        let what = if job.spec.exclusive { "the job is exclusive" } else { "it is a gang" };
+        let detail = format!(
+            "wait: {what}, and an orphan still runs a part of it; `berth orphan list` shows where"
+        );
+        reasons.push(own("orphan", detail));
     }
     reasons.extend(kept_places(view, job, task).map(|detail| own("reserved", detail)));
     let spec = job.spec.tasks.get(usize::from(task.0));
     let row = view.tasks().get(&(job.id, task));
     let (Some(spec), Some(row)) = (spec, row) else { return reasons };
+    if spec.gang.is_some() && row.live > 0 {
+        let detail = format!("wait: {} of its gang have yet to end", row.live);
+        reasons.push(own("gang-ending", detail));
+    }
     let limit = spec.parallel_max();
     if row.live >= limit {
         let detail = format!("wait: {} of at most {limit} at once are live", row.live);

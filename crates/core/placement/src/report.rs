@@ -1,5 +1,7 @@
 //! What a plan came to, and why each task is or is not in it.
 
+use std::collections::BTreeSet;
+
 use berth_model::{JobId, StateMs, TaskIndex};
 use berth_state::{Placement, Reservation};
 
@@ -13,6 +15,8 @@ pub struct PlanOutcome {
     pub placements: Vec<Placement>,
     /// Places to keep, for which others end.
     pub reservations: Vec<Reservation>,
+    /// Tasks of which the placements, which stand next to each other, count only together.
+    pub gangs: BTreeSet<(JobId, TaskIndex)>,
     pub report: PlanReport,
     /// When something that was passed over now may be placed, though nothing
     /// else changes: a retry's wait or a port's block ends.
@@ -64,6 +68,8 @@ pub enum Why {
     Orphan,
     /// A place is kept for it until others have ended there.
     Reserved,
+    /// Members of its gang live, or have yet to wait again.
+    GangEnding,
     /// The plan's budget was spent.
     Budget,
 }
@@ -77,6 +83,7 @@ impl Why {
             Why::Backoff => "backoff",
             Why::Orphan => "orphan",
             Why::Reserved => "reserved",
+            Why::GangEnding => "gang-ending",
             Why::Budget => "budget",
         }
     }

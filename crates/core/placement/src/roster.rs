@@ -224,16 +224,18 @@ impl Roster {
         timed.filter(|row| row.accepts_work() && row.rests(now)).map(|row| row.rests_until).min()
     }
 
-    /// Takes back what this plan has handed out.
-    pub fn take_back(&mut self, position: usize, claim: &Claim, now: StateMs) {
-        self.change(position, |host, kinds| host.take_one_back(claim, now, kinds));
-        self.changes.push(position);
-    }
-
     /// Hands a claim out.
     pub fn hand_out(&mut self, position: usize, claim: &Claim, now: StateMs) {
         self.change(position, |host, kinds| host.hand_out(claim, now, kinds));
         self.handed_out.push(position);
+        self.changes.push(position);
+    }
+}
+
+impl Roster {
+    /// Takes back a claim that this plan has handed out.
+    pub fn hand_back(&mut self, position: usize, claim: &Claim, now: StateMs) {
+        self.change(position, |host, kinds| host.hand_back(claim, now, kinds));
         self.changes.push(position);
     }
 }

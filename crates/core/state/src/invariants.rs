@@ -32,6 +32,8 @@ pub enum Broken {
     Misplaced(AllocationId),
     #[error("instance {instance} of task {} of job {job} is in {places} places", .task.0)]
     InstanceCount { job: JobId, task: TaskIndex, instance: u32, places: usize },
+    #[error("a gang of task {} of job {job} is not whole", .task.0)]
+    GangSplit { job: JobId, task: TaskIndex },
     #[error("job {0} counts its live allocations wrongly")]
     LiveCount(JobId),
     #[error("task {} of job {job} has no job or no specification", .task.0)]
@@ -214,6 +216,9 @@ fn check_tasks(state: &ClusterState, broken: &mut Vec<Broken>) {
         if let Some((instance, count)) = wrong {
             let (instance, places) = (*instance, *count);
             broken.push(Broken::InstanceCount { job: *job, task: *task, instance, places });
+        }
+        if !state.gang_is_whole(owner, *task) {
+            broken.push(Broken::GangSplit { job: *job, task: *task });
         }
         if row.failures.len() > crate::rows::FAILURES_MAX {
             broken.push(Broken::Unbounded("failures"));

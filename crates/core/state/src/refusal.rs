@@ -63,6 +63,13 @@ pub enum Refusal {
     DoesNotFit { allocation: AllocationId, misfit: Misfit },
     #[error("allocation {victim} does not end for another: {why}")]
     NotAVictim { victim: AllocationId, why: NotAVictim },
+    #[error("a gang of job {job} starts with all {members} members at once, {found} can")]
+    GangIncomplete { job: JobId, members: u32, found: u64 },
+    #[error("an orphan still runs a part of a gang of job {job}")]
+    GangOrphans { job: JobId },
+    /// The first member that was refused; nothing of the gang was granted.
+    #[error("no member of a gang of job {job} starts: {cause}")]
+    GangRefused { job: JobId, cause: Box<Refusal> },
     #[error("no allocation {0}")]
     NoSuchAllocation(AllocationId),
     #[error("node `{name}` has yet to say what is on it")]

@@ -48,6 +48,8 @@ const CORES_OF_A_GPU: u64 = 16;
 pub enum NotAVictim {
     #[error("its job may not be preempted")]
     NotPreemptible,
+    #[error("it is a member of a gang, which would end as a whole")]
+    Gang,
     #[error("a daemon belongs to its node")]
     Daemon,
     #[error("its priority of {found} is not {PREEMPTION_GAP} below {asked}")]
@@ -84,6 +86,9 @@ pub fn may_end(
         return Ok(());
     }
     let of = &owner.spec;
+    if owner.is_gang(row.id.task) {
+        return Err(NotAVictim::Gang);
+    }
     if of.kind == JobKind::Daemon {
         return Err(NotAVictim::Daemon);
     }

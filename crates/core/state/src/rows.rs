@@ -6,9 +6,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, AllocationState, Attempt, Claim, Device, JobId, JobKind, JobSpec, JobState, Name,
-    NodeCapacity, NodeId, NodeSpec, NodeState, NodeUse, Outcome, RangeSet, SpecDigest, StateMs,
-    TaskIndex, WallMs,
+    AllocationId, AllocationState, Attempt, Claim, Device, GangSeat, JobId, JobKind, JobSpec,
+    JobState, Name, NodeCapacity, NodeId, NodeSpec, NodeState, NodeUse, Outcome, RangeSet,
+    SpecDigest, StateMs, TaskIndex, WallMs,
 };
 
 use crate::access::{Authority, RevocationRow, TokenRow};
@@ -205,6 +205,8 @@ pub struct AllocationRow {
     /// By the node's clock.
     pub started_at: Option<WallMs>,
     pub score: ScoreParts,
+    /// Of a member of a gang.
+    pub seat: Option<GangSeat>,
 }
 
 /// Why a node was chosen: the policy's parts in order, with their values.

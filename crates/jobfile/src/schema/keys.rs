@@ -22,6 +22,7 @@ const TASK_KEYS: &[&str] = &[
     "cpu",
     "driver",
     "env",
+    "gang",
     "gpu",
     "health",
     "image",
@@ -59,7 +60,6 @@ pub(super) const JOB: Keys = Keys {
         "autoscale",
         "checkpoint",
         "depends_on",
-        "gang",
         "quota",
         "reservation",
         "route",
@@ -73,17 +73,7 @@ pub(super) const JOB: Keys = Keys {
 };
 pub(super) const TASK: Keys = Keys {
     known: TASK_KEYS,
-    later: &[
-        "checkpoint",
-        "depends_on",
-        "gang",
-        "max_batch",
-        "mig",
-        "mps",
-        "secrets",
-        "user",
-        "volumes",
-    ],
+    later: &["checkpoint", "depends_on", "max_batch", "mig", "mps", "secrets", "user", "volumes"],
     elsewhere: JOB_KEYS,
     elsewhere_is: "at the top of the file",
 };
@@ -96,6 +86,7 @@ pub(super) const ARTIFACT: Keys = Keys {
     elsewhere_is: "as `source`",
     ..keys(&["checksum", "source", "to"])
 };
+pub(super) const GANG: Keys = Keys { later: &["min"], ..keys(&[]) };
 pub(super) const LIMITS: Keys = keys(&["cpu", "disk", "memory", "open_files", "processes"]);
 pub(super) const REPLICAS: Keys = keys(&["max", "min"]);
 pub(super) const CONSTRAINTS: Keys = Keys {

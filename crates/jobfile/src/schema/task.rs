@@ -7,7 +7,8 @@ use berth_model::validate::{
     INSTANCES_MAX, OPEN_FILES_LEAST, OPEN_FILES_MAX, PROCESSES_LEAST, PROCESSES_MAX,
 };
 use berth_model::{
-    CpuMilli, DiskBytes, Driver, JobKind, Limits, Name, RestartPolicy, Signal, StopPolicy, TaskSpec,
+    CpuMilli, DiskBytes, Driver, Gang, JobKind, Limits, Name, RestartPolicy, Signal, StopPolicy,
+    TaskSpec,
 };
 
 use super::walk::{Field, Walk};
@@ -28,6 +29,9 @@ pub(super) fn read(
     let mut task = TaskSpec::new(name, kind, Vec::new());
     read_process(walk, table, path, &mut task);
     read_count(walk, table, path, &mut task);
+    if let Some(gang) = walk.field(table, path, "gang") {
+        task.gang = read_gang(walk, &gang);
+    }
     read_resources(walk, table, path, &mut task);
     if let Some(stop) = walk.field(table, path, "stop") {
         task.stop = read_stop(walk, &stop).unwrap_or(task.stop);
@@ -148,6 +152,21 @@ fn read_count(walk: &mut Walk<'_>, table: &Table, path: &str, task: &mut TaskSpe
         }
         Err(message) => walk.complain(&range, message),
     }
+}
+
+/// `true`, or a table of what there is to say about it.
+fn read_gang(walk: &mut Walk<'_>, gang: &Field<'_>) -> Option<Gang> {
+    let is_one = match &gang.node.value {
+        Value::Table(_) => walk.table(gang, &keys::GANG).is_some(),
+        Value::Integer(_)
+        | Value::Float(_)
+        | Value::Text(_)
+        | Value::Null
+        | Value::Boolean(_)
+        | Value::Date
+        | Value::List(_) => walk.boolean(gang)?,
+    };
+    is_one.then_some(Gang {})
 }
 
 fn read_resources(walk: &mut Walk<'_>, table: &Table, path: &str, task: &mut TaskSpec) {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use berth_model::{AllocationId, DeviceClaim, JobSpec, PortClaim, SpecDigest, Violation};
+use berth_model::{AllocationId, DeviceClaim, GangSeat, JobSpec, PortClaim, SpecDigest, Violation};
 use berth_proto::v1;
 use bytes::Bytes;
 use prost::Message as _;
@@ -13,7 +13,7 @@ use super::observation::read_allocation;
 use crate::problem::{Cause, Field, Problems};
 use crate::spec::{
     check_device_claim, device_claim_to_proto, job_spec_to_proto, port_claim_to_proto,
-    read_device_claim, read_job, read_port_claims,
+    read_device_claim, read_job, read_port_claims, read_seat, seat_to_proto,
 };
 
 /// What should be true of one allocation.
@@ -24,6 +24,8 @@ pub struct DesiredRow {
     pub spec: SpecDigest,
     pub devices: Vec<DeviceClaim>,
     pub ports: Vec<PortClaim>,
+    /// Of a member of a gang.
+    pub seat: Option<GangSeat>,
     /// Set: its worker must end, for this reason.
     pub stop: Option<String>,
 }
@@ -78,6 +80,7 @@ pub fn desired_row_to_proto(row: &DesiredRow) -> v1::DesiredAllocation {
         ports: row.ports.iter().map(port_claim_to_proto).collect(),
         stop: row.stop.is_some(),
         stop_reason: row.stop.clone().unwrap_or_default(),
+        seat: row.seat.as_ref().map(seat_to_proto),
     }
 }
 
@@ -103,6 +106,10 @@ fn read_row(
         check_device_claim(devices_at.item(position), claim, problems);
     }
     let ports = read_port_claims(at.named("ports"), proto.ports, problems);
+    let seat = match proto.seat {
+        None => Some(None),
+        Some(seat) => read_seat(at.named("seat"), seat, problems).map(Some),
+    };
     if !proto.stop && !proto.stop_reason.is_empty() {
         problems.add(at.named("stop"), Cause::Contradiction("has a reason to stop and is not to"));
     }
@@ -111,6 +118,7 @@ fn read_row(
         spec: spec?,
         devices: proto.devices.into_iter().map(read_device_claim).collect(),
         ports,
+        seat: seat?,
         stop: proto.stop.then_some(proto.stop_reason),
     })
 }

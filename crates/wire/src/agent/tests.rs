@@ -108,6 +108,7 @@ fn the_digest_sorts_by_number_and_is_the_same_in_every_build() {
         spec: SpecDigest([1; 32]),
         devices: Vec::new(),
         ports: Vec::new(),
+        seat: None,
         stop: None,
     };
     let hex = |digest: [u8; 32]| SpecDigest(digest).to_string();
@@ -218,6 +219,7 @@ fn desired_rows_are_checked() {
         ports: vec![v1::PortClaim { name: "http".into(), port: 1 << 16 }],
         stop: false,
         stop_reason: "why".into(),
+        seat: None,
     };
     let violations = desired_row_from_proto(proto).unwrap_err();
     let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();

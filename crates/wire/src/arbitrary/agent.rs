@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::log::claim;
-use super::spec::{device_claim, digest, job, port_claim};
+use super::spec::{device_claim, digest, gang_seat, job, port_claim};
 use super::{number, text};
 use crate::agent::{Delta, DesiredRow, Full, WorkerHere};
 
@@ -104,14 +104,17 @@ pub(crate) fn desired_row() -> impl Strategy<Value = DesiredRow> {
         claim.share = ShareMilli(claim.share.0 % 1000 + 1);
         claim
     });
-    (allocation(), digest(), vec(device, 0..3), vec(port_claim(), 0..3), option::of(text()))
-        .prop_map(|(allocation, spec, devices, ports, stop)| DesiredRow {
+    let claim = (vec(device, 0..3), vec(port_claim(), 0..3), option::of(gang_seat()));
+    (allocation(), digest(), claim, option::of(text())).prop_map(
+        |(allocation, spec, (devices, ports, seat), stop)| DesiredRow {
             allocation,
             spec,
             devices,
             ports,
+            seat,
             stop,
-        })
+        },
+    )
 }
 
 pub(crate) fn full() -> impl Strategy<Value = Full> {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use berth_model::{
-    Claim, CpuMilli, Drain, EndReport, JobId, MemoryBytes, NodeId, StateMs, StopIntent, TaskIndex,
-    WallMs,
+    Claim, CpuMilli, DeviceClaim, Drain, EndReport, JobId, MemoryBytes, NodeId, ShareMilli,
+    StateMs, StopIntent, TaskIndex, WallMs,
 };
 use berth_state::{
     Command, DevicePurpose, Entry, JobChange, Observation, Observed, Placement, Purpose,
@@ -191,8 +191,18 @@ fn allocation_command() -> BoxedStrategy<Command> {
     .boxed()
 }
 
+/// Half of them as NVIDIA's GPUs are claimed.
+fn device_claims() -> impl Strategy<Value = Vec<DeviceClaim>> {
+    let uuid = "GPU-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
+    let alike = (vec(uuid, 0..3), 0..1001_u32, number()).prop_map(|(uuids, share, memory)| {
+        let (share, memory) = (ShareMilli(share), MemoryBytes(memory));
+        uuids.into_iter().map(|uuid| DeviceClaim { uuid, share, memory }).collect()
+    });
+    prop_oneof![vec(device_claim(), 0..3), alike]
+}
+
 fn placement() -> impl Strategy<Value = Placement> {
-    (allocation(), node_id(), vec(device_claim(), 0..3), vec(port_claim(), 0..3), score()).prop_map(
+    (allocation(), node_id(), device_claims(), vec(port_claim(), 0..3), score()).prop_map(
         |(id, node, devices, ports, score)| Placement {
             job: id.job,
             task: TaskIndex(id.task.0),

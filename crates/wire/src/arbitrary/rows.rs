@@ -20,7 +20,7 @@ use proptest::sample::select;
 use super::access::{authority, revocation_row, token_row};
 use super::agent::{allocation, phase};
 use super::log::{claim, intent, job_id, node_id, purpose, score, seat, state_ms, wall_ms};
-use super::spec::{digest, job, node};
+use super::spec::{digest, gang_seat, job, node};
 use super::{name, number, text};
 
 pub(crate) fn stored() -> impl Strategy<Value = Stored> {
@@ -194,11 +194,18 @@ pub(crate) fn allocation_row() -> BoxedStrategy<AllocationRow> {
     ];
     (
         (allocation(), node_id(), any::<u32>(), digest(), claim(), state),
-        (text(), state_ms(), option::of(state_ms()), option::of(wall_ms()), score()),
+        (
+            text(),
+            state_ms(),
+            option::of(state_ms()),
+            option::of(wall_ms()),
+            score(),
+            option::of(gang_seat()),
+        ),
     )
         .prop_map(|(head, rest)| {
             let (id, node, job_version, spec_digest, claim, state) = head;
-            let (reason, planned_at, running_since, started_at, score) = rest;
+            let (reason, planned_at, running_since, started_at, score, seat) = rest;
             AllocationRow {
                 id,
                 node,
@@ -211,6 +218,7 @@ pub(crate) fn allocation_row() -> BoxedStrategy<AllocationRow> {
                 running_since,
                 started_at,
                 score,
+                seat,
             }
         })
         .boxed()

@@ -2,9 +2,10 @@
 
 use berth_model::{
     ArraySpec, Artifact, Checksum, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth,
-    DeviceSlice, DeviceWay, DiskBytes, Driver, DurationMs, GpuRequest, HealthCheck, HealthProbe,
-    JobKind, JobSpec, Limits, MemoryBytes, NodeSpec, OnReturn, PcieWay, Policy, PortClaim,
-    PortRange, Preemption, RestartPolicy, ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
+    DeviceSlice, DeviceWay, DiskBytes, Driver, DurationMs, Gang, GangSeat, GpuRequest, HealthCheck,
+    HealthProbe, JobKind, JobSpec, Limits, MemoryBytes, NodeSpec, OnReturn, PcieWay, Policy,
+    PortClaim, PortRange, Preemption, RestartPolicy, ShareMilli, Signal, SpecDigest, StopPolicy,
+    TaskSpec,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -69,12 +70,12 @@ fn task() -> BoxedStrategy<TaskSpec> {
             any::<u32>(),
             option::of(array()),
         ),
-        (number(), number(), limits(), option::of(gpu()), vec(name(), 0..3)),
+        (number(), number(), limits(), option::of(gpu()), vec(name(), 0..3), any::<bool>()),
         (stop(), restart(), option::of(health()), option::of(span())),
     )
         .prop_map(|(head, needs, life)| {
             let (name, driver, command, env, workdir, artifacts, count, array) = head;
-            let (cpu, memory, limits, gpu, ports) = needs;
+            let (cpu, memory, limits, gpu, ports, gang) = needs;
             let (stop, restart, health, time_limit) = life;
             TaskSpec {
                 name,
@@ -85,6 +86,7 @@ fn task() -> BoxedStrategy<TaskSpec> {
                 artifacts,
                 count,
                 array,
+                gang: gang.then_some(Gang {}),
                 cpu: CpuMilli(cpu),
                 memory: MemoryBytes(memory),
                 limits,
@@ -231,6 +233,23 @@ pub(crate) fn device_claim() -> impl Strategy<Value = DeviceClaim> {
 
 pub(crate) fn port_claim() -> impl Strategy<Value = PortClaim> {
     (name(), any::<u16>()).prop_map(|(name, port)| PortClaim { name, port })
+}
+
+pub(crate) fn gang_seat() -> impl Strategy<Value = GangSeat> {
+    let master = (text(), any::<u16>());
+    (any::<[u32; 6]>(), master).prop_map(|(numbers, (master_address, master_port))| {
+        let [rank, world_size, node_rank, node_count, local_rank, local_world_size] = numbers;
+        GangSeat {
+            rank,
+            world_size,
+            node_rank,
+            node_count,
+            local_rank,
+            local_world_size,
+            master_address,
+            master_port,
+        }
+    })
 }
 
 pub(crate) fn digest() -> impl Strategy<Value = SpecDigest> {

@@ -7,6 +7,7 @@
 //! passes it over is no longer one.
 
 pub(crate) mod access;
+pub(crate) mod packed;
 pub(crate) mod values;
 
 use thiserror::Error;

@@ -1,6 +1,6 @@
-//! What an allocation holds of a node's devices and ports.
+//! What an allocation holds of a node's devices and ports, and its seat in a gang.
 
-use berth_model::{DeviceClaim, MemoryBytes, PortClaim, ShareMilli, Violation};
+use berth_model::{DeviceClaim, GangSeat, MemoryBytes, PortClaim, ShareMilli, Violation};
 use berth_proto::v1;
 
 use crate::problem::{Cause, Field, Problems};
@@ -17,6 +17,39 @@ pub fn device_claim_to_proto(claim: &DeviceClaim) -> v1::DeviceClaim {
 /// The message for a claim on a port.
 pub fn port_claim_to_proto(claim: &PortClaim) -> v1::PortClaim {
     v1::PortClaim { name: claim.name.to_string(), port: u32::from(claim.port) }
+}
+
+/// The message for a member's seat in its gang.
+pub(crate) fn seat_to_proto(seat: &GangSeat) -> v1::GangSeat {
+    v1::GangSeat {
+        rank: seat.rank,
+        world_size: seat.world_size,
+        node_rank: seat.node_rank,
+        node_count: seat.node_count,
+        local_rank: seat.local_rank,
+        local_world_size: seat.local_world_size,
+        master_address: seat.master_address.clone(),
+        master_port: u32::from(seat.master_port),
+    }
+}
+
+/// `None`, and a problem, where its port is none.
+pub(crate) fn read_seat(
+    at: Field<'_>,
+    proto: v1::GangSeat,
+    problems: &mut Problems,
+) -> Option<GangSeat> {
+    let master_port = problems.port(at.named("master_port"), proto.master_port)?;
+    Some(GangSeat {
+        rank: proto.rank,
+        world_size: proto.world_size,
+        node_rank: proto.node_rank,
+        node_count: proto.node_count,
+        local_rank: proto.local_rank,
+        local_world_size: proto.local_world_size,
+        master_address: proto.master_address,
+        master_port,
+    })
 }
 
 /// Every message is a claim in form; whether it makes sense is asked at the

@@ -24,7 +24,9 @@ pub use digest::spec_digest;
 pub use job::job_spec_to_proto;
 pub use node::node_spec_to_proto;
 
-pub(crate) use claim::{check_device_claim, read_device_claim, read_port_claims};
+pub(crate) use claim::{
+    check_device_claim, read_device_claim, read_port_claims, read_seat, seat_to_proto,
+};
 pub(crate) use job::read_job;
 pub(crate) use node::read_node;
 

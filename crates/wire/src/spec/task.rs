@@ -1,7 +1,7 @@
 //! A task of a job.
 
 use berth_model::{
-    ArraySpec, Artifact, Checksum, CpuMilli, DiskBytes, Driver, DurationMs, GpuRequest,
+    ArraySpec, Artifact, Checksum, CpuMilli, DiskBytes, Driver, DurationMs, Gang, GpuRequest,
     HealthCheck, HealthProbe, Limits, MemoryBytes, Name, RestartPolicy, ShareMilli, StopPolicy,
     TaskSpec,
 };
@@ -23,6 +23,7 @@ pub(super) fn task_to_proto(task: &TaskSpec) -> v1::TaskSpec {
             step: array.step,
             parallel_max: array.parallel_max,
         }),
+        gang: task.gang.map(|Gang {}| v1::Gang {}),
         cpu_milli: task.cpu.0,
         memory_bytes: task.memory.0,
         gpu: task.gpu.as_ref().map(|gpu| v1::GpuRequest {
@@ -148,6 +149,7 @@ pub(super) fn read_task(
             step: array.step,
             parallel_max: array.parallel_max,
         }),
+        gang: proto.gang.map(|v1::Gang {}| Gang {}),
         cpu: CpuMilli(proto.cpu_milli),
         memory: MemoryBytes(proto.memory_bytes),
         limits: proto.limits.map(limits_from_proto).unwrap_or_default(),

@@ -5,7 +5,7 @@ use berth_proto::v1;
 use berth_state::{AllocationRow, ClusterState};
 
 use super::node_name;
-use crate::spec::{device_claim_to_proto, port_claim_to_proto};
+use crate::spec::{device_claim_to_proto, port_claim_to_proto, seat_to_proto};
 
 /// An allocation. Its job and its node may be forgotten already.
 pub fn allocation(state: &ClusterState, row: &AllocationRow) -> v1::Allocation {
@@ -36,6 +36,7 @@ pub fn allocation(state: &ClusterState, row: &AllocationRow) -> v1::Allocation {
         device_indices: device_indices(state, row).unwrap_or_default(),
         phase: phase(row.state).to_owned(),
         isolation: isolation(state, row).to_owned(),
+        seat: row.seat.as_ref().map(seat_to_proto),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::{HealthProbe, JobSpec, TaskSpec, shown_source};
+use berth_model::{Gang, HealthProbe, JobSpec, TaskSpec, shown_source};
 
 /// Lines of a difference; a longer one says how many more there are.
 const LINES_MAX: usize = 200;
@@ -112,6 +112,7 @@ fn task_fields(task: &TaskSpec, fields: &mut Fields) {
         put(fields, &at("array.step"), array.step);
         put_some(fields, &at("array.parallel_max"), array.parallel_max);
     }
+    put_some(fields, &at("gang"), task.gang.map(|Gang {}| true));
     put(fields, &at("cpu"), task.cpu);
     put(fields, &at("memory"), task.memory);
     put_some(fields, &at("limits.cpu"), task.limits.cpu);

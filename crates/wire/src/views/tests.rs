@@ -258,10 +258,8 @@ fn versions_are_listed_with_the_current_one_last() {
     assert_eq!(job_spec_from_proto(listed[1].spec.clone().unwrap()), Ok(service(2)));
 }
 
-#[test]
-fn every_kind_of_event_has_its_sentence() {
-    let state = World::new().state;
-    let row = Arc::new(berth_state::AllocationRow {
+fn planned() -> berth_state::AllocationRow {
+    berth_state::AllocationRow {
         id: AllocationId::default(),
         node: NodeId(1),
         job_version: 1,
@@ -273,7 +271,14 @@ fn every_kind_of_event_has_its_sentence() {
         running_since: None,
         started_at: None,
         score: ScoreParts::default(),
-    });
+        seat: None,
+    }
+}
+
+#[test]
+fn every_kind_of_event_has_its_sentence() {
+    let state = World::new().state;
+    let row = Arc::new(planned());
     let ended = |outcome, reason: &str| EventKind::AllocationEnded {
         outcome,
         reason: reason.into(),
@@ -382,7 +387,7 @@ fn a_difference_names_fields_and_hides_environments() {
 }
 
 /// Each takes one field over from another specification.
-const FIELDS: [fn(&mut JobSpec, &JobSpec); 32] = [
+const FIELDS: [fn(&mut JobSpec, &JobSpec); 33] = [
     |to, from| to.kind = from.kind,
     |to, from| to.priority = from.priority,
     |to, from| to.policy = from.policy,
@@ -405,6 +410,7 @@ const FIELDS: [fn(&mut JobSpec, &JobSpec); 32] = [
     |to, from| to.tasks[0].artifacts.clone_from(&from.tasks[0].artifacts),
     |to, from| to.tasks[0].count = from.tasks[0].count,
     |to, from| to.tasks[0].array = from.tasks[0].array,
+    |to, from| to.tasks[0].gang = from.tasks[0].gang,
     |to, from| to.tasks[0].cpu = from.tasks[0].cpu,
     |to, from| to.tasks[0].memory = from.tasks[0].memory,
     |to, from| to.tasks[0].limits = from.tasks[0].limits,

@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::gang::Gang;
+use crate::ids::InstanceIndex;
 use crate::name::Name;
 use crate::node::{Device, DeviceHealth, DeviceSlice, DeviceWay, NodeSpec, PcieWay, PortRange};
 use crate::quantity::CpuMilli;
@@ -86,6 +88,48 @@ fn every_problem_is_listed_at_once() {
 fn a_service_may_be_stopped_by_zero_replicas() {
     assert_eq!(complaints(JobKind::Service, |task| task.count = 0), Vec::<String>::new());
     assert_eq!(complaints(JobKind::Service, |task| task.count = 10_001), ["tasks.main.count"]);
+}
+
+#[test]
+fn a_gang_is_as_large_as_one_entry_of_the_log_can_hold() {
+    let check = |kind, count, gpus: u32, expected: &[&str]| {
+        let found = complaints(kind, |task| {
+            task.gang = Some(Gang {});
+            task.count = count;
+            task.gpu = (gpus > 0).then(|| GpuRequest::whole(gpus));
+        });
+        assert_eq!(found, expected, "{kind:?}: {count} of {gpus}");
+    };
+    check(JobKind::Batch, 128, 8, &[]);
+    check(JobKind::Service, 1024, 1, &[]);
+    check(JobKind::Batch, 1024, 0, &[]);
+    check(JobKind::Batch, 1025, 0, &["tasks.main.gang"]);
+    check(JobKind::Batch, 500, 4, &[]);
+    check(JobKind::Batch, 1024, 2, &["tasks.main.gang"]);
+    check(JobKind::Batch, 400, 8, &["tasks.main.gang"]);
+    check(JobKind::Daemon, 1, 0, &["tasks.main.gang"]);
+    let array = |parallel_max| ArraySpec { start: 0, step: 1, parallel_max };
+    for (parallel_max, expected) in [(None, vec![]), (Some(2), vec!["tasks.main.gang"])] {
+        let found = complaints(JobKind::Batch, |task| {
+            (task.gang, task.count) = (Some(Gang {}), 4);
+            task.array = Some(array(parallel_max));
+        });
+        assert_eq!(found, expected);
+    }
+    let ports = |task: &mut TaskSpec| {
+        (task.gang, task.ports) = (Some(Gang {}), vec![name("http"), name("Master")]);
+    };
+    assert_eq!(complaints(JobKind::Batch, ports), ["tasks.main.ports"]);
+}
+
+#[test]
+fn the_first_of_a_gang_asks_for_one_port_more() {
+    let mut task = TaskSpec { ports: vec![name("http")], ..job(JobKind::Batch).tasks.remove(0) };
+    let ports = |task: &TaskSpec, instance| task.of_instance(InstanceIndex(instance)).ports.len();
+    assert_eq!((ports(&task, 0), ports(&task, 1)), (1, 1));
+    task.gang = Some(Gang {});
+    assert_eq!((ports(&task, 0), ports(&task, 1)), (2, 1));
+    assert_eq!(task.of_instance(InstanceIndex(0)).ports[1], name(TaskSpec::MASTER_PORT));
 }
 
 #[test]

@@ -161,3 +161,48 @@ fn a_part_of_a_gpu_that_finds_no_room_is_named_as_one() {
     let detail = &found.reasons[0].detail;
     assert!(detail.contains("no suitable GPU has 500 thousandths"), "{detail}");
 }
+
+#[test]
+fn a_gang_that_waits_says_how_many_places_there_are() {
+    let mut cluster = Cluster::with_nodes([gpu_node(8), gpu_node(8)]);
+    cluster.submit(job(Policy::BestFit, gpu_task(5)));
+    place_all(&mut cluster);
+    let gang = |count| TaskSpec { count, gang: Some(berth_model::Gang {}), ..gpu_task(1) };
+    let waiting = cluster.submit(job(Policy::BestFit, gang(16)));
+    let found = explained(&cluster, waiting);
+    assert_eq!(codes(&found), [("gang", 0), ("fits", 2)]);
+    assert_eq!(found.reasons[0].detail, "needs 16 places at once; 11 fit now");
+    assert_eq!(found.smallest_change, "free 5 more places, or make it a gang of 11");
+    assert!(found.can_ever_fit);
+    let summary = "16 instances of task main wait; needs 16 places at once; 11 fit now; ";
+    assert!(found.summary.starts_with(summary), "{}", found.summary);
+    let waiting = cluster.submit(job(Policy::BestFit, gang(17)));
+    let found = explained(&cluster, waiting);
+    assert!(!found.can_ever_fit);
+    assert_eq!(
+        found.summary,
+        "17 instances of task main wait: no host can ever fit: all together have 16 places, its \
+         gang needs 17 at once"
+    );
+    // What fits says where its first member goes.
+    let waiting = cluster.submit(JobSpec { priority: 90, ..job(Policy::BestFit, gang(10)) });
+    let found = explained(&cluster, waiting);
+    assert_eq!(found.smallest_change, "nothing: it fits now, first on node node-2");
+    place_all(&mut cluster);
+    let member = *cluster.state.allocations().iter().last().unwrap().0;
+    assert_eq!(member.job, waiting);
+    let node = cluster.state.allocations().get(&member).unwrap().node;
+    let report = berth_model::EndReport {
+        cause: berth_model::EndCause::HostRebooted,
+        exit_code: None,
+        signal: None,
+        reason: String::new(),
+        stderr_tail: String::new(),
+        started_at: None,
+        finished_at: berth_model::WallMs(0),
+    };
+    cluster.end_allocation(node, member, report);
+    let found = explained(&cluster, waiting);
+    assert_eq!(codes(&found)[0], ("gang-ending", 0));
+    assert_eq!(found.smallest_change, "wait: 9 of its gang have yet to end");
+}

@@ -50,7 +50,7 @@ impl<'a> Run<'_, 'a> {
         for at in chosen.iter().rev() {
             self.placements.remove(*at);
             let handed = self.handed.remove(*at);
-            self.roster.take_back(position, &handed.claim, self.now);
+            self.roster.hand_back(position, &handed.claim, self.now);
             self.meter.placed = self.meter.placed.saturating_sub(1);
         }
         // More may be free now than it takes, also for those that were passed over.

@@ -189,6 +189,7 @@ impl<'a> Run<'_, 'a> {
                 Err(
                     NotAVictim::NotPreemptible
                     | NotAVictim::Daemon
+                    | NotAVictim::Gang
                     | NotAVictim::TooUrgent { .. }
                     | NotAVictim::Awaited
                     | NotAVictim::Elsewhere,

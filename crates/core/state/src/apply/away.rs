@@ -56,7 +56,8 @@ impl ClusterState {
     }
 
     /// Whether its job would have an attempt that was given up back: it runs what the job asks
-    /// for now, of an instance that is not done. What is exclusive has ended with its lease.
+    /// for now, of an instance that is not done. What is exclusive has ended with its lease, and the
+    /// world of a member of a gang with its being given up.
     pub(crate) fn may_return(&self, row: &AllocationRow) -> bool {
         let id = row.id;
         let Some(job) = self.jobs.get(&id.job) else { return false };
@@ -69,6 +70,7 @@ impl ClusterState {
         job.phase == JobPhase::Active
             && (job.version, job.digest) == (row.job_version, row.spec_digest)
             && !job.spec.exclusive
+            && !job.is_gang(id.task)
             && (open || self.is_live(id))
     }
 

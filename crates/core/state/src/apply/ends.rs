@@ -25,7 +25,8 @@ pub(super) enum End<'a> {
 }
 
 /// What becomes of the instance.
-enum Next {
+#[derive(Clone, Copy)]
+pub(super) enum Next {
     /// It has ended with this outcome.
     Done(Outcome),
     /// It waits for a place again; nothing is held against it.
@@ -40,6 +41,15 @@ impl Step<'_> {
     /// Orders an allocation to end. A later order may only change the intent.
     pub(super) fn stop_allocation(&mut self, id: AllocationId, intent: StopIntent, reason: &str) {
         let Some(row) = self.state.allocations.get(&id).cloned() else { return };
+        self.order_end(&row, intent, reason);
+        if row.state.stop_intent().is_none() {
+            self.stop_with_gang(&row, intent, reason);
+        }
+    }
+
+    /// The order for one alone, whatever it is a part of.
+    pub(super) fn order_end(&mut self, row: &AllocationRow, intent: StopIntent, reason: &str) {
+        let id = row.id;
         let next = match row.state {
             AllocationState::Unkillable(_) => AllocationState::Unkillable(intent),
             AllocationState::Planned
@@ -79,7 +89,11 @@ impl Step<'_> {
         let id = row.id;
         let Some(job) = self.state.jobs.get(&id.job).cloned() else { return };
         let task = job.spec.tasks.get(usize::from(id.task.0)).cloned();
-        let next = next_for(&job, task.as_ref(), row, end);
+        let is_member = task.as_ref().is_some_and(|task| task.gang.is_some());
+        let next = match next_for(&job, task.as_ref(), row, end) {
+            next if is_member => self.next_of_member(&job, row, next),
+            next => next,
+        };
         self.block_port(row, end);
         self.rest_node(row, end);
         self.state.edit_job(id.job, |job| {
@@ -93,6 +107,9 @@ impl Step<'_> {
         self.state.edit_task(id.job, id.task, |task| task.live = task.live.saturating_sub(1));
         let outcome = self.record(&job, task.as_ref(), row, end, next);
         let reason = reason_of(row, end);
+        if is_member {
+            self.end_with_gang(row, next, &reason);
+        }
         let report = match end {
             // The end of its standard error is kept with the task's failures;
             // events and histories would hold a hundred thousand of them.
@@ -130,7 +147,7 @@ impl Step<'_> {
             }
             Next::Again(outcome) => {
                 let failures = self.failures_of(id);
-                self.wait_again(job.kind(), id, failures, StateMs(0));
+                self.wait_again(job.kind(), id, failures, self.gang_held_back(id));
                 outcome
             }
             Next::Failed => {
@@ -164,13 +181,14 @@ impl Step<'_> {
     /// Where an instance may come again, the attempts made must outlive it: its
     /// next allocation needs an id that was never used.
     pub(super) fn finish_instance(&mut self, kind: JobKind, id: AllocationId, outcome: Outcome) {
+        let may_come_again = kind.is_named() || self.is_of_gang(id);
         self.state.edit_task(id.job, id.task, |task| {
             task.ended_mut(outcome).insert(id.instance.0);
-            if !kind.is_named() {
+            if !may_come_again {
                 task.retries.remove(&id.instance.0);
             }
         });
-        if kind.is_named() {
+        if may_come_again {
             self.remember_attempt(id, 0, StateMs(0));
         }
     }

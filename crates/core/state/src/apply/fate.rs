@@ -36,6 +36,7 @@ impl Step<'_> {
             && report.exit_code == Some(0)
             && job.kind() == JobKind::Batch
             && job.phase == JobPhase::Active
+            && !job.is_gang(id.task)
             && (job.version, job.digest) == (row.job_version, row.spec_digest)
             && (rival.is_some() || task.pending.contains(id.instance.0))
             && !is_replaced

@@ -167,8 +167,10 @@ impl Step<'_> {
             let old = old_spec.tasks.get(position);
             let new = spec.tasks.get(position);
             let kept = match (old, new) {
-                (Some(old), Some(new)) if old.name == new.name => Kept::Same,
-                (Some(_) | None, Some(_) | None) => Kept::Other,
+                (Some(old), Some(new)) if old.name != new.name => Kept::Other,
+                (Some(old), Some(new)) if old.gang.is_some() || new.gang.is_some() => Kept::Gang,
+                (Some(_), Some(_)) => Kept::Same,
+                (None, Some(_) | None) | (Some(_), None) => Kept::Other,
             };
             let count = new.map_or(0, |task| task.count);
             self.resize_task(job, task_index(position), Resize { kind: spec.kind, count, kept });
@@ -221,6 +223,7 @@ impl Step<'_> {
                 (true, Kept::Same, Some(StopIntent::Cancel)) => {
                     (StopIntent::Replace, "replaced by a new version")
                 }
+                (true, Kept::Gang, _) => (StopIntent::Replace, "replaced by a new version"),
                 (true, Kept::Same, _) => continue,
             };
             self.stop_allocation(id, order, reason);
@@ -365,6 +368,8 @@ struct Resize {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kept {
     Same,
+    /// Or it is or was a gang: its members go together.
+    Gang,
     Other,
 }
 

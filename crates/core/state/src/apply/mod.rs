@@ -6,6 +6,7 @@ mod away;
 mod ends;
 mod fate;
 mod fences;
+mod gangs;
 mod index;
 mod jobs;
 mod nodes;

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use berth_model::{AllocationId, AllocationState, Claim, JobKind, Misfit, NodeId, eligible, fits};
+use berth_model::{
+    AllocationId, AllocationState, Claim, GangSeat, JobKind, Misfit, NodeId, eligible, fits,
+};
 
 use super::Step;
+use super::gangs::Unit;
 use crate::command::{Placement, Purpose};
 use crate::event::EventKind;
 use crate::refusal::Refusal;
@@ -15,16 +18,27 @@ impl Step<'_> {
     pub(super) fn place(&mut self, placements: &[Placement]) -> Reply {
         let mut granted = Vec::new();
         let mut refused = Vec::new();
-        for placement in placements {
-            match self.grant(placement) {
-                Ok(id) => granted.push(id),
+        for (unit, placements) in self.units(placements) {
+            let ids = match unit {
+                Unit::Gang => self.grant_gang(placements),
+                Unit::Single => {
+                    let ids = placements.iter().map(|placement| self.grant(placement, None));
+                    ids.collect()
+                }
+            };
+            match ids {
+                Ok(ids) => granted.extend(ids),
                 Err(refusal) => refused.push(refusal),
             }
         }
         Reply::Placed { granted, refused }
     }
 
-    pub(super) fn grant(&mut self, placement: &Placement) -> Result<AllocationId, Refusal> {
+    pub(super) fn grant(
+        &mut self,
+        placement: &Placement,
+        seat: Option<GangSeat>,
+    ) -> Result<AllocationId, Refusal> {
         let id = placement.allocation();
         let job = self.state.job_row(placement.job)?.clone();
         self.may_begin(&job, placement)?;
@@ -57,6 +71,7 @@ impl Step<'_> {
             running_since: None,
             started_at: None,
             score: placement.score.clone(),
+            seat,
         };
         self.state.allocations.insert(id, Arc::new(row));
         self.emit_allocation(id, node.id, EventKind::AllocationPlanned);
@@ -94,7 +109,9 @@ impl Step<'_> {
         let due = task.retries.get(&instance).is_none_or(|retry| retry.not_before <= self.now);
         let room = task.live < spec.parallel_max();
         let next = self.state.next_attempt(id.job, task, instance) == id.attempt;
-        let twice = job.spec.exclusive && self.state.has_orphan_of(id);
+        // Of a gang it was asked for all members at once.
+        let alone = job.spec.exclusive && !job.is_gang(id.task);
+        let twice = alone && self.state.has_orphan_of(id);
         if job.places() && waiting && due && room && next && !twice {
             Ok(())
         } else {
@@ -131,7 +148,8 @@ impl Step<'_> {
             devices: placement.devices.clone(),
             ports: placement.ports.clone(),
         };
-        fits(node.capacity(&node.used), task, &claim).map_err(refuse)?;
+        let asked = task.of_instance(id.instance);
+        fits(node.capacity(&node.used), &asked, &claim).map_err(refuse)?;
         let blocked = claim.ports.iter().find(|claim| {
             node.blocked_ports.get(&claim.port).is_some_and(|until| *until > self.now)
         });

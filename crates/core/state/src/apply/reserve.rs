@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, Claim, NodeId, StopIntent};
+use berth_model::{AllocationId, Claim, NodeId, StopIntent, TaskIndex};
 
 use super::Step;
 use crate::command::Reservation;
@@ -30,12 +30,16 @@ impl Step<'_> {
     fn reserve_one(&mut self, reservation: &Reservation) -> Result<AllocationId, Refusal> {
         let placement = &reservation.placement;
         let id = placement.allocation();
+        let job = self.state.job_row(placement.job)?.clone();
+        if job.is_gang(id.task) {
+            let (job, members) = (id.job, self.members_of(&job, id.task));
+            return Err(Refusal::GangIncomplete { job, members, found: 1 });
+        }
         let victims = self.awaitable(reservation)?;
         if victims.is_empty() {
             // All have ended meanwhile.
-            return self.grant(placement);
+            return self.grant(placement, None);
         }
-        let job = self.state.job_row(placement.job)?.clone();
         let node = self.state.node_row(placement.node)?.clone();
         self.may_begin(&job, placement)?;
         if self.state.is_reserved(id.job, id.task, id.instance) {
@@ -130,6 +134,10 @@ impl Step<'_> {
         Ok(rows)
     }
 
+    fn members_of(&self, job: &JobRow, task: TaskIndex) -> u32 {
+        job.spec.tasks.get(usize::from(task.0)).map_or(0, |task| task.count)
+    }
+
     /// What a victim is told: for whom, by which rule, and what is lost.
     fn receipt(&self, job: &JobRow, id: AllocationId, victim: &AllocationRow) -> String {
         let found = self.state.jobs.get(&victim.id.job).map_or(0, |owner| owner.spec.priority);
@@ -172,7 +180,7 @@ impl Step<'_> {
             self.state.index.reserved.remove(id);
         }
         for (id, place) in reservation.members {
-            if let Err(refusal) = self.grant(&place.placement(id, node)) {
+            if let Err(refusal) = self.grant(&place.placement(id, node), None) {
                 let reason = refusal.to_string();
                 self.emit_allocation(id, node, EventKind::ReservationDropped { reason });
             }

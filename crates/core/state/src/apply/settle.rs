@@ -47,6 +47,8 @@ impl Step<'_> {
     fn verdict(&self, row: &JobRow) -> Option<(JobState, String)> {
         let mut asked: u64 = 0;
         let (mut failed, mut timed_out, mut cancelled, mut lost) = (0, 0, 0, 0);
+        // Of gangs of which a member has failed.
+        let mut given_up: u64 = 0;
         for (position, task) in row.spec.tasks.iter().enumerate() {
             let index = super::jobs::task_index(position);
             let instances = self.state.tasks.get(&(row.id, index))?;
@@ -55,6 +57,9 @@ impl Step<'_> {
             }
             asked += u64::from(task.count);
             failed += instances.failed.len();
+            if row.is_gang(index) && !instances.failed.is_empty() {
+                given_up += instances.cancelled.len();
+            }
             timed_out += instances.timed_out.len();
             cancelled += instances.cancelled.len();
             lost += instances.lost.len();
@@ -63,7 +68,7 @@ impl Step<'_> {
             JobKind::Batch => {}
             // A service ends by itself only when every replica has failed for
             // good; a daemon waits for the next node.
-            JobKind::Service if failed > 0 && failed == asked => {}
+            JobKind::Service if failed > 0 && failed + given_up == asked => {}
             JobKind::Service | JobKind::Daemon => return None,
         }
         let of = |count: u64, what: &str| format!("{count} of {asked} instances {what}");

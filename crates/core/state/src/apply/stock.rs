@@ -181,6 +181,7 @@ impl Step<'_> {
             running_since: None,
             started_at: None,
             score: Default::default(),
+            seat: None,
         };
         self.state.allocations.insert(id, Arc::new(row));
         self.emit_allocation(id, node.id, EventKind::AllocationAdopted);
@@ -397,6 +398,11 @@ impl ClusterState {
             };
         if !waits {
             return Err("its instance does not wait for a place in the backup".to_owned());
+        }
+        if job.is_gang(id.task) {
+            return Err(
+                "it is of a gang, and the backup does not know its other members".to_owned()
+            );
         }
         if id.attempt < task.attempt_counted(instance) {
             return Err("its instance is at a later attempt in the backup".to_owned());

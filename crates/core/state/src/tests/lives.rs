@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use berth_model::{
-    AllocationId, DurationMs, EndCause, EndReport, Grant, JobId, JobKind, Machine, NodeId,
-    OnReturn, Role, Scope, StateMs, StopIntent, WallMs,
+    AllocationId, DurationMs, EndCause, EndReport, Gang, Grant, JobId, JobKind, JobSpec, Machine,
+    NodeId, OnReturn, Role, Scope, StateMs, StopIntent, WallMs,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -66,12 +66,7 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
     let live: Vec<AllocationId> = world.state.allocations().iter().map(|(id, _)| *id).collect();
     match *wish {
         Move::Submit { kind, count, gpus, key, named } => {
-            let kind = [JobKind::Batch, JobKind::Service, JobKind::Daemon][usize::from(kind)];
-            let count = if kind == JobKind::Daemon { 1 } else { count };
-            let mut spec = job(kind, &format!("job-{named}"), count, gpus);
-            spec.on_return = OnReturn::ALL[usize::from(named)];
-            spec.priority = 30 * named;
-            spec.preemption.min_run = DurationMs(1_000 * u64::from(named));
+            let spec = any_job(kind, count, gpus, named);
             Some(submit(&spec, key.map(|key| format!("key-{key}")).as_deref()))
         }
         Move::Change { job, change } => {
@@ -88,7 +83,12 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
         }
         Move::Place { job, instance, node, steal } => {
             let (job, node) = (pick(&jobs, job)?, pick(&nodes, node)?);
-            let daemon = world.state.jobs().get(&job)?.kind() == JobKind::Daemon;
+            let row = world.state.jobs().get(&job)?;
+            if row.spec.tasks[0].gang.is_some() && !steal {
+                let placements = world.gang(job, usize::from(node.0 as u8));
+                return Some(Command::Place { placements });
+            }
+            let daemon = row.kind() == JobKind::Daemon;
             let instance = if daemon && !steal { u32::try_from(node.0).ok()? } else { instance };
             let mut placement = world.placement(job, instance, node);
             if steal {
@@ -126,6 +126,21 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             None
         }
     }
+}
+
+/// One of three names for each kind, of which the last is of gangs and the second the most urgent.
+fn any_job(kind: u8, count: u32, gpus: u32, named: u8) -> JobSpec {
+    let kind = [JobKind::Batch, JobKind::Service, JobKind::Daemon][usize::from(kind)];
+    let count = if kind == JobKind::Daemon { 1 } else { count };
+    let mut spec = job(kind, &format!("job-{named}"), count, gpus);
+    spec.on_return = OnReturn::ALL[usize::from(named)];
+    spec.priority = [0, 60, 30][usize::from(named)];
+    spec.preemption.min_run = DurationMs(1_000 * u64::from(named));
+    if named == 2 && kind != JobKind::Daemon {
+        spec.tasks[0].gang = Some(Gang {});
+        spec.tasks[0].restart.attempts = Some(2);
+    }
+    spec
 }
 
 /// Some of what lives on the node is to end, or no place is kept any more.

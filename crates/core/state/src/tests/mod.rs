@@ -4,6 +4,7 @@
 mod access;
 mod away;
 mod fences;
+mod gangs;
 mod jobs;
 mod lives;
 mod nodes;

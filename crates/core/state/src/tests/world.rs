@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth, DurationMs, EndCause,
-    EndReport, GpuRequest, Grant, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, Machine,
-    MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange, Role, Scope, ShareMilli, SpecDigest,
-    StateMs, TaskIndex, TaskSpec, TokenId, WallMs, open_devices,
+    AllocationId, Claim, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth, DurationMs,
+    EndCause, EndReport, GpuRequest, Grant, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant,
+    Machine, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortClaim, PortRange, Role, Scope,
+    ShareMilli, SpecDigest, StateMs, TaskIndex, TaskSpec, TokenId, WallMs, fits, open_devices,
 };
 
 use crate::{
@@ -111,11 +111,7 @@ impl World {
         let devices = row.spec.tasks[0].gpu.as_ref().map_or(Vec::new(), |gpu| {
             open_devices(node_row.capacity(&node_row.used), gpu)
                 .take(gpu.count as usize)
-                .map(|device| DeviceClaim {
-                    uuid: device.uuid.clone(),
-                    share: ShareMilli::WHOLE,
-                    memory: device.memory,
-                })
+                .map(whole)
                 .collect()
         });
         Placement {
@@ -128,6 +124,41 @@ impl World {
             ports: Vec::new(),
             score: ScoreParts::default(),
         }
+    }
+
+    /// Places for all members of a gang, as far as there are any: on the nodes in turn from this
+    /// one on.
+    pub fn gang(&self, job: JobId, from: usize) -> Vec<Placement> {
+        let nodes: Vec<_> = self.state.nodes().values().cloned().collect();
+        let mut used: Vec<_> = nodes.iter().map(|node| node.used.clone()).collect();
+        let task = &self.state.jobs().get(&job).unwrap().spec.tasks[0];
+        let mut placements = Vec::new();
+        for instance in 0..task.count {
+            let at = (0..nodes.len()).map(|step| (from + step) % nodes.len()).find_map(|at| {
+                let node = nodes[at].capacity(&used[at]);
+                let mut placement = self.placement(job, instance, nodes[at].id);
+                if let Some(gpu) = &task.gpu {
+                    let open = open_devices(node, gpu).take(gpu.count as usize);
+                    placement.devices = open.map(whole).collect();
+                }
+                if instance == 0 {
+                    let port = (20_000..).find(|port| !used[at].ports.contains(port))?;
+                    placement.ports = vec![PortClaim { name: name("master"), port }];
+                }
+                let claim = Claim {
+                    cpu: task.cpu,
+                    memory: task.memory,
+                    devices: placement.devices.clone(),
+                    ports: placement.ports.clone(),
+                };
+                let asked = task.of_instance(InstanceIndex(instance));
+                fits(node, &asked, &claim).is_ok().then_some((at, claim, placement))
+            });
+            let Some((at, claim, placement)) = at else { break };
+            used[at].add(&claim);
+            placements.push(placement);
+        }
+        placements
     }
 
     pub fn observe(&mut self, allocation: AllocationId, observed: Observed) -> u32 {
@@ -156,6 +187,10 @@ impl World {
     pub fn job_state(&self, job: JobId) -> &'static str {
         self.state.jobs().get(&job).unwrap().state().name()
     }
+}
+
+fn whole(device: &Device) -> DeviceClaim {
+    DeviceClaim { uuid: device.uuid.clone(), share: ShareMilli::WHOLE, memory: device.memory }
 }
 
 pub fn security() -> Security {

@@ -5,11 +5,12 @@ use berth_proto::log::v1;
 use berth_proto::log::v1::command::Command as Kind;
 use berth_state::{Command, Placement, Reservation};
 
+use crate::frozen::packed::{pack, unpack};
 use crate::frozen::values::{
     allocation_to_proto, allocations_to_proto, read_allocation, read_allocations, read_score,
     score_to_proto,
 };
-use crate::problem::{Field, Problems};
+use crate::problem::{Cause, Field, Problems};
 use crate::spec::{
     device_claim_to_proto, port_claim_to_proto, read_device_claim, read_port_claims,
 };
@@ -33,10 +34,13 @@ pub(super) fn unreserve_to_proto(allocations: &[AllocationId], reason: &str) -> 
 
 fn placement_to_proto(placement: &Placement) -> v1::Placement {
     let Placement { node, devices, ports, score, .. } = placement;
+    let packed = pack(devices);
+    let plain = if packed.is_some() { &[][..] } else { devices };
     v1::Placement {
         allocation: Some(allocation_to_proto(placement.allocation())),
         node: node.0,
-        devices: devices.iter().map(device_claim_to_proto).collect(),
+        packed,
+        devices: plain.iter().map(device_claim_to_proto).collect(),
         ports: ports.iter().map(port_claim_to_proto).collect(),
         score: score_to_proto(score),
     }
@@ -89,13 +93,22 @@ fn read_placement(
     problems: &mut Problems,
 ) -> Option<Placement> {
     let id = read_allocation(at.named("allocation"), proto.allocation, problems)?;
+    let devices = match proto.packed {
+        None => proto.devices.into_iter().map(read_device_claim).collect(),
+        Some(packed) if proto.devices.is_empty() => unpack(at.named("packed"), &packed, problems)?,
+        Some(_) => {
+            let cause = Cause::Contradiction("is beside devices that are not");
+            problems.add(at.named("packed"), cause);
+            return None;
+        }
+    };
     Some(Placement {
         job: id.job,
         task: id.task,
         instance: id.instance,
         attempt: id.attempt,
         node: NodeId(proto.node),
-        devices: proto.devices.into_iter().map(read_device_claim).collect(),
+        devices,
         ports: read_port_claims(at.named("ports"), proto.ports, problems),
         score: read_score(proto.score),
     })

@@ -246,6 +246,29 @@ fn deep_nesting_is_refused_without_overflowing_the_stack() {
     assert!(matches!(decode_entry(&bytes), Err(DecodeError::Garbled(_))));
 }
 
+/// Whatever may be submitted can be placed, with all numbers as large as they will be for years.
+#[test]
+fn the_plan_of_the_largest_gang_fits_an_entry() {
+    let check = |count: u32, gpus: u32, ports: usize| {
+        let name = |text: String| berth_model::Name::new(&text).unwrap();
+        let ports: Vec<_> = (0..ports).map(|port| name(format!("port-{port}"))).collect();
+        let task = berth_model::TaskSpec {
+            count,
+            gpu: Some(berth_model::GpuRequest::whole(gpus)),
+            ports,
+            ..berth_model::TaskSpec::new(name("main".into()), berth_model::JobKind::Batch, vec![])
+        };
+        assert!(task.plan_bytes() <= berth_model::GANG_PLAN_BYTES_MAX);
+        let placements = (0..count).map(|instance| fixture::member(instance, &task)).collect();
+        let found = encoded_len(&Command::Place { placements }) as u64;
+        assert!(found <= task.plan_bytes() + 256, "{found} of {count} x {gpus}");
+    };
+    check(1024, 1, 0);
+    check(500, 4, 0);
+    check(128, 8, 10);
+    check(300, 8, 0);
+}
+
 #[test]
 fn an_entry_is_filled_up_to_its_limits() {
     let mut encoder = EntryEncoder::new(StateMs(1), WallMs(2), "0.1.0");

@@ -12,7 +12,8 @@ use crate::enumeration;
 use crate::frozen::values::{allocation_to_proto, read_allocation, read_score, score_to_proto};
 use crate::problem::{Field, Problems};
 use crate::spec::{
-    device_claim_to_proto, port_claim_to_proto, read_device_claim, read_port_claims,
+    device_claim_to_proto, port_claim_to_proto, read_device_claim, read_port_claims, read_seat,
+    seat_to_proto,
 };
 
 pub(super) fn to_proto(row: &AllocationRow) -> v1::AllocationRow {
@@ -31,6 +32,7 @@ pub(super) fn to_proto(row: &AllocationRow) -> v1::AllocationRow {
         running_since_state_ms: row.running_since.map(|at| at.0),
         started_wall_ms: row.started_at.map(|at| at.0),
         score: score_to_proto(&row.score),
+        seat: row.seat.as_ref().map(seat_to_proto),
     }
 }
 
@@ -56,6 +58,10 @@ pub(super) fn read(
     proto: v1::AllocationRow,
     problems: &mut Problems,
 ) -> Option<AllocationRow> {
+    let seat = match proto.seat {
+        None => None,
+        Some(seat) => Some(read_seat(at.named("seat"), seat, problems)?),
+    };
     Some(AllocationRow {
         id: read_allocation(at.named("id"), proto.id, problems)?,
         node: NodeId(proto.node),
@@ -73,6 +79,7 @@ pub(super) fn read(
         running_since: proto.running_since_state_ms.map(StateMs),
         started_at: proto.started_wall_ms.map(WallMs),
         score: read_score(proto.score),
+        seat,
     })
 }
 

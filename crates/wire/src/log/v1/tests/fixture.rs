@@ -7,7 +7,7 @@ use std::sync::Arc;
 use berth_model::{
     AllocationId, ArraySpec, Artifact, Attempt, Checksum, Claim, Constraints, CpuMilli, Device,
     DeviceClaim, DeviceHealth, DeviceSlice, DeviceWay, DiskBytes, Drain, Driver, DurationMs,
-    EndCause, EndReport, GpuRequest, Grant, HealthCheck, HealthProbe, InstanceIndex, JobId,
+    EndCause, EndReport, Gang, GpuRequest, Grant, HealthCheck, HealthProbe, InstanceIndex, JobId,
     JobKind, JobSpec, JoinGrant, Limits, Machine, MemoryBytes, Name, NodeId, NodeSpec, PcieWay,
     Policy, PortClaim, PortRange, Preemption, RestartPolicy, Role, Scope, ShareMilli, Signal,
     SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
@@ -69,6 +69,7 @@ fn first_task() -> TaskSpec {
         }],
         count: 3,
         array: Some(ArraySpec { start: 10, step: 2, parallel_max: Some(4) }),
+        gang: Some(Gang {}),
         cpu: CpuMilli(4000),
         memory: MemoryBytes(32 << 30),
         limits: Limits {
@@ -467,4 +468,30 @@ fn stops() -> impl Iterator<Item = Command> {
         intent,
         reason: "asked to".into(),
     })
+}
+
+/// The placement of a member of a gang, with large ids; the first says how it was chosen.
+pub(super) fn member(instance: u32, task: &TaskSpec) -> Placement {
+    let device = |device: u32| DeviceClaim {
+        uuid: format!("GPU-{instance:08x}-0000-0000-0000-{device:012x}"),
+        share: ShareMilli::WHOLE,
+        memory: MemoryBytes(180 << 30),
+    };
+    let port = |name: &Name| PortClaim { name: name.clone(), port: 29_999 };
+    let asked = task.of_instance(InstanceIndex(instance));
+    let score = ScoreParts {
+        policy: "berth".into(),
+        parts: vec![("cost_milli".into(), 99_999), ("idle_gpus".into(), 8)],
+        view_index: 1 << 40,
+    };
+    Placement {
+        job: JobId(1 << 27),
+        task: TaskIndex(63),
+        instance: InstanceIndex(instance),
+        attempt: Attempt(10_000),
+        node: NodeId(2_000_000),
+        devices: (0..asked.gpu.as_ref().map_or(0, |gpu| gpu.count)).map(device).collect(),
+        ports: asked.ports.iter().map(port).collect(),
+        score: if instance == 0 { score } else { ScoreParts::default() },
+    }
 }

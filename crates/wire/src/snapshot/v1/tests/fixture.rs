@@ -7,10 +7,10 @@ use std::sync::Arc;
 use berth_model::node::DeviceUse;
 use berth_model::{
     AllocationId, AllocationState, Attempt, Claim, Constraints, CpuMilli, Device, DeviceClaim,
-    DeviceHealth, Drain, DurationMs, Grant, InstanceIndex, JobId, JobKind, JobSpec, JobState,
-    JoinGrant, Machine, MemoryBytes, Name, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortClaim,
-    PortRange, RangeSet, Role, Scope, ShareMilli, SpecDigest, StartPhase, StateMs, StopIntent,
-    TaskIndex, TaskSpec, TokenId, WallMs,
+    DeviceHealth, Drain, DurationMs, GangSeat, Grant, InstanceIndex, JobId, JobKind, JobSpec,
+    JobState, JoinGrant, Machine, MemoryBytes, Name, NodeId, NodeSpec, NodeState, NodeUse, Policy,
+    PortClaim, PortRange, RangeSet, Role, Scope, ShareMilli, SpecDigest, StartPhase, StateMs,
+    StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
@@ -307,6 +307,16 @@ fn allocation(state: AllocationState) -> AllocationRow {
             parts: vec![("turn".into(), -1)],
             view_index: 77,
         },
+        seat: Some(GangSeat {
+            rank: 3,
+            world_size: 8,
+            node_rank: 1,
+            node_count: 4,
+            local_rank: 1,
+            local_world_size: 2,
+            master_address: "10.0.0.7".into(),
+            master_port: 20_001,
+        }),
     }
 }
 
