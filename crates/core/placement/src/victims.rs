@@ -82,7 +82,7 @@ pub(crate) fn at_least(candidates: &[Candidate<'_>], shortage: Shortage) -> Opti
         (shortage.memory_bytes, |claim| claim.memory.0),
     ];
     let mut price = Price::NOTHING;
-    for (missing, of) in wants {
+    for (missing, of) in wants.into_iter().filter(|(missing, _)| *missing > 0) {
         price.lost = price.lost.max(covered(candidates, missing, of)?);
         price.victims = price.victims.max(counted(candidates, missing, of));
     }
@@ -103,9 +103,6 @@ fn counted(candidates: &[Candidate<'_>], mut missing: u64, of: Part) -> u32 {
 
 /// What so much of one thing costs if parts of candidates could be ended, the cheapest first.
 fn covered(candidates: &[Candidate<'_>], mut missing: u64, of: Part) -> Option<u64> {
-    if missing == 0 {
-        return Some(0);
-    }
     let mut order: Vec<(u64, u64)> = candidates
         .iter()
         .map(|one| (one.lost, of(one.claim)))
