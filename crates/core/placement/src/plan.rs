@@ -76,7 +76,7 @@ pub(crate) struct Run<'p, 'a> {
     /// queue, so what this plan hands out for it is counted until they are done.
     census: Option<Census>,
     placements: Vec<Placement>,
-    /// What each of the placements was given.
+    /// Of each of the placements.
     handed: Vec<Handed>,
     /// The lowest priority among them.
     least_placed: u8,
@@ -95,11 +95,11 @@ pub(crate) struct Run<'p, 'a> {
     groups: BTreeMap<usize, Vec<Group<'a>>>,
 }
 
-/// What a placement was given, and at what priority.
+/// Where a placement is, and at what priority.
+#[derive(Clone, Copy)]
 struct Handed {
     position: usize,
     priority: u8,
-    claim: Claim,
 }
 
 /// The task that is being visited.
@@ -349,7 +349,7 @@ impl<'p, 'a> Run<'p, 'a> {
         priority: u8,
     ) {
         self.roster.hand_out(position, &claim, self.now);
-        self.handed.push(Handed { position, priority, claim: claim.clone() });
+        self.handed.push(Handed { position, priority });
         self.least_placed = self.least_placed.min(priority);
         let row = &self.roster.host(position).row;
         if let Some(census) = self.census.as_mut().filter(|census| census.job == allocation.job) {
@@ -366,6 +366,14 @@ impl<'p, 'a> Run<'p, 'a> {
             ports: claim.ports,
             score,
         });
+    }
+
+    /// What a placement of this plan was given.
+    fn claim_of(&self, placement: &Placement) -> Option<Claim> {
+        let job = self.view.jobs().get(&placement.job)?;
+        let task = job.spec.tasks.get(usize::from(placement.task.0))?;
+        let (devices, ports) = (placement.devices.clone(), placement.ports.clone());
+        Some(Claim { cpu: task.cpu, memory: task.memory, devices, ports })
     }
 
     fn wake(&mut self, at: StateMs) {

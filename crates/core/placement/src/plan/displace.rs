@@ -33,11 +33,14 @@ impl<'a> Run<'_, 'a> {
             if !host.is_open || is_eligible(&host.row, visit.request()).is_err() {
                 continue;
             }
-            let candidate = |at: &usize| {
-                let (id, claim) = (self.placements[*at].allocation(), &self.handed[*at].claim);
+            let claims = handed.iter().map(|at| self.claim_of(&self.placements[*at]));
+            let Some(claims) = claims.collect::<Option<Vec<_>>>() else { continue };
+            let candidate = |(at, claim): (&usize, _)| {
+                let id = self.placements[*at].allocation();
                 Candidate { id, claim, lost: 0 }
             };
-            let candidates: Vec<Candidate<'_>> = handed.iter().map(candidate).collect();
+            let candidates: Vec<Candidate<'_>> =
+                handed.iter().zip(&claims).map(candidate).collect();
             let fits = |used: &_| has_room(&host.row, used, self.now, visit.task).is_ok();
             let Some(set) = cheapest(host.used(), &candidates, fits) else { continue };
             let count = set.price.victims;
@@ -48,9 +51,11 @@ impl<'a> Run<'_, 'a> {
         }
         let Some((_, position, chosen)) = best else { return false };
         for at in chosen.iter().rev() {
-            self.placements.remove(*at);
-            let handed = self.handed.remove(*at);
-            self.roster.hand_back(position, &handed.claim, self.now);
+            let placement = self.placements.remove(*at);
+            self.handed.remove(*at);
+            if let Some(claim) = self.claim_of(&placement) {
+                self.roster.hand_back(position, &claim, self.now);
+            }
             self.meter.placed = self.meter.placed.saturating_sub(1);
         }
         // More may be free now than it takes, also for those that were passed over.

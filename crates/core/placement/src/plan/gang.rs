@@ -172,15 +172,7 @@ impl<'a> Run<'_, 'a> {
         self.handed.truncate(placed);
         for placement in self.placements.split_off(placed) {
             let Some(position) = self.roster.position_of(placement.node) else { continue };
-            let job = self.view.jobs().get(&placement.job);
-            let task = job.and_then(|job| job.spec.tasks.get(usize::from(placement.task.0)));
-            let Some(task) = task else { continue };
-            let claim = Claim {
-                cpu: task.cpu,
-                memory: task.memory,
-                devices: placement.devices,
-                ports: placement.ports,
-            };
+            let Some(claim) = self.claim_of(&placement) else { continue };
             self.roster.hand_back(position, &claim, self.now);
             self.meter.placed -= 1;
         }
