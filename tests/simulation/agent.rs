@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, CpuMilli, Device, DeviceClaim, DeviceHealth, DurationMs, EndCause, EndReport,
-    JobSpec, MemoryBytes, Name, NodeSpec, PortRange, SpecDigest, TaskSpec, WallMs,
+    AllocationId, CpuMilli, Device, DeviceClaim, DurationMs, EndCause, EndReport, JobSpec,
+    MemoryBytes, Name, NodeSpec, PortRange, SpecDigest, TaskSpec, WallMs,
 };
 use berth_state::Observed as Said;
 use berth_supervise::{
@@ -109,16 +109,8 @@ pub struct Agent {
 impl Agent {
     pub fn new(index: usize, rng: &mut Rng) -> Agent {
         let gpus = u32::try_from(rng.range(3, 4)).unwrap();
-        let device = |number: u32| Device {
-            uuid: format!("GPU-{index}-{number}"),
-            index: number,
-            model: "H100".to_owned(),
-            memory: MemoryBytes(80 << 30),
-            health: DeviceHealth::Healthy,
-            reason: String::new(),
-            numa_node: None,
-            ways: Vec::new(),
-            slice: None,
+        let device = |number: u32| {
+            Device::new(format!("GPU-{index}-{number}"), number, "H100", MemoryBytes(80 << 30))
         };
         let default = Name::new("default").unwrap();
         Agent {

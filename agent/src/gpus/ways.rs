@@ -131,7 +131,7 @@ fn ancestor(pcie: PcieWay) -> Ancestor {
 
 #[cfg(test)]
 mod tests {
-    use berth_model::{DeviceHealth, MemoryBytes};
+    use berth_model::MemoryBytes;
 
     use super::*;
 
@@ -145,16 +145,8 @@ mod tests {
 
     /// What devices with these uuids say, in this order.
     fn of(ways: &Ways, uuids: &[&str]) -> Vec<Words> {
-        let device = |(index, uuid): (u32, &&str)| Device {
-            uuid: (*uuid).to_owned(),
-            index,
-            model: "H100".to_owned(),
-            memory: MemoryBytes(1),
-            health: DeviceHealth::Healthy,
-            reason: String::new(),
-            numa_node: None,
-            ways: Vec::new(),
-            slice: None,
+        let device = |(index, uuid): (u32, &&str)| {
+            Device::new((*uuid).to_owned(), index, "H100", MemoryBytes(1))
         };
         let mut devices: Vec<Device> = (0..).zip(uuids).map(device).collect();
         ways.mark(&mut devices);

@@ -9,9 +9,7 @@ use std::sync::Arc;
 
 use berth_identity::tls::{Credentials, Trust};
 use berth_identity::{Dialer, KeyMaterial, Token};
-use berth_model::{
-    CpuMilli, Device, DeviceHealth, Grant, JoinGrant, Machine, MemoryBytes, NodeSpec, PortRange,
-};
+use berth_model::{CpuMilli, Device, Grant, JoinGrant, Machine, MemoryBytes, NodeSpec, PortRange};
 use berth_proto::v1;
 use berth_proto::v1::access_client::AccessClient;
 use berth_proto::v1::agent_message::Message as FromAgent;
@@ -52,16 +50,8 @@ impl Session {
 }
 
 fn hello(name: &str, pool: &str, gpus: u32) -> v1::Hello {
-    let device = |index| Device {
-        uuid: format!("GPU-{name}-{index}"),
-        index,
-        model: "H100-80GB".to_owned(),
-        memory: MemoryBytes(80 << 30),
-        health: DeviceHealth::Healthy,
-        reason: String::new(),
-        numa_node: None,
-        ways: Vec::new(),
-        slice: None,
+    let device = |index| {
+        Device::new(format!("GPU-{name}-{index}"), index, "H100-80GB", MemoryBytes(80 << 30))
     };
     hello_to_proto(&Hello {
         name: support::text(name),

@@ -20,6 +20,11 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// What it has of GPUs, in thousandths of one.
+    pub fn gpu_milli(&self) -> u64 {
+        self.devices.iter().map(|device| u64::from(device.share.0)).sum()
+    }
+
     /// What of it is left when as much as `others` hold is taken off.
     #[must_use]
     pub fn beyond(&self, others: &NodeUse) -> Claim {

@@ -139,13 +139,28 @@ pub struct NodeCapacity<'a> {
     pub cordoned: &'a BTreeSet<String>,
 }
 
-impl NodeSpec {
-    pub fn device(&self, uuid: &str) -> Option<&Device> {
-        self.devices.iter().find(|device| device.uuid == uuid)
+impl Device {
+    /// A whole device that is well, and of which no way to others is known.
+    pub fn new(uuid: String, index: u32, model: &str, memory: MemoryBytes) -> Device {
+        Device {
+            uuid,
+            index,
+            model: model.to_owned(),
+            memory,
+            health: DeviceHealth::Healthy,
+            reason: String::new(),
+            numa_node: None,
+            ways: Vec::new(),
+            slice: None,
+        }
     }
 }
 
 impl NodeSpec {
+    pub fn device(&self, uuid: &str) -> Option<&Device> {
+        self.devices.iter().find(|device| device.uuid == uuid)
+    }
+
     /// The host of its address, without the port; `None` where the agent told none.
     pub fn host(&self) -> Option<&str> {
         let text = self.address.as_str();

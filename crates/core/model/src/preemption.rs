@@ -7,6 +7,12 @@ use crate::time::DurationMs;
 /// A job ends others only if its priority is higher by so much.
 pub const PREEMPTION_GAP: u8 = 10;
 
+/// Whether a priority is so far above another that it may end what has that.
+#[must_use]
+pub fn outranks(priority: u8, other: u8) -> bool {
+    other.saturating_add(PREEMPTION_GAP) <= priority
+}
+
 /// What a job does to others that run, and what they may do to it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Preemption {

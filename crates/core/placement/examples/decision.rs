@@ -8,14 +8,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, CpuMilli, Device, DeviceHealth, EndCause, EndReport, GpuRequest, JobKind,
-    JobSpec, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange, Preemption, ShareMilli,
-    SpecDigest, StateMs, TASKS_PER_DEVICE_MAX_DEFAULT, TaskSpec, WallMs,
+    AllocationId, CpuMilli, Device, EndCause, EndReport, GpuRequest, JobKind, JobSpec, MemoryBytes,
+    Name, NodeId, NodeSpec, Policy, PortRange, Preemption, ShareMilli, SpecDigest, StateMs,
+    TASKS_PER_DEVICE_MAX_DEFAULT, TaskSpec, WallMs,
 };
 use berth_placement::{Budget, MixCounts, Planner, SoftView};
-use berth_state::{
-    ClusterState, Command, Entry, Observation, Observed, Placement, Reply, SubmitJob,
-};
+use berth_state::{ClusterState, Command, Entry, Observation, Observed, Reply, SubmitJob};
 
 #[expect(clippy::disallowed_types, reason = "measuring is what this program is for")]
 type Clock = std::time::Instant;
@@ -155,7 +153,7 @@ impl Cluster {
         let [placement] = plan.placements.as_slice() else {
             panic!("{} leaves no place for task {number} so full", policy.name())
         };
-        let (node, allocation) = (placement.node, id_of(placement));
+        let (node, allocation) = (placement.node, placement.allocation());
         self.apply(Command::Place { placements: plan.placements });
         self.live.push_back((node, allocation, milli));
         self.taken_milli += milli;
@@ -215,28 +213,11 @@ impl Cluster {
     }
 }
 
-fn id_of(placement: &Placement) -> AllocationId {
-    AllocationId {
-        job: placement.job,
-        task: placement.task,
-        instance: placement.instance,
-        attempt: placement.attempt,
-    }
-}
-
 /// Of four models, with more or less processor beside the GPUs.
 fn node(number: u64) -> NodeSpec {
     let model = ["A100", "H100", "L40S", "V100"][(number % 4) as usize];
-    let device = |index: u64| Device {
-        uuid: format!("GPU-{number:08}-{index}"),
-        index: index as u32,
-        model: model.to_owned(),
-        memory: MemoryBytes(80 << 30),
-        health: DeviceHealth::Healthy,
-        reason: String::new(),
-        numa_node: None,
-        ways: Vec::new(),
-        slice: None,
+    let device = |index: u64| {
+        Device::new(format!("GPU-{number:08}-{index}"), index as u32, model, MemoryBytes(80 << 30))
     };
     NodeSpec {
         labels: BTreeMap::new(),

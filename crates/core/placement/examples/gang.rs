@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{
-    CpuMilli, Device, DeviceHealth, Gang, GpuRequest, JobKind, JobSpec, MemoryBytes, Name,
-    NodeSpec, PortRange, SpecDigest, StateMs, TaskSpec, WallMs,
+    CpuMilli, Device, Gang, GpuRequest, JobKind, JobSpec, MemoryBytes, Name, NodeSpec, PortRange,
+    SpecDigest, StateMs, TaskSpec, WallMs,
 };
 use berth_placement::{Budget, Planner, SoftView};
 use berth_state::{Applied, ClusterState, Command, Entry, Reply, SubmitJob};
@@ -100,16 +100,13 @@ fn cluster(nodes: usize) -> ClusterState {
 }
 
 fn node(number: usize) -> NodeSpec {
-    let device = |index| Device {
-        uuid: format!("GPU-{number:08x}-0000-0000-0000-{index:012x}"),
-        index,
-        model: "NVIDIA H100 80GB HBM3".to_owned(),
-        memory: MemoryBytes(80 << 30),
-        health: DeviceHealth::Healthy,
-        reason: String::new(),
-        numa_node: None,
-        ways: Vec::new(),
-        slice: None,
+    let device = |index| {
+        Device::new(
+            format!("GPU-{number:08x}-0000-0000-0000-{index:012x}"),
+            index,
+            "NVIDIA H100 80GB HBM3",
+            MemoryBytes(80 << 30),
+        )
     };
     NodeSpec {
         labels: BTreeMap::new(),

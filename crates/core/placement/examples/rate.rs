@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{
-    CpuMilli, Device, DeviceHealth, GpuRequest, JobKind, JobSpec, MemoryBytes, Name, NodeSpec,
-    Policy, PortRange, SpecDigest, StateMs, TaskSpec, WallMs,
+    CpuMilli, Device, GpuRequest, JobKind, JobSpec, MemoryBytes, Name, NodeSpec, Policy, PortRange,
+    SpecDigest, StateMs, TaskSpec, WallMs,
 };
 use berth_placement::{Budget, SoftView, plan};
 use berth_state::{ClusterState, Command, Entry, SubmitJob};
@@ -109,16 +109,13 @@ fn cluster(nodes: u64) -> ClusterState {
 }
 
 fn node(number: u64) -> NodeSpec {
-    let device = |index| Device {
-        uuid: format!("GPU-{number:08}-{index}"),
-        index,
-        model: "NVIDIA H100 80GB HBM3".to_owned(),
-        memory: MemoryBytes(80 << 30),
-        health: DeviceHealth::Healthy,
-        reason: String::new(),
-        numa_node: None,
-        ways: Vec::new(),
-        slice: None,
+    let device = |index| {
+        Device::new(
+            format!("GPU-{number:08}-{index}"),
+            index,
+            "NVIDIA H100 80GB HBM3",
+            MemoryBytes(80 << 30),
+        )
     };
     NodeSpec {
         labels: BTreeMap::from([("rack".to_owned(), (number / 16).to_string())]),

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, CpuMilli, Device, DeviceHealth, EndReport, GpuRequest, JobId, JobKind, JobSpec,
-    MemoryBytes, Name, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortRange, ShareMilli,
-    SpecDigest, StateMs, TaskSpec, WallMs,
+    AllocationId, CpuMilli, Device, EndReport, GpuRequest, JobId, JobKind, JobSpec, MemoryBytes,
+    Name, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortRange, ShareMilli, SpecDigest, StateMs,
+    TaskSpec, WallMs,
 };
 use berth_state::{
     ClusterState, Command, Entry, NodeRow, Observation, Observed, Placement, Purpose, Refusal,
@@ -36,17 +36,7 @@ pub(crate) fn gpu_node(gpu_count: u32) -> NodeSpec {
 }
 
 pub(crate) fn device(index: u32, model: &str) -> Device {
-    Device {
-        uuid: format!("GPU-{index}"),
-        index,
-        model: model.to_owned(),
-        memory: MemoryBytes(80 << 30),
-        health: DeviceHealth::Healthy,
-        reason: String::new(),
-        numa_node: None,
-        ways: Vec::new(),
-        slice: None,
-    }
+    Device::new(format!("GPU-{index}"), index, model, MemoryBytes(80 << 30))
 }
 
 pub(crate) fn node_row(id: u64, spec: NodeSpec) -> NodeRow {
@@ -146,13 +136,7 @@ impl Cluster {
 
     /// What a placement led to ends.
     pub fn end(&mut self, placement: &Placement, report: EndReport) {
-        let id = AllocationId {
-            job: placement.job,
-            task: placement.task,
-            instance: placement.instance,
-            attempt: placement.attempt,
-        };
-        self.end_allocation(placement.node, id, report);
+        self.end_allocation(placement.node, placement.allocation(), report);
     }
 
     pub fn end_allocation(&mut self, node: NodeId, allocation: AllocationId, report: EndReport) {

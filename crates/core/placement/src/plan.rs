@@ -132,7 +132,7 @@ impl<'a> Visit<'a> {
 
     /// How often in a row the instance has failed.
     fn failures(&self, instance: u32) -> u32 {
-        self.row.retries.get(&instance).map_or(0, |retry| retry.failures)
+        self.row.failures_of(instance)
     }
 
     /// When the instance may be placed, if not before `now`.
@@ -356,16 +356,7 @@ impl<'p, 'a> Run<'p, 'a> {
             census.add(row);
         }
         self.meter.placed += 1;
-        self.placements.push(Placement {
-            job: allocation.job,
-            task: allocation.task,
-            instance: allocation.instance,
-            attempt: allocation.attempt,
-            node: row.id,
-            devices: claim.devices,
-            ports: claim.ports,
-            score,
-        });
+        self.placements.push(Placement::new(allocation, row.id, claim, score));
     }
 
     /// What a placement of this plan was given.
@@ -374,6 +365,11 @@ impl<'p, 'a> Run<'p, 'a> {
         let task = job.spec.tasks.get(usize::from(placement.task.0))?;
         let (devices, ports) = (placement.devices.clone(), placement.ports.clone());
         Some(Claim { cpu: task.cpu, memory: task.memory, devices, ports })
+    }
+
+    /// Whether a task accepts each kind of device.
+    fn suits(&self, task: &TaskSpec) -> Vec<bool> {
+        task.gpu.as_ref().map_or_else(Vec::new, |gpu| self.roster.kinds.suiting(gpu))
     }
 
     fn wake(&mut self, at: StateMs) {

@@ -230,9 +230,7 @@ impl Roster {
         self.handed_out.push(position);
         self.changes.push(position);
     }
-}
 
-impl Roster {
     /// Takes back a claim that this plan has handed out.
     pub fn hand_back(&mut self, position: usize, claim: &Claim, now: StateMs) {
         self.change(position, |host, kinds| host.hand_back(claim, now, kinds));

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use berth_model::{
-    CpuMilli, Device, DeviceHealth, GpuRequest, JobKind, MemoryBytes, Name, NodeId, NodeSpec,
-    Policy, PortRange, ShareMilli, TaskSpec,
+    CpuMilli, Device, GpuRequest, JobKind, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange,
+    ShareMilli, TaskSpec,
 };
 use berth_placement::{Mix, MixCounts};
 use berth_state::Refusal;
@@ -69,16 +69,8 @@ pub struct PlaceRun {
 
 impl NodeShape {
     fn spec(&self, position: usize, tasks_per_device_max: u32) -> NodeSpec {
-        let device = |index| Device {
-            uuid: format!("GPU-{position}-{index}"),
-            index,
-            model: self.model.clone(),
-            memory: DEVICE_MEMORY,
-            health: DeviceHealth::Healthy,
-            reason: String::new(),
-            numa_node: None,
-            ways: Vec::new(),
-            slice: None,
+        let device = |index| {
+            Device::new(format!("GPU-{position}-{index}"), index, &self.model, DEVICE_MEMORY)
         };
         NodeSpec {
             labels: BTreeMap::new(),

@@ -234,6 +234,20 @@ pub struct Placement {
 }
 
 impl Placement {
+    /// Of an attempt, with what of a claim is not its task's.
+    pub fn new(id: AllocationId, node: NodeId, claim: Claim, score: ScoreParts) -> Placement {
+        Placement {
+            job: id.job,
+            task: id.task,
+            instance: id.instance,
+            attempt: id.attempt,
+            node,
+            devices: claim.devices,
+            ports: claim.ports,
+            score,
+        }
+    }
+
     /// The attempt that would begin.
     pub fn allocation(&self) -> AllocationId {
         let Placement { job, task, instance, attempt, .. } = self;

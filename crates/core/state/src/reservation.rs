@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
     AllocationId, Claim, CpuMilli, InstanceIndex, JobId, JobKind, JobSpec, MemoryBytes, NodeId,
-    NodeUse, PREEMPTION_GAP, ShareMilli, StateMs, StopIntent, TaskIndex,
+    NodeUse, PREEMPTION_GAP, ShareMilli, StateMs, StopIntent, TaskIndex, outranks,
 };
 use imbl::OrdMap;
 use thiserror::Error;
@@ -25,7 +25,6 @@ pub struct ReservationRow {
     /// The part of the members' claims that those do not hold: part of the node's `used`, so that
     /// nobody else is given it.
     pub held: Claim,
-    pub since: StateMs,
 }
 
 /// One of the places.
@@ -96,7 +95,7 @@ pub fn may_end(
         return Err(NotAVictim::NotPreemptible);
     }
     let (found, asked) = (of.priority, spec.priority);
-    if found.saturating_add(PREEMPTION_GAP) > asked {
+    if !outranks(asked, found) {
         return Err(NotAVictim::TooUrgent { found, asked });
     }
     if row.state.stop_intent().is_some() {
@@ -113,8 +112,7 @@ pub fn work_lost(row: &AllocationRow, now: StateMs) -> u64 {
         return 0;
     }
     let ran = row.running_since.map_or(0, |since| now.since(since).0);
-    let shares = row.claim.devices.iter().map(|device| u64::from(device.share.0));
-    let weight = shares.sum::<u64>().saturating_add(row.claim.cpu.0 / CORES_OF_A_GPU);
+    let weight = row.claim.gpu_milli().saturating_add(row.claim.cpu.0 / CORES_OF_A_GPU);
     ran.saturating_add(RESTART_MS).saturating_mul(weight.max(1))
 }
 
@@ -126,26 +124,12 @@ pub(crate) fn endable(row: &JobRow) -> Option<(u8, JobId)> {
 }
 
 impl ReservationRow {
-    /// What those hold that are awaited.
-    pub fn theirs(&self, state: &ClusterState) -> NodeUse {
-        let rows = self.awaits.iter().filter_map(|id| state.allocations.get(id));
-        sum(rows.map(|row| &row.claim))
-    }
-
-    /// What the members take when they are placed.
-    pub fn taken(&self) -> NodeUse {
-        sum(self.members.values().map(|place| &place.claim))
-    }
-
     pub(crate) fn to_hold(&self, state: &ClusterState) -> Claim {
-        held_of(self.members.values().map(|place| &place.claim), &self.theirs(state))
+        let mut theirs = NodeUse::default();
+        let rows = self.awaits.iter().filter_map(|id| state.allocations.get(id));
+        rows.for_each(|row| theirs.add(&row.claim));
+        held_of(self.members.values().map(|place| &place.claim), &theirs)
     }
-}
-
-fn sum<'a>(claims: impl Iterator<Item = &'a Claim>) -> NodeUse {
-    let mut sum = NodeUse::default();
-    claims.for_each(|claim| sum.add(claim));
-    sum
 }
 
 /// What has to be held of these claims while others hold `theirs`. As those end the sum of both
@@ -171,16 +155,7 @@ pub fn held_of<'a>(claims: impl Iterator<Item = &'a Claim>, theirs: &NodeUse) ->
 
 impl KeptPlace {
     pub(crate) fn placement(self, id: AllocationId, node: NodeId) -> Placement {
-        Placement {
-            job: id.job,
-            task: id.task,
-            instance: id.instance,
-            attempt: id.attempt,
-            node,
-            devices: self.claim.devices,
-            ports: self.claim.ports,
-            score: self.score,
-        }
+        Placement::new(id, node, self.claim, self.score)
     }
 }
 

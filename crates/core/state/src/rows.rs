@@ -419,6 +419,11 @@ impl TaskRow {
             + self.lost.len()
     }
 
+    /// How often in a row an instance has failed.
+    pub fn failures_of(&self, instance: u32) -> u32 {
+        self.retries.get(&instance).map_or(0, |retry| retry.failures)
+    }
+
     /// A live attempt that was not counted up to: the first after a restore, or
     /// one that the backup did not know.
     pub(crate) fn count_attempt(&mut self, instance: u32, attempt: Attempt) {

@@ -290,8 +290,8 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
 fn reservation() -> impl Strategy<Value = ReservationRow> {
     let place = (claim(), score()).prop_map(|(claim, score)| KeptPlace { claim, score });
     let members = btree_map(allocation(), place, 0..3);
-    (members, btree_set(allocation(), 0..3), claim(), state_ms())
-        .prop_map(|(members, awaits, held, since)| ReservationRow { members, awaits, held, since })
+    (members, btree_set(allocation(), 0..3), claim())
+        .prop_map(|(members, awaits, held)| ReservationRow { members, awaits, held })
 }
 
 fn away() -> impl Strategy<Value = AwayRow> {

@@ -2,11 +2,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, AllocationState, Attempt, Constraints, CpuMilli, Device, DeviceClaim,
-    DeviceHealth, Drain, DurationMs, EndCause, EndReport, GpuRequest, InstanceIndex, JobId,
-    JobKind, JobSpec, JobState, MemoryBytes, Name, NodeId, NodeSpec, NodeState, Outcome, Policy,
-    PortRange, RestartPolicy, ShareMilli, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec,
-    WallMs,
+    AllocationId, AllocationState, Attempt, Constraints, CpuMilli, Device, DeviceClaim, Drain,
+    DurationMs, EndCause, EndReport, GpuRequest, InstanceIndex, JobId, JobKind, JobSpec, JobState,
+    MemoryBytes, Name, NodeId, NodeSpec, NodeState, Outcome, Policy, PortRange, RestartPolicy,
+    ShareMilli, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, WallMs,
 };
 use berth_proto::v1;
 use berth_state::{
@@ -57,17 +56,7 @@ fn spec(kind: JobKind, tasks: Vec<TaskSpec>) -> JobSpec {
 }
 
 fn node_spec() -> NodeSpec {
-    let device = |index| Device {
-        uuid: format!("GPU-{index}"),
-        index,
-        model: "H100".into(),
-        memory: MemoryBytes(80 << 30),
-        health: DeviceHealth::Healthy,
-        reason: String::new(),
-        numa_node: None,
-        ways: Vec::new(),
-        slice: None,
-    };
+    let device = |index| Device::new(format!("GPU-{index}"), index, "H100", MemoryBytes(80 << 30));
     NodeSpec {
         labels: BTreeMap::new(),
         pool: name("default"),

@@ -22,16 +22,13 @@ fn node(gpu_count: u32) -> NodeSpec {
         cpu: CpuMilli(8000),
         memory: MemoryBytes(64 << 30),
         devices: (0..gpu_count)
-            .map(|index| Device {
-                uuid: format!("GPU-{index}"),
-                index,
-                model: "NVIDIA H100 80GB HBM3".to_owned(),
-                memory: MemoryBytes(80 << 30),
-                health: DeviceHealth::Healthy,
-                reason: String::new(),
-                numa_node: None,
-                ways: Vec::new(),
-                slice: None,
+            .map(|index| {
+                Device::new(
+                    format!("GPU-{index}"),
+                    index,
+                    "NVIDIA H100 80GB HBM3",
+                    MemoryBytes(80 << 30),
+                )
             })
             .collect(),
         ports: PortRange { first: 20_000, last: 20_001 },

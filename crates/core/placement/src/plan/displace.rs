@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::PREEMPTION_GAP;
+use berth_model::outranks;
 use berth_state::reservation::may_preempt;
 
 use super::{Run, Visit};
@@ -17,13 +17,12 @@ impl<'a> Run<'_, 'a> {
     /// Costs O(placements) for each instance that finds no room.
     pub(super) fn displace(&mut self, visit: Visit<'a>) -> bool {
         let priority = visit.job.spec.priority;
-        let in_reach = self.least_placed.saturating_add(PREEMPTION_GAP) <= priority;
-        if !in_reach || !may_preempt(&visit.job.spec) {
+        if !outranks(priority, self.least_placed) || !may_preempt(&visit.job.spec) {
             return false;
         }
         let mut by_node: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (at, handed) in self.handed.iter().enumerate() {
-            if handed.priority.saturating_add(PREEMPTION_GAP) <= priority {
+            if outranks(priority, handed.priority) {
                 by_node.entry(handed.position).or_default().push(at);
             }
         }

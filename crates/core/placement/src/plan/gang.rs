@@ -75,7 +75,7 @@ impl<'a> Run<'_, 'a> {
     fn gang_shares(&mut self, visit: Visit<'a>) -> Option<Option<Vec<Share>>> {
         let (task, request) = (visit.task, visit.request());
         let gpu = task.gpu.as_ref();
-        let suits = gpu.map_or_else(Vec::new, |gpu| self.roster.kinds.suiting(gpu));
+        let suits = self.suits(task);
         let terms = terms_of(visit.job.spec.policy, task);
         let mut rooms = Vec::new();
         let mut port_ends = None;
@@ -119,8 +119,7 @@ impl<'a> Run<'_, 'a> {
     /// Hands out what the members take, in the order of their ranks. False where something does
     /// not fit after all; the caller hands back.
     fn hand_out_gang(&mut self, visit: Visit<'a>, shares: &[Share]) -> bool {
-        let suits =
-            visit.task.gpu.as_ref().map_or_else(Vec::new, |gpu| self.roster.kinds.suiting(gpu));
+        let suits = self.suits(visit.task);
         let mut parts = Some(self.gang_parts(visit, shares, &suits));
         let mut instance = 0;
         for (position, members) in shares {

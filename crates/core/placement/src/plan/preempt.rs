@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
 use berth_model::{
-    AllocationId, AllocationState, Claim, DurationMs, NodeUse, PREEMPTION_GAP, StateMs, TaskSpec,
+    AllocationId, AllocationState, Claim, DurationMs, NodeUse, StateMs, TaskSpec, outranks,
 };
 use berth_state::reservation::{held_of, may_end, may_preempt, work_lost};
 use berth_state::{
@@ -74,8 +74,7 @@ impl<'a> Run<'_, 'a> {
     pub(super) fn reserve(&mut self, visit: Visit<'a>, key: &SearchKey, instance: u32) -> bool {
         let spec = &visit.job.spec;
         let lowest = self.view.least_urgent();
-        let in_reach =
-            lowest.is_some_and(|lowest| lowest.saturating_add(PREEMPTION_GAP) <= spec.priority);
+        let in_reach = lowest.is_some_and(|lowest| outranks(spec.priority, lowest));
         let hunt_key = (key.fit.clone(), spec.priority);
         let gives_up = visit.failures(instance) >= FAILURES_MAX;
         if !in_reach
@@ -145,11 +144,6 @@ impl<'a> Run<'_, 'a> {
             hunt.bounds.extend(least.map(|least| Reverse((least, position))));
         }
         Some(hunt)
-    }
-
-    /// Whether the task accepts each kind of device.
-    fn suits(&self, task: &TaskSpec) -> Vec<bool> {
-        task.gpu.as_ref().map_or_else(Vec::new, |gpu| self.roster.kinds.suiting(gpu))
     }
 
     fn shortage(&self, task: &TaskSpec, suits: &[bool], position: usize) -> Shortage {
@@ -271,16 +265,7 @@ impl<'a> Run<'_, 'a> {
             parts: parts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
             view_index: self.view.applied_index(),
         };
-        let placement = Placement {
-            job: allocation.job,
-            task: allocation.task,
-            instance: allocation.instance,
-            attempt: allocation.attempt,
-            node,
-            devices: claim.devices,
-            ports: claim.ports,
-            score,
-        };
+        let placement = Placement::new(allocation, node, claim, score);
         self.reservations.push(Reservation { placement, awaits: victims });
         true
     }

@@ -23,6 +23,11 @@ fn sum<'a>(claims: impl IntoIterator<Item = &'a Claim>) -> NodeUse {
     used
 }
 
+fn candidates(held: &[(Claim, u64)]) -> Vec<Candidate<'_>> {
+    let numbered = held.iter().enumerate();
+    numbered.map(|(at, (claim, lost))| Candidate { id: id(at), claim, lost: *lost }).collect()
+}
+
 /// Room for so many cores and so many of four GPUs that nobody holds any of.
 fn has_room(used: &NodeUse, cpu: u64, gpus: usize) -> bool {
     let idle = (0..4).filter(|index| !used.devices.contains_key(&format!("GPU-{index}")));
@@ -32,11 +37,7 @@ fn has_room(used: &NodeUse, cpu: u64, gpus: usize) -> bool {
 #[test]
 fn the_least_work_is_lost() {
     let check = |held: &[(Claim, u64)], cpu: u64, gpus: usize, expected: Option<&[usize]>| {
-        let candidates: Vec<Candidate<'_>> = held
-            .iter()
-            .enumerate()
-            .map(|(at, (claim, lost))| Candidate { id: id(at), claim, lost: *lost })
-            .collect();
+        let candidates = candidates(held);
         let used = sum(held.iter().map(|(claim, _)| claim));
         let found = cheapest(&used, &candidates, |used| has_room(used, cpu, gpus));
         assert_eq!(found.map(|set| set.chosen).as_deref(), expected, "{gpus} of {held:?}");
@@ -73,11 +74,7 @@ proptest! {
     /// Every subset is tried, and none that makes room is cheaper.
     #[test]
     fn no_set_is_cheaper(held in held(), cpu in 0..17_u64, gpus in 0..5_usize) {
-        let candidates: Vec<Candidate<'_>> = held
-            .iter()
-            .enumerate()
-            .map(|(at, (claim, lost))| Candidate { id: id(at), claim, lost: *lost })
-            .collect();
+        let candidates = candidates(&held);
         let used = sum(held.iter().map(|(claim, _)| claim));
         let price = |set: usize| {
             let ended = (0..held.len()).filter(|at| set >> at & 1 == 1);

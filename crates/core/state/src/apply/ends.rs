@@ -175,7 +175,7 @@ impl Step<'_> {
 
     fn failures_of(&self, id: AllocationId) -> u32 {
         let task = self.state.tasks.get(&(id.job, id.task));
-        task.and_then(|task| task.retries.get(&id.instance.0)).map_or(0, |retry| retry.failures)
+        task.map_or(0, |task| task.failures_of(id.instance.0))
     }
 
     /// Where an instance may come again, the attempts made must outlive it: its

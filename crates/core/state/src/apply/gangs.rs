@@ -24,6 +24,11 @@ impl JobRow {
         spec.is_some_and(|task| task.gang.is_some())
     }
 
+    /// How many instances of a task the current version asks for.
+    pub(crate) fn count_of(&self, task: TaskIndex) -> u32 {
+        self.spec.tasks.get(usize::from(task.0)).map_or(0, |task| task.count)
+    }
+
     /// Whether an orphan that is an instance of the task keeps it from being placed: of an
     /// exclusive job nothing runs twice, and of a gang no two worlds.
     pub fn waits_for_orphans(&self, task: TaskIndex) -> bool {
@@ -42,9 +47,7 @@ impl ClusterState {
     pub(super) fn is_gang(&self, job: JobId, task: TaskIndex) -> bool {
         self.jobs.get(&job).is_some_and(|job| job.is_gang(task))
     }
-}
 
-impl ClusterState {
     /// Whether the members of a gang that are to go on are all of one world, and none of them
     /// waits. Of a task that is none, and of a job that ends, nothing is asked.
     pub(crate) fn gang_is_whole(&self, job: &JobRow, task: TaskIndex) -> bool {
@@ -114,8 +117,7 @@ impl Step<'_> {
     /// waits.
     fn seats(&self, members: &[Placement]) -> Result<Vec<GangSeat>, Refusal> {
         let Some(Placement { job, task, .. }) = members.first() else { return Ok(Vec::new()) };
-        let spec = &self.state.job_row(*job)?.spec;
-        let count = spec.tasks.get(usize::from(task.0)).map_or(0, |task| task.count);
+        let count = self.state.job_row(*job)?.count_of(*task);
         if self.state.has_orphan_of_task(*job, *task) {
             return Err(Refusal::GangOrphans { job: *job });
         }
@@ -160,9 +162,7 @@ impl Step<'_> {
         let node = self.state.node_row(first.node)?;
         let mut ports = first.ports.iter().rev();
         let Some(port) = ports.find(|claim| claim.name.as_str() == TaskSpec::MASTER_PORT) else {
-            let (job, task, instance, attempt) =
-                (first.job, first.task, first.instance, first.attempt);
-            let allocation = AllocationId { job, task, instance, attempt };
+            let allocation = first.allocation();
             return Err(Refusal::DoesNotFit { allocation, misfit: Misfit::ClaimMismatch });
         };
         let host = node.spec.host().unwrap_or(node.name.as_str());
@@ -265,7 +265,7 @@ impl Step<'_> {
 
     /// The failure of a member is its gang's: all count it, and wait out the same backoff.
     fn count_failure_once(&mut self, job: &JobRow, id: AllocationId) {
-        let count = job.spec.tasks.get(usize::from(id.task.0)).map_or(0, |task| task.count);
+        let count = job.count_of(id.task);
         self.state.edit_task(id.job, id.task, |task| {
             let Some(known) = task.retries.get(&id.instance.0).copied() else { return };
             for instance in 0..count {

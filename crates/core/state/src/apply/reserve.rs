@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, Claim, NodeId, StopIntent, TaskIndex};
+use berth_model::{AllocationId, Claim, NodeId, StopIntent};
 
 use super::Step;
 use crate::command::Reservation;
@@ -32,7 +32,7 @@ impl Step<'_> {
         let id = placement.allocation();
         let job = self.state.job_row(placement.job)?.clone();
         if job.is_gang(id.task) {
-            let (job, members) = (id.job, self.members_of(&job, id.task));
+            let (job, members) = (id.job, job.count_of(id.task));
             return Err(Refusal::GangIncomplete { job, members, found: 1 });
         }
         let victims = self.awaitable(reservation)?;
@@ -78,9 +78,8 @@ impl Step<'_> {
         awaits: BTreeSet<AllocationId>,
     ) {
         let at = joined.unwrap_or(usize::MAX);
-        let since = self.now;
         let members = BTreeMap::new();
-        let new = ReservationRow { members, awaits, held: Claim::default(), since };
+        let new = ReservationRow { members, awaits, held: Claim::default() };
         self.change_reservation(node, at, new, |row| {
             row.members.insert(id, place);
         });
@@ -134,16 +133,11 @@ impl Step<'_> {
         Ok(rows)
     }
 
-    fn members_of(&self, job: &JobRow, task: TaskIndex) -> u32 {
-        job.spec.tasks.get(usize::from(task.0)).map_or(0, |task| task.count)
-    }
-
     /// What a victim is told: for whom, by which rule, and what is lost.
     fn receipt(&self, job: &JobRow, id: AllocationId, victim: &AllocationRow) -> String {
         let found = self.state.jobs.get(&victim.id.job).map_or(0, |owner| owner.spec.priority);
         let ran = victim.running_since.map_or(0, |since| self.now.since(since).0);
-        let gpu_milli: u64 =
-            victim.claim.devices.iter().map(|device| u64::from(device.share.0)).sum();
+        let gpu_milli = victim.claim.gpu_milli();
         let owner = self.state.jobs.get(&victim.id.job);
         // A name is for those who may see the job.
         let named = match owner.is_some_and(|owner| owner.namespace() == job.namespace()) {

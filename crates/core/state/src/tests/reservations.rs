@@ -164,9 +164,9 @@ fn what_is_awaited_is_awaited_as_a_whole_and_what_is_gone_not_at_all() {
     // What had ended before the wish came in is not waited for.
     world.exit(held[0], 143);
     let mut rest = reservation(&world, (one, 0), NODE, &held);
-    let taken = world.state.nodes().get(&NODE).unwrap().reservations[0].taken();
-    rest.placement.devices[0].uuid =
-        format!("GPU-node-0-{}", u8::from(taken.devices.contains_key("GPU-node-0-0")));
+    let members = &world.state.nodes().get(&NODE).unwrap().reservations[0].members;
+    let taken = members.values().any(|place| place.claim.devices[0].uuid == "GPU-node-0-0");
+    rest.placement.devices[0].uuid = format!("GPU-node-0-{}", u8::from(taken));
     let id = place_kept(&mut world, rest).unwrap();
     world.exit(held[1], 143);
     assert!(world.state.is_live(id));

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Claim, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth, DurationMs,
-    EndCause, EndReport, GpuRequest, Grant, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant,
-    Machine, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortClaim, PortRange, Role, Scope,
-    ShareMilli, SpecDigest, StateMs, TaskIndex, TaskSpec, TokenId, WallMs, fits, open_devices,
+    AllocationId, Claim, Constraints, CpuMilli, Device, DeviceClaim, DurationMs, EndCause,
+    EndReport, GpuRequest, Grant, InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, Machine,
+    MemoryBytes, Name, NodeId, NodeSpec, Policy, PortClaim, PortRange, Role, Scope, ShareMilli,
+    SpecDigest, StateMs, TaskIndex, TaskSpec, TokenId, WallMs, fits, open_devices,
 };
 
 use crate::{
@@ -265,16 +265,8 @@ pub fn node_spec(text: &str, gpus: u32) -> NodeSpec {
         cpu: CpuMilli(4000),
         memory: MemoryBytes(16 << 30),
         devices: (0..gpus)
-            .map(|index| Device {
-                uuid: format!("GPU-{text}-{index}"),
-                index,
-                model: "H100".to_owned(),
-                memory: MemoryBytes(80 << 30),
-                health: DeviceHealth::Healthy,
-                reason: String::new(),
-                numa_node: None,
-                ways: Vec::new(),
-                slice: None,
+            .map(|index| {
+                Device::new(format!("GPU-{text}-{index}"), index, "H100", MemoryBytes(80 << 30))
             })
             .collect(),
         ports: PortRange::DEFAULT,

@@ -186,7 +186,6 @@ fn reservation_to_proto(row: &ReservationRow) -> v1::Reservation {
         members: row.members.iter().map(member).collect(),
         awaits: allocations_to_proto(&row.awaits),
         held: Some(claim_to_proto(&row.held)),
-        since_state_ms: row.since.0,
     }
 }
 
@@ -210,7 +209,6 @@ fn read_reservation(
         members,
         awaits: read_allocations(at.named("awaits"), proto.awaits, problems),
         held: read_claim(at.named("held"), proto.held, problems)?,
-        since: StateMs(proto.since_state_ms),
     })
 }
 

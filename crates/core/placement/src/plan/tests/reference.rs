@@ -39,12 +39,7 @@ pub(super) fn host_fault() -> EndReport {
 pub(super) type Placed = (AllocationId, NodeId, Vec<String>, Vec<u16>);
 
 pub(super) fn essence(placement: &Placement) -> Placed {
-    let id = AllocationId {
-        job: placement.job,
-        task: placement.task,
-        instance: placement.instance,
-        attempt: placement.attempt,
-    };
+    let id = placement.allocation();
     let devices = placement.devices.iter().map(|claim| claim.uuid.clone()).collect();
     let ports = placement.ports.iter().map(|claim| claim.port).collect();
     (id, placement.node, devices, ports)

@@ -125,7 +125,6 @@ fn with_a_kept_place() -> Stored {
         members: BTreeMap::from([(id(11), KeptPlace { claim: claim(), score })]),
         awaits: BTreeSet::from([id(5), id(6)]),
         held: Claim { devices: Vec::new(), ..claim() },
-        since: StateMs(77),
     };
     let node = node(NodeState::Ready, Purpose::Work);
     Stored::Node(Arc::new(NodeRow { reservations: vec![kept], ..node }))
