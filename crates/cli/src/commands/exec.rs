@@ -57,6 +57,25 @@ pub(crate) async fn run(args: ExecArgs, session: &mut Session<'_, '_>) -> Result
         command: args.command,
         terminal,
     };
+    // Before the command can have begun: whoever ends this one from then on is to be heard.
+    let terminated = terminations().map_err(|error| CliError::failed(error.to_string()))?;
+    session.interrupt.set(Doing::Running);
+    let typed = (!args.no_stdin).then_some(terminal::typed as Typed);
+    tokio::select! {
+        exit = with_command(start, typed, session) => exit,
+        () = terminated => Err(CliError::Interrupted(Doing::Running)),
+    }
+}
+
+/// Begins to read what is typed here.
+type Typed = fn() -> mpsc::Receiver<Vec<u8>>;
+
+async fn with_command(
+    start: ExecStart,
+    typed: Option<Typed>,
+    session: &mut Session<'_, '_>,
+) -> Result<Exit, CliError> {
+    let has_terminal = start.terminal.is_some();
     let (inputs, mut outputs) = session.client.exec(start).await?;
     // Nothing that is typed is taken before there is somebody to read it.
     match outputs.next().await? {
@@ -64,20 +83,16 @@ pub(crate) async fn run(args: ExecArgs, session: &mut Session<'_, '_>) -> Result
         Some(Output::Ended(ended)) => return exit_of(ended),
         Some(Output::Stdout(_) | Output::Stderr(_)) | None => return Err(no_answer()),
     }
-    session.interrupt.set(Doing::Running);
     let _raw = has_terminal.then(RawTerminal::begin).flatten();
-    if args.no_stdin {
-        drop(inputs);
-    } else {
+    if let Some(typed) = typed {
         let window = has_terminal.then(|| signal(SignalKind::window_change())).transpose();
         let window = window.map_err(|error| CliError::failed(error.to_string()))?;
         // For itself: whoever waits for room there must not keep what is written waiting.
-        tokio::spawn(pass_inputs(inputs, terminal::typed(), window));
+        tokio::spawn(pass_inputs(inputs, typed(), window));
+    } else {
+        drop(inputs);
     }
-    tokio::select! {
-        exit = show(&mut outputs, session) => exit,
-        error = terminated() => Err(error),
-    }
+    show(&mut outputs, session).await
 }
 
 async fn show(outputs: &mut ExecOutputs, session: &mut Session<'_, '_>) -> Result<Exit, CliError> {
@@ -92,18 +107,21 @@ async fn show(outputs: &mut ExecOutputs, session: &mut Session<'_, '_>) -> Resul
     }
 }
 
-/// A terminal must be given back as it was, whoever ends this process.
-async fn terminated() -> CliError {
-    let (Ok(mut terminate), Ok(mut hang_up)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = hang_up.recv() => {}
-    }
-    CliError::Interrupted(Doing::Running)
+/// Listens from now on for being told to end: a terminal must be given back as it was, whoever
+/// ends this process. Ends when it is told.
+///
+/// # Errors
+///
+/// When the system lets nobody listen.
+fn terminations() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+    })
 }
 
 async fn pass_inputs(
