@@ -161,12 +161,26 @@ fn check_reservations(
             let row = state.allocations.get(awaited).filter(|row| row.node == node.id);
             row.is_some_and(|row| row.state.stop_intent().is_some()) && seen.insert(*awaited)
         };
-        let sound = !one.awaits.is_empty() && one.awaits.iter().all(ends);
         let first = one.members.keys().next().copied();
+        let waits = match first.and_then(|id| gang_waits(state, id)) {
+            Some(waits) => waits,
+            None => !one.awaits.is_empty(),
+        };
+        let sound = waits && one.awaits.iter().all(ends);
         if !sound || !node.accepts_work() || one.held != one.to_hold(state) || first.is_none() {
             broken.push(Broken::Reserved(first.unwrap_or_default()));
         }
     }
+}
+
+/// Whether places are kept for all of a gang, and it waits for somebody on one of its nodes;
+/// `None` of what is no gang.
+fn gang_waits(state: &ClusterState, member: AllocationId) -> Option<bool> {
+    let job = state.jobs.get(&member.job).filter(|job| job.is_gang(member.task))?;
+    let kept =
+        state.reservations().filter(|(id, ..)| (id.job, id.task) == (member.job, member.task));
+    let awaits: Vec<bool> = kept.map(|(.., one)| !one.awaits.is_empty()).collect();
+    Some(awaits.len() == job.count_of(member.task) as usize && awaits.contains(&true))
 }
 
 fn check_allocations(state: &ClusterState, broken: &mut Vec<Broken>) {

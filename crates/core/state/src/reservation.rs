@@ -15,12 +15,14 @@ use crate::command::Placement;
 use crate::rows::{AllocationRow, JobRow, ScoreParts};
 use crate::state::ClusterState;
 
-/// Places that are kept on the node whose row holds this, until all that is awaited has ended.
+/// Places that are kept on the node whose row holds this, until all that is awaited has ended:
+/// here, and for a gang on all nodes of its members.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReservationRow {
     /// Whom for; never empty. They are placed together.
     pub members: BTreeMap<AllocationId, KeptPlace>,
-    /// Live on the same node, ending, and awaited by no other reservation. Never empty.
+    /// Live on the same node, ending, and awaited by no other reservation. Empty only of a gang
+    /// that awaits others elsewhere.
     pub awaits: BTreeSet<AllocationId>,
     /// The part of the members' claims that those do not hold: part of the node's `used`, so that
     /// nobody else is given it.

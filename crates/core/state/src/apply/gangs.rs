@@ -74,17 +74,20 @@ impl ClusterState {
 }
 
 impl Step<'_> {
-    /// The placements that count only together: those of a gang, else each by itself.
-    pub(super) fn units<'p>(&self, placements: &'p [Placement]) -> Vec<(Unit, &'p [Placement])> {
-        let of_gang = |one: &Placement| self.state.is_gang(one.job, one.task);
-        let together = |one: &Placement, next: &Placement| {
-            (one.job, one.task) == (next.job, next.task) && of_gang(one)
-        };
-        let kind = |unit: &[Placement]| match unit.first() {
-            Some(first) if of_gang(first) => Unit::Gang,
+    /// The parts of a plan that count only together: those of a gang, else each by itself.
+    pub(super) fn units<'p, T>(
+        &self,
+        parts: &'p [T],
+        placement_of: impl Fn(&T) -> &Placement,
+    ) -> Vec<(Unit, &'p [T])> {
+        let task_of = |one: &T| (placement_of(one).job, placement_of(one).task);
+        let of_gang = |(job, task)| self.state.is_gang(job, task);
+        let together = |one: &T, next: &T| task_of(one) == task_of(next) && of_gang(task_of(one));
+        let kind = |unit: &[T]| match unit.first() {
+            Some(first) if of_gang(task_of(first)) => Unit::Gang,
             Some(_) | None => Unit::Single,
         };
-        placements.chunk_by(together).map(|unit| (kind(unit), unit)).collect()
+        parts.chunk_by(together).map(|unit| (kind(unit), unit)).collect()
     }
 
     /// Grants all members their places. When one is refused nothing of it leaves a trace.
@@ -115,7 +118,7 @@ impl Step<'_> {
 
     /// The seats of the members, in their order, if they are the whole gang and all of it
     /// waits.
-    fn seats(&self, members: &[Placement]) -> Result<Vec<GangSeat>, Refusal> {
+    pub(super) fn seats(&self, members: &[Placement]) -> Result<Vec<GangSeat>, Refusal> {
         let Some(Placement { job, task, .. }) = members.first() else { return Ok(Vec::new()) };
         let count = self.state.job_row(*job)?.count_of(*task);
         if self.state.has_orphan_of_task(*job, *task) {

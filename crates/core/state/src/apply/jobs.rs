@@ -156,11 +156,7 @@ impl Step<'_> {
             row.rollout = Some(Rollout { progressed_at: now, ready_max: 0, failed: false });
         });
         // What they were kept for is not what is asked for now.
-        for position in 0..row.spec.tasks.len() {
-            let kept = self.state.reservations_of(job, task_index(position)).map(|(id, _)| id);
-            let kept: Vec<_> = kept.collect();
-            self.drop_named(&kept, "its job has a new version");
-        }
+        self.drop_places_of(job, "its job has a new version");
         let old_spec = row.spec.clone();
         let positions = old_spec.tasks.len().max(spec.tasks.len());
         for position in 0..positions {

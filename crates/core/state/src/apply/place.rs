@@ -18,7 +18,7 @@ impl Step<'_> {
     pub(super) fn place(&mut self, placements: &[Placement]) -> Reply {
         let mut granted = Vec::new();
         let mut refused = Vec::new();
-        for (unit, placements) in self.units(placements) {
+        for (unit, placements) in self.units(placements, |one| one) {
             let ids = match unit {
                 Unit::Gang => self.grant_gang(placements),
                 Unit::Single => {

@@ -67,6 +67,7 @@ impl Step<'_> {
     }
 
     pub(super) fn forget_job(&mut self, job: JobId) {
+        self.drop_places_of(job, "its job is gone");
         let Some(row) = self.state.remove_job(job) else { return };
         if let Some(key) = &row.key {
             self.release_key(row.namespace(), key);

@@ -1,12 +1,13 @@
 //! Keeping places: what is less urgent ends, and what it ends for starts in the same step as the
 //! last of them is gone. Until then the place is nobody else's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use berth_model::{AllocationId, Claim, NodeId, StopIntent};
+use berth_model::{AllocationId, Claim, InstanceIndex, JobId, NodeId, StopIntent, TaskIndex};
 
 use super::Step;
-use crate::command::Reservation;
+use super::gangs::Unit;
+use crate::command::{Placement, Reservation};
 use crate::event::EventKind;
 use crate::refusal::Refusal;
 use crate::reservation::{KeptPlace, NotAVictim, ReservationRow, may_end, may_preempt};
@@ -17,9 +18,13 @@ impl Step<'_> {
     pub(super) fn reserve(&mut self, reservations: &[Reservation]) -> Reply {
         let mut granted = Vec::new();
         let mut refused = Vec::new();
-        for reservation in reservations {
-            match self.reserve_one(reservation) {
-                Ok(id) => granted.push(id),
+        for (unit, reservations) in self.units(reservations, |one| &one.placement) {
+            let ids = match unit {
+                Unit::Gang => self.reserve_gang(reservations),
+                Unit::Single => reservations.iter().map(|one| self.reserve_one(one)).collect(),
+            };
+            match ids {
+                Ok(ids) => granted.extend(ids),
                 Err(refusal) => refused.push(refusal),
             }
         }
@@ -31,24 +36,15 @@ impl Step<'_> {
         let placement = &reservation.placement;
         let id = placement.allocation();
         let job = self.state.job_row(placement.job)?.clone();
-        if job.is_gang(id.task) {
-            let (job, members) = (id.job, job.count_of(id.task));
-            return Err(Refusal::GangIncomplete { job, members, found: 1 });
-        }
         let victims = self.awaitable(reservation)?;
         if victims.is_empty() {
             // All have ended meanwhile.
             return self.grant(placement, None);
         }
         let node = self.state.node_row(placement.node)?.clone();
-        self.may_begin(&job, placement)?;
-        if self.state.is_reserved(id.job, id.task, id.instance) {
-            return Err(Refusal::NotPending(id));
-        }
-        let joined = joined(&node, &victims)?;
-        // As the node will be when all who are awaited have ended.
-        let mut later = NodeRow::clone(&node);
-        victims.iter().for_each(|row| later.used.remove(&row.claim));
+        self.may_wait(&job, placement)?;
+        let joined = self.joined(&node, &victims)?;
+        let mut later = without(&node, &victims);
         if let Some(joined) = joined {
             later.used.remove(&node.reservations[joined].held);
             let members = node.reservations[joined].members.values();
@@ -56,37 +52,100 @@ impl Step<'_> {
         }
         let claim = self.claim_fits(&job, &later, id, placement)?;
         let place = KeptPlace { claim, score: placement.score.clone() };
-        let awaits: BTreeSet<_> = victims.iter().map(|row| row.id).collect();
-        self.put_place(node.id, joined, (id, place), awaits);
-        self.state.index.reserved.insert(id, node.id);
+        self.put_places(node.id, joined, [(id, place)].into(), &victims);
         let awaited = u32::try_from(victims.len()).unwrap_or(u32::MAX);
         self.emit_allocation(id, node.id, EventKind::PlaceReserved { awaited });
-        for victim in victims {
-            if victim.state.stop_intent().is_none() {
-                let receipt = self.receipt(&job, id, &victim);
-                self.stop_allocation(victim.id, StopIntent::Preempt, &receipt);
-            }
-        }
+        self.ask_to_end(&job, id, victims.values());
         Ok(id)
     }
 
-    fn put_place(
+    /// Places for all members, or none: they start together, once nobody is awaited on any node.
+    fn reserve_gang(&mut self, members: &[Reservation]) -> Result<Vec<AllocationId>, Refusal> {
+        let placements: Vec<Placement> = members.iter().map(|one| one.placement.clone()).collect();
+        self.seats(&placements)?;
+        let Some(Placement { job, .. }) = placements.first() else { return Ok(Vec::new()) };
+        let job = self.state.job_row(*job)?.clone();
+        let refuse = |cause| Refusal::GangRefused { job: job.id, cause: Box::new(cause) };
+        let mut nodes: BTreeMap<NodeId, Shared> = BTreeMap::new();
+        for member in members {
+            let victims = self.awaitable(member).map_err(refuse)?;
+            nodes.entry(member.placement.node).or_default().victims.extend(victims);
+        }
+        let awaited: usize = nodes.values().map(|shared| shared.victims.len()).sum();
+        if awaited == 0 {
+            return self.grant_gang(&placements);
+        }
+        for (node, shared) in &mut nodes {
+            let row = self.state.node_row(*node)?.clone();
+            if self.joined(&row, &shared.victims).map_err(refuse)?.is_some() {
+                let victim = shared.victims.keys().next().copied().unwrap_or_default();
+                return Err(refuse(Refusal::NotAVictim { victim, why: NotAVictim::Awaited }));
+            }
+            let mut later = without(&row, &shared.victims);
+            for placement in placements.iter().filter(|one| one.node == *node) {
+                self.may_wait(&job, placement).map_err(refuse)?;
+                let id = placement.allocation();
+                let claim = self.claim_fits(&job, &later, id, placement).map_err(refuse)?;
+                later.used.add(&claim);
+                let place = KeptPlace { claim, score: placement.score.clone() };
+                if shared.places.insert(id, place).is_some() {
+                    return Err(refuse(Refusal::NotPending(id)));
+                }
+            }
+        }
+        let awaited = u32::try_from(awaited).unwrap_or(u32::MAX);
+        for (node, Shared { victims, places }) in nodes {
+            let first = places.keys().next().copied().unwrap_or_default();
+            for id in places.keys() {
+                self.emit_allocation(*id, node, EventKind::PlaceReserved { awaited });
+            }
+            self.put_places(node, None, places, &victims);
+            self.ask_to_end(&job, first, victims.values());
+        }
+        Ok(placements.iter().map(Placement::allocation).collect())
+    }
+
+    /// Whether a place may be kept for the attempt, wherever.
+    fn may_wait(&self, job: &JobRow, placement: &Placement) -> Result<(), Refusal> {
+        let id = placement.allocation();
+        self.may_begin(job, placement)?;
+        match self.state.is_reserved(id.job, id.task, id.instance) {
+            true => Err(Refusal::NotPending(id)),
+            false => Ok(()),
+        }
+    }
+
+    fn put_places(
         &mut self,
         node: NodeId,
         joined: Option<usize>,
-        (id, place): (AllocationId, KeptPlace),
-        awaits: BTreeSet<AllocationId>,
+        places: BTreeMap<AllocationId, KeptPlace>,
+        victims: &BTreeMap<AllocationId, AllocationRow>,
     ) {
+        for id in places.keys() {
+            self.state.index.reserved.insert(*id, node);
+        }
         let at = joined.unwrap_or(usize::MAX);
-        let members = BTreeMap::new();
+        let (members, awaits) = (BTreeMap::new(), victims.keys().copied().collect());
         let new = ReservationRow { members, awaits, held: Claim::default() };
-        self.change_reservation(node, at, new, |row| {
-            row.members.insert(id, place);
-        });
+        self.change_reservation(node, at, new, |row| row.members.extend(places));
+    }
+
+    fn ask_to_end<'r>(
+        &mut self,
+        job: &JobRow,
+        id: AllocationId,
+        victims: impl Iterator<Item = &'r AllocationRow>,
+    ) {
+        for victim in victims.filter(|victim| victim.state.stop_intent().is_none()) {
+            let receipt = self.receipt(job, id, victim);
+            self.stop_allocation(victim.id, StopIntent::Preempt, &receipt);
+        }
     }
 
     /// Changes the reservation at this position, or appends the new one, changed; what is held
-    /// follows, and one without members goes.
+    /// follows, and one without members goes, as does one that awaits nobody, unless it is part of
+    /// a gang's.
     fn change_reservation(
         &mut self,
         node: NodeId,
@@ -99,12 +158,16 @@ impl Step<'_> {
         let mut after = before.clone().unwrap_or(new);
         change(&mut after);
         after.held = after.to_hold(self.state);
+        let stays = match after.members.keys().next() {
+            Some(id) => !after.awaits.is_empty() || self.is_of_gang(*id),
+            None => false,
+        };
         self.state.nodes.edit(&node, |row| {
             if let Some(before) = before {
                 row.used.remove(&before.held);
                 row.reservations.remove(at);
             }
-            if !after.members.is_empty() && !after.awaits.is_empty() {
+            if stays {
                 row.used.add(&after.held);
                 row.reservations.insert(at.min(row.reservations.len()), after);
             }
@@ -112,10 +175,13 @@ impl Step<'_> {
     }
 
     /// Those of the named allocations that are still there.
-    fn awaitable(&self, reservation: &Reservation) -> Result<Vec<AllocationRow>, Refusal> {
+    fn awaitable(
+        &self,
+        reservation: &Reservation,
+    ) -> Result<BTreeMap<AllocationId, AllocationRow>, Refusal> {
         let placement = &reservation.placement;
         let spec = &self.state.job_row(placement.job)?.spec;
-        let mut rows = Vec::new();
+        let mut rows = BTreeMap::new();
         for victim in &reservation.awaits {
             let refuse = |why| Refusal::NotAVictim { victim: *victim, why };
             let Some(row) = self.state.allocations.get(victim) else { continue };
@@ -128,7 +194,7 @@ impl Step<'_> {
                 return Err(refuse(NotAVictim::TooUrgent { found, asked }));
             }
             may_end(spec, owner, row, self.now).map_err(refuse)?;
-            rows.push(AllocationRow::clone(row));
+            rows.insert(*victim, AllocationRow::clone(row));
         }
         Ok(rows)
     }
@@ -158,27 +224,54 @@ impl Step<'_> {
 
     /// An allocation of the node has ended: what waited for it and for nothing else starts.
     pub(super) fn awaited_ended(&mut self, node: NodeId, ended: AllocationId) {
-        let Some((at, mut reservation)) =
+        let Some((at, reservation)) =
             self.reservation_where(node, |one| one.awaits.contains(&ended))
         else {
             return;
         };
+        let waits_on = reservation.awaits.len() > 1;
+        let gang = reservation.members.keys().next().copied().filter(|id| self.is_of_gang(*id));
         self.change_reservation(node, at, reservation.clone(), |row| {
             row.awaits.remove(&ended);
         });
-        reservation.awaits.remove(&ended);
-        if !reservation.awaits.is_empty() {
-            return;
-        }
-        for id in reservation.members.keys() {
-            self.state.index.reserved.remove(id);
-        }
-        for (id, place) in reservation.members {
-            if let Err(refusal) = self.grant(&place.placement(id, node), None) {
-                let reason = refusal.to_string();
-                self.emit_allocation(id, node, EventKind::ReservationDropped { reason });
+        match gang {
+            _ if waits_on => {}
+            Some(member) => self.start_gang(member),
+            None => {
+                for (id, place) in reservation.members {
+                    self.state.index.reserved.remove(&id);
+                    let granted = self.grant(&place.placement(id, node), None);
+                    let refusal = granted.err();
+                    refusal.iter().for_each(|refusal| self.not_started(id, node, refusal));
+                }
             }
         }
+    }
+
+    /// Starts a gang for which places are kept, unless somebody is awaited on one of its nodes.
+    fn start_gang(&mut self, member: AllocationId) {
+        let kept: Vec<_> = self.state.reservations_of(member.job, member.task).collect();
+        let mut placements = Vec::with_capacity(kept.len());
+        for (id, node) in &kept {
+            let found = self.reservation_where(*node, |one| one.members.contains_key(id));
+            let Some((_, mut reservation)) = found else { continue };
+            if !reservation.awaits.is_empty() {
+                return;
+            }
+            let place = reservation.members.remove(id);
+            placements.extend(place.map(|place| place.placement(*id, *node)));
+        }
+        for (id, _) in &kept {
+            self.take_place(*id);
+        }
+        if let Err(refusal) = self.grant_gang(&placements) {
+            kept.iter().for_each(|(id, node)| self.not_started(*id, *node, &refusal));
+        }
+    }
+
+    fn not_started(&mut self, id: AllocationId, node: NodeId, refusal: &Refusal) {
+        let reason = refusal.to_string();
+        self.emit_allocation(id, node, EventKind::ReservationDropped { reason });
     }
 
     fn reservation_where(
@@ -207,6 +300,13 @@ impl Step<'_> {
         self.drop_named(&ids, reason);
     }
 
+    pub(super) fn drop_places_of(&mut self, job: JobId, reason: &str) {
+        let first = AllocationId::first_of(job, TaskIndex(0), InstanceIndex(0));
+        let from_there = self.state.index.reserved.range(first..).map(|(id, _)| *id);
+        let ids: Vec<AllocationId> = from_there.take_while(|id| id.job == job).collect();
+        self.drop_named(&ids, reason);
+    }
+
     /// An awaited allocation is no longer live, and what it holds is not free.
     pub(super) fn drop_places_for(&mut self, node: NodeId, awaited: AllocationId) {
         let waits = |one: &ReservationRow| one.awaits.contains(&awaited);
@@ -216,28 +316,65 @@ impl Step<'_> {
         }
     }
 
+    /// With one member's place those of its whole gang go.
     fn drop_place(&mut self, id: AllocationId, reason: &str) {
-        let Some(node) = self.state.index.reserved.remove(&id) else { return };
-        let found = self.reservation_where(node, |one| one.members.contains_key(&id));
-        let Some((at, reservation)) = found else { return };
+        let ids: Vec<AllocationId> = match self.is_of_gang(id) {
+            true => self.state.reservations_of(id.job, id.task).map(|(id, _)| id).collect(),
+            false => vec![id],
+        };
+        let reason = super::bounded(reason, crate::rows::REASON_BYTES_MAX);
+        for id in ids {
+            if let Some(node) = self.take_place(id) {
+                let reason = reason.clone();
+                self.emit_allocation(id, node, EventKind::ReservationDropped { reason });
+            }
+        }
+    }
+
+    /// The node on which a place was kept until now.
+    fn take_place(&mut self, id: AllocationId) -> Option<NodeId> {
+        let node = self.state.index.reserved.remove(&id)?;
+        let (at, reservation) =
+            self.reservation_where(node, |one| one.members.contains_key(&id))?;
         self.change_reservation(node, at, reservation, |row| {
             row.members.remove(&id);
         });
-        let reason = super::bounded(reason, crate::rows::REASON_BYTES_MAX);
-        self.emit_allocation(id, node, EventKind::ReservationDropped { reason });
+        Some(node)
+    }
+
+    /// The reservation that awaits exactly those who are named; none if nothing awaits any of
+    /// them. A gang's place is nobody else's, whatever is left of it.
+    fn joined(
+        &self,
+        node: &NodeRow,
+        victims: &BTreeMap<AllocationId, AllocationRow>,
+    ) -> Result<Option<usize>, Refusal> {
+        for (at, reservation) in node.reservations.iter().enumerate() {
+            let both = reservation.awaits.iter().find(|id| victims.contains_key(id));
+            let Some(victim) = both.copied() else { continue };
+            let is_same = reservation.awaits.iter().eq(victims.keys());
+            let of_gang = reservation.members.keys().any(|id| self.is_of_gang(*id));
+            return match is_same && !of_gang {
+                true => Ok(Some(at)),
+                false => Err(Refusal::NotAVictim { victim, why: NotAVictim::Awaited }),
+            };
+        }
+        Ok(None)
     }
 }
 
-/// The reservation that awaits exactly those who are named; none if nothing awaits any of them.
-fn joined(node: &NodeRow, victims: &[AllocationRow]) -> Result<Option<usize>, Refusal> {
-    let named: BTreeSet<AllocationId> = victims.iter().map(|row| row.id).collect();
-    for (at, reservation) in node.reservations.iter().enumerate() {
-        if let Some(victim) = reservation.awaits.intersection(&named).next() {
-            let refusal = Refusal::NotAVictim { victim: *victim, why: NotAVictim::Awaited };
-            return if reservation.awaits == named { Ok(Some(at)) } else { Err(refusal) };
-        }
-    }
-    Ok(None)
+/// What members of a gang have together on one node.
+#[derive(Default)]
+struct Shared {
+    victims: BTreeMap<AllocationId, AllocationRow>,
+    places: BTreeMap<AllocationId, KeptPlace>,
+}
+
+/// The node as it will be when all who are awaited have ended.
+fn without(node: &NodeRow, victims: &BTreeMap<AllocationId, AllocationRow>) -> NodeRow {
+    let mut later = node.clone();
+    victims.values().for_each(|row| later.used.remove(&row.claim));
+    later
 }
 
 impl NodeRow {

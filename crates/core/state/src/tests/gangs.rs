@@ -13,13 +13,13 @@ use crate::{
 };
 
 /// A gang of so many members of a GPU each.
-fn gang(kind: JobKind, count: u32) -> JobSpec {
+pub fn gang(kind: JobKind, count: u32) -> JobSpec {
     let mut spec = job(kind, "train", count, 1);
     spec.tasks[0].gang = Some(Gang {});
     spec
 }
 
-fn place(world: &mut World, placements: Vec<Placement>) -> (Vec<AllocationId>, Vec<Refusal>) {
+pub fn place(world: &mut World, placements: Vec<Placement>) -> (Vec<AllocationId>, Vec<Refusal>) {
     let reply = world.one(Command::Place { placements }).unwrap();
     let Reply::Placed { granted, refused } = reply else { panic!("unexpected {reply:?}") };
     (granted, refused)
@@ -41,7 +41,7 @@ fn task(world: &World, id: JobId) -> &TaskRow {
     world.state.tasks().get(&(id, TaskIndex(0))).unwrap()
 }
 
-fn live(world: &World, id: JobId) -> Vec<(u32, Option<StopIntent>)> {
+pub fn live(world: &World, id: JobId) -> Vec<(u32, Option<StopIntent>)> {
     let rows = world.state.allocations_of(id);
     rows.map(|row| (row.id.instance.0, row.state.stop_intent())).collect()
 }

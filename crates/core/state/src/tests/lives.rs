@@ -10,11 +10,14 @@ use berth_model::{
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
+use super::gang_places::kept_for_gang;
 use super::reservations::reservation;
 use super::restores::{restored, stock_of, take_stock};
 use super::world::{World, exited, job, join_token, name, proof, submit};
+use crate::reservation::may_end;
 use crate::{
-    ClusterState, Command, JobChange, NewToken, Observation, Observed, Purpose, Seat, Stock,
+    AllocationRow, ClusterState, Command, JobChange, JobRow, NewToken, Observation, Observed,
+    Purpose, Seat, Stock,
 };
 
 #[derive(Clone, Debug)]
@@ -103,7 +106,14 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             observe_command(world, allocation, what, nodes)
         }
         Move::Reserve { job, instance, node, awaits, drop } => {
-            let (job, node) = (pick(&jobs, job)?, pick(&nodes, node)?);
+            let is_gang = |id: &JobId| {
+                let row = world.state.jobs().get(id);
+                row.is_some_and(|row| row.is_gang(berth_model::TaskIndex(0)) && row.live == 0)
+            };
+            let gangs: Vec<JobId> = jobs.iter().copied().filter(is_gang).collect();
+            // As often for one of them as for anything.
+            let of_gang = pick(&gangs, job).filter(|_| awaits & 1 == 1);
+            let (job, node) = (of_gang.or_else(|| pick(&jobs, job))?, pick(&nodes, node)?);
             reserve_command(world, (job, instance), node, (!drop).then_some(awaits))
         }
         Move::Stop { allocation, intent } => {
@@ -154,11 +164,29 @@ fn reserve_command(
         let allocations = world.state.reservations().map(|(id, ..)| id).collect();
         return Some(Command::Unreserve { allocations, reason: "r".to_owned() });
     };
-    let live = world.state.nodes().get(&node)?.live.iter().enumerate();
-    let chosen = live.filter(|(at, _)| awaits >> (at % 8) & 1 == 1);
+    let is_gang = world.state.jobs().get(&of.0)?.spec.tasks[0].gang.is_some();
+    if is_gang {
+        return Some(reserve_for_gang(world, (of.0, usize::from(node.0 as u8)), awaits));
+    }
+    let live = &world.state.nodes().get(&node)?.live;
+    let chosen = live.iter().enumerate().filter(|(at, _)| awaits >> (at % 8) & 1 == 1);
     let chosen: Vec<AllocationId> = chosen.map(|(_, id)| *id).collect();
     let kept = reservation(world, of, node, &chosen);
     Some(Command::Reserve { reservations: vec![kept.clone(), kept] })
+}
+
+/// Most of those who may end for a gang are to, wherever they are; sometimes one who may not.
+fn reserve_for_gang(world: &World, of: (JobId, usize), awaits: u8) -> Command {
+    let jobs = world.state.jobs();
+    let spec = &jobs.get(&of.0).unwrap().spec;
+    let may = |owner: &JobRow, row: &AllocationRow| {
+        awaits == 1 || may_end(spec, owner, row, StateMs(world.now)).is_ok()
+    };
+    let rows = world.state.allocations().values();
+    let who = rows.filter(|row| may(jobs.get(&row.id.job).unwrap(), row)).enumerate();
+    let chosen = who.filter(|(at, _)| awaits >> (at % 8) & 1 == 1).map(|(_, row)| row.id);
+    let chosen: Vec<AllocationId> = chosen.collect();
+    Command::Reserve { reservations: kept_for_gang(world, of, &chosen) }
 }
 
 /// What was given up and may still run.
@@ -330,6 +358,31 @@ proptest! {
         let rows: Vec<_> = world.state.rows().collect();
         let copy = crate::ClusterState::from_rows(world.state.applied_index(), rows).unwrap();
         prop_assert_eq!(copy.hash(), world.state.hash());
+        prop_assert_eq!(copy.index, world.state.index);
+    }
+
+    /// As any life, of a cluster in which a gang's places are kept.
+    #[test]
+    fn whatever_becomes_of_those_who_end_for_a_gang(
+        wishes in proptest::collection::vec(moves(), 1..60),
+    ) {
+        let mut world = World::new(2);
+        let low = world.submit(&any_job(0, 4, 1, 0));
+        for (instance, node) in [(0, 1), (1, 1), (2, 2), (3, 2)] {
+            let placements = vec![world.placement(low, instance, NodeId(node))];
+            world.one(Command::Place { placements }).unwrap();
+        }
+        let gang = world.submit(&any_job(0, 3, 1, 2));
+        let command = reserve_for_gang(&world, (gang, 0), u8::MAX);
+        world.one(command).unwrap();
+        prop_assert_eq!(world.state.reservations().count(), 3);
+        for wish in &wishes {
+            if let Some(command) = command_for(&mut world, wish) {
+                let _ = world.one(command);
+            }
+        }
+        let rows: Vec<_> = world.state.rows().collect();
+        let copy = crate::ClusterState::from_rows(world.state.applied_index(), rows).unwrap();
         prop_assert_eq!(copy.index, world.state.index);
     }
 

@@ -4,6 +4,7 @@
 mod access;
 mod away;
 mod fences;
+mod gang_places;
 mod gangs;
 mod jobs;
 mod lives;
