@@ -62,7 +62,8 @@ impl Host {
             tasks: 0,
             spots,
         };
-        host.refresh(now, kinds);
+        host.take_devices(kinds);
+        host.reckon(now);
         host
     }
 
@@ -75,39 +76,56 @@ impl Host {
     pub(crate) fn set(&mut self, row: Arc<NodeRow>, now: StateMs, kinds: &mut Kinds) {
         self.row = row;
         self.handed_out = None;
-        self.refresh(now, kinds);
+        self.take_devices(kinds);
+        self.reckon(now);
+    }
+
+    /// As if so much were promised of it, and no more.
+    pub(crate) fn lay(&mut self, used: NodeUse, now: StateMs) {
+        self.handed_out = Some(used);
+        self.reckon(now);
     }
 
     /// Forgets what a plan has handed out.
-    pub(crate) fn take_back(&mut self, now: StateMs, kinds: &mut Kinds) {
+    pub(crate) fn take_back(&mut self, now: StateMs) {
         self.handed_out = None;
-        self.refresh(now, kinds);
+        self.reckon(now);
     }
 
-    pub(crate) fn hand_out(&mut self, claim: &berth_model::Claim, now: StateMs, kinds: &mut Kinds) {
+    pub(crate) fn hand_out(&mut self, claim: &berth_model::Claim, now: StateMs) {
         let tasks = self.tasks;
         self.handed_out.get_or_insert_with(|| self.row.used.clone()).add(claim);
-        self.refresh(now, kinds);
+        self.reckon(now);
         self.tasks = tasks.saturating_add(1);
     }
 
     /// Takes back one claim of those that a plan has handed out.
-    pub(crate) fn hand_back(
-        &mut self,
-        claim: &berth_model::Claim,
-        now: StateMs,
-        kinds: &mut Kinds,
-    ) {
+    pub(crate) fn hand_back(&mut self, claim: &berth_model::Claim, now: StateMs) {
         let tasks = self.tasks;
         if let Some(used) = &mut self.handed_out {
             used.remove(claim);
         }
-        self.refresh(now, kinds);
+        self.reckon(now);
         self.tasks = tasks.saturating_sub(1);
     }
 
-    /// Reckons everything anew from the row and what was handed out.
-    fn refresh(&mut self, now: StateMs, kinds: &mut Kinds) {
+    /// Takes the devices of the row, with what never changes about them.
+    fn take_devices(&mut self, kinds: &mut Kinds) {
+        let spot = |device| Spot {
+            kind: kinds.number(device),
+            share_free: 0,
+            memory_free: 0,
+            memory_total: device.memory.0,
+            tasks_left: 0,
+            takes_work: false,
+            is_suspect: device.health == DeviceHealth::Suspect,
+        };
+        self.spots.clear();
+        self.spots.extend(self.row.spec.devices.iter().map(spot));
+    }
+
+    /// Reckons what is free anew, from the row and what was handed out.
+    fn reckon(&mut self, now: StateMs) {
         let Host { row, handed_out, spots, .. } = self;
         let used = handed_out.as_ref().unwrap_or(&row.used);
         self.is_open = row.accepts_work() && !row.rests(now);
@@ -115,21 +133,15 @@ impl Host {
         self.memory_free = row.spec.memory.saturating_sub(used.memory).0;
         self.ports_free = free_ports(row, used, now);
         self.tasks = u32::try_from(row.live.len()).unwrap_or(u32::MAX);
-        spots.clear();
-        for device in &row.spec.devices {
+        for (spot, device) in spots.iter_mut().zip(&row.spec.devices) {
             let held = used.devices.get(&device.uuid).copied().unwrap_or_default();
-            spots.push(Spot {
-                kind: kinds.number(device),
-                share_free: ShareMilli::WHOLE.saturating_sub(held.share).0,
-                memory_free: device.memory.saturating_sub(held.memory).0,
-                memory_total: device.memory.0,
-                tasks_left: match held.tasks {
-                    0 => u32::MAX,
-                    tasks => row.spec.tasks_per_device_max.saturating_sub(tasks),
-                },
-                takes_work: takes_work(row.capacity(used), device, 1),
-                is_suspect: device.health == DeviceHealth::Suspect,
-            });
+            spot.share_free = ShareMilli::WHOLE.saturating_sub(held.share).0;
+            spot.memory_free = device.memory.saturating_sub(held.memory).0;
+            spot.tasks_left = match held.tasks {
+                0 => u32::MAX,
+                tasks => row.spec.tasks_per_device_max.saturating_sub(tasks),
+            };
+            spot.takes_work = takes_work(row.capacity(used), device, 1);
         }
     }
 

@@ -105,7 +105,7 @@ impl Roster {
             return None;
         }
         for position in std::mem::take(&mut self.handed_out) {
-            self.change(position, |host, kinds| host.take_back(now, kinds));
+            self.change(position, |host, _| host.take_back(now));
             self.changes.push(position);
         }
         let nodes = self.nodes.clone();
@@ -133,7 +133,7 @@ impl Roster {
             }
         }
         for position in self.timed.clone() {
-            self.change(position, |host, kinds| host.take_back(now, kinds));
+            self.change(position, |host, _| host.take_back(now));
             self.note(position, now);
         }
         Some(())
@@ -226,14 +226,14 @@ impl Roster {
 
     /// Hands a claim out.
     pub fn hand_out(&mut self, position: usize, claim: &Claim, now: StateMs) {
-        self.change(position, |host, kinds| host.hand_out(claim, now, kinds));
+        self.change(position, |host, _| host.hand_out(claim, now));
         self.handed_out.push(position);
         self.changes.push(position);
     }
 
     /// Takes back a claim that this plan has handed out.
     pub fn hand_back(&mut self, position: usize, claim: &Claim, now: StateMs) {
-        self.change(position, |host, kinds| host.hand_back(claim, now, kinds));
+        self.change(position, |host, _| host.hand_back(claim, now));
         self.changes.push(position);
     }
 }

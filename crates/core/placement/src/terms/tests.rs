@@ -22,7 +22,7 @@ fn host(gpus: u32, held: &[(usize, u32)], load: Option<NodeLoad>) -> Host {
             memory: gpu.memory_of(device.memory),
         };
         let claim = Claim { devices: vec![claim], ..Claim::default() };
-        host.hand_out(&claim, StateMs(0), &mut kinds);
+        host.hand_out(&claim, StateMs(0));
     }
     host
 }
