@@ -1,42 +1,81 @@
-//! Where a plan may be cut to fit log entries: between placements, and never within a gang, of
-//! which apply would refuse the parts.
+//! Where a plan may be cut to fit log entries: between placements and between places that are
+//! kept, and never within a gang, of which apply would refuse the parts.
 
 use std::collections::BTreeSet;
 
 use berth_model::{JobId, TaskIndex};
-use berth_state::{Command, Placement};
+use berth_state::{Command, Placement, Reservation};
 use berth_wire::log::v1 as log;
 
 /// Tasks of which the placements count only together.
 pub type Gangs = BTreeSet<(JobId, TaskIndex)>;
 
-/// The first of `placements`, as many as surely encode to at most `bytes_max`.
-pub fn fitting(mut placements: Vec<Placement>, gangs: &Gangs, bytes_max: usize) -> Vec<Placement> {
-    while !placements.is_empty() {
-        let command = Command::Place { placements };
+/// What a plan is a list of.
+pub trait Part: Clone {
+    fn placement(&self) -> &Placement;
+
+    fn command(parts: Vec<Self>) -> Command;
+
+    /// The parts of such a command again.
+    fn parts(command: Command) -> Option<Vec<Self>>;
+
+    fn task(&self) -> (JobId, TaskIndex) {
+        (self.placement().job, self.placement().task)
+    }
+}
+
+impl Part for Placement {
+    fn placement(&self) -> &Placement {
+        self
+    }
+
+    fn command(placements: Vec<Placement>) -> Command {
+        Command::Place { placements }
+    }
+
+    fn parts(command: Command) -> Option<Vec<Placement>> {
+        if let Command::Place { placements } = command { Some(placements) } else { None }
+    }
+}
+
+impl Part for Reservation {
+    fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    fn command(reservations: Vec<Reservation>) -> Command {
+        Command::Reserve { reservations }
+    }
+
+    fn parts(command: Command) -> Option<Vec<Reservation>> {
+        if let Command::Reserve { reservations } = command { Some(reservations) } else { None }
+    }
+}
+
+/// The first of the parts, as many as surely encode to at most `bytes_max`.
+pub fn fitting<P: Part>(mut parts: Vec<P>, gangs: &Gangs, bytes_max: usize) -> Vec<P> {
+    while !parts.is_empty() {
+        let command = P::command(parts);
         let fits = log::encoded_len(&command) <= bytes_max;
-        let Command::Place { placements: back } = command else { return Vec::new() };
-        placements = back;
+        parts = P::parts(command).unwrap_or_default();
         if fits {
             break;
         }
-        let fewer = units_within(&placements, gangs, placements.len() / 2);
-        if fewer == placements.len() {
+        let fewer = units_within(&parts, gangs, parts.len() / 2);
+        if fewer == parts.len() {
             return Vec::new();
         }
-        placements.truncate(fewer);
+        parts.truncate(fewer);
     }
-    placements
+    parts
 }
 
-/// How many of the first placements are at most so many and no part of a gang; the first alone,
-/// or all of the first gang, if that is more.
-pub fn units_within(placements: &[Placement], gangs: &Gangs, count_max: usize) -> usize {
-    let of = |one: &Placement| (one.job, one.task);
-    let together =
-        |one: &Placement, next: &Placement| of(one) == of(next) && gangs.contains(&of(one));
+/// How many of the first parts are at most so many and no part of a gang; the first alone, or
+/// all of the first gang, if that is more.
+pub fn units_within<P: Part>(parts: &[P], gangs: &Gangs, count_max: usize) -> usize {
+    let together = |one: &P, next: &P| one.task() == next.task() && gangs.contains(&one.task());
     let mut count = 0;
-    for unit in placements.chunk_by(together) {
+    for unit in parts.chunk_by(together) {
         if count > 0 && count + unit.len() > count_max {
             break;
         }
@@ -91,5 +130,19 @@ mod tests {
         check(&[4, 4], &[1, 2], (5, 700), (4, 4));
         check(&[6, 1, 1], &[1], (1, 900), (6, 6));
         check(&[], &[], (4, 100), (0, 0));
+    }
+
+    #[test]
+    fn places_that_are_kept_are_cut_likewise() {
+        let keep = |placement: Placement| {
+            let awaits = vec![placement.allocation(); 10];
+            Reservation { placement, awaits }
+        };
+        let all: Vec<Reservation> = placements(&[2, 4, 2]).into_iter().map(keep).collect();
+        let gangs: Gangs = [(JobId(2), TaskIndex(0))].into();
+        assert_eq!([1, 2, 5, 6].map(|count| units_within(&all, &gangs, count)), [1, 2, 2, 6]);
+        // Of some 200 bytes each, with who ends there.
+        let fit = |bytes_max| fitting(all.clone(), &gangs, bytes_max).len();
+        assert_eq!([100, 500, 1_200, 1_900].map(fit), [0, 2, 2, 8]);
     }
 }

@@ -12,7 +12,7 @@ use tracing::{debug, error, warn};
 use super::Leader;
 use super::backlog::Scope;
 use super::batch::ENTRY_BYTES_MAX;
-use super::cuts::{fitting, units_within};
+use super::cuts::{Gangs, Part, fitting, units_within};
 
 /// Work of one plan; at ten million candidates a second about 25 ms.
 const BUDGET: Budget =
@@ -98,37 +98,48 @@ async fn round(leader: &Arc<Leader>, planner: &mut Planner) -> Next {
 
 /// Proposes a plan; returns when to try again if nothing of it was granted.
 async fn propose(leader: &Arc<Leader>, outcome: PlanOutcome) -> Option<Duration> {
-    let gangs = &outcome.gangs;
-    let planned = outcome.placements.len() + outcome.reservations.len();
-    let mut granted_count = 0;
-    let mut again = REFUSED_WAIT;
-    let mut left = outcome.placements.as_slice();
+    let PlanOutcome { placements, reservations, gangs, .. } = outcome;
+    let planned = placements.len() + reservations.len();
+    let placed = propose_parts(leader, &placements, &gangs, PLACEMENTS_IN_COMMAND_MAX).await;
+    let Ok(placed) = placed else { return Some(REFUSED_WAIT) };
+    // After the placements, which were planned to be there.
+    let kept = propose_parts(leader, &reservations, &gangs, RESERVATIONS_IN_COMMAND_MAX).await;
+    let Ok(kept) = kept else { return Some(REFUSED_WAIT) };
+    let granted_count = placed.granted_count + kept.granted_count;
+    debug!(planned, granted_count, "plan proposed");
+    (granted_count == 0).then_some(placed.again.max(kept.again))
+}
+
+/// What became of a part of a plan.
+struct Proposed {
+    granted_count: usize,
+    /// When to look again if nothing was granted.
+    again: Duration,
+}
+
+async fn propose_parts<P: Part>(
+    leader: &Arc<Leader>,
+    parts: &[P],
+    gangs: &Gangs,
+    count_max: usize,
+) -> Result<Proposed, Unsettled> {
+    let mut proposed = Proposed { granted_count: 0, again: REFUSED_WAIT };
+    let mut left = parts;
     while let Some(first) = left.first() {
-        let some = &left[..units_within(left, gangs, PLACEMENTS_IN_COMMAND_MAX)];
+        let some = &left[..units_within(left, gangs, count_max)];
         let chunk = fitting(some.to_vec(), gangs, ENTRY_BYTES_MAX);
         if chunk.is_empty() {
             // The others go on; for this one looking again soon is of no use.
-            error!(job_id = %first.job, members = some.len(), "placements do not fit a log entry");
-            again = LOOK_AGAIN;
+            let (job, _) = first.task();
+            error!(job_id = %job, members = some.len(), "placements do not fit a log entry");
+            proposed.again = LOOK_AGAIN;
             left = &left[units_within(left, gangs, 1)..];
             continue;
         }
         left = &left[chunk.len()..];
-        granted_count += match granted(leader, Command::Place { placements: chunk }).await {
-            Ok(count) => count,
-            Err(Unsettled) => return Some(REFUSED_WAIT),
-        };
+        proposed.granted_count += granted(leader, P::command(chunk)).await?;
     }
-    // After the placements, which were planned to be there.
-    for chunk in outcome.reservations.chunks(RESERVATIONS_IN_COMMAND_MAX) {
-        let reservations = chunk.to_vec();
-        granted_count += match granted(leader, Command::Reserve { reservations }).await {
-            Ok(count) => count,
-            Err(Unsettled) => return Some(REFUSED_WAIT),
-        };
-    }
-    debug!(planned, granted_count, "plan proposed");
-    (granted_count == 0).then_some(again)
+    Ok(proposed)
 }
 
 /// The term is over, or the outcome unknown: a plan from a newer view settles either.

@@ -8,8 +8,8 @@ pub struct Budget {
     /// task that is visited, and each instance that is passed over.
     pub candidates_examined_max: u64,
     pub placements_max: u32,
-    /// Places that are kept at a time, for which others end, those of earlier plans counted in:
-    /// whoever ends starts again somewhere, so that many at once would only move the crowd.
+    /// Places that are kept at a time, for which others end, those of earlier plans counted in
+    /// and all places of a gang as one: whoever ends starts again somewhere, so that many at once would only move the crowd.
     pub reservations_max: u32,
 }
 

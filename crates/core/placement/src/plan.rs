@@ -161,7 +161,12 @@ impl<'p, 'a> Run<'p, 'a> {
         planner.observe(view, soft, now);
         let Planner { roster, searches, reckoned, hopeless } = planner;
         hopeless.retain(|_, until| now < *until);
-        let kept = u32::try_from(view.reservations().count()).unwrap_or(u32::MAX);
+        // All that is kept for a gang counts as one place.
+        let kept: BTreeSet<_> = view
+            .reservations()
+            .map(|(id, ..)| (id.job, id.task, (!view.is_gang(id.job, id.task)).then_some(id)))
+            .collect();
+        let kept = u32::try_from(kept.len()).unwrap_or(u32::MAX);
         let next_wakeup = roster.rest_ends(now);
         Run {
             view,
@@ -380,6 +385,7 @@ impl<'p, 'a> Run<'p, 'a> {
 mod daemon;
 mod displace;
 mod gang;
+mod gang_places;
 mod preempt;
 
 pub(crate) use preempt::HuntKey;

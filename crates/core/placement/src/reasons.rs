@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{JobKind, Misfit, NodeId, StateMs, TaskIndex};
+use berth_model::{AllocationId, JobKind, Misfit, Name, NodeId, StateMs, TaskIndex};
 use berth_state::{ClusterState, JobPhase, JobRow, NodeRow};
 
 use crate::filters::{Request, admits, is_eligible};
+
+/// Names in one sentence, so that it is read.
+const NAMED_MAX: usize = 16;
 
 /// One reason, for programs by its code and for people by its detail.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -125,21 +128,47 @@ pub(crate) fn own_hindrances(
 
 /// Where places are kept, if one is for each instance that waits.
 fn kept_places(view: &ClusterState, job: &JobRow, task: TaskIndex) -> Option<String> {
-    let mut kept = view.reservations_of(job.id, task);
-    let (id, node) = kept.next()?;
-    let others = kept.count() as u64;
+    let kept: Vec<(AllocationId, NodeId)> = view.reservations_of(job.id, task).collect();
+    let (first, node) = kept.first()?;
+    let others = kept.len() as u64 - 1;
     if others + 1 < waiting_count(view, job, task) {
         return None;
     }
-    let node = view.nodes().get(&node)?;
-    let awaited = &node.reservations.iter().find(|one| one.members.contains_key(&id))?.awaits;
-    let names: Vec<String> = awaited.iter().map(ToString::to_string).collect();
-    let elsewhere = if others > 0 { format!("; {others} more like it") } else { String::new() };
+    if !view.is_gang(job.id, task) {
+        let (node, awaited) = kept_on(view, *first, *node)?;
+        let elsewhere = if others > 0 { format!("; {others} more like it") } else { String::new() };
+        let awaited = some_of(awaited.iter().map(ToString::to_string));
+        return Some(format!(
+            "wait: a place is kept on node {node} until {awaited} has ended for it{elsewhere}"
+        ));
+    }
+    let on = kept.iter().filter_map(|(id, node)| kept_on(view, *id, *node));
+    let on: BTreeMap<&Name, &BTreeSet<AllocationId>> = on.collect();
+    let awaited = some_of(on.values().copied().flatten().map(ToString::to_string));
+    let nodes = some_of(on.keys().map(ToString::to_string));
     Some(format!(
-        "wait: a place is kept on node {} until {} has ended for it{elsewhere}",
-        node.name,
-        names.join(", ")
+        "wait: the places of all members are kept, on {nodes}, until {awaited} has ended for them"
     ))
+}
+
+/// The name of a node, and who is awaited there for an instance.
+fn kept_on(
+    view: &ClusterState,
+    id: AllocationId,
+    node: NodeId,
+) -> Option<(&Name, &BTreeSet<AllocationId>)> {
+    let node = view.nodes().get(&node)?;
+    let kept = node.reservations.iter().find(|one| one.members.contains_key(&id))?;
+    Some((&node.name, &kept.awaits))
+}
+
+/// As many as somebody reads.
+fn some_of(names: impl Iterator<Item = String>) -> String {
+    let mut names: Vec<String> = names.collect();
+    let more = names.len().saturating_sub(NAMED_MAX);
+    names.truncate(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", names.join(", "))
 }
 
 /// Every node once: by the first thing against it, as having an instance of

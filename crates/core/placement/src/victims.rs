@@ -1,6 +1,10 @@
 //! Who on one node ends for what has no room there: of all sets that make room the one that
 //! loses the least work.
 
+mod shares;
+
+pub(crate) use shares::{Offer, cheapest_shares};
+
 use berth_model::{AllocationId, Claim, NodeUse};
 
 /// Somebody who may end.
@@ -21,6 +25,14 @@ pub(crate) struct Price {
 
 impl Price {
     pub const NOTHING: Price = Price { lost: 0, victims: 0 };
+
+    /// Of both together.
+    pub fn and(self, other: Price) -> Price {
+        Price {
+            lost: self.lost.saturating_add(other.lost),
+            victims: self.victims.saturating_add(other.victims),
+        }
+    }
 }
 
 /// Sets that are tried on one node. A host of eight GPUs with an allocation on each has 256; with
@@ -44,17 +56,17 @@ pub(crate) struct Set {
 pub(crate) fn cheapest(
     used: &NodeUse,
     candidates: &[Candidate<'_>],
-    fits: impl Fn(&NodeUse) -> bool,
+    mut fits: impl FnMut(&NodeUse) -> bool,
 ) -> Option<Set> {
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     // Who costs most is spared first: the first set that is found loses little already.
     order.sort_by_key(|at| (std::cmp::Reverse(candidates[*at].lost), candidates[*at].id));
     let mut without = used.clone();
     candidates.iter().for_each(|candidate| without.remove(candidate.claim));
-    let mut tries = Tries { candidates, order, fits, best: None, chosen: None, tried: 0 };
-    if !(tries.fits)(&without) {
+    if !fits(&without) {
         return None;
     }
+    let mut tries = Tries { candidates, order, fits, best: None, chosen: None, tried: 0 };
     tries.descend(0, &mut without, Price { lost: 0, victims: 0 }, &mut Vec::new());
     let mut chosen = tries.chosen?;
     chosen.sort_unstable();
@@ -134,7 +146,7 @@ struct Tries<'c, 'a, F> {
     tried: u32,
 }
 
-impl<F: Fn(&NodeUse) -> bool> Tries<'_, '_, F> {
+impl<F: FnMut(&NodeUse) -> bool> Tries<'_, '_, F> {
     /// Decides about the candidate at `depth` of the order; those after it are taken off `used`.
     fn descend(&mut self, depth: usize, used: &mut NodeUse, price: Price, ended: &mut Vec<usize>) {
         if self.best.is_some_and(|best| price >= best) || self.tried >= TRIED_MAX {

@@ -21,9 +21,18 @@ impl<'a> Run<'_, 'a> {
         if waiting == 0 {
             return Tally::default();
         }
-        match self.gang_hindrance(visit).or_else(|| self.try_gang(visit)) {
-            Some(why) => Tally { placed: 0, left: waiting, why: Some(why) },
-            None => Tally { placed: visit.task.count, left: 0, why: None },
+        let is_kept = self.view.reservations_of(visit.key.job, visit.key.task).next().is_some();
+        let why = match self.gang_hindrance(visit).or_else(|| self.try_gang(visit)) {
+            Some(Why::NoNode) if is_kept || self.reserve_gang(visit) => Some(Why::Reserved),
+            Some(why) => Some(why),
+            None => {
+                self.plans_again |= is_kept;
+                None
+            }
+        };
+        match why {
+            Some(_) => Tally { placed: 0, left: waiting, why },
+            None => Tally { placed: visit.task.count, left: 0, why },
         }
     }
 

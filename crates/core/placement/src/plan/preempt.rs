@@ -6,12 +6,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
 use berth_model::{
-    AllocationId, AllocationState, Claim, DurationMs, NodeUse, StateMs, TaskSpec, outranks,
+    AllocationId, AllocationState, Claim, DurationMs, NodeUse, Policy, ShareMilli, StateMs,
+    TaskSpec, outranks,
 };
 use berth_state::reservation::{held_of, may_end, may_preempt, work_lost};
-use berth_state::{
-    ClusterState, NodeRow, NotAVictim, Placement, Reservation, ReservationRow, ScoreParts,
-};
+use berth_state::{ClusterState, NotAVictim, Placement, Reservation, ReservationRow, ScoreParts};
 
 use super::{Run, Visit};
 use crate::devices;
@@ -29,7 +28,7 @@ const FAILURES_MAX: u32 = 2;
 /// a look at everything is not for every change.
 const HOPELESS_FOR: DurationMs = DurationMs(1_000);
 /// Sets that are tried in the time of one unit of the budget.
-const TRIED_PER_UNIT: u32 = 2;
+pub(super) const TRIED_PER_UNIT: u32 = 2;
 
 /// The search for places of one kind of request at one priority. Within a plan nothing is freed,
 /// so that what a node costs only grows, unless more of it is to end, and what was found stays a
@@ -42,8 +41,14 @@ pub(super) struct Hunt {
     later: Option<StateMs>,
 }
 
-/// Whom and at what priority a hunt is for.
-pub(crate) type HuntKey = (FitKey, u8);
+/// Whom a hunt is for.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct HuntKey {
+    pub fit: FitKey,
+    pub priority: u8,
+    /// Of a gang that is placed as one.
+    pub members: u32,
+}
 
 /// Places that are kept together on one node.
 pub(super) struct Group<'a> {
@@ -64,25 +69,18 @@ struct Choice {
 }
 
 /// Who on a node may end for a task.
-struct Endable<'a> {
-    candidates: Vec<Candidate<'a>>,
-    later: Option<StateMs>,
+pub(super) struct Endable<'a> {
+    pub candidates: Vec<Candidate<'a>>,
+    /// When the first of those who have not run for long enough has.
+    pub later: Option<StateMs>,
 }
 
 impl<'a> Run<'_, 'a> {
     /// Keeps a place for an instance that nothing has room for; false if nobody ends for it.
     pub(super) fn reserve(&mut self, visit: Visit<'a>, key: &SearchKey, instance: u32) -> bool {
-        let spec = &visit.job.spec;
-        let lowest = self.view.least_urgent();
-        let in_reach = lowest.is_some_and(|lowest| outranks(spec.priority, lowest));
-        let hunt_key = (key.fit.clone(), spec.priority);
-        let gives_up = visit.failures(instance) >= FAILURES_MAX;
-        if !in_reach
-            || gives_up
-            || !may_preempt(spec)
-            || self.hopeless.get(&hunt_key).is_some_and(|until| self.now < *until)
-            || !self.meter.may_reserve()
-        {
+        let priority = visit.job.spec.priority;
+        let hunt_key = HuntKey { fit: key.fit.clone(), priority, members: 1 };
+        if !self.may_hunt(visit, instance, &hunt_key) {
             return false;
         }
         let mut hunt = match self.hunts.remove(&hunt_key) {
@@ -109,13 +107,28 @@ impl<'a> Run<'_, 'a> {
             }
         };
         if !kept && !self.meter.exhausted {
-            let again = self.now.after(HOPELESS_FOR);
-            let later = hunt.later.map_or(again, |later| later.min(again));
-            self.wake(later);
-            self.hopeless.insert(hunt_key.clone(), later);
+            self.give_up_hunt(hunt_key.clone(), hunt.later);
         }
         self.hunts.insert(hunt_key, hunt);
         kept
+    }
+
+    /// Whether others might end for an instance.
+    pub(super) fn may_hunt(&mut self, visit: Visit<'a>, instance: u32, key: &HuntKey) -> bool {
+        let lowest = self.view.least_urgent();
+        lowest.is_some_and(|lowest| outranks(key.priority, lowest))
+            && visit.failures(instance) < FAILURES_MAX
+            && may_preempt(&visit.job.spec)
+            && self.hopeless.get(key).is_none_or(|until| *until <= self.now)
+            && self.meter.may_reserve()
+    }
+
+    /// Nobody has been found, and until `later` nobody will have run for long enough.
+    pub(super) fn give_up_hunt(&mut self, key: HuntKey, later: Option<StateMs>) {
+        let again = self.now.after(HOPELESS_FOR);
+        let later = later.map_or(again, |later| later.min(again));
+        self.wake(later);
+        self.hopeless.insert(key, later);
     }
 
     /// Looks at every node; `None` if the budget ends before.
@@ -135,7 +148,7 @@ impl<'a> Run<'_, 'a> {
                 !host.row.reservations.is_empty() || self.groups.contains_key(&position);
             let least = match is_joined {
                 true => Some(Price::NOTHING),
-                false => at_least(&endable.candidates, self.shortage(visit.task, &suits, position)),
+                false => at_least(&endable.candidates, shortage(host, visit.task, &suits, (1, 1))),
             };
             hunt.later = hunt.later.into_iter().chain(endable.later).min();
             endable.candidates.iter().for_each(|_| {
@@ -146,21 +159,7 @@ impl<'a> Run<'_, 'a> {
         Some(hunt)
     }
 
-    fn shortage(&self, task: &TaskSpec, suits: &[bool], position: usize) -> Shortage {
-        let TaskSpec { gpu, cpu, memory, .. } = task;
-        let host = self.roster.host(position);
-        let devices = gpu.as_ref().map_or(0, |gpu| {
-            let open = host.open_spots(gpu, suits).count() as u64;
-            u64::from(gpu.count).saturating_sub(open)
-        });
-        Shortage {
-            devices,
-            cpu_milli: cpu.0.saturating_sub(host.cpu_free),
-            memory_bytes: memory.0.saturating_sub(host.memory_free),
-        }
-    }
-
-    fn who_may_end(&self, visit: Visit<'a>, position: usize) -> Endable<'a> {
+    pub(super) fn who_may_end(&self, visit: Visit<'a>, position: usize) -> Endable<'a> {
         let row = &self.roster.host(position).row;
         let kept = row.reservations.iter();
         let awaited: BTreeSet<&AllocationId> = kept.flat_map(|one| &one.awaits).collect();
@@ -217,10 +216,10 @@ impl<'a> Run<'_, 'a> {
             return None;
         }
         let view = self.view;
-        let groups = self
-            .groups
-            .entry(position)
-            .or_insert_with(|| row.reservations.iter().map(|one| Group::of(one, view)).collect());
+        let groups = self.groups.entry(position).or_insert_with(|| {
+            let kept = row.reservations.iter().filter(|one| !is_of_gang(one, view));
+            kept.map(|one| Group::of(one, view)).collect()
+        });
         let may_end = |id: &AllocationId| {
             let live = view.allocations().get(id);
             let owner = view.jobs().get(&id.job);
@@ -240,13 +239,13 @@ impl<'a> Run<'_, 'a> {
     fn keep(&mut self, visit: Visit<'a>, key: &SearchKey, instance: u32, choice: Choice) -> bool {
         let Choice { position, price, victims, joins } = choice;
         let allocation = visit.allocation(self.view, instance);
-        let mut row = NodeRow::clone(&self.roster.host(position).row);
-        let used = self.roster.host(position).used();
+        let host = self.roster.host(position);
         let new = Group::new(victims.clone(), self.view);
         let group = joins.and_then(|at| self.groups.get(&position)?.get(at));
-        row.used = group.unwrap_or(&new).later(used);
-        let node = row.id;
-        let Some(claim) = self.claim_later(visit, key, allocation, row) else { return false };
+        let mut later = host.clone();
+        later.lay(group.unwrap_or(&new).later(host.used()), self.now);
+        let node = host.row.id;
+        let Some(claim) = self.claim_later(visit, key, allocation, &later) else { return false };
         let groups = self.groups.entry(position).or_default();
         let at = joins.unwrap_or(groups.len());
         if joins.is_none() {
@@ -256,15 +255,7 @@ impl<'a> Run<'_, 'a> {
         self.roster.hand_out(position, &more, self.now);
         self.ended.extend(&victims);
         self.meter.reserved += 1;
-        let parts = [
-            ("work_lost", i64::try_from(price.lost).unwrap_or(i64::MAX)),
-            ("victims", price.victims.into()),
-        ];
-        let score = ScoreParts {
-            policy: key.policy.name().to_owned(),
-            parts: parts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
-            view_index: self.view.applied_index(),
-        };
+        let score = price_parts(price, key.policy, self.view);
         let placement = Placement::new(allocation, node, claim, score);
         self.reservations.push(Reservation { placement, awaits: victims });
         true
@@ -276,16 +267,58 @@ impl<'a> Run<'_, 'a> {
         visit: Visit<'a>,
         key: &SearchKey,
         allocation: AllocationId,
-        row: NodeRow,
+        host: &Host,
     ) -> Option<Claim> {
         let suits = self.suits(visit.task);
-        let mut kinds = self.roster.kinds.clone();
-        let host = Host::new(std::sync::Arc::new(row), None, self.now, &mut kinds);
         let inputs = self.reckoned.inputs();
-        let look = Look { host: &host, task: visit.task, suits: &suits, inputs, on_node: 0 };
+        let look = Look { host, task: visit.task, suits: &suits, inputs, on_node: 0 };
         let chosen = devices::choose(key.policy, look)?;
         claim(&host.row, host.used(), self.now, visit.task, allocation, &chosen)
     }
+}
+
+/// What so many members of a gang of `world` miss on a node; of what is no gang both are one.
+pub(super) fn shortage(
+    host: &Host,
+    task: &TaskSpec,
+    suits: &[bool],
+    (members, world): (u32, u32),
+) -> Shortage {
+    let times = |each: u64| each.saturating_mul(members.into());
+    let devices = task.gpu.as_ref().map_or(0, |gpu| {
+        let open = host.spots_for_gang(gpu, suits, world);
+        if gpu.is_shared() {
+            let parts = open.map(|at| u64::from(host.shares_of(&host.spots[at], gpu))).sum();
+            let of_one = ShareMilli::WHOLE.0 / gpu.share.0.max(1);
+            let of_one = of_one.min(host.row.spec.tasks_per_device_max).max(1);
+            times(1).saturating_sub(parts).div_ceil(of_one.into())
+        } else {
+            times(gpu.count.into()).saturating_sub(open.count() as u64)
+        }
+    });
+    Shortage {
+        devices,
+        cpu_milli: times(task.cpu.0).saturating_sub(host.cpu_free),
+        memory_bytes: times(task.memory.0).saturating_sub(host.memory_free),
+    }
+}
+
+/// What a place that is kept was chosen by.
+pub(super) fn price_parts(price: Price, policy: Policy, view: &ClusterState) -> ScoreParts {
+    let parts = [
+        ("work_lost", i64::try_from(price.lost).unwrap_or(i64::MAX)),
+        ("victims", price.victims.into()),
+    ];
+    ScoreParts {
+        policy: policy.name().to_owned(),
+        parts: parts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        view_index: view.applied_index(),
+    }
+}
+
+/// A gang's place is nobody else's, whatever is left of it.
+fn is_of_gang(row: &ReservationRow, view: &ClusterState) -> bool {
+    row.members.keys().any(|id| view.is_gang(id.job, id.task))
 }
 
 impl<'a> Group<'a> {

@@ -44,7 +44,8 @@ impl TaskRow {
 }
 
 impl ClusterState {
-    pub(super) fn is_gang(&self, job: JobId, task: TaskIndex) -> bool {
+    /// Whether the instances of a task are placed as one.
+    pub fn is_gang(&self, job: JobId, task: TaskIndex) -> bool {
         self.jobs.get(&job).is_some_and(|job| job.is_gang(task))
     }
 

@@ -11,7 +11,7 @@ use super::reference::{essence, exit, host_fault};
 use super::*;
 use crate::fixture::{device, share_task};
 
-fn gang(count: u32, task: TaskSpec) -> TaskSpec {
+pub(super) fn gang(count: u32, task: TaskSpec) -> TaskSpec {
     TaskSpec { count, gang: Some(Gang {}), ..task }
 }
 

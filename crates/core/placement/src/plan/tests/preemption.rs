@@ -11,12 +11,12 @@ use crate::filters::admits;
 use crate::fixture::share_task;
 use crate::victims::Price;
 
-fn urgent(priority: u8, task: TaskSpec) -> JobSpec {
+pub(super) fn urgent(priority: u8, task: TaskSpec) -> JobSpec {
     JobSpec { priority, ..job(Policy::Berth, task) }
 }
 
 /// Places what waits, says that it runs, and lets time pass.
-fn run_for(cluster: &mut Cluster, span_ms: u64) {
+pub(super) fn run_for(cluster: &mut Cluster, span_ms: u64) {
     let outcome = plan_all(cluster);
     cluster.place(outcome.placements);
     let rows: Vec<_> = cluster.state.allocations().values().cloned().collect();
@@ -29,14 +29,14 @@ fn run_for(cluster: &mut Cluster, span_ms: u64) {
     cluster.now = cluster.now.after(DurationMs(span_ms));
 }
 
-fn reserve(cluster: &mut Cluster, reservations: Vec<Reservation>) {
+pub(super) fn reserve(cluster: &mut Cluster, reservations: Vec<Reservation>) {
     let count = reservations.len();
     let reply = cluster.apply(Command::Reserve { reservations }).unwrap();
     let Reply::Placed { granted, refused } = reply else { panic!("{reply:?}") };
     assert_eq!((granted.len(), refused), (count, Vec::new()));
 }
 
-fn victims(outcome: &PlanOutcome) -> Vec<Vec<String>> {
+pub(super) fn victims(outcome: &PlanOutcome) -> Vec<Vec<String>> {
     let names = |one: &Reservation| one.awaits.iter().map(ToString::to_string).collect();
     outcome.reservations.iter().map(names).collect()
 }
