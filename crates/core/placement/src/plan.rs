@@ -384,6 +384,7 @@ impl<'p, 'a> Run<'p, 'a> {
 
 mod daemon;
 mod displace;
+mod endable;
 mod gang;
 mod gang_places;
 mod preempt;

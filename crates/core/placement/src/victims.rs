@@ -5,15 +5,37 @@ mod shares;
 
 pub(crate) use shares::{Offer, cheapest_shares};
 
+use std::cmp::Reverse;
+
 use berth_model::{AllocationId, Claim, NodeUse};
 
-/// Somebody who may end.
+/// Who may end, one alone or a gang with all of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate<'a> {
-    pub id: AllocationId,
-    pub claim: &'a Claim,
-    /// What ending it costs; nothing for one that ends anyway.
-    pub lost: u64,
+    /// Those of it that are on the node; never empty.
+    pub ids: Vec<AllocationId>,
+    /// What those hold.
+    pub claims: Vec<&'a Claim>,
+    /// What its end costs, wherever it is.
+    pub price: Price,
+}
+
+impl<'a> Candidate<'a> {
+    pub fn alone(id: AllocationId, claim: &'a Claim, lost: u64) -> Candidate<'a> {
+        Candidate { ids: vec![id], claims: vec![claim], price: Price { lost, victims: 1 } }
+    }
+
+    pub fn leaves(&self, used: &mut NodeUse) {
+        self.claims.iter().for_each(|claim| used.remove(claim));
+    }
+
+    fn stays(&self, used: &mut NodeUse) {
+        self.claims.iter().for_each(|claim| used.add(claim));
+    }
+
+    fn sum(&self, of: Part) -> u64 {
+        self.claims.iter().map(|claim| of(claim)).fold(0, u64::saturating_add)
+    }
 }
 
 /// Less is better: the work that is lost, then how many end.
@@ -60,14 +82,14 @@ pub(crate) fn cheapest(
 ) -> Option<Set> {
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     // Who costs most is spared first: the first set that is found loses little already.
-    order.sort_by_key(|at| (std::cmp::Reverse(candidates[*at].lost), candidates[*at].id));
+    order.sort_by_key(|at| (Reverse(candidates[*at].price), candidates[*at].ids.first().copied()));
     let mut without = used.clone();
-    candidates.iter().for_each(|candidate| without.remove(candidate.claim));
+    candidates.iter().for_each(|candidate| candidate.leaves(&mut without));
     if !fits(&without) {
         return None;
     }
     let mut tries = Tries { candidates, order, fits, best: None, chosen: None, tried: 0 };
-    tries.descend(0, &mut without, Price { lost: 0, victims: 0 }, &mut Vec::new());
+    tries.descend(0, &mut without, Price::NOTHING, &mut Vec::new());
     let mut chosen = tries.chosen?;
     chosen.sort_unstable();
     let (price, tried) = (tries.best?, tries.tried);
@@ -95,43 +117,39 @@ pub(crate) fn at_least(candidates: &[Candidate<'_>], shortage: Shortage) -> Opti
     ];
     let mut price = Price::NOTHING;
     for (missing, of) in wants.into_iter().filter(|(missing, _)| *missing > 0) {
-        price.lost = price.lost.max(covered(candidates, missing, of)?);
-        price.victims = price.victims.max(counted(candidates, missing, of));
+        let lost = covered(candidates, missing, of, |price| price.lost)?;
+        let victims = covered(candidates, missing, of, |price| price.victims.into())?;
+        price.lost = price.lost.max(lost);
+        price.victims = price.victims.max(u32::try_from(victims).unwrap_or(u32::MAX));
     }
     Some(price)
 }
 
-/// How many have to end at least: the largest first.
-fn counted(candidates: &[Candidate<'_>], mut missing: u64, of: Part) -> u32 {
-    let mut has: Vec<u64> = candidates.iter().map(|one| of(one.claim)).collect();
-    has.sort_unstable();
-    let mut count = 0;
-    while let Some(largest) = has.pop().filter(|_| missing > 0) {
-        missing = missing.saturating_sub(largest);
-        count += 1;
-    }
-    count
-}
-
-/// What so much of one thing costs if parts of candidates could be ended, the cheapest first.
-fn covered(candidates: &[Candidate<'_>], mut missing: u64, of: Part) -> Option<u64> {
+/// What so much of one thing costs if parts of candidates could be ended, the cheapest first,
+/// rounded up: what it costs is whole.
+fn covered(
+    candidates: &[Candidate<'_>],
+    mut missing: u64,
+    of: Part,
+    cost_of: fn(Price) -> u64,
+) -> Option<u64> {
     let mut order: Vec<(u64, u64)> = candidates
         .iter()
-        .map(|one| (one.lost, of(one.claim)))
+        .map(|one| (cost_of(one.price), one.sum(of)))
         .filter(|(_, has)| *has > 0)
         .collect();
     order.sort_by(|one, other| {
-        let product = |lost: u64, has: u64| u128::from(lost) * u128::from(has);
+        let product = |cost: u64, has: u64| u128::from(cost) * u128::from(has);
         product(one.0, other.1).cmp(&product(other.0, one.1))
     });
-    let mut cost: u64 = 0;
-    for (lost, has) in order {
+    let mut sum: u64 = 0;
+    for (cost, has) in order {
         if has >= missing {
-            let part = u128::from(lost) * u128::from(missing) / u128::from(has);
+            let part = (u128::from(cost) * u128::from(missing)).div_ceil(u128::from(has));
             let part = u64::try_from(part).unwrap_or(u64::MAX);
-            return Some(cost.saturating_add(part));
+            return Some(sum.saturating_add(part));
         }
-        cost = cost.saturating_add(lost);
+        sum = sum.saturating_add(cost);
         missing -= has;
     }
     None
@@ -159,14 +177,13 @@ impl<F: FnMut(&NodeUse) -> bool> Tries<'_, '_, F> {
         };
         let candidate = &self.candidates[at];
         self.tried += 1;
-        used.add(candidate.claim);
+        candidate.stays(used);
         if (self.fits)(used) {
             self.descend(depth + 1, used, price, ended);
         }
-        used.remove(candidate.claim);
-        let lost = price.lost.saturating_add(candidate.lost);
+        candidate.leaves(used);
         ended.push(at);
-        self.descend(depth + 1, used, Price { lost, victims: price.victims + 1 }, ended);
+        self.descend(depth + 1, used, price.and(candidate.price), ended);
         ended.pop();
     }
 }

@@ -49,8 +49,6 @@ const CORES_OF_A_GPU: u64 = 16;
 pub enum NotAVictim {
     #[error("its job may not be preempted")]
     NotPreemptible,
-    #[error("it is a member of a gang, which would end as a whole")]
-    Gang,
     #[error("a daemon belongs to its node")]
     Daemon,
     #[error("its priority of {found} is not {PREEMPTION_GAP} below {asked}")]
@@ -71,7 +69,8 @@ pub fn may_preempt(spec: &JobSpec) -> bool {
     spec.preemption.preempts && spec.kind != JobKind::Daemon && spec.priority >= PREEMPTION_GAP
 }
 
-/// Whether a live allocation of `owner` may be ended for a job like `spec`. One that ends for good
+/// Whether a live allocation of `owner` may be ended for a job like `spec`; with a member of a
+/// gang all of it ends. One that ends for good
 /// may be waited for by anybody; one that ends and comes back by whom it might be ended for,
 /// however short it has run: its place is that of its own next attempt first.
 ///
@@ -87,9 +86,6 @@ pub fn may_end(
         return Ok(());
     }
     let of = &owner.spec;
-    if owner.is_gang(row.id.task) {
-        return Err(NotAVictim::Gang);
-    }
     if of.kind == JobKind::Daemon {
         return Err(NotAVictim::Daemon);
     }

@@ -35,8 +35,7 @@ impl<'a> Run<'_, 'a> {
             let claims = handed.iter().map(|at| self.claim_of(&self.placements[*at]));
             let Some(claims) = claims.collect::<Option<Vec<_>>>() else { continue };
             let candidate = |(at, claim): (&usize, _)| {
-                let id = self.placements[*at].allocation();
-                Candidate { id, claim, lost: 0 }
+                Candidate::alone(self.placements[*at].allocation(), claim, 0)
             };
             let candidates: Vec<Candidate<'_>> =
                 handed.iter().zip(&claims).map(candidate).collect();

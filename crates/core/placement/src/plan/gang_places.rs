@@ -1,14 +1,16 @@
 //! A gang that is urgent and has no room is given places on several nodes together, where less
 //! urgent work ends for it: the least that all of its members can do with.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, Claim, NodeUse};
+use berth_model::{AllocationId, Claim, JobId, NodeUse, StateMs, TaskIndex};
 use berth_state::reservation::held_of;
 use berth_state::{Placement, Reservation};
 
-use super::preempt::{Endable, HuntKey, TRIED_PER_UNIT, shortage};
+use super::endable::{Endable, Units, shortage};
+use super::preempt::{HuntKey, TRIED_PER_UNIT, price_parts};
 use super::{Run, Visit};
 use crate::devices;
 use crate::filters::is_eligible;
@@ -26,15 +28,29 @@ const NODES_MAX: usize = 256;
 /// So often the bounds of what was chosen are replaced by what it really costs, and chosen anew.
 const ROUNDS_MAX: u32 = 32;
 
+/// Gangs that would end on several nodes at once, of which every set is tried; of more than these
+/// they are left out one by one, who loses most first.
+const WIDE_TRIED_MAX: usize = 5;
+/// Those that are looked at at all, who loses least first.
+const WIDE_MAX: usize = 64;
+
 /// A node that could take members of the gang.
 struct Site<'a> {
-    position: usize,
+    /// Who ends there anyway.
+    freed: Vec<Candidate<'a>>,
     candidates: Vec<Candidate<'a>>,
     /// Ascending. What they cost is a bound first.
     offers: Vec<Offer>,
     /// Who ends for each of the offers, where that is known.
     known: Vec<Option<Vec<usize>>>,
 }
+
+/// By the position of their nodes.
+type Sites<'a> = BTreeMap<usize, Site<'a>>;
+
+/// Gangs on several nodes that may end, each with its part of every node. What they cost is not
+/// the sum of what they cost on each.
+type Wide<'a> = BTreeMap<(JobId, TaskIndex), BTreeMap<usize, Candidate<'a>>>;
 
 /// What one node takes.
 struct Part<'a> {
@@ -51,6 +67,14 @@ struct Plan<'a> {
     parts: Vec<Part<'a>>,
 }
 
+/// The search for one gang.
+struct Search<'a> {
+    sites: Sites<'a>,
+    wide: Wide<'a>,
+    /// When the first of those who have not run for long enough has.
+    later: Option<StateMs>,
+}
+
 impl<'a> Run<'_, 'a> {
     /// Keeps places for all members of a gang that nothing has room for; false if nobody ends for
     /// it.
@@ -60,24 +84,20 @@ impl<'a> Run<'_, 'a> {
         if !self.may_hunt(visit, 0, &key) {
             return false;
         }
-        let mut later = None;
-        let Some(mut sites) = self.sites(visit, &mut later) else { return false };
-        let plan = self.cheapest_plan(visit, &mut sites);
+        let Some(mut search) = self.search_all(visit) else { return false };
+        let plan = self.best_plan(visit, &mut search);
         let kept = plan.is_some_and(|plan| self.keep_gang(visit, plan));
         if !kept && !self.meter.exhausted {
-            self.give_up_hunt(key, later);
+            self.give_up_hunt(key, search.later);
         }
         kept
     }
 
     /// Looks at every node; `None` if the budget ends before.
-    fn sites(
-        &mut self,
-        visit: Visit<'a>,
-        later: &mut Option<berth_model::StateMs>,
-    ) -> Option<Vec<Site<'a>>> {
-        let (task, suits) = (visit.task, self.suits(visit.task));
-        let mut sites = Vec::new();
+    fn search_all(&mut self, visit: Visit<'a>) -> Option<Search<'a>> {
+        let suits = self.suits(visit.task);
+        let mut units = Units::default();
+        let mut search = Search { sites: Sites::new(), wide: Wide::new(), later: None };
         for position in 0..self.roster.len() {
             if !self.meter.spend() {
                 return None;
@@ -86,55 +106,142 @@ impl<'a> Run<'_, 'a> {
             if !host.is_open || is_eligible(&host.row, visit.request()).is_err() {
                 continue;
             }
-            let Endable { candidates, later: until } = self.who_may_end(visit, position);
-            *later = later.iter().copied().chain(until).min();
-            let free = host.members(task, &suits);
-            let most = if candidates.is_empty() {
-                free
-            } else {
-                let mut used = host.used().clone();
-                candidates.iter().for_each(|one| used.remove(one.claim));
-                let mut emptied = host.clone();
-                emptied.lay(used, self.now);
-                emptied.members(task, &suits)
-            };
-            let offer = |members| {
-                let missing = shortage(host, task, &suits, (members, task.count));
-                let price = match members <= free {
-                    true => Some(Price::NOTHING),
-                    false => at_least(&candidates, missing),
-                };
-                price.map(|price| Offer { members, price })
-            };
-            let offers: Vec<Offer> = sizes(free, most).into_iter().filter_map(offer).collect();
+            let Endable { candidates, later } = self.who_may_end(visit, position, &mut units);
+            search.later = search.later.into_iter().chain(later).min();
             candidates.iter().for_each(|_| {
                 self.meter.spend();
             });
-            if !offers.is_empty() {
-                let known = vec![None; offers.len()];
-                sites.push(Site { position, candidates, offers, known });
+            let of_gang = |one: &Candidate<'_>| one.price.victims as usize > one.ids.len();
+            let (wide, candidates): (Vec<_>, Vec<_>) = candidates.into_iter().partition(of_gang);
+            for one in wide {
+                let of = (one.ids[0].job, one.ids[0].task);
+                search.wide.entry(of).or_default().insert(position, one);
+            }
+            let site = self.site(visit, (position, &suits), Vec::new(), candidates);
+            search.sites.insert(position, site);
+        }
+        Some(search)
+    }
+
+    /// What a node offers once some have left it.
+    fn site(
+        &self,
+        visit: Visit<'a>,
+        (position, suits): (usize, &[bool]),
+        freed: Vec<Candidate<'a>>,
+        candidates: Vec<Candidate<'a>>,
+    ) -> Site<'a> {
+        let task = visit.task;
+        let mut host = Cow::Borrowed(self.roster.host(position));
+        let mut used = host.used().clone();
+        if !freed.is_empty() {
+            freed.iter().for_each(|one| one.leaves(&mut used));
+            host.to_mut().lay(used.clone(), self.now);
+        }
+        let free = host.members(task, suits);
+        let most = if candidates.is_empty() {
+            free
+        } else {
+            candidates.iter().for_each(|one| one.leaves(&mut used));
+            let mut emptied = Host::clone(&host);
+            emptied.lay(used, self.now);
+            emptied.members(task, suits)
+        };
+        let offer = |members| {
+            let missing = shortage(&host, task, suits, (members, task.count));
+            let price = match members <= free {
+                true => Some(Price::NOTHING),
+                false => at_least(&candidates, missing),
+            };
+            price.map(|price| Offer { members, price })
+        };
+        let offers: Vec<Offer> = sizes(free, most).into_iter().filter_map(offer).collect();
+        let known = vec![None; offers.len()];
+        Site { freed, candidates, offers, known }
+    }
+
+    /// The cheapest plan, with or without the end of gangs that are on several nodes.
+    fn best_plan(&mut self, visit: Visit<'a>, search: &mut Search<'a>) -> Option<Plan<'a>> {
+        let mut best = self.cheapest_plan(visit, &mut search.sites);
+        let price_of = |parts: &BTreeMap<usize, Candidate<'_>>| {
+            parts.values().next().map_or(Price::NOTHING, |one| one.price)
+        };
+        let mut gangs: Vec<(Price, (JobId, TaskIndex))> =
+            search.wide.iter().map(|(of, parts)| (price_of(parts), *of)).collect();
+        gangs.sort_unstable();
+        gangs.truncate(WIDE_MAX);
+        if gangs.len() <= WIDE_TRIED_MAX {
+            for set in 1..1_usize << gangs.len() {
+                let chosen = (0..gangs.len()).filter(|at| set >> at & 1 == 1);
+                let chosen: Vec<_> = chosen.map(|at| gangs[at]).collect();
+                let plan = self.plan_without(visit, search, &chosen, best.as_ref());
+                best = plan.or(best);
+            }
+            return best;
+        }
+        let Some(mut found) = self.plan_without(visit, search, &gangs, None) else { return best };
+        for at in (0..gangs.len()).rev() {
+            let mut fewer = gangs.clone();
+            fewer.remove(at);
+            if let Some(plan) = self.plan_without(visit, search, &fewer, Some(&found)) {
+                found = plan;
+                gangs = fewer;
             }
         }
-        Some(sites)
+        match best {
+            Some(best) if best.price <= found.price => Some(best),
+            Some(_) | None => Some(found),
+        }
+    }
+
+    /// The cheapest plan if these gangs end, if that is cheaper than one that is known.
+    fn plan_without(
+        &mut self,
+        visit: Visit<'a>,
+        search: &mut Search<'a>,
+        gangs: &[(Price, (JobId, TaskIndex))],
+        known: Option<&Plan<'a>>,
+    ) -> Option<Plan<'a>> {
+        let price = gangs.iter().fold(Price::NOTHING, |sum, (price, _)| sum.and(*price));
+        let is_cheaper = |price: Price| known.is_none_or(|known| price < known.price);
+        if !is_cheaper(price) || !self.meter.spend() {
+            return None;
+        }
+        let suits = self.suits(visit.task);
+        let mut freed: BTreeMap<usize, Vec<Candidate<'a>>> = BTreeMap::new();
+        for (position, one) in gangs.iter().flat_map(|(_, of)| &search.wide[of]) {
+            freed.entry(*position).or_default().push(one.clone());
+        }
+        let mut before = Vec::with_capacity(freed.len());
+        for (position, freed) in freed {
+            let candidates = search.sites[&position].candidates.clone();
+            let new = self.site(visit, (position, &suits), freed, candidates);
+            before.extend(search.sites.insert(position, new).map(|old| (position, old)));
+        }
+        let plan = self.cheapest_plan(visit, &mut search.sites);
+        search.sites.extend(before);
+        let mut plan = plan?;
+        plan.price = plan.price.and(price);
+        is_cheaper(plan.price).then_some(plan)
     }
 
     /// Chooses by bounds, reckons what that really costs, and chooses again, until what is chosen
     /// costs no more than was thought: then nothing else can be cheaper.
-    fn cheapest_plan(&mut self, visit: Visit<'a>, sites: &mut [Site<'a>]) -> Option<Plan<'a>> {
+    fn cheapest_plan(&mut self, visit: Visit<'a>, sites: &mut Sites<'a>) -> Option<Plan<'a>> {
         let count = visit.task.count;
         let mut found = None;
         for _ in 0..ROUNDS_MAX {
             let likely = shortlist(sites, count as usize);
             let offers: Vec<&[Offer]> =
-                likely.iter().map(|at| sites[*at].offers.as_slice()).collect();
+                likely.iter().map(|position| sites[position].offers.as_slice()).collect();
             let Some(chosen) = cheapest_shares(&offers, count) else { break };
             let shares: Vec<(usize, usize)> =
                 chosen.into_iter().map(|(node, offer)| (likely[node], offer)).collect();
             let mut is_settled = true;
-            for (at, offer) in &shares {
-                let site = &mut sites[*at];
+            for (position, offer) in &shares {
+                let Some(site) = sites.get_mut(position) else { continue };
                 if site.known[*offer].is_none() {
-                    is_settled &= self.reckon(visit, site, *offer);
+                    is_settled &= self.reckon(visit, *position, site, *offer);
                 }
             }
             found = plan_of(sites, shares, count).or(found);
@@ -146,17 +253,24 @@ impl<'a> Run<'_, 'a> {
     }
 
     /// Finds who ends for an offer; whether it costs what was thought.
-    fn reckon(&mut self, visit: Visit<'a>, site: &mut Site<'a>, offer: usize) -> bool {
+    fn reckon(
+        &mut self,
+        visit: Visit<'a>,
+        position: usize,
+        site: &mut Site<'a>,
+        offer: usize,
+    ) -> bool {
         let suits = self.suits(visit.task);
-        let host = self.roster.host(site.position);
-        let mut laid = host.clone();
+        let mut laid = self.roster.host(position).clone();
+        let mut used = laid.used().clone();
+        site.freed.iter().for_each(|one| one.leaves(&mut used));
         let Offer { members, price } = site.offers[offer];
         let now = self.now;
         let fits = |used: &NodeUse| {
             laid.lay(used.clone(), now);
             laid.members(visit.task, &suits) >= members
         };
-        let found = cheapest(host.used(), &site.candidates, fits);
+        let found = cheapest(&used, &site.candidates, fits);
         let tried = found.as_ref().map_or(0, |set| set.tried);
         (0..tried / TRIED_PER_UNIT).for_each(|_| {
             self.meter.spend();
@@ -202,14 +316,14 @@ impl<'a> Run<'_, 'a> {
             kept.push((part.position, claims));
         }
         let hosts = i64::try_from(parts.len()).unwrap_or(i64::MAX);
-        let mut score = Some(super::preempt::price_parts(price, visit.job.spec.policy, self.view));
+        let mut score = Some(price_parts(price, visit.job.spec.policy, self.view));
         score.iter_mut().for_each(|score| score.parts.push(("gang_hosts".to_owned(), hosts)));
         for (part, (position, claims)) in parts.into_iter().zip(kept) {
             let mut theirs = NodeUse::default();
             part.theirs.iter().for_each(|claim| theirs.add(claim));
             let held = held_of(claims.iter().map(|(_, claim)| claim), &theirs);
             self.roster.hand_out(position, &held, self.now);
-            self.ended.extend(&part.victims);
+            self.all_end(&part.victims);
             let node = self.roster.host(position).row.id;
             // Named once for all who share it, and the price once for the gang: a plan has to fit
             // an entry of the log.
@@ -228,27 +342,23 @@ impl<'a> Run<'_, 'a> {
 }
 
 /// What was chosen, if it is known who ends for all of it.
-fn plan_of<'a>(
-    sites: &[Site<'a>],
-    mut shares: Vec<(usize, usize)>,
-    count: u32,
-) -> Option<Plan<'a>> {
-    let offer_of = |(at, offer): &(usize, usize)| sites[*at].offers.get(*offer);
+fn plan_of<'a>(sites: &Sites<'a>, mut shares: Vec<(usize, usize)>, count: u32) -> Option<Plan<'a>> {
     // Ranks fill first where most of them are.
-    shares.sort_by_key(|share| {
-        (Reverse(offer_of(share).map(|offer| offer.members)), sites[share.0].position)
+    shares.sort_by_key(|(position, offer)| {
+        (Reverse(sites[position].offers.get(*offer).map(|offer| offer.members)), *position)
     });
     let mut left = count;
     let mut plan = Plan { price: Price::NOTHING, parts: Vec::with_capacity(shares.len()) };
-    for (at, offer) in shares {
-        let Site { position, candidates, offers, known } = &sites[at];
-        let (ending, offer) = (known.get(offer)?.as_ref()?, offers.get(offer)?);
+    for (position, offer) in shares {
+        let Site { freed, candidates, offers, known } = &sites[&position];
+        let (chosen, offer) = (known.get(offer)?.as_ref()?, offers.get(offer)?);
         let members = offer.members.min(left);
         left -= members;
         plan.price = plan.price.and(offer.price);
-        let victims = ending.iter().map(|one| candidates[*one].id).collect();
-        let theirs = ending.iter().map(|one| candidates[*one].claim).collect();
-        plan.parts.push(Part { position: *position, members, victims, theirs });
+        let ending = || freed.iter().chain(chosen.iter().map(|at| &candidates[*at]));
+        let victims = ending().flat_map(|one| one.ids.iter().copied()).collect();
+        let theirs = ending().flat_map(|one| one.claims.iter().copied()).collect();
+        plan.parts.push(Part { position, members, victims, theirs });
     }
     (left == 0).then_some(plan)
 }
@@ -264,14 +374,14 @@ fn sizes(free: u32, most: u32) -> BTreeSet<u32> {
 /// Positions of the sites that can be part of the cheapest choice: of each number of members the
 /// cheapest, as many as there are members. Where one is left out, one that is no dearer is left
 /// over.
-fn shortlist(sites: &[Site<'_>], count: usize) -> Vec<usize> {
+fn shortlist(sites: &Sites<'_>, count: usize) -> Vec<usize> {
     let sizes: BTreeSet<u32> =
-        sites.iter().flat_map(|site| site.offers.iter().map(|offer| offer.members)).collect();
+        sites.values().flat_map(|site| site.offers.iter().map(|offer| offer.members)).collect();
     let mut likely = BTreeSet::new();
     for members in sizes {
-        let offers = sites.iter().enumerate().filter_map(|(at, site)| {
+        let offers = sites.iter().filter_map(|(position, site)| {
             let offer = site.offers.iter().find(|offer| offer.members >= members)?;
-            Some((offer.price, at))
+            Some((offer.price, *position))
         });
         let mut offers: Vec<(Price, usize)> = offers.collect();
         let most = count.min(NODES_MAX);
@@ -279,7 +389,7 @@ fn shortlist(sites: &[Site<'_>], count: usize) -> Vec<usize> {
             offers.select_nth_unstable(most - 1);
             offers.truncate(most);
         }
-        likely.extend(offers.into_iter().map(|(_, at)| at));
+        likely.extend(offers.into_iter().map(|(_, position)| position));
     }
     likely.into_iter().collect()
 }

@@ -3,15 +3,15 @@
 //! enough room, and what one end makes room for shares it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::BinaryHeap;
 
 use berth_model::{
-    AllocationId, AllocationState, Claim, DurationMs, NodeUse, Policy, ShareMilli, StateMs,
-    TaskSpec, outranks,
+    AllocationId, AllocationState, Claim, DurationMs, NodeUse, Policy, StateMs, outranks,
 };
-use berth_state::reservation::{held_of, may_end, may_preempt, work_lost};
-use berth_state::{ClusterState, NotAVictim, Placement, Reservation, ReservationRow, ScoreParts};
+use berth_state::reservation::{held_of, may_end, may_preempt};
+use berth_state::{ClusterState, Placement, Reservation, ReservationRow, ScoreParts};
 
+use super::endable::{Units, shortage};
 use super::{Run, Visit};
 use crate::devices;
 use crate::filters::{has_room, is_eligible};
@@ -19,7 +19,7 @@ use crate::host::Host;
 use crate::resources::claim;
 use crate::search::{FitKey, SearchKey};
 use crate::terms::Look;
-use crate::victims::{Candidate, Price, Set, Shortage, at_least, cheapest};
+use crate::victims::{Price, Set, at_least, cheapest};
 
 /// Nobody ends for an instance that has failed so often in a row: each further attempt might end
 /// another.
@@ -66,13 +66,6 @@ struct Choice {
     victims: Vec<AllocationId>,
     /// The group of the node that it joins.
     joins: Option<usize>,
-}
-
-/// Who on a node may end for a task.
-pub(super) struct Endable<'a> {
-    pub candidates: Vec<Candidate<'a>>,
-    /// When the first of those who have not run for long enough has.
-    pub later: Option<StateMs>,
 }
 
 impl<'a> Run<'_, 'a> {
@@ -134,6 +127,7 @@ impl<'a> Run<'_, 'a> {
     /// Looks at every node; `None` if the budget ends before.
     fn begin_hunt(&mut self, visit: Visit<'a>) -> Option<Hunt> {
         let mut hunt = Hunt::default();
+        let mut units = Units::default();
         let suits = self.suits(visit.task);
         for position in 0..self.roster.len() {
             if !self.meter.spend() {
@@ -143,7 +137,7 @@ impl<'a> Run<'_, 'a> {
             if !host.is_open || is_eligible(&host.row, visit.request()).is_err() {
                 continue;
             }
-            let endable = self.who_may_end(visit, position);
+            let endable = self.who_may_end(visit, position, &mut units);
             let is_joined =
                 !host.row.reservations.is_empty() || self.groups.contains_key(&position);
             let least = match is_joined {
@@ -159,50 +153,17 @@ impl<'a> Run<'_, 'a> {
         Some(hunt)
     }
 
-    pub(super) fn who_may_end(&self, visit: Visit<'a>, position: usize) -> Endable<'a> {
-        let row = &self.roster.host(position).row;
-        let kept = row.reservations.iter();
-        let awaited: BTreeSet<&AllocationId> = kept.flat_map(|one| &one.awaits).collect();
-        let mut endable = Endable { candidates: Vec::new(), later: None };
-        for id in &row.live {
-            let Some(live) = self.view.allocations().get(id) else { continue };
-            let Some(owner) = self.view.jobs().get(&id.job) else { continue };
-            let is_stuck = matches!(live.state, AllocationState::Unkillable(_));
-            if is_stuck || awaited.contains(id) || self.ended.contains(id) {
-                continue;
-            }
-            match may_end(&visit.job.spec, owner, live, self.now) {
-                Ok(()) => {
-                    let lost = work_lost(live, self.now);
-                    endable.candidates.push(Candidate { id: *id, claim: &live.claim, lost });
-                }
-                Err(NotAVictim::TooYoung { until }) => {
-                    endable.later = endable.later.into_iter().chain([until]).min();
-                }
-                Err(
-                    NotAVictim::NotPreemptible
-                    | NotAVictim::Daemon
-                    | NotAVictim::Gang
-                    | NotAVictim::TooUrgent { .. }
-                    | NotAVictim::Awaited
-                    | NotAVictim::Elsewhere,
-                ) => {}
-            }
-        }
-        endable
-    }
-
     fn cheapest_on(&mut self, visit: Visit<'a>, position: usize) -> Option<Choice> {
         if let Some(joins) = self.group_with_room(visit, position) {
             let victims = self.groups[&position][joins].awaits.clone();
             let price = Price::NOTHING;
             return Some(Choice { position, price, victims, joins: Some(joins) });
         }
-        let candidates = self.who_may_end(visit, position).candidates;
+        let candidates = self.who_may_end(visit, position, &mut Units::default()).candidates;
         let host = self.roster.host(position);
         let fits = |used: &NodeUse| has_room(&host.row, used, self.now, visit.task).is_ok();
         let Set { price, chosen, tried } = cheapest(host.used(), &candidates, fits)?;
-        let victims = chosen.into_iter().map(|at| candidates[at].id).collect();
+        let victims = chosen.into_iter().flat_map(|at| candidates[at].ids.clone()).collect();
         (0..tried / TRIED_PER_UNIT).for_each(|_| {
             self.meter.spend();
         });
@@ -253,7 +214,7 @@ impl<'a> Run<'_, 'a> {
         }
         let more = groups[at].take(claim.clone());
         self.roster.hand_out(position, &more, self.now);
-        self.ended.extend(&victims);
+        self.all_end(&victims);
         self.meter.reserved += 1;
         let score = price_parts(price, key.policy, self.view);
         let placement = Placement::new(allocation, node, claim, score);
@@ -274,32 +235,6 @@ impl<'a> Run<'_, 'a> {
         let look = Look { host, task: visit.task, suits: &suits, inputs, on_node: 0 };
         let chosen = devices::choose(key.policy, look)?;
         claim(&host.row, host.used(), self.now, visit.task, allocation, &chosen)
-    }
-}
-
-/// What so many members of a gang of `world` miss on a node; of what is no gang both are one.
-pub(super) fn shortage(
-    host: &Host,
-    task: &TaskSpec,
-    suits: &[bool],
-    (members, world): (u32, u32),
-) -> Shortage {
-    let times = |each: u64| each.saturating_mul(members.into());
-    let devices = task.gpu.as_ref().map_or(0, |gpu| {
-        let open = host.spots_for_gang(gpu, suits, world);
-        if gpu.is_shared() {
-            let parts = open.map(|at| u64::from(host.shares_of(&host.spots[at], gpu))).sum();
-            let of_one = ShareMilli::WHOLE.0 / gpu.share.0.max(1);
-            let of_one = of_one.min(host.row.spec.tasks_per_device_max).max(1);
-            times(1).saturating_sub(parts).div_ceil(of_one.into())
-        } else {
-            times(gpu.count.into()).saturating_sub(open.count() as u64)
-        }
-    });
-    Shortage {
-        devices,
-        cpu_milli: times(task.cpu.0).saturating_sub(host.cpu_free),
-        memory_bytes: times(task.memory.0).saturating_sub(host.memory_free),
     }
 }
 

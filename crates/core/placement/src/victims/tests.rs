@@ -25,7 +25,7 @@ fn sum<'a>(claims: impl IntoIterator<Item = &'a Claim>) -> NodeUse {
 
 fn candidates(held: &[(Claim, u64)]) -> Vec<Candidate<'_>> {
     let numbered = held.iter().enumerate();
-    numbered.map(|(at, (claim, lost))| Candidate { id: id(at), claim, lost: *lost }).collect()
+    numbered.map(|(at, (claim, lost))| Candidate::alone(id(at), claim, *lost)).collect()
 }
 
 /// Room for so many cores and so many of four GPUs that nobody holds any of.

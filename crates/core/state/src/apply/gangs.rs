@@ -194,9 +194,15 @@ impl Step<'_> {
     pub(super) fn stop_with_gang(&mut self, row: &AllocationRow, intent: StopIntent, reason: &str) {
         let Some(job) = self.gang_at_work(row) else { return };
         // What is over for one is over for all; anything else begins again.
-        let is_over = matches!(intent, StopIntent::Cancel | StopIntent::TimeOut);
-        let intent =
-            if is_over && job.kind() == JobKind::Batch { intent } else { StopIntent::Replace };
+        let intent = match intent {
+            StopIntent::Cancel | StopIntent::TimeOut if job.kind() == JobKind::Batch => intent,
+            StopIntent::Preempt => intent,
+            StopIntent::Cancel
+            | StopIntent::TimeOut
+            | StopIntent::Drain
+            | StopIntent::Replace
+            | StopIntent::Unhealthy => StopIntent::Replace,
+        };
         let reason = format!("member {} of its gang is stopped: {reason}", row.id.instance.0);
         for other in self.others_of(row.id) {
             if other.state.stop_intent().is_none() {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::{AllocationId, JobId, JobKind, JobSpec, NodeId, StopIntent};
+use berth_model::{AllocationId, JobId, JobKind, JobSpec, NodeId, Outcome, StopIntent, TaskIndex};
 
 use super::gangs::{gang, live, place};
 use super::world::{World, job};
-use crate::{Command, JobChange, Placement, Purpose, Refusal, Reply, Reservation};
+use crate::{
+    Command, Event, EventKind, JobChange, Placement, Purpose, Refusal, Reply, Reservation,
+};
 
 /// Two nodes of two GPUs, three of which are held by a job of priority 20, and a gang of four
 /// members of priority 60 for which all three end.
@@ -144,4 +146,40 @@ fn a_gang_lets_its_places_go_with_a_node_its_job_or_a_new_version() {
             .one(Command::ChangeJob { job: urgent, if_version: None, change: JobChange::Purge })
             .unwrap();
     });
+}
+
+#[test]
+fn a_gang_that_ends_for_others_ends_as_a_whole_and_waits_again() {
+    let mut world = World::new(2);
+    let low = world.submit(&JobSpec { priority: 20, ..gang(JobKind::Batch, 4) });
+    let placements = world.gang(low, 0);
+    let (members, _) = place(&mut world, placements);
+    world.now += 60_000;
+    let urgent = world.submit(&JobSpec { priority: 60, ..job(JobKind::Batch, "one", 1, 2) });
+    let (here, there) = (members[..2].to_vec(), members[2..].to_vec());
+    let kept = super::reservations::reservation(&world, (urgent, 0), NodeId(1), &here);
+    let (granted, refused) = reserve(&mut world, vec![kept]);
+    assert_eq!((granted.len(), refused), (1, Vec::new()));
+    let preempt = Some(StopIntent::Preempt);
+    let all_end = [(0, preempt), (1, preempt), (2, preempt), (3, preempt)];
+    assert_eq!(live(&world, low), all_end);
+    let other = world.state.allocations().get(&there[0]).unwrap();
+    let told = "member 0 of its gang is stopped: preempted for 2.0.0.1 of job `one`: priority 60 \
+                against 20";
+    assert!(other.reason.starts_with(told), "{}", other.reason);
+    // It starts where it waits, whatever takes longer elsewhere.
+    world.exit(here[1], 143);
+    assert_eq!(live(&world, urgent), []);
+    world.exit(here[0], 143);
+    assert_eq!(live(&world, urgent), [(0, None)]);
+    there.iter().for_each(|member| {
+        world.exit(*member, 143);
+    });
+    let task = world.state.tasks().get(&(low, TaskIndex(0))).unwrap();
+    assert_eq!((task.pending.len(), task.live), (4, 0));
+    assert!(task.retries.values().all(|retry| retry.failures == 0));
+    let is_preempted = |event: &&Event| {
+        matches!(event.kind, EventKind::AllocationEnded { outcome: Outcome::Preempted, .. })
+    };
+    assert_eq!(world.events.iter().filter(is_preempted).count(), 4);
 }

@@ -1,6 +1,8 @@
 //! For whom places of a gang are kept: by hand, and against every set of what runs.
 
-use berth_model::Preemption;
+use std::collections::BTreeMap;
+
+use berth_model::{AllocationId, InstanceIndex, Preemption};
 use berth_state::reservation::{may_end, work_lost};
 use berth_state::{AllocationRow, Reservation, invariants};
 use proptest::prelude::*;
@@ -94,6 +96,29 @@ fn all_places_of_a_gang_count_as_one() {
     assert_eq!(held_back, [true, true, false]);
 }
 
+#[test]
+fn of_many_gangs_on_several_nodes_those_that_lose_least_end() {
+    let mut cluster = Cluster::with_nodes((0..16).map(|_| gpu_node(1)));
+    for _ in 0..8 {
+        cluster.submit(urgent(20, gang(2, gpu_task(1))));
+        run_for(&mut cluster, 60_000);
+    }
+    let id = cluster.submit(urgent(60, gang(4, gpu_task(1))));
+    let outcome = plan_all(&cluster);
+    let ended: BTreeSet<u64> = outcome
+        .reservations
+        .iter()
+        .flat_map(|one| &one.awaits)
+        .map(|victim| victim.job.0)
+        .collect();
+    assert_eq!(ended, [7, 8].into());
+    reserve(&mut cluster, outcome.reservations);
+    let rows: Vec<_> = cluster.state.allocations().values().cloned().collect();
+    let ends = rows.iter().filter(|row| row.state.stop_intent().is_some());
+    ends.for_each(|row| cluster.end_allocation(row.node, row.id, exit(143)));
+    assert_eq!(cluster.state.allocations_of(id).count(), 4);
+}
+
 /// Who ends together, and what is lost by that.
 type Unit = (Vec<Arc<AllocationRow>>, u64);
 
@@ -105,9 +130,18 @@ fn by_exhaustion(cluster: &Cluster, id: JobId) -> Option<Price> {
     let may_end = |row: &Arc<AllocationRow>| {
         may_end(&job.spec, view.jobs().get(&row.id.job).unwrap(), row, cluster.now).is_ok()
     };
-    let unit = |row: &Arc<AllocationRow>| (vec![row.clone()], work_lost(row, cluster.now));
-    let units: Vec<Unit> =
-        view.allocations().values().filter(|row| may_end(row)).map(unit).collect();
+    // A gang ends as a whole, if all of it may.
+    let mut together: BTreeMap<AllocationId, Vec<Arc<AllocationRow>>> = BTreeMap::new();
+    for row in view.allocations().values() {
+        let AllocationId { job, task, instance, attempt } = row.id;
+        let instance = if view.is_gang(job, task) { InstanceIndex(0) } else { instance };
+        let of = AllocationId { job, task, instance, attempt };
+        together.entry(of).or_default().push(row.clone());
+    }
+    let lost =
+        |rows: &[Arc<AllocationRow>]| rows.iter().map(|row| work_lost(row, cluster.now)).sum();
+    let may = together.into_values().filter(|rows| rows.iter().all(may_end));
+    let units: Vec<Unit> = may.map(|rows| (rows.clone(), lost(&rows))).collect();
     let price = |set: &usize| {
         let chosen = (0..units.len()).filter(|at| set >> at & 1 == 1).map(|at| &units[at]);
         let lost = chosen.clone().map(|(_, lost)| lost).sum();
@@ -141,13 +175,16 @@ struct Low {
     cpu: u64,
     min_run: u64,
     span: u64,
+    /// Of a gang, if more than one.
+    count: u32,
 }
 
 fn low() -> impl Strategy<Value = Low> {
-    (0..7_u8, 0..4_u32, 0..2_000_u32, 0..20_u64, 0..2_000_u64, 0..3_000_u64).prop_map(
-        |(priority, gpus, milli, cpu, min_run, span)| {
+    let of_gang = prop_oneof![2 => Just(1), 1 => 2..5_u32];
+    (0..7_u8, 0..4_u32, 0..2_000_u32, 0..20_u64, 0..2_000_u64, 0..3_000_u64, of_gang).prop_map(
+        |(priority, gpus, milli, cpu, min_run, span, count)| {
             let min_run = min_run.saturating_sub(1_000);
-            Low { priority: priority * 10, gpus, milli, cpu, min_run, span }
+            Low { priority: priority * 10, gpus, milli, cpu, min_run, span, count }
         },
     )
 }
@@ -166,21 +203,26 @@ proptest! {
     fn no_set_of_what_runs_would_be_cheaper_for_a_gang(
         nodes in prop::collection::vec(0..4_u32, 1..4),
         lows in prop::collection::vec(low(), 1..9),
-        count in 1..6_u32,
+        (is_gang, count) in (prop::bool::weighted(0.7), 1..6_u32),
         (gpus, milli, cpu) in (0..3_u32, 0..1_000_u32, 0..12_u64),
     ) {
         let mut cluster = Cluster::with_nodes(nodes.into_iter().map(gpu_node));
-        for Low { priority, gpus, milli, cpu, min_run, span } in lows {
+        for Low { priority, gpus, milli, cpu, min_run, span, count } in lows {
             let preemption =
                 Preemption { preempts: false, min_run: DurationMs(min_run), ..Preemption::default() };
-            let id = cluster.submit(JobSpec { preemption, ..urgent(priority, some_task(gpus, milli, cpu)) });
+            let task = some_task(gpus, milli, cpu);
+            let task = if count > 1 { gang(count, task) } else { task };
+            let id = cluster.submit(JobSpec { preemption, ..urgent(priority, task) });
             run_for(&mut cluster, span);
             if cluster.state.allocations_of(id).next().is_none() {
                 let change = JobChange::Stop { reason: String::new() };
                 cluster.apply(Command::ChangeJob { job: id, if_version: None, change }).unwrap();
             }
         }
-        let id = cluster.submit(urgent(60, gang(count, some_task(gpus, milli, cpu))));
+        let task = some_task(gpus, milli, cpu);
+        let task = if is_gang { gang(count, task) } else { counted(1, task) };
+        let count = task.count;
+        let id = cluster.submit(urgent(60, task));
         let outcome = plan_all(&cluster);
         let placed = (!outcome.placements.is_empty()).then_some(Price::NOTHING);
         let found = placed.or(price_of(&outcome.reservations));
@@ -188,14 +230,20 @@ proptest! {
         prop_assert_eq!(&outcome, &plan_all(&cluster), "the same once more");
         if placed.is_none() && found.is_some() {
             prop_assert_eq!(outcome.reservations.len(), count as usize);
+            let mut awaited: BTreeSet<AllocationId> =
+                outcome.reservations.iter().flat_map(|one| one.awaits.clone()).collect();
             reserve(&mut cluster, outcome.reservations);
             let again = plan_all(&cluster);
             prop_assert_eq!((again.placements.len(), again.reservations.len()), (0, 0));
             prop_assert_eq!(invariants::check(&cluster.state), []);
             let rows: Vec<_> = cluster.state.allocations().values().cloned().collect();
-            for row in rows.iter().filter(|row| row.state.stop_intent().is_some()) {
-                prop_assert_eq!(cluster.state.allocations_of(id).count(), 0);
+            let ends = rows.iter().filter(|row| row.state.stop_intent().is_some());
+            prop_assert_eq!(ends.clone().count() as u32, found.unwrap().victims);
+            for row in ends {
+                let started = if awaited.is_empty() { count as usize } else { 0 };
+                prop_assert_eq!(cluster.state.allocations_of(id).count(), started);
                 cluster.end_allocation(row.node, row.id, exit(143));
+                awaited.remove(&row.id);
             }
             prop_assert_eq!(cluster.state.allocations_of(id).count(), count as usize);
             prop_assert_eq!(invariants::check(&cluster.state), []);
