@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use berth::local::LocalCluster;
+use berth::local::{Gpus, LocalCluster, Plan};
 use berth_client::Client;
-use berth_model::{DurationMs, GpuRequest, JobSpec, Policy, Preemption};
+use berth_model::{DurationMs, Gang, GpuRequest, JobSpec, Policy, Preemption};
 use berth_proto::v1;
 use support::schedulers::{kill, leader_after};
 
@@ -19,7 +19,7 @@ fn work(folder: &Path, name: &str, priority: u8, gpus: (u32, u32)) -> JobSpec {
     let (count, gpus) = gpus;
     let script = format!(
         "trap 'echo asked > {0}/asked-$BERTH_ALLOC_ID; while [ ! -e {0}/may-end ]; do sleep 0.05; \
-         done; exit 143' TERM; while :; do sleep 0.05; done",
+         done; exit 143' TERM; while :; do sleep 600 & wait $!; done",
         folder.display()
     );
     let mut spec = support::batch(name, count, support::shell(&script));
@@ -49,6 +49,18 @@ async fn preempted(client: &Client, job: u64) -> Vec<v1::Allocation> {
     all.into_iter().filter(|one| one.state == "preempted").collect()
 }
 
+/// So many workers have been asked to end: their allocations.
+async fn asked(folder: &Path, count: usize) -> BTreeSet<String> {
+    let asked = || async {
+        let names = fs::read_dir(folder).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let asked: BTreeSet<String> =
+            names.filter_map(|name| name.strip_prefix("asked-").map(str::to_owned)).collect();
+        (asked.len() >= count).then_some(asked)
+    };
+    support::until("those who end to be asked to", asked).await
+}
+
 #[tokio::test]
 async fn the_least_work_ends_for_what_is_urgent_and_comes_back() {
     let folder = tempfile::tempdir().unwrap();
@@ -68,14 +80,7 @@ async fn the_least_work_ends_for_what_is_urgent_and_comes_back() {
     let planned = client.plan(plan).await.unwrap();
     let kept = planned.kept.first().unwrap();
     let urgent = support::submit(&client, &urgent).await;
-    let asked = || async {
-        let names = fs::read_dir(files.path()).unwrap();
-        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let asked: BTreeSet<String> =
-            names.filter_map(|name| name.strip_prefix("asked-").map(str::to_owned)).collect();
-        (asked.len() == kept.victims.len()).then_some(asked)
-    };
-    let asked = support::until("those who end to be asked to", asked).await;
+    let asked = asked(files.path(), kept.victims.len()).await;
     let victims = kept.victims.iter().map(|victim| victim.allocation_id.clone());
     assert_eq!(asked, victims.collect(), "as the dry run said");
 
@@ -109,5 +114,59 @@ async fn the_least_work_ends_for_what_is_urgent_and_comes_back() {
     stop(&client, equal).await;
     runs(&client, first, 2).await;
     runs(&client, second, 1).await;
+    cluster.stop().await;
+}
+
+/// Three hosts of eight, full: the gang takes two of them, from whom that costs least.
+#[tokio::test]
+async fn an_urgent_gang_of_sixteen_has_its_places_from_the_cheapest() {
+    let folder = tempfile::tempdir().unwrap();
+    let gpus = Gpus::Simulated("8xH100-80GB".to_owned());
+    let plan = Plan { gpus, ..support::plan(folder.path(), 1, 3) };
+    let cluster = LocalCluster::start(plan).await.unwrap();
+    let client = cluster.client();
+    let files = tempfile::tempdir().unwrap();
+    let gang_of = |name: &str, priority, members| {
+        let mut spec = work(files.path(), name, priority, (members, 1));
+        spec.tasks[0].gang = Some(Gang {});
+        spec
+    };
+    // What came first has lost the most if it ends.
+    let first = support::submit(&client, &work(files.path(), "first", 20, (8, 1))).await;
+    runs(&client, first, 8).await;
+    let second = support::submit(&client, &work(files.path(), "second", 20, (4, 2))).await;
+    runs(&client, second, 4).await;
+    let third = support::submit(&client, &gang_of("third", 22, 8)).await;
+    runs(&client, third, 8).await;
+
+    let urgent = gang_of("urgent", 60, 16);
+    let plan = v1::PlanRequest { spec: Some(berth_wire::spec::job_spec_to_proto(&urgent)) };
+    let planned = client.plan(plan).await.unwrap();
+    assert_eq!((planned.placements.len(), planned.kept.len()), (0, 16), "{planned:?}");
+    let victims = planned.kept.iter().flat_map(|kept| &kept.victims);
+    let victims: BTreeSet<String> = victims.map(|victim| victim.allocation_id.clone()).collect();
+    let of = |job: u64| victims.iter().filter(|id| id.starts_with(&format!("{job}."))).count();
+    assert_eq!((of(first), of(second), of(third)), (0, 4, 8));
+
+    let urgent = support::submit(&client, &urgent).await;
+    assert_eq!(asked(files.path(), victims.len()).await, victims, "as the dry run said");
+    let said = explain(&client, urgent).await;
+    assert_eq!(said.reasons[0].code, "reserved", "{said:?}");
+    assert!(said.reasons[0].detail.contains("the places of all members are kept"), "{said:?}");
+    fs::write(files.path().join("may-end"), "").unwrap();
+    runs(&client, urgent, 16).await;
+
+    for job in [second, third] {
+        let ended = preempted(&client, job).await;
+        assert_eq!(ended.len(), of(job));
+        for one in &ended {
+            assert!(one.reason.contains(&format!("preempted for {urgent}.0.")), "{one:?}");
+        }
+        let waiting = support::job(&client, job).await.unwrap();
+        assert_eq!((waiting.tasks[0].running, waiting.tasks[0].failed), (0, 0));
+    }
+    stop(&client, urgent).await;
+    runs(&client, second, 4).await;
+    runs(&client, third, 8).await;
     cluster.stop().await;
 }

@@ -1,5 +1,6 @@
 //! Reads of jobs: from the published view, at the freshness that was asked.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use berth_model::{AllocationId, JobId};
@@ -255,8 +256,11 @@ pub fn plan_reply(
 ) -> Result<v1::PlanReply, Status> {
     let preview = preview.as_ref().map_err(status::from_refusal)?;
     let placements = preview.placements.iter().map(|placement| planned(view, placement, spec));
+    let mut named = BTreeSet::new();
     let kept = preview.reservations.iter().map(|reservation| v1::PlannedPlacement {
-        victims: reservation.awaits.iter().map(|id| planned_victim(view, *id)).collect(),
+        victims: all_who_end(view, reservation, &mut named)
+            .map(|id| planned_victim(view, id))
+            .collect(),
         ..planned(view, &reservation.placement, spec)
     });
     let old = view.jobs().get(&preview.job);
@@ -287,6 +291,19 @@ fn planned(
         device_indices: placement.devices.iter().filter_map(|claim| index(&claim.uuid)).collect(),
         victims: Vec::new(),
     }
+}
+
+/// Those who are awaited, and with a member of a gang the others, wherever they are, where they
+/// were not `named` before.
+fn all_who_end<'v>(
+    view: &'v ClusterState,
+    reservation: &'v berth_state::Reservation,
+    named: &'v mut BTreeSet<AllocationId>,
+) -> impl Iterator<Item = AllocationId> + 'v {
+    let awaited = reservation.awaits.iter().copied();
+    let gangs = reservation.awaits.iter().filter(|id| view.is_gang(id.job, id.task));
+    let others = gangs.flat_map(|id| view.allocations_of_task(id.job, id.task)).map(|row| row.id);
+    awaited.chain(others).filter(|id| named.insert(*id))
 }
 
 fn planned_victim(view: &ClusterState, id: berth_model::AllocationId) -> v1::PlannedVictim {

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, CpuMilli, Device, EndCause, EndReport, GpuRequest, JobKind, JobSpec, MemoryBytes,
-    Name, NodeId, NodeSpec, Policy, PortRange, Preemption, ShareMilli, SpecDigest, StateMs,
-    TASKS_PER_DEVICE_MAX_DEFAULT, TaskSpec, WallMs,
+    AllocationId, CpuMilli, Device, EndCause, EndReport, Gang, GpuRequest, JobKind, JobSpec,
+    MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange, Preemption, ShareMilli, SpecDigest,
+    StateMs, TASKS_PER_DEVICE_MAX_DEFAULT, TaskSpec, WallMs,
 };
 use berth_placement::{Budget, MixCounts, Planner, SoftView};
 use berth_state::{ClusterState, Command, Entry, Observation, Observed, Reply, SubmitJob};
@@ -21,6 +21,7 @@ type Clock = std::time::Instant;
 const GPUS: u64 = 8;
 const DECISIONS: usize = 20_000;
 const URGENT: usize = 20;
+const MEMBERS: u32 = 16;
 /// Of all GPUs, what is to be in use while it is measured.
 const FULL_PERCENT: u64 = 90;
 
@@ -42,6 +43,8 @@ struct Measured {
     decisions: Vec<u64>,
     /// Of finding out who ends for something urgent.
     urgent: Vec<u64>,
+    /// And for a gang of [`MEMBERS`].
+    gang: Vec<u64>,
 }
 
 fn measure(nodes: u64, policy: Policy) -> Measured {
@@ -67,9 +70,11 @@ fn measure(nodes: u64, policy: Policy) -> Measured {
     // The first ones look at every node once for each kind of request.
     nanos.drain(..DECISIONS / 4);
     nanos.sort_unstable();
-    let mut urgent: Vec<u64> = (0..URGENT).map(|_| cluster.urgent(policy)).collect();
+    let mut urgent: Vec<u64> = (0..URGENT).map(|_| cluster.urgent(policy, 1)).collect();
     urgent.sort_unstable();
-    Measured { decisions: nanos, urgent }
+    let mut gang: Vec<u64> = (0..URGENT).map(|_| cluster.urgent(policy, MEMBERS)).collect();
+    gang.sort_unstable();
+    Measured { decisions: nanos, urgent, gang }
 }
 
 #[expect(clippy::print_stdout, reason = "the numbers are the output of this program")]
@@ -95,12 +100,16 @@ fn report_growth(small: &Measured, large: &Measured) {
 
 #[expect(clippy::print_stdout, reason = "the numbers are the output of this program")]
 fn report_urgent(nodes: u64, measured: &Measured) {
-    let [.., worst] = measured.urgent.as_slice() else { return };
-    println!(
-        "who ends for something urgent of {GPUS} GPUs, of all on {nodes} nodes: mean {:.1} ms, worst {:.1}",
-        mean(&measured.urgent) / 1e6,
-        *worst as f64 / 1e6
-    );
+    let gang = format!("a gang of {MEMBERS} times as many");
+    let urgent = format!("something urgent of {GPUS} GPUs");
+    for (whom, nanos) in [(urgent, &measured.urgent), (gang, &measured.gang)] {
+        let [.., worst] = nanos.as_slice() else { return };
+        println!(
+            "who ends for {whom}, of all on {nodes} nodes: mean {:.1} ms, worst {:.1}",
+            mean(nanos) / 1e6,
+            *worst as f64 / 1e6
+        );
+    }
 }
 
 fn mean(nanos: &[u64]) -> f64 {
@@ -160,13 +169,15 @@ impl Cluster {
         nanos
     }
 
-    /// Submits what is urgent until it finds no room; how long it took to say who ends for it.
-    fn urgent(&mut self, policy: Policy) -> u64 {
+    /// Submits what is urgent, of so many members if more than one, until it finds no room; how
+    /// long it took to say who ends for it.
+    fn urgent(&mut self, policy: Policy, members: u32) -> u64 {
         // Everybody has run for long enough by then.
         let later = StateMs(Preemption::MIN_RUN_DEFAULT.0 * 2);
         loop {
             let gpu = GpuRequest::whole(GPUS as u32);
-            let task = TaskSpec { gpu: Some(gpu), ..task(7) };
+            let gang = (members > 1).then_some(Gang {});
+            let task = TaskSpec { gpu: Some(gpu), count: members, gang, ..task(7) };
             let spec = Arc::new(JobSpec { priority: 90, ..job(policy, task) });
             let digest = SpecDigest([1; 32]);
             let submit = SubmitJob { key: None, spec, digest, if_version: None };
@@ -177,7 +188,7 @@ impl Cluster {
                 self.planner.plan_jobs(&self.state, &self.soft, later, Budget::UNLIMITED, &[job]);
             let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             if plan.placements.is_empty() {
-                assert_eq!(plan.reservations.len(), 1);
+                assert_eq!(plan.reservations.len(), members as usize);
                 return nanos;
             }
             self.apply(Command::Place { placements: plan.placements });

@@ -109,8 +109,8 @@ fn awaiting_ended(missing: usize) -> String {
 
 fn place_reserved(awaited: u32, node: &str) -> String {
     match awaited {
-        1 => format!("a place is kept on node {node} until 1 other has ended there"),
-        _ => format!("a place is kept on node {node} until {awaited} others have ended there"),
+        1 => format!("a place is kept on node {node} until 1 other has ended"),
+        _ => format!("a place is kept on node {node} until {awaited} others have ended"),
     }
 }
 
