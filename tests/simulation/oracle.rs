@@ -179,7 +179,8 @@ impl Oracle {
                     }
                     self.check_end(index, id, *outcome, report.as_ref());
                     if *outcome == Outcome::Preempted {
-                        self.count("workers ended for others");
+                        let member = "members of gangs ended for others";
+                        self.count(if is_member { member } else { "workers ended for others" });
                     }
                     // A member that is done runs again if another of its world is not.
                     let is_done = *outcome == Outcome::Succeeded && !is_member;
@@ -194,7 +195,10 @@ impl Oracle {
                     }
                 }
                 (EventKind::RetryScheduled { .. }, _) => self.count("retries"),
-                (EventKind::PlaceReserved { .. }, _) => self.count("places kept"),
+                (EventKind::PlaceReserved { .. }, Some(id)) => {
+                    let of_gang = state.is_gang(id.job, id.task);
+                    self.count(if of_gang { "places of gangs kept" } else { "places kept" });
+                }
                 (EventKind::ReservationDropped { .. }, _) => self.count("places kept no longer"),
                 (EventKind::DesiredChanged { generation }, _) => {
                     let node = event.node.unwrap_or_default();

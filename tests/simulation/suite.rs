@@ -20,12 +20,13 @@ const PROGRESS_US: u64 = 150 * SECOND;
 
 /// What a suite of many seeds must have seen, or its faults are not drawn any
 /// more.
-const EXPECTED: [&str; 52] = [
+const EXPECTED: [&str; 54] = [
     "agents crashed",
     "agents cut off",
     "allocations given up",
     "attempts after the first",
     "members begun again",
+    "members of gangs ended for others",
     "members planned",
     "attempts that came back",
     "bad networks",
@@ -53,6 +54,7 @@ const EXPECTED: [&str; 52] = [
     "partitions, with a bridge",
     "placements refused as stale",
     "places kept",
+    "places of gangs kept",
     "places kept no longer",
     "power cuts",
     "processes started",
