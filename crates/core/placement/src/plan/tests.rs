@@ -11,6 +11,7 @@ use super::*;
 use crate::fixture::{Cluster, gpu_node, gpu_task, job, name, task};
 use crate::soft::NodeLoad;
 
+mod agreement;
 mod gang_places;
 mod gangs;
 mod preemption;

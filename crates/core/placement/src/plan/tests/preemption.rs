@@ -270,7 +270,7 @@ fn by_exhaustion(cluster: &Cluster, job: JobId, ended: &BTreeSet<AllocationId>) 
 }
 
 #[derive(Clone, Debug)]
-enum Move {
+pub(super) enum Move {
     Submit { priority: u8, gpus: u32, milli: u32, cpu: u64, preemption: Preemption, count: u32 },
     Plan,
     Run(u64),
@@ -278,7 +278,7 @@ enum Move {
     Stop(usize),
 }
 
-fn a_move() -> impl Strategy<Value = Move> {
+pub(super) fn a_move() -> impl Strategy<Value = Move> {
     let preemption = (prop::bool::weighted(0.9), prop::bool::weighted(0.8), 0..2_000_u64);
     let preemption = preemption.prop_map(|(preempts, preemptible, min_run)| Preemption {
         preempts,
@@ -337,7 +337,7 @@ fn check_plan(cluster: &mut Cluster) {
     }
 }
 
-fn make(cluster: &mut Cluster, one: Move) {
+pub(super) fn make(cluster: &mut Cluster, one: Move) {
     match one {
         Move::Submit { priority, gpus, milli, cpu, preemption, count } => {
             let part = share_task(milli.clamp(100, 1_000));
