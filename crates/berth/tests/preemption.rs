@@ -38,6 +38,11 @@ async fn explain(client: &Client, job: u64) -> v1::ExplainReply {
     client.explain(v1::ExplainRequest { job, consistency: 0 }).await.unwrap()
 }
 
+async fn planned(client: &Client, spec: &JobSpec) -> v1::PlanReply {
+    let plan = v1::PlanRequest { spec: Some(berth_wire::spec::job_spec_to_proto(spec)) };
+    client.plan(plan).await.unwrap()
+}
+
 async fn stop(client: &Client, job: u64) {
     let job = support::reference(&job.to_string());
     client.stop_job(v1::ChangeJobRequest { job, if_version: None }).await.unwrap();
@@ -76,8 +81,7 @@ async fn the_least_work_ends_for_what_is_urgent_and_comes_back() {
     let equal = support::submit(&client, &work(files.path(), "equal", 29, (1, 1))).await;
 
     let urgent = work(files.path(), "urgent", 45, (1, 2));
-    let plan = v1::PlanRequest { spec: Some(berth_wire::spec::job_spec_to_proto(&urgent)) };
-    let planned = client.plan(plan).await.unwrap();
+    let planned = planned(&client, &urgent).await;
     let kept = planned.kept.first().unwrap();
     let urgent = support::submit(&client, &urgent).await;
     let asked = asked(files.path(), kept.victims.len()).await;
@@ -139,9 +143,18 @@ async fn an_urgent_gang_of_sixteen_has_its_places_from_the_cheapest() {
     let third = support::submit(&client, &gang_of("third", 22, 8)).await;
     runs(&client, third, 8).await;
 
+    // What waits is told the priority that would be enough.
+    let modest = support::submit(&client, &gang_of("modest", 25, 16)).await;
+    let said = explain(&client, modest).await.smallest_change;
+    assert!(said.contains("or priority 30, so that less urgent work ends for it"), "{said}");
+    for (priority, places) in [(29, 0), (30, 16)] {
+        let planned = planned(&client, &gang_of("modest", priority, 16)).await;
+        assert_eq!((planned.placements.len(), planned.kept.len()), (0, places), "{priority}");
+    }
+    stop(&client, modest).await;
+
     let urgent = gang_of("urgent", 60, 16);
-    let plan = v1::PlanRequest { spec: Some(berth_wire::spec::job_spec_to_proto(&urgent)) };
-    let planned = client.plan(plan).await.unwrap();
+    let planned = planned(&client, &urgent).await;
     assert_eq!((planned.placements.len(), planned.kept.len()), (0, 16), "{planned:?}");
     let victims = planned.kept.iter().flat_map(|kept| &kept.victims);
     let victims: BTreeSet<String> = victims.map(|victim| victim.allocation_id.clone()).collect();

@@ -311,6 +311,7 @@ impl RestartPolicy {
 
 impl JobSpec {
     pub const PRIORITY_DEFAULT: u8 = 50;
+    pub const PRIORITY_MAX: u8 = 100;
     /// A silent node is given up after this unless the job says otherwise.
     pub const MAX_DISCONNECT_DEFAULT: DurationMs = DurationMs::from_secs(10);
     /// What a job file that says nothing asks for: hours of work are worth more than the

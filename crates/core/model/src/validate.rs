@@ -40,7 +40,6 @@ const DISK_MAX: DiskBytes = DiskBytes(1 << 50);
 const IMAGE_BYTES_MAX: usize = 512;
 /// Replicas of a service.
 pub const REPLICAS_MAX: u32 = 10_000;
-const PRIORITY_MAX: u8 = 100;
 const CPU_MILLI_MAX: u64 = 4_096_000;
 const MEMORY_MAX: MemoryBytes = MemoryBytes(64 << 40);
 const DURATION_MAX: DurationMs = DurationMs::from_secs(366 * 24 * 3600);
@@ -79,9 +78,11 @@ impl Complaints {
 /// Everything wrong with `spec`; empty when it may be submitted.
 pub fn validate(spec: &JobSpec) -> Vec<Violation> {
     let mut complaints = Complaints(Vec::new());
-    if spec.priority > PRIORITY_MAX {
-        complaints
-            .add("priority", format!("expected 0 to {PRIORITY_MAX}, found {}", spec.priority));
+    if spec.priority > JobSpec::PRIORITY_MAX {
+        complaints.add(
+            "priority",
+            format!("expected 0 to {}, found {}", JobSpec::PRIORITY_MAX, spec.priority),
+        );
     }
     if spec.tasks.is_empty() {
         complaints.add("task", "a job needs at least one task");

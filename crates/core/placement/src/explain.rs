@@ -12,6 +12,7 @@ use crate::places::places_now;
 use crate::plan::plan_jobs;
 use crate::reasons::{Reason, node_reasons, own_hindrances, uncovered, waiting_count};
 use crate::soft::SoftView;
+use crate::urgency::priority_enough;
 
 /// Live allocations that an explanation shows; the rest are counted.
 pub const RUNNING_SHOWN_MAX: usize = 100;
@@ -116,11 +117,25 @@ pub fn explain_task(
         (None, Some(shortage)) => shortage.smallest_change(),
         (None, None) => smallest_change(view, soft, now, (job, task), (&open, request)),
     };
+    let fits_now = shortage.is_none() && open.iter().any(|row| fits(row, now, request));
+    if hindrances.is_empty() && !fits_now && never.is_none() {
+        let urgent = priority_enough(view, soft, now, row, task);
+        let said = &mut explanation.smallest_change;
+        urgent.iter().for_each(|priority| {
+            said.push_str(&format!(
+                "; or priority {priority}, so that less urgent work ends for it"
+            ));
+        });
+    }
     explanation.reasons = hindrances;
     explanation.reasons.extend(shortage.map(|shortage| shortage.reason()));
     explanation.reasons.extend(node_reasons(&nodes, &open, now, request));
     explanation.summary = waiting_summary(&explanation, never);
     Some(explanation)
+}
+
+fn fits(row: &NodeRow, now: StateMs, request: Request<'_>) -> bool {
+    admits(row, &row.used, now, request).is_ok()
 }
 
 /// A gang for which there are too few places.
@@ -175,7 +190,7 @@ fn smallest_change(
     (job, task): (JobId, TaskIndex),
     (open, request): (&[&NodeRow], Request<'_>),
 ) -> String {
-    if open.iter().any(|row| admits(row, &row.used, now, request).is_ok()) {
+    if open.iter().any(|row| fits(row, now, request)) {
         let planned = plan_jobs(view, soft, now, FIRST_CHOICE, &[job]).placements;
         let first = planned.iter().find(|placement| placement.task == task);
         let name = first.and_then(|first| view.nodes().get(&first.node)).map(|row| &row.name);

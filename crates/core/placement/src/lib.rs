@@ -34,6 +34,7 @@ mod search;
 pub mod soft;
 mod terms;
 mod unusable;
+mod urgency;
 mod victims;
 mod walk;
 mod waste;

@@ -48,6 +48,39 @@ pub fn what_would_happen(
     now: StateMs,
     spec: &Arc<JobSpec>,
 ) -> Result<PlanPreview, Refusal> {
+    let never_fits = never_fits(view.nodes().values().map(AsRef::as_ref), spec);
+    let Tried { mut copy, job, version, outcome } = tried(view, soft, now, spec)?;
+    let PlanOutcome { placements, reservations, exhausted, .. } = outcome;
+    apply_one(&mut copy, now, Command::Place { placements: placements.clone() })?;
+    apply_one(&mut copy, now, Command::Reserve { reservations: reservations.clone() })?;
+
+    let waiting = waiting_of(&copy, job);
+    let why = explain(&copy, soft, now, job).filter(|_| waiting > 0);
+    Ok(PlanPreview { job, version, placements, reservations, exhausted, waiting, why, never_fits })
+}
+
+/// A copy of the view with a job, and what is planned for that.
+pub(crate) struct Tried {
+    copy: ClusterState,
+    job: JobId,
+    version: u32,
+    outcome: PlanOutcome,
+}
+
+impl Tried {
+    /// Whether something of it would start, now or when others have ended for it.
+    pub fn has_places(&self) -> bool {
+        !self.outcome.placements.is_empty() || !self.outcome.reservations.is_empty()
+    }
+}
+
+/// Submits to a copy of the view and plans.
+pub(crate) fn tried(
+    view: &ClusterState,
+    soft: &SoftView,
+    now: StateMs,
+    spec: &Arc<JobSpec>,
+) -> Result<Tried, Refusal> {
     let mut copy = view.clone();
     // No stored spec has this digest, so the copy never answers that it knows
     // the job already.
@@ -57,15 +90,8 @@ pub fn what_would_happen(
     let Reply::Submitted { job, version, .. } = reply else {
         return Err(Refusal::Invalid(format!("a submit was answered by {reply:?}")));
     };
-    let never_fits = never_fits(copy.nodes().values().map(AsRef::as_ref), spec);
     let outcome = plan_jobs(&copy, soft, now, BUDGET, &[job]);
-    let PlanOutcome { placements, reservations, exhausted, .. } = outcome;
-    apply_one(&mut copy, now, Command::Place { placements: placements.clone() })?;
-    apply_one(&mut copy, now, Command::Reserve { reservations: reservations.clone() })?;
-
-    let waiting = waiting_of(&copy, job);
-    let why = explain(&copy, soft, now, job).filter(|_| waiting > 0);
-    Ok(PlanPreview { job, version, placements, reservations, exhausted, waiting, why, never_fits })
+    Ok(Tried { copy, job, version, outcome })
 }
 
 pub(crate) fn apply_one(
