@@ -57,6 +57,8 @@ impl Step<'_> {
         let claim = self.claim_fits(&job, &later, id, placement)?;
         let place = KeptPlace { claim, score: placement.score.clone() };
         let awaits: BTreeSet<_> = victims.iter().map(|row| row.id).collect();
+        let before = joined.map(|at| &node.reservations[at]);
+        self.state.check_kept_quota(job.namespace(), before, (id, &place), &awaits)?;
         self.put_place(node.id, joined, (id, place), awaits);
         self.state.index.reserved.insert(id, node.id);
         let awaited = u32::try_from(victims.len()).unwrap_or(u32::MAX);

@@ -7,6 +7,7 @@ mod fences;
 mod gangs;
 mod jobs;
 mod lives;
+mod namespaces;
 mod nodes;
 mod orphans;
 mod reservations;
