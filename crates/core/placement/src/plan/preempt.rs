@@ -267,6 +267,7 @@ impl<'a> Run<'_, 'a> {
         };
         let placement = Placement::new(allocation, node, claim, score);
         self.reservations.push(Reservation { placement, awaits: victims });
+        self.count_kept();
         true
     }
 

@@ -14,6 +14,7 @@ use crate::soft::NodeLoad;
 mod gangs;
 mod preemption;
 mod properties;
+mod quota;
 mod reference;
 
 fn plan_all(cluster: &Cluster) -> PlanOutcome {
