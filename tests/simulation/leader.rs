@@ -464,7 +464,9 @@ fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         | Command::StopAwaiting
         | Command::Unreserve { .. }
         | Command::SetSchedulable { .. }
-        | Command::SetDevicePurpose { .. } => true,
+        | Command::SetDevicePurpose { .. }
+        | Command::ApplyNamespace { .. }
+        | Command::DeleteNamespace { .. } => true,
         Command::Observe { observations, .. } => observations.iter().any(|observation| {
             let ended = matches!(observation.observed, Observed::Ended(_));
             ended && (waits || !is_clean_batch_end(view, observation))

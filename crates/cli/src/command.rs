@@ -5,7 +5,7 @@ use clap::Subcommand;
 use crate::commands::{
     cert, cluster_events, completions, config, exec, files, gpu_change, gpu_list, gpu_show,
     job_change, job_events, job_explain, job_history, job_list, job_rollback, job_scale, job_show,
-    job_wait, logs, node_change, node_drain, node_list, node_show, operator_finalize,
+    job_wait, logs, namespace, node_change, node_drain, node_list, node_show, operator_finalize,
     operator_members, operator_recover_admin, operator_resume, operator_status, operator_transfer,
     orphan, plan, run, sim, snapshot, submit, token, version,
 };
@@ -40,6 +40,12 @@ pub enum ClientCommand {
     /// GPUs
     #[command(subcommand)]
     Gpu(GpuCommand),
+    /// Namespaces, and what they may use
+    #[command(subcommand)]
+    Namespace(namespace::NamespaceCommand),
+    /// What a namespace may use, and what it uses
+    #[command(subcommand)]
+    Quota(namespace::QuotaCommand),
     /// Workers that a restored cluster does not know
     #[command(subcommand)]
     Orphan(orphan::OrphanCommand),
@@ -174,6 +180,8 @@ impl ClientCommand {
             ClientCommand::Files(args) => files::run(args, session).await,
             ClientCommand::Node(command) => command.run(session).await,
             ClientCommand::Gpu(command) => command.run(session).await,
+            ClientCommand::Namespace(command) => command.run(session).await,
+            ClientCommand::Quota(command) => command.run(session).await,
             ClientCommand::Orphan(command) => command.run(session).await,
             ClientCommand::Operator(command) => command.run(session).await,
             ClientCommand::Token(command) => command.run(session).await,

@@ -19,6 +19,7 @@ pub(crate) mod job_scale;
 pub(crate) mod job_show;
 pub(crate) mod job_wait;
 pub(crate) mod logs;
+pub(crate) mod namespace;
 pub(crate) mod node_change;
 pub(crate) mod node_drain;
 pub(crate) mod node_list;

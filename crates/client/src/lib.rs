@@ -13,6 +13,7 @@ mod error;
 mod exec;
 mod jobs;
 mod key;
+mod namespaces;
 mod nodes;
 mod operator;
 mod options;

@@ -142,6 +142,8 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::NodesGet
         | Call::NodesGetDevice
         | Call::NodesListOrphans
+        | Call::NamespacesGet
+        | Call::NamespacesList
         | Call::OperatorStatus => Rule::Person(Role::Read),
         Call::JobsSubmit
         | Call::JobsSubmitMany
@@ -175,6 +177,8 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::AccessListTokens
         | Call::AccessRevokeToken
         | Call::AccessIssue
+        | Call::NamespacesApply
+        | Call::NamespacesDelete
         | Call::AccessRevokeCertificates => Rule::Person(Role::Admin),
     }
 }

@@ -16,7 +16,7 @@ mod syntax;
 mod text;
 mod tree;
 
-use berth_model::{JobSpec, Name};
+use berth_model::{JobSpec, Name, NamespaceSpec};
 
 pub use problem::{Excerpt, Place, Problem, Refused};
 pub use schema::{ArrayText, parse_array, parse_gpu, parse_share};
@@ -25,6 +25,7 @@ pub use syntax::Syntax;
 
 use problem::Complaints;
 use text::{Sources, Span};
+use tree::Table;
 
 /// A job file and what the command line adds to it.
 #[derive(Debug, Clone)]
@@ -46,6 +47,33 @@ pub struct Input<'a> {
 /// [`Refused`] lists every problem of the file at once, in the order of the
 /// file. A syntax error hides the others, since what follows it is a guess.
 pub fn parse(input: &Input<'_>) -> Result<JobSpec, Refused> {
+    let read = |tree: &Table, whole, complaints: &mut Complaints| {
+        schema::read_job(tree, whole, &input.namespace, complaints)
+    };
+    parse_as(input, "there is no job in the file", read)
+}
+
+/// Reads a file of what is set for a namespace.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_namespace(
+    file_name: &str,
+    syntax: Syntax,
+    bytes: &[u8],
+) -> Result<NamespaceSpec, Refused> {
+    // It names itself; nothing of this stands for it.
+    let namespace = Name::new("default").expect("letters make a name");
+    let input = Input { file_name, syntax, bytes, overrides: &[], namespace };
+    parse_as(&input, "there is no namespace in the file", schema::read_namespace)
+}
+
+/// Reads a file of one kind; `nothing` is what an empty one is told.
+fn parse_as<T>(
+    input: &Input<'_>,
+    nothing: &str,
+    read: impl FnOnce(&Table, Span, &mut Complaints) -> Option<T>,
+) -> Result<T, Refused> {
     let mut sources = Sources::new(input.file_name);
     let text = match bytes::decode(input.bytes) {
         Ok(text) => text,
@@ -58,14 +86,12 @@ pub fn parse(input: &Input<'_>) -> Result<JobSpec, Refused> {
         return Err(complaints.into_refused(&sources));
     };
     if tree.is_empty() && input.overrides.is_empty() {
-        return Err(Refused::whole_file(input.file_name, "there is no job in the file"));
+        return Err(Refused::whole_file(input.file_name, nothing));
     }
     overrides::apply(input.overrides, &mut tree, &mut sources, &mut complaints);
     schema::mask_secrets(&tree, &mut sources);
-    let whole = Span::in_file(0..0);
-    let spec = schema::read_job(&tree, whole, &input.namespace, &mut complaints);
-    match spec {
-        Some(spec) if complaints.is_empty() => Ok(spec),
+    match read(&tree, Span::in_file(0..0), &mut complaints) {
+        Some(read) if complaints.is_empty() => Ok(read),
         Some(_) | None => Err(complaints.into_refused(&sources)),
     }
 }

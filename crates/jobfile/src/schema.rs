@@ -6,12 +6,14 @@ mod gpu;
 mod health;
 mod job;
 mod keys;
+mod namespace;
 mod task;
 mod walk;
 
 pub use array::{ArrayText, parse_array};
 pub use gpu::{parse_gpu, parse_share};
 pub(crate) use job::read_job;
+pub(crate) use namespace::read_namespace;
 
 use crate::text::Sources;
 use crate::tree::{Node, Table, Value};

@@ -5,9 +5,12 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use berth_model::Name;
+use berth_state::NAMESPACE_ROWS_MAX;
 
+use super::allowance::Allowance;
 use super::rates::{Rates, TooFast};
 
 /// Submits that may be on their way into the log. Thirty-two full entries: on a
@@ -44,6 +47,8 @@ struct Held {
     total: usize,
     /// Only of namespaces that have something on its way.
     of: BTreeMap<Name, usize>,
+    /// Only of namespaces whose quota sets a rate; few more than have a row.
+    allowances: BTreeMap<Name, Allowance>,
 }
 
 /// A call that was let in; its room is free again when this is dropped.
@@ -59,12 +64,17 @@ impl Admission {
     }
 
     /// Lets a call in that submits so many jobs to each of these namespaces, or
-    /// none of them.
+    /// none of them. `rate_of` is what a namespace's quota says, which counts instead of
+    /// the rate of all.
     ///
     /// # Errors
     /// If there is no room, or one of the namespaces has its share already, or
     /// submits too fast.
-    pub fn enter(self: &Arc<Admission>, wanted: &BTreeMap<Name, usize>) -> Result<Place, NotNow> {
+    pub fn enter(
+        self: &Arc<Admission>,
+        wanted: &BTreeMap<Name, usize>,
+        rate_of: impl Fn(&Name) -> Option<NonZeroU32>,
+    ) -> Result<Place, NotNow> {
         let held: Vec<(Name, usize)> = wanted
             .iter()
             .map(|(namespace, count)| (namespace.clone(), (*count).min(CALL_MAX)))
@@ -82,11 +92,15 @@ impl Admission {
             return Err(NotNow::Crowded { retry_after_ms: RETRY_AFTER_MS });
         }
         // Last: who finds no room has used up nothing.
+        present.check_allowances(wanted, rate_of).map_err(NotNow::TooFast)?;
         if let Some(rates) = &self.rates {
             for (namespace, count) in wanted {
-                rates.take(namespace, *count).map_err(NotNow::TooFast)?;
+                if !present.allowances.contains_key(namespace) {
+                    rates.take(namespace, *count).map_err(NotNow::TooFast)?;
+                }
             }
         }
+        present.take_allowances(wanted);
         present.total += sum;
         for (name, count) in &held {
             *present.of.entry(name.clone()).or_default() += count;
@@ -97,6 +111,43 @@ impl Admission {
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// Whether the quotas of all of these namespaces allow so many jobs now; nothing is taken.
+    fn check_allowances(
+        &mut self,
+        wanted: &BTreeMap<Name, usize>,
+        rate_of: impl Fn(&Name) -> Option<NonZeroU32>,
+    ) -> Result<(), TooFast> {
+        if self.allowances.len() > NAMESPACE_ROWS_MAX {
+            self.allowances.retain(|namespace, _| rate_of(namespace).is_some());
+        }
+        let now = Instant::now();
+        for (namespace, count) in wanted {
+            let Some(rate) = rate_of(namespace) else {
+                self.allowances.remove(namespace);
+                continue;
+            };
+            let known = self.allowances.remove(namespace);
+            let known = known.filter(|known| known.per_second() == rate);
+            let allowance = known.unwrap_or_else(|| Allowance::new(rate, now));
+            let allowance = self.allowances.entry(namespace.clone()).or_insert(allowance);
+            allowance.check(*count, now).map_err(|retry_after_ms| {
+                let (namespace, per_second) = (namespace.clone(), rate.get());
+                TooFast { namespace, per_second, retry_after_ms }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn take_allowances(&mut self, wanted: &BTreeMap<Name, usize>) {
+        for (namespace, count) in wanted {
+            if let Some(allowance) = self.allowances.get_mut(namespace) {
+                allowance.take(*count);
+            }
+        }
     }
 }
 
@@ -123,9 +174,13 @@ mod tests {
         BTreeMap::from([(Name::new(namespace).unwrap(), count)])
     }
 
+    fn no_rate(_: &Name) -> Option<NonZeroU32> {
+        None
+    }
+
     /// Enters one by one until it is refused.
     fn fill(admission: &Arc<Admission>, namespace: &str) -> Vec<Place> {
-        std::iter::from_fn(|| admission.enter(&wanted(namespace, 1)).ok()).collect()
+        std::iter::from_fn(|| admission.enter(&wanted(namespace, 1), no_rate).ok()).collect()
     }
 
     #[test]
@@ -148,24 +203,48 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_sets_the_rate_of_its_namespace_alone() {
+        let admission = Arc::new(Admission::default());
+        let three = |name: &Name| NonZeroU32::new(3).filter(|_| name.as_str() == "slow");
+        let enter = |namespace, count| admission.enter(&wanted(namespace, count), three);
+        enter("slow", 2).unwrap();
+        let Err(NotNow::TooFast(refused)) = enter("slow", 2).map(drop) else { panic!() };
+        assert_eq!((refused.namespace.as_str(), refused.per_second), ("slow", 3));
+        assert!((1..=334).contains(&refused.retry_after_ms), "{refused:?}");
+        enter("slow", 1).unwrap();
+        enter("other", 1_000).unwrap();
+        // Who is refused beside others has used up nothing of theirs.
+        let mut both = wanted("fast", 1);
+        both.extend(wanted("slow", 3));
+        let ten = |_: &Name| NonZeroU32::new(10);
+        let rate = |name: &Name| three(name).or_else(|| ten(name));
+        assert!(admission.enter(&both, rate).is_err());
+        admission.enter(&wanted("fast", 10), rate).unwrap();
+        // Another rate counts from now on, and none at all too.
+        admission.enter(&wanted("slow", 10), ten).unwrap();
+        admission.enter(&wanted("slow", 1_000), no_rate).unwrap();
+        assert!(!admission.held().allowances.contains_key(&Name::new("slow").unwrap()));
+    }
+
+    #[test]
     fn everybody_gets_in_once_however_many_they_are() {
         let admission = Arc::new(Admission::default());
         let places: Vec<Place> = (0..SUBMITS_MAX)
-            .map(|number| admission.enter(&wanted(&format!("n{number}"), 1)).unwrap())
+            .map(|number| admission.enter(&wanted(&format!("n{number}"), 1), no_rate).unwrap())
             .collect();
-        assert!(admission.enter(&wanted("late", 1)).is_err());
+        assert!(admission.enter(&wanted("late", 1), no_rate).is_err());
         drop(places);
-        assert!(admission.enter(&wanted("late", 1)).is_ok());
+        assert!(admission.enter(&wanted("late", 1), no_rate).is_ok());
     }
 
     #[test]
     fn six_callers_of_a_namespace_submit_a_thousand_jobs_each_at_once() {
         let admission = Arc::new(Admission::default());
         let calls: Vec<Place> =
-            (0..6).map(|_| admission.enter(&wanted("bulk", 1_000)).unwrap()).collect();
-        assert!(admission.enter(&wanted("bulk", 1_000)).is_err());
+            (0..6).map(|_| admission.enter(&wanted("bulk", 1_000), no_rate).unwrap()).collect();
+        assert!(admission.enter(&wanted("bulk", 1_000), no_rate).is_err());
         drop(calls);
-        assert!(admission.enter(&wanted("bulk", 1_000)).is_ok());
+        assert!(admission.enter(&wanted("bulk", 1_000), no_rate).is_ok());
     }
 
     #[test]
@@ -173,12 +252,12 @@ mod tests {
         let admission = Arc::new(Admission::default());
         let mut both = wanted("a", 10_000);
         both.extend(wanted("b", 10_000));
-        let place = admission.enter(&both).unwrap();
+        let place = admission.enter(&both, no_rate).unwrap();
         assert_eq!(admission.held().total, 2 * CALL_MAX);
         let half = SUBMITS_MAX / 2 / CALL_MAX;
         let more: Vec<Place> =
-            (1..half).map(|_| admission.enter(&wanted("a", 10_000)).unwrap()).collect();
-        assert!(admission.enter(&wanted("a", 1)).is_err(), "it has its half");
+            (1..half).map(|_| admission.enter(&wanted("a", 10_000), no_rate).unwrap()).collect();
+        assert!(admission.enter(&wanted("a", 1), no_rate).is_err(), "it has its half");
         drop((place, more));
         assert_eq!(admission.held().total, 0);
     }

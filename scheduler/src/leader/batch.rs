@@ -273,7 +273,9 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             | Command::StopAwaiting
             | Command::Unreserve { .. }
             | Command::SetSchedulable { .. }
-            | Command::SetDevicePurpose { .. } => return Effect::Room,
+            | Command::SetDevicePurpose { .. }
+            | Command::ApplyNamespace { .. }
+            | Command::DeleteNamespace { .. } => return Effect::Room,
             // An end may free room for what waits, or make its instance wait.
             Command::Observe { observations, .. } => {
                 let matters = observations.iter().any(|observation| {

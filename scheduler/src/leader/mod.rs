@@ -3,6 +3,7 @@
 //! all of it is dropped when another node leads.
 
 mod admission;
+mod allowance;
 mod backlog;
 mod batch;
 pub mod clock;
@@ -31,7 +32,7 @@ use tracing::info;
 
 use crate::app::{ClusterApp, Published};
 use admission::Admission;
-pub use admission::NotNow;
+pub use admission::{NotNow, Place};
 use backlog::Backlog;
 pub use batch::ENTRY_BYTES_MAX;
 use batch::Wish;

@@ -119,12 +119,17 @@ impl Shared {
 }
 
 /// Whether a caller may see an event: those of jobs where it may see the
-/// namespace, those of nodes and the cluster always, those of tokens as
-/// administrator. A job that is gone has no namespace any more, and is shown to
+/// namespace, as those of namespaces; those of nodes and the cluster always,
+/// those of tokens as administrator. A job that is gone has no namespace any more, and is shown to
 /// those who see all.
 fn visible(granted: &Granted, view: &ClusterState, event: &Event) -> bool {
     if let EventKind::TokenCreated { .. } | EventKind::TokenRevoked { .. } = &event.kind {
         return granted.is_admin();
+    }
+    if let EventKind::NamespaceChanged { name, .. } | EventKind::NamespaceDeleted { name } =
+        &event.kind
+    {
+        return granted.sees(name);
     }
     match event.job.map(|job| view.jobs().get(&job)) {
         None => true,

@@ -13,6 +13,7 @@ mod jobs;
 mod logs;
 mod lookup;
 mod members;
+mod namespaces;
 mod nodes;
 mod operator;
 mod orphans;
@@ -38,6 +39,7 @@ use crate::leader::{Leader, Node};
 pub use access::AccessService;
 pub use agents::AgentsService;
 pub use jobs::JobsService;
+pub use namespaces::NamespacesService;
 pub use nodes::NodesService;
 pub use operator::OperatorService;
 

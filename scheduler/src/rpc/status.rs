@@ -141,6 +141,10 @@ fn stopping() -> Status {
     status(Code::Unavailable, "this scheduler is stopping", &v1::ErrorDetail::default())
 }
 
+/// A quota is used up, and time alone may help.
+const OVER_QUOTA: &str =
+    "`berth quota show` says what is in use; wait until some of it ends, or have more allowed";
+
 /// What apply said.
 pub fn from_refusal(refusal: &Refusal) -> Status {
     let message = refusal.to_string();
@@ -151,13 +155,16 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::NoSuchAllocation(_)
         | Refusal::NoSuchDevice { .. }
         | Refusal::NoSuchTask { .. }
-        | Refusal::NoSuchVersion { .. } => Status::not_found(message),
+        | Refusal::NoSuchVersion { .. }
+        | Refusal::NoSuchNamespace(_) => Status::not_found(message),
         Refusal::KeyConflict { .. } => with_hint(
             Code::AlreadyExists,
             message,
             "use another key, or submit exactly the spec that the key was first used with",
         ),
-        Refusal::VersionConflict { .. } | Refusal::NothingToUpdate { .. } => {
+        Refusal::VersionConflict { .. }
+        | Refusal::NothingToUpdate { .. }
+        | Refusal::NamespaceConflict { .. } => {
             with_hint(Code::Aborted, message, "look at the present version and decide again")
         }
         Refusal::KindChanged { .. } => {
@@ -178,7 +185,11 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
             with_hint(Code::NotFound, message, "list them with `berth token list`")
         }
         Refusal::TokenExists(_) => Status::already_exists(message),
-        Refusal::TooManyTokens | Refusal::TooManyRevocations => Status::resource_exhausted(message),
+        Refusal::TooManyTokens | Refusal::TooManyRevocations | Refusal::TooManyNamespaces => {
+            Status::resource_exhausted(message)
+        }
+        Refusal::OverQuota(_) => with_hint(Code::ResourceExhausted, message, OVER_QUOTA),
+        Refusal::NamespaceInUse { .. } => unmet(message, "stop them first"),
         Refusal::NotFounded => Status::unavailable(message),
         Refusal::SchedulerRemoved(_) => {
             unmet(message, "start a new scheduler on an empty directory with --join")

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::{Shared, lookup, status};
 use crate::access::Granted;
-use crate::leader::{ENTRY_BYTES_MAX, Leader};
+use crate::leader::{ENTRY_BYTES_MAX, Leader, Place};
 
 /// Submits in one call; a thousand of ordinary size stay far below the
 /// request's own limit.
@@ -32,8 +32,7 @@ impl Shared {
         mut request: v1::SubmitRequest,
     ) -> Result<v1::SubmitReply, Status> {
         self.room_on_disk()?;
-        let _place =
-            leader.admission.enter(&wanted(granted, [&request])).map_err(status::not_now)?;
+        let _place = let_in(leader, &wanted(granted, [&request]))?;
         let bytes = encoded_len(&request);
         let submit = checked(granted, &mut request)?;
         let warnings = warnings(leader, &request, &submit.spec)?;
@@ -61,7 +60,7 @@ impl Shared {
         granted.about(format!("{count} jobs"));
         // Before anything is looked at: what is refused should cost little.
         let wanted = wanted(granted, &request.submits);
-        let _place = leader.admission.enter(&wanted).map_err(status::not_now)?;
+        let _place = let_in(leader, &wanted)?;
         let mut results: Vec<Option<v1::SubmitResult>> = vec![None; count];
         let mut parts: Vec<Part> = Vec::new();
         for (position, mut request) in request.submits.into_iter().enumerate() {
@@ -138,6 +137,13 @@ fn wanted<'a>(
         }
     }
     wanted
+}
+
+/// Room for what a call submits, at no more than what quotas allow in a second.
+fn let_in(leader: &Leader, wanted: &BTreeMap<Name, usize>) -> Result<Place, Status> {
+    let view = leader.published.view();
+    let rate = |name: &Name| view.namespace(name)?.spec.quota.limit.submits_per_second;
+    leader.admission.enter(wanted, rate).map_err(status::not_now)
 }
 
 /// What the submitter should know before the job is proposed.

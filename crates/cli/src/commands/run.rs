@@ -58,16 +58,10 @@ pub(crate) async fn run(args: RunArgs, session: &mut Session<'_, '_>) -> Result<
 
 /// Reads the job file that `args` name.
 pub(crate) fn read(args: &FileArgs, session: &mut Session<'_, '_>) -> Result<JobSpec, CliError> {
-    let (name, bytes) = if args.file == Path::new("-") {
-        let read = berth_jobfile::read_stream(&mut session.console.input);
-        ("standard input".to_owned(), read.map_err(|error| error.to_string()))
-    } else {
-        (args.file.display().to_string(), berth_jobfile::read_path(&args.file))
-    };
-    let bytes = bytes.map_err(CliError::bad_input)?;
+    let (name, syntax, bytes) = read_file(&args.file, session)?;
     let input = Input {
         file_name: &name,
-        syntax: Syntax::of_path(&args.file),
+        syntax,
         bytes: &bytes,
         overrides: &args.overrides,
         namespace: session.namespace.clone(),
@@ -83,7 +77,22 @@ pub(crate) fn read(args: &FileArgs, session: &mut Session<'_, '_>) -> Result<Job
     Ok(spec)
 }
 
-fn refused(refused: Refused) -> CliError {
+/// What a file is called in messages, how it is written, and what is in it.
+pub(crate) fn read_file(
+    file: &Path,
+    session: &mut Session<'_, '_>,
+) -> Result<(String, Syntax, Vec<u8>), CliError> {
+    let (name, bytes) = if file == Path::new("-") {
+        let read = berth_jobfile::read_stream(&mut session.console.input);
+        ("standard input".to_owned(), read.map_err(|error| error.to_string()))
+    } else {
+        (file.display().to_string(), berth_jobfile::read_path(file))
+    };
+    Ok((name, Syntax::of_path(file), bytes.map_err(CliError::bad_input)?))
+}
+
+/// Everything that is wrong with a file.
+pub(crate) fn refused(refused: Refused) -> CliError {
     let faults = refused.problems.into_iter().map(|problem| {
         let hint = problem.hint.clone();
         let field = Some(problem.path.clone()).filter(|path| !path.is_empty());

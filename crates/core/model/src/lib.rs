@@ -11,6 +11,7 @@ pub mod gang;
 pub mod ids;
 pub mod limits;
 pub mod name;
+pub mod namespace;
 pub mod node;
 pub mod preemption;
 pub mod quantity;
@@ -29,6 +30,10 @@ pub use gang::{GANG_MEMBERS_MAX, GANG_PLAN_BYTES_MAX, Gang, GangSeat};
 pub use ids::{AllocationId, Attempt, InstanceIndex, JobId, NodeId, ParseIdError, TaskIndex};
 pub use limits::{Limits, QualityClass};
 pub use name::{Name, NameError};
+pub use namespace::{
+    Amounts, DESCRIPTION_BYTES_MAX, Limit, NamespaceSpec, OverQuota, Quota, Resource, Shortage,
+    validate_namespace,
+};
 pub use node::{
     DEVICES_MAX, Device, DeviceHealth, DeviceSlice, DeviceUse, DeviceWay, HEALTH_REASON_BYTES_MAX,
     NVLINKS_MAX, NodeCapacity, NodeSpec, NodeUse, PcieWay, PortRange, TASKS_PER_DEVICE_MAX_DEFAULT,

@@ -23,6 +23,7 @@ pub mod plan;
 pub mod planner;
 mod policies;
 pub mod queue;
+mod quota;
 mod ranking;
 mod reasons;
 mod reckoned;

@@ -18,6 +18,7 @@ use crate::budget::{Budget, Meter};
 use crate::devices;
 use crate::filters::Request;
 use crate::planner::{Planner, Searches};
+use crate::quota::Rooms;
 use crate::reckoned::Reckoned;
 use crate::report::{PlanOutcome, PlanReport, WaitingTask, Why};
 use crate::resources::claim;
@@ -93,6 +94,7 @@ pub(crate) struct Run<'p, 'a> {
     hunts: BTreeMap<HuntKey, Hunt>,
     /// Places that are kept, by the position of their node, where one was looked at.
     groups: BTreeMap<usize, Vec<Group<'a>>>,
+    rooms: Rooms,
 }
 
 /// Where a placement is, and at what priority.
@@ -190,6 +192,7 @@ impl<'p, 'a> Run<'p, 'a> {
             ended: BTreeSet::new(),
             hunts: BTreeMap::new(),
             groups: BTreeMap::new(),
+            rooms: Rooms::default(),
         }
     }
 
@@ -231,7 +234,9 @@ impl<'p, 'a> Run<'p, 'a> {
         let visit = Visit { key, job, row, task };
         self.report.tasks_visited += 1;
         let tally = match job.kind() {
-            JobKind::Batch | JobKind::Service if task.gang.is_some() => self.place_gang(visit),
+            JobKind::Batch | JobKind::Service if task.gang.is_some() => {
+                self.place_gang_in_quota(visit)
+            }
             JobKind::Batch | JobKind::Service => self.place_pending(visit),
             JobKind::Daemon => self.place_daemon(visit),
         };
@@ -273,8 +278,13 @@ impl<'p, 'a> Run<'p, 'a> {
             if !self.meter.may_place() {
                 break;
             }
-            let fits = !self.dead.contains(&key.fit) && self.place_one(visit, &key, instance);
             let is_kept = kept.contains(&instance);
+            if self.is_over_quota(visit) {
+                // The place that is kept for it counts already.
+                tally.why = Some(if is_kept { Why::Reserved } else { Why::Quota });
+                break;
+            }
+            let fits = !self.dead.contains(&key.fit) && self.place_one(visit, &key, instance);
             if fits || (self.displace(visit) && self.place_one(visit, &key, instance)) {
                 tally.placed += 1;
                 self.plans_again |= is_kept;
@@ -354,6 +364,7 @@ impl<'p, 'a> Run<'p, 'a> {
         priority: u8,
     ) {
         self.roster.hand_out(position, &claim, self.now);
+        self.count_handed(allocation.job, &claim);
         self.handed.push(Handed { position, priority });
         self.least_placed = self.least_placed.min(priority);
         let row = &self.roster.host(position).row;
@@ -388,6 +399,7 @@ mod endable;
 mod gang;
 mod gang_places;
 mod preempt;
+mod quota;
 
 pub(crate) use preempt::HuntKey;
 use preempt::{Group, Hunt};

@@ -7,6 +7,7 @@ use berth_model::{AllocationId, JobKind, Misfit, Name, NodeId, StateMs, TaskInde
 use berth_state::{ClusterState, JobPhase, JobRow, NodeRow};
 
 use crate::filters::{Request, admits, is_eligible};
+use crate::quota;
 
 /// Names in one sentence, so that it is read.
 const NAMED_MAX: usize = 16;
@@ -102,10 +103,15 @@ pub(crate) fn own_hindrances(
         );
         reasons.push(own("orphan", detail));
     }
-    reasons.extend(kept_places(view, job, task).map(|detail| own("reserved", detail)));
+    let kept = kept_places(view, job, task);
+    let is_kept = kept.is_some();
+    reasons.extend(kept.map(|detail| own("reserved", detail)));
     let spec = job.spec.tasks.get(usize::from(task.0));
     let row = view.tasks().get(&(job.id, task));
     let (Some(spec), Some(row)) = (spec, row) else { return reasons };
+    if !is_kept && let Some(short) = quota::shortage(view, job.namespace(), spec) {
+        reasons.push(own("quota", quota::told(&short)));
+    }
     if spec.gang.is_some() && row.live > 0 {
         let detail = format!("wait: {} of its gang have yet to end", row.live);
         reasons.push(own("gang-ending", detail));

@@ -70,6 +70,8 @@ pub enum Why {
     Reserved,
     /// Members of its gang live, or have yet to wait again.
     GangEnding,
+    /// Its namespace has no room in its quota.
+    Quota,
     /// The plan's budget was spent.
     Budget,
 }
@@ -84,6 +86,7 @@ impl Why {
             Why::Orphan => "orphan",
             Why::Reserved => "reserved",
             Why::GangEnding => "gang-ending",
+            Why::Quota => "quota",
             Why::Budget => "budget",
         }
     }

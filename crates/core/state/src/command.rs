@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, Attempt, Claim, DeviceClaim, Drain, EndReport, InstanceIndex, JobId, JobSpec,
-    Machine, Name, NodeId, NodeSpec, PortClaim, SpecDigest, StartPhase, StateMs, StopIntent,
-    TaskIndex, TokenId, WallMs,
+    Machine, Name, NamespaceSpec, NodeId, NodeSpec, PortClaim, SpecDigest, StartPhase, StateMs,
+    StopIntent, TaskIndex, TokenId, WallMs,
 };
 
 use crate::access::{JoinProof, NewToken, Security};
@@ -167,6 +167,17 @@ pub enum Command {
     RevokeMachine {
         machine: Machine,
         name: String,
+    },
+    /// What an administrator sets for a namespace.
+    ApplyNamespace {
+        spec: Arc<NamespaceSpec>,
+        /// Only if it stands at this version; 0: only if nothing is set.
+        if_version: Option<u32>,
+    },
+    /// Nothing is set for a namespace any more.
+    DeleteNamespace {
+        name: Name,
+        if_version: Option<u32>,
     },
 }
 
@@ -347,6 +358,8 @@ impl Command {
             Command::RevokeToken { .. } => "revoke-token",
             Command::UseJoinToken { .. } => "use-join-token",
             Command::RevokeMachine { .. } => "revoke-machine",
+            Command::ApplyNamespace { .. } => "apply-namespace",
+            Command::DeleteNamespace { .. } => "delete-namespace",
         }
     }
 }

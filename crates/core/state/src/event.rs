@@ -148,6 +148,15 @@ pub enum EventKind {
         machine: Machine,
         name: String,
     },
+    /// Something else is set for it.
+    NamespaceChanged {
+        name: Name,
+        version: u32,
+    },
+    /// Nothing is set for it any more.
+    NamespaceDeleted {
+        name: Name,
+    },
 }
 
 impl EventKind {
@@ -192,6 +201,8 @@ impl EventKind {
             EventKind::TokenRevoked { .. } => "token-revoked",
             EventKind::MachineJoined { .. } => "machine-joined",
             EventKind::MachineRevoked { .. } => "machine-revoked",
+            EventKind::NamespaceChanged { .. } => "namespace-changed",
+            EventKind::NamespaceDeleted { .. } => "namespace-deleted",
         }
     }
 }

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
-    AllocationId, Grant, JobId, JobKind, NodeId, NodeState, NodeUse, ShareMilli, TaskIndex,
-    TokenId, validate_grant,
+    AllocationId, Amounts, Grant, JobId, JobKind, JobState, Name, NodeId, NodeState, NodeUse,
+    Resource, ShareMilli, TaskIndex, TokenId, validate_grant, validate_namespace,
 };
 use thiserror::Error;
 
@@ -62,6 +62,10 @@ pub enum Broken {
     Revocation(String),
     #[error("there is access without an authority, or an authority that cannot be one")]
     Authority,
+    #[error("what namespace `{0}` uses is not the sum over its allocations and queued jobs")]
+    WrongUse(Name),
+    #[error("what is set for namespace `{0}` is not what can be set for it")]
+    Namespace(Name),
     #[error("retention is not bounded: {0}")]
     Unbounded(&'static str),
 }
@@ -84,6 +88,7 @@ pub fn check(state: &ClusterState) -> Vec<Broken> {
         broken.push(Broken::NoVoter);
     }
     check_access(state, &mut broken);
+    check_namespaces(state, &mut broken);
     check_derived(state, &mut broken);
     broken
 }
@@ -307,6 +312,31 @@ fn check_access(state: &ClusterState, broken: &mut Vec<Broken>) {
     }
 }
 
+fn check_namespaces(state: &ClusterState, broken: &mut Vec<Broken>) {
+    for (name, row) in state.namespaces.iter() {
+        if row.spec.name != *name || row.version == 0 || !validate_namespace(&row.spec).is_empty() {
+            broken.push(Broken::Namespace(name.clone()));
+        }
+    }
+    if state.namespaces.len() > crate::namespace::NAMESPACE_ROWS_MAX {
+        broken.push(Broken::Unbounded("namespaces"));
+    }
+    let mut sums: BTreeMap<&Name, Amounts> = BTreeMap::new();
+    for row in state.allocations.values() {
+        let Some(job) = state.jobs.get(&row.id.job) else { continue };
+        let sum = sums.entry(job.namespace()).or_default();
+        *sum = sum.plus(row.claim.amounts());
+    }
+    let one = Amounts::default().with(Resource::QueuedJobs, 1);
+    for job in state.jobs.values().filter(|job| job.state() == JobState::Queued) {
+        let sum = sums.entry(job.namespace()).or_default();
+        *sum = sum.plus(one);
+    }
+    let known = state.index.usage.keys().chain(sums.keys().copied());
+    let wrong = known.filter(|name| state.index.usage.get(*name) != sums.get(*name));
+    broken.extend(wrong.cloned().collect::<BTreeSet<Name>>().into_iter().map(Broken::WrongUse));
+}
+
 fn check_derived(state: &ClusterState, broken: &mut Vec<Broken>) {
     let mut rebuilt = ClusterState {
         index: crate::state::Indices {
@@ -329,7 +359,8 @@ fn check_derived(state: &ClusterState, broken: &mut Vec<Broken>) {
         && state.nodes.hash() == state.nodes.hash_from_rows()
         && state.keys.hash() == state.keys.hash_from_rows()
         && state.tokens.hash() == state.tokens.hash_from_rows()
-        && state.revocations.hash() == state.revocations.hash_from_rows();
+        && state.revocations.hash() == state.revocations.hash_from_rows()
+        && state.namespaces.hash() == state.namespaces.hash_from_rows();
     if !hashes {
         broken.push(Broken::WrongHash);
     }

@@ -10,6 +10,7 @@ mod backup;
 pub mod command;
 pub mod event;
 pub mod invariants;
+pub mod namespace;
 pub mod query;
 pub mod refusal;
 pub mod reservation;
@@ -30,6 +31,7 @@ pub use command::{
     Reservation, Stock, SubmitJob, Unknown,
 };
 pub use event::{Event, EventKind};
+pub use namespace::{NAMESPACE_ROWS_MAX, NamespaceRow};
 pub use refusal::Refusal;
 pub use reservation::{KeptPlace, NotAVictim, ReservationRow};
 pub use restore::RestoreError;

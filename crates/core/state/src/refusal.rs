@@ -1,10 +1,11 @@
 //! Why apply did not do what a command wished. Refusals are deterministic
 //! values: every replica answers the same.
 
-use berth_model::{AllocationId, DurationMs, JobId, Misfit, Name, NodeId, TokenId};
+use berth_model::{AllocationId, DurationMs, JobId, Misfit, Name, NodeId, OverQuota, TokenId};
 use thiserror::Error;
 
 use crate::access::{JOIN_TTL_MS_MAX, REVOCATIONS_MAX, TOKENS_MAX};
+use crate::namespace::NAMESPACE_ROWS_MAX;
 use crate::reservation::NotAVictim;
 
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -94,6 +95,16 @@ pub enum Refusal {
     TooManyTokens,
     #[error("{REVOCATIONS_MAX} machines were revoked already")]
     TooManyRevocations,
+    #[error(transparent)]
+    OverQuota(#[from] OverQuota),
+    #[error("nothing is set for namespace `{0}`")]
+    NoSuchNamespace(Name),
+    #[error("namespace `{name}` is at version {found}, not {asked}")]
+    NamespaceConflict { name: Name, asked: u32, found: u32 },
+    #[error("namespace `{name}` has {jobs} jobs that have not ended")]
+    NamespaceInUse { name: Name, jobs: usize },
+    #[error("{NAMESPACE_ROWS_MAX} namespaces are set already; delete some that nobody needs")]
+    TooManyNamespaces,
 }
 
 fn shown(span: &Option<DurationMs>) -> String {

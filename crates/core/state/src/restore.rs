@@ -40,6 +40,7 @@ impl ClusterState {
             )
             .chain(self.tokens.values().map(|row| Stored::Token(row.clone())))
             .chain(self.revocations.values().map(|row| Stored::Revocation(row.clone())))
+            .chain(self.namespaces.values().map(|row| Stored::Namespace(row.clone())))
     }
 
     /// The state that `rows` describe, at `applied_index`.
@@ -80,6 +81,11 @@ impl ClusterState {
                     let key = (row.machine, row.name.clone());
                     let doubled = format!("revocation of {} {}", key.0, key.1);
                     state.revocations.insert(key, row).map(|_| doubled)
+                }
+                Stored::Namespace(row) => {
+                    let name = row.spec.name.clone();
+                    let doubled = format!("namespace {name}");
+                    state.namespaces.insert(name, row).map(|_| doubled)
                 }
                 Stored::Key(namespace, key, row) => {
                     let doubled = state.keys.contains(&(namespace.clone(), key.clone()));
@@ -123,5 +129,6 @@ impl ClusterState {
         self.index.reserved = self.nodes.values().flat_map(kept).collect();
         let expiries = self.tokens.values().filter_map(|row| Some((row.expires?.at, row.id)));
         self.index.token_expiries = expiries.collect();
+        self.rebuild_usage();
     }
 }

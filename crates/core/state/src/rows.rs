@@ -13,6 +13,7 @@ use berth_model::{
 
 use crate::access::{Authority, RevocationRow, TokenRow};
 use crate::command::Purpose;
+use crate::namespace::NamespaceRow;
 use crate::reservation::ReservationRow;
 
 /// The cluster as a whole.
@@ -304,6 +305,7 @@ pub enum Stored {
     Key(Name, String, Arc<KeyRow>),
     Token(Arc<TokenRow>),
     Revocation(Arc<RevocationRow>),
+    Namespace(Arc<NamespaceRow>),
 }
 
 /// Versions of a job that are kept, the current one included.

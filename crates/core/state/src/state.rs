@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
-use berth_model::{AllocationId, JobId, Machine, Name, NodeId, StateMs, TaskIndex, TokenId};
+use berth_model::{
+    AllocationId, Amounts, JobId, Machine, Name, NodeId, StateMs, TaskIndex, TokenId,
+};
 use imbl::{OrdMap, OrdSet};
 
 use crate::access::{RevocationRow, TokenRow};
 use crate::event::Event;
+use crate::namespace::NamespaceRow;
 use crate::refusal::Refusal;
 use crate::reservation::Reserved;
 use crate::rows::{AllocationRow, ClusterRow, JobRow, KeyRow, NodeRow, TaskRow};
@@ -25,6 +28,7 @@ pub struct ClusterState {
     pub(crate) keys: Table<(Name, String), KeyRow>,
     pub(crate) tokens: Table<TokenId, TokenRow>,
     pub(crate) revocations: Table<(Machine, String), RevocationRow>,
+    pub(crate) namespaces: Table<Name, NamespaceRow>,
     pub(crate) index: Indices,
 }
 
@@ -56,6 +60,8 @@ pub(crate) struct Indices {
     pub reserved: Reserved,
     /// Tokens that expire, by when.
     pub token_expiries: OrdSet<(StateMs, TokenId)>,
+    /// What each namespace holds and queues; of those that do neither nothing.
+    pub usage: OrdMap<Name, Amounts>,
 }
 
 /// A task's place in the queue. Priority and age are one number, fixed at
@@ -109,6 +115,10 @@ pub enum Reply {
     Placed {
         granted: Vec<AllocationId>,
         refused: Vec<Refusal>,
+    },
+    /// The version at which what is set for a namespace stands now.
+    NamespaceSet {
+        version: u32,
     },
     /// How many observations changed something.
     Observed {
@@ -187,6 +197,7 @@ impl ClusterState {
             self.keys.hash(),
             self.tokens.hash(),
             self.revocations.hash(),
+            self.namespaces.hash(),
         ] {
             hasher.write_u64(sum);
         }

@@ -8,10 +8,12 @@ pub(super) struct Keys {
     /// Keys that people look for here and that stand elsewhere, with the place.
     pub(super) elsewhere: &'static [&'static str],
     pub(super) elsewhere_is: &'static str,
+    /// What the file is of, where these are its own keys.
+    pub(super) of: &'static str,
 }
 
 const fn keys(known: &'static [&'static str]) -> Keys {
-    Keys { known, later: &[], elsewhere: &[], elsewhere_is: "" }
+    Keys { known, later: &[], elsewhere: &[], elsewhere_is: "", of: "a job" }
 }
 
 const TASK_KEYS: &[&str] = &[
@@ -70,12 +72,14 @@ pub(super) const JOB: Keys = Keys {
     ],
     elsewhere: TASK_KEYS,
     elsewhere_is: "under `[task]`",
+    of: "a job",
 };
 pub(super) const TASK: Keys = Keys {
     known: TASK_KEYS,
     later: &["checkpoint", "depends_on", "max_batch", "mig", "mps", "secrets", "user", "volumes"],
     elsewhere: JOB_KEYS,
     elsewhere_is: "at the top of the file",
+    of: "a job",
 };
 pub(super) const GPU: Keys = Keys {
     later: &["compute_capability", "mig", "mps", "topology"],
@@ -106,3 +110,20 @@ pub(super) const HTTP: Keys =
 pub(super) const TCP: Keys = keys(&["failures", "interval", "port", "start_period", "timeout"]);
 pub(super) const COMMAND: Keys =
     keys(&["command", "failures", "interval", "start_period", "timeout"]);
+
+const QUOTA_LIMIT_KEYS: &[&str] =
+    &["cpu", "gpu_memory", "gpus", "memory", "queued_jobs", "running_tasks", "submits_per_second"];
+pub(super) const NAMESPACE: Keys = Keys {
+    later: &["weight"],
+    elsewhere: QUOTA_LIMIT_KEYS,
+    elsewhere_is: "under `[quota.limit]`",
+    of: "a namespace",
+    ..keys(&["description", "name", "quota"])
+};
+pub(super) const QUOTA: Keys = Keys {
+    later: &["borrow", "guaranteed"],
+    elsewhere: QUOTA_LIMIT_KEYS,
+    elsewhere_is: "under `[quota.limit]`",
+    ..keys(&["limit"])
+};
+pub(super) const QUOTA_LIMIT: Keys = keys(QUOTA_LIMIT_KEYS);

@@ -187,7 +187,7 @@ fn read_resources(walk: &mut Walk<'_>, table: &Table, path: &str, task: &mut Tas
     }
 }
 
-fn read_cpu(walk: &mut Walk<'_>, cpu: &Field<'_>) -> Option<CpuMilli> {
+pub(super) fn read_cpu(walk: &mut Walk<'_>, cpu: &Field<'_>) -> Option<CpuMilli> {
     let text = match &cpu.node.value {
         Value::Integer(Some(cores)) => cores.to_string(),
         Value::Float(text) | Value::Text(text) => text.clone(),

@@ -121,7 +121,7 @@ impl<'c> Walk<'c> {
                 self.complaints.add(entry.key_span, &full, message);
                 continue;
             }
-            let place = if path.is_empty() { "a job".to_owned() } else { format!("`{path}`") };
+            let place = if path.is_empty() { keys.of.to_owned() } else { format!("`{path}`") };
             let hint = if keys.elsewhere.contains(&key) {
                 format!("`{seen}` stands {}", keys.elsewhere_is)
             } else if let Some(near) = nearest(key, keys.known) {

@@ -17,6 +17,7 @@ use proptest::sample::select;
 
 use super::access::{access_command, proof, security};
 use super::agent::{allocation, cause, phase, worker_here};
+use super::namespace::namespace_command;
 use super::spec::{device_claim, digest, job, node, port_claim};
 use super::{name, number, text};
 
@@ -49,6 +50,7 @@ pub(crate) fn command() -> BoxedStrategy<Command> {
         node_command(),
         allocation_command(),
         access_command(),
+        namespace_command(),
     ]
     .boxed()
 }

@@ -5,6 +5,7 @@
 pub(crate) mod access;
 pub(crate) mod agent;
 pub(crate) mod log;
+pub(crate) mod namespace;
 pub(crate) mod rows;
 pub(crate) mod spec;
 

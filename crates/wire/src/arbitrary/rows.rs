@@ -20,6 +20,7 @@ use proptest::sample::select;
 use super::access::{authority, revocation_row, token_row};
 use super::agent::{allocation, phase};
 use super::log::{claim, intent, job_id, node_id, purpose, score, seat, state_ms, wall_ms};
+use super::namespace::namespace_row;
 use super::spec::{digest, gang_seat, job, node};
 use super::{name, number, text};
 
@@ -41,6 +42,7 @@ pub(crate) fn stored() -> impl Strategy<Value = Stored> {
         )),
         token_row().prop_map(|row| Stored::Token(Arc::new(row))),
         revocation_row().prop_map(|row| Stored::Revocation(Arc::new(row))),
+        namespace_row().prop_map(|row| Stored::Namespace(Arc::new(row))),
     ]
 }
 

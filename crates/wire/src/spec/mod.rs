@@ -9,11 +9,14 @@
 mod claim;
 mod digest;
 mod job;
+mod namespace;
 mod node;
 mod task;
 
 use berth_model::validate::SPEC_BYTES_MAX;
-use berth_model::{JobSpec, NodeSpec, Violation, validate, validate_node};
+use berth_model::{
+    JobSpec, NamespaceSpec, NodeSpec, Violation, validate, validate_namespace, validate_node,
+};
 use berth_proto::v1;
 use prost::Message as _;
 
@@ -22,12 +25,14 @@ pub use claim::{
 };
 pub use digest::spec_digest;
 pub use job::job_spec_to_proto;
+pub use namespace::namespace_spec_to_proto;
 pub use node::node_spec_to_proto;
 
 pub(crate) use claim::{
     check_device_claim, read_device_claim, read_port_claims, read_seat, seat_to_proto,
 };
 pub(crate) use job::read_job;
+pub(crate) use namespace::read_namespace;
 pub(crate) use node::read_node;
 
 use crate::problem::{Field, Problems};
@@ -46,6 +51,19 @@ pub fn job_spec_from_proto(proto: v1::JobSpec) -> Result<JobSpec, Vec<Violation>
     let spec = read_job(Field::ROOT, proto, &mut problems);
     let spec = problems.verdict(spec)?;
     sound(validate(&spec)).map(|()| spec)
+}
+
+/// Reads what an administrator sets for a namespace.
+///
+/// # Errors
+/// Everything wrong with it, as for a job.
+pub fn namespace_spec_from_proto(
+    proto: v1::NamespaceSpec,
+) -> Result<NamespaceSpec, Vec<Violation>> {
+    let mut problems = Problems::default();
+    let spec = read_namespace(Field::ROOT, proto, &mut problems);
+    let spec = problems.verdict(spec)?;
+    sound(validate_namespace(&spec)).map(|()| spec)
 }
 
 /// Reads what an agent declares about its host.

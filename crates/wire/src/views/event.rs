@@ -1,6 +1,6 @@
 //! What has happened, each in a sentence.
 
-use berth_model::{AllocationState, Outcome, WallMs};
+use berth_model::{AllocationState, Name, Outcome, WallMs};
 use berth_proto::v1;
 use berth_state::{ClusterState, DevicePurpose, Event, EventKind, Purpose, Seat};
 
@@ -90,6 +90,8 @@ fn sentence(kind: &EventKind, node: &str) -> String {
         EventKind::MachineRevoked { machine, name } => {
             format!("what was certified for {machine} {name} until now counts no more")
         }
+        EventKind::NamespaceChanged { name, version } => namespace_changed(name, *version),
+        EventKind::NamespaceDeleted { name } => format!("namespace {name} was deleted"),
     }
 }
 
@@ -112,6 +114,10 @@ fn place_reserved(awaited: u32, node: &str) -> String {
         1 => format!("a place is kept on node {node} until 1 other has ended"),
         _ => format!("a place is kept on node {node} until {awaited} others have ended"),
     }
+}
+
+fn namespace_changed(name: &Name, version: u32) -> String {
+    format!("what is set for namespace {name} is now at version {version}")
 }
 
 fn update_failed(version: u32, reason: &str) -> String {

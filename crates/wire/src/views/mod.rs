@@ -6,6 +6,7 @@ mod allocation;
 mod diff;
 mod event;
 mod job;
+mod namespace;
 mod node;
 
 use berth_model::NodeId;
@@ -15,6 +16,7 @@ pub use allocation::{TIME_SLICED, allocation};
 pub use diff::spec_diff;
 pub use event::event;
 pub use job::{FAILURES_SHOWN_MAX, job, listed_job, versions};
+pub use namespace::namespace;
 pub use node::node;
 
 /// The name of a node, or its number once it is forgotten.

@@ -63,6 +63,9 @@ impl<'a> Run<'_, 'a> {
         if visit.would_be_twice(self.view, instance) {
             return Some(Why::Orphan);
         }
+        if self.is_over_quota(visit) {
+            return Some(Why::Quota);
+        }
         let host = self.roster.host(position);
         if let Err(misfit) = has_room(&host.row, host.used(), self.now, visit.task) {
             if matches!(misfit, Misfit::PortsBusy { .. }) {

@@ -53,6 +53,7 @@ impl<'a> Run<'_, 'a> {
             self.handed.remove(*at);
             if let Some(claim) = self.claim_of(&placement) {
                 self.roster.hand_back(position, &claim, self.now);
+                self.count_back(placement.job, &claim);
             }
             self.meter.placed = self.meter.placed.saturating_sub(1);
         }

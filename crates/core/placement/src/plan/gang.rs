@@ -182,6 +182,7 @@ impl<'a> Run<'_, 'a> {
             let Some(position) = self.roster.position_of(placement.node) else { continue };
             let Some(claim) = self.claim_of(&placement) else { continue };
             self.roster.hand_back(position, &claim, self.now);
+            self.count_back(placement.job, &claim);
             self.meter.placed -= 1;
         }
         // It has counted what is no more.

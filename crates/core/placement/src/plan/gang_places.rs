@@ -329,6 +329,7 @@ impl<'a> Run<'_, 'a> {
             // an entry of the log.
             let mut victims = Some(part.victims);
             for (allocation, claim) in claims {
+                self.count_handed(allocation.job, &claim);
                 let score = score.take().unwrap_or_default();
                 let placement = Placement::new(allocation, node, claim, score);
                 let awaits = victims.take().unwrap_or_default();

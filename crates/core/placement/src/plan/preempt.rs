@@ -217,6 +217,7 @@ impl<'a> Run<'_, 'a> {
         self.all_end(&victims);
         self.meter.reserved += 1;
         let score = price_parts(price, key.policy, self.view);
+        self.count_handed(allocation.job, &claim);
         let placement = Placement::new(allocation, node, claim, score);
         self.reservations.push(Reservation { placement, awaits: victims });
         true

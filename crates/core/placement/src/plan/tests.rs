@@ -16,6 +16,7 @@ mod gang_places;
 mod gangs;
 mod preemption;
 mod properties;
+mod quota;
 mod reference;
 
 fn plan_all(cluster: &Cluster) -> PlanOutcome {

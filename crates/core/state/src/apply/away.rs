@@ -261,7 +261,7 @@ impl Step<'_> {
         let reason = bounded(reason, REASON_BYTES_MAX);
         let row =
             AllocationRow { state, reason: reason.clone(), ..AllocationRow::clone(&away.row) };
-        self.state.allocations.insert(id, Arc::new(row));
+        self.state.insert_allocation(row);
         self.emit_allocation(id, node, EventKind::AllocationReturned { reason });
         if state == (AllocationState::Running { ready: true }) {
             self.note_ready(id);
@@ -273,7 +273,7 @@ impl Step<'_> {
     fn put_away(&mut self, row: &Arc<AllocationRow>, reason: &str) {
         let id = row.id;
         let reason = bounded(reason, REASON_BYTES_MAX);
-        self.state.allocations.remove(&id);
+        self.state.remove_allocation(id);
         let away = AwayRow { row: row.clone(), stop: Some(reason.clone()) };
         self.state.nodes.edit(&row.node, |node| {
             node.live.remove(&id);

@@ -73,7 +73,7 @@ impl Step<'_> {
 
     /// Ends an allocation: frees what it held and decides about its instance.
     pub(super) fn end_allocation(&mut self, id: AllocationId, end: &End<'_>) {
-        let Some(row) = self.state.allocations.remove(&id) else { return };
+        let Some(row) = self.state.remove_allocation(id) else { return };
         self.state.nodes.edit(&row.node, |node| {
             node.used.remove(&row.claim);
             node.live.remove(&id);

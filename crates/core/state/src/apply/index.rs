@@ -13,6 +13,7 @@ impl ClusterState {
     /// Puts a new job in.
     pub(crate) fn insert_job(&mut self, row: JobRow) {
         self.index_job(&row);
+        self.count_queued(None, Some(&row));
         self.jobs.insert(row.id, Arc::new(row));
     }
 
@@ -26,6 +27,7 @@ impl ClusterState {
             was.map(|key| self.index.endable.remove(&key));
             is.map(|key| self.index.endable.insert(key));
         }
+        self.count_queued(Some(&before), Some(&after));
         let same_place = before.phase == after.phase
             && before.held == after.held
             && before.spec.priority == after.spec.priority
@@ -45,6 +47,7 @@ impl ClusterState {
     pub(crate) fn remove_job(&mut self, id: JobId) -> Option<Arc<JobRow>> {
         let row = self.jobs.get(&id).cloned()?;
         self.unindex_job(&row);
+        self.count_queued(Some(&row), None);
         for task in self.task_indices(id) {
             self.dequeue(&row, task);
             self.tasks.remove(&(id, task));

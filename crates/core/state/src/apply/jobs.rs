@@ -43,7 +43,10 @@ impl Step<'_> {
             Some(job) => self.update_named(job, submit)?,
             None => match submit.if_version {
                 Some(asked) if asked > 0 => return Err(Refusal::NothingToUpdate { asked }),
-                Some(_) | None => self.create(submit),
+                Some(_) | None => {
+                    self.state.check_queue(namespace)?;
+                    self.create(submit)
+                }
             },
         };
         if let (Some(key), Reply::Submitted { job, version, .. }) = (&submit.key, &reply) {
@@ -117,6 +120,7 @@ impl Step<'_> {
         if row.digest == submit.digest && row.phase == JobPhase::Active {
             return Ok(Reply::Submitted { job, version: row.version, existed: true });
         }
+        self.may_revive(&row)?;
         let version = self.new_version(&row, submit.spec.clone(), submit.digest);
         Ok(Reply::Submitted { job, version, existed: false })
     }
@@ -316,6 +320,7 @@ impl Step<'_> {
         let Some(old) = old.filter(|_| row.kind().is_named()) else {
             return Err(Refusal::NoSuchVersion { job, version: wanted });
         };
+        self.may_revive(&row)?;
         let version = self.new_version(&row, old.spec.clone(), old.digest);
         Ok(Reply::Submitted { job, version, existed: false })
     }

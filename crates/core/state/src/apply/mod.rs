@@ -9,6 +9,7 @@ mod fences;
 mod gangs;
 mod index;
 mod jobs;
+mod namespaces;
 mod nodes;
 mod observe;
 mod place;
@@ -131,6 +132,10 @@ impl Step<'_> {
                 self.use_join_token(proof, *machine, name, pool.as_ref())
             }
             Command::RevokeMachine { machine, name } => self.revoke_machine(*machine, name),
+            Command::ApplyNamespace { spec, if_version } => self.apply_namespace(spec, *if_version),
+            Command::DeleteNamespace { name, if_version } => {
+                self.delete_namespace(name, *if_version)
+            }
         }
     }
 

@@ -1,7 +1,5 @@
 //! Granting placements: each is checked again as if nobody had planned it.
 
-use std::sync::Arc;
-
 use berth_model::{
     AllocationId, AllocationState, Claim, GangSeat, JobKind, Misfit, NodeId, eligible, fits,
 };
@@ -44,6 +42,7 @@ impl Step<'_> {
         self.may_begin(&job, placement)?;
         let node = self.state.node_row(placement.node)?.clone();
         let claim = self.claim_fits(&job, &node, id, placement)?;
+        self.state.check_quota(job.namespace(), claim.amounts(), Some(id))?;
         if self.state.is_reserved(id.job, id.task, id.instance) {
             self.drop_named(&[id], "there is room for it without that");
         }
@@ -73,7 +72,7 @@ impl Step<'_> {
             score: placement.score.clone(),
             seat,
         };
-        self.state.allocations.insert(id, Arc::new(row));
+        self.state.insert_allocation(row);
         self.emit_allocation(id, node.id, EventKind::AllocationPlanned);
         self.announce_state(id.job, was);
         Ok(id)

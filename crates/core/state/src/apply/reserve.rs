@@ -52,6 +52,13 @@ impl Step<'_> {
         }
         let claim = self.claim_fits(&job, &later, id, placement)?;
         let place = KeptPlace { claim, score: placement.score.clone() };
+        let before = joined.map(|at| &node.reservations[at]);
+        let after = ReservationRow {
+            members: [(id, place.clone())].into(),
+            awaits: victims.keys().copied().collect(),
+            held: Claim::default(),
+        };
+        self.state.check_kept_quota(job.namespace(), before, &[after])?;
         self.put_places(node.id, joined, [(id, place)].into(), &victims);
         let awaited = u32::try_from(victims.len()).unwrap_or(u32::MAX);
         self.emit_allocation(id, node.id, EventKind::PlaceReserved { awaited });
@@ -93,6 +100,10 @@ impl Step<'_> {
                 }
             }
         }
+        let rows: Vec<ReservationRow> = nodes.values().map(Shared::row).collect();
+        self.state
+            .check_kept_quota(job.namespace(), None, &rows)
+            .map_err(|over| refuse(over.into()))?;
         let awaited = u32::try_from(awaited).unwrap_or(u32::MAX);
         for (node, Shared { victims, places }) in nodes {
             let first = places.keys().next().copied().unwrap_or_default();
@@ -368,6 +379,14 @@ impl Step<'_> {
 struct Shared {
     victims: BTreeMap<AllocationId, AllocationRow>,
     places: BTreeMap<AllocationId, KeptPlace>,
+}
+
+impl Shared {
+    fn row(&self) -> ReservationRow {
+        let members = self.places.clone();
+        let awaits = self.victims.keys().copied().collect();
+        ReservationRow { members, awaits, held: Claim::default() }
+    }
 }
 
 /// The node as it will be when all who are awaited have ended.

@@ -183,7 +183,7 @@ impl Step<'_> {
             score: Default::default(),
             seat: None,
         };
-        self.state.allocations.insert(id, Arc::new(row));
+        self.state.insert_allocation(row);
         self.emit_allocation(id, node.id, EventKind::AllocationAdopted);
         self.announce_state(id.job, job.state());
     }

@@ -12,7 +12,7 @@ use crate::{
 
 /// Two nodes of two GPUs, three of which are held by a job of priority 20, and a gang of four
 /// members of priority 60 for which all three end.
-fn urgent_gang() -> (World, Vec<AllocationId>, JobId, Vec<Reservation>) {
+pub fn urgent_gang() -> (World, Vec<AllocationId>, JobId, Vec<Reservation>) {
     let mut world = World::new(2);
     let low = world.submit(&JobSpec { priority: 20, ..job(JobKind::Batch, "low", 3, 1) });
     let mut held = Vec::new();

@@ -2,15 +2,17 @@
 //! every entry by `World::entry`, and two replicas that must agree.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use berth_model::{
     AllocationId, DurationMs, EndCause, EndReport, Gang, Grant, JobId, JobKind, JobSpec, Machine,
-    NodeId, OnReturn, Role, Scope, StateMs, StopIntent, WallMs,
+    NodeId, OnReturn, Resource, Role, Scope, StateMs, StopIntent, WallMs,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
 use super::gang_places::kept_for_gang;
+use super::namespaces::limits;
 use super::reservations::reservation;
 use super::restores::{restored, stock_of, take_stock};
 use super::world::{World, exited, job, join_token, name, proof, submit};
@@ -31,6 +33,7 @@ enum Move {
     Node { node: u8, what: u8 },
     Scheduler { which: u8, what: u8 },
     Access { which: u8, what: u8, other: u8 },
+    Namespace { gpus: u64, queued: u64, what: u8 },
     Reap,
     Wait { ms: u64 },
 }
@@ -54,6 +57,8 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => (0..6u8, 0..4u8).prop_map(|(which, what)| Move::Scheduler { which, what }),
         4 => (0..3u8, 0..12u8, 0..3u8)
             .prop_map(|(which, what, other)| Move::Access { which, what, other }),
+        1 => (0..7u64, 0..9u64, 0..4u8)
+            .prop_map(|(gpus, queued, what)| Move::Namespace { gpus, queued, what }),
         1 => Just(Move::Reap),
         2 => (0..100_000u64).prop_map(|ms| Move::Wait { ms }),
     ]
@@ -126,6 +131,7 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
         Move::Node { node, what } => node_command(world, &nodes, node, what),
         Move::Scheduler { which, what } => Some(scheduler_command(world, which, what)),
         Move::Access { which, what, other } => Some(access_command(which, what, other)),
+        Move::Namespace { gpus, queued, what } => Some(namespace_command(gpus, queued, what)),
         Move::Reap => Some(Command::Reap {
             jobs,
             nodes,
@@ -136,6 +142,15 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             None
         }
     }
+}
+
+fn namespace_command(gpus: u64, queued: u64, what: u8) -> Command {
+    if what == 0 {
+        return Command::DeleteNamespace { name: name("default"), if_version: None };
+    }
+    let amounts = [(Resource::Gpus, gpus * 1000), (Resource::QueuedJobs, queued)];
+    let spec = Arc::new(limits("default", &amounts));
+    Command::ApplyNamespace { spec, if_version: None }
 }
 
 /// One of three names for each kind, of which the last is of gangs and the second the most urgent.

@@ -10,7 +10,7 @@ use berth_proto::v1 as public;
 use berth_state::{Command, DevicePurpose, JobChange, JoinProof, Purpose, Seat, SubmitJob};
 use bytes::Bytes;
 
-use super::{access, observation, plan, stock};
+use super::{access, namespace, observation, plan, stock};
 use crate::enumeration;
 use crate::frozen::values::{
     allocations_to_proto, purpose_to_proto, read_allocations, read_purpose,
@@ -32,9 +32,7 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
         Command::RemoveScheduler { scheduler } => {
             Kind::RemoveScheduler(v1::RemoveScheduler { scheduler: *scheduler })
         }
-        Command::RaiseClusterVersion { version } => {
-            Kind::RaiseClusterVersion(v1::RaiseClusterVersion { version: *version })
-        }
+        Command::RaiseClusterVersion { version } => raise_to_proto(*version),
         Command::Submit(submit) => Kind::Submit(submit_to_proto(submit)),
         Command::ChangeJob { job, if_version, change } => {
             let (if_version, change) = (*if_version, Some(change_to_proto(change)));
@@ -86,8 +84,14 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
         Command::RevokeMachine { machine, name } => {
             Kind::RevokeMachine(access::revoke_to_proto(*machine, name))
         }
+        Command::ApplyNamespace { spec, if_version } => namespace::apply(spec, *if_version),
+        Command::DeleteNamespace { name, if_version } => namespace::delete(name, *if_version),
     };
     v1::Command { command: Some(kind) }
+}
+
+fn raise_to_proto(version: u32) -> Kind {
+    Kind::RaiseClusterVersion(v1::RaiseClusterVersion { version })
 }
 
 fn admit_to_proto(
@@ -252,6 +256,8 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
         }
         Kind::UseJoinToken(proto) => access::read_use(at, proto, problems)?,
         Kind::RevokeMachine(proto) => access::read_revoke_machine(at, proto, problems)?,
+        Kind::ApplyNamespace(proto) => namespace::read_apply(at, proto, problems)?,
+        Kind::DeleteNamespace(proto) => namespace::read_delete(at, proto, problems)?,
     })
 }
 

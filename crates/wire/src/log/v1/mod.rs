@@ -8,6 +8,7 @@
 mod access;
 mod command;
 mod encoder;
+mod namespace;
 mod observation;
 mod plan;
 mod stock;

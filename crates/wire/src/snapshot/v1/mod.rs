@@ -7,6 +7,7 @@ mod access;
 mod allocation;
 mod cluster;
 mod job;
+mod namespace;
 mod node;
 mod read;
 mod rows;

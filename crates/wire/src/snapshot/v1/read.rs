@@ -87,7 +87,8 @@ impl<R: Read> SnapshotReader<R> {
             | Record::Node(_)
             | Record::Key(_)
             | Record::Token(_)
-            | Record::Revocation(_) => Err(ReadError::NoHeader),
+            | Record::Revocation(_)
+            | Record::Namespace(_) => Err(ReadError::NoHeader),
         }
     }
 

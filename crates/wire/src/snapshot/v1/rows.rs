@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth_proto::log::v1::snapshot_record::Record;
 use berth_state::Stored;
 
-use super::{access, allocation, cluster, job, node, task};
+use super::{access, allocation, cluster, job, namespace, node, task};
 use crate::problem::{Cause, Field, Problems};
 
 pub(super) fn to_proto(stored: &Stored) -> Record {
@@ -18,6 +18,7 @@ pub(super) fn to_proto(stored: &Stored) -> Record {
         Stored::Key(namespace, key, row) => Record::Key(cluster::key_to_proto(namespace, key, row)),
         Stored::Token(row) => Record::Token(access::token_to_proto(row)),
         Stored::Revocation(row) => Record::Revocation(access::revocation_to_proto(row)),
+        Stored::Namespace(row) => Record::Namespace(namespace::to_proto(row)),
     }
 }
 
@@ -57,6 +58,10 @@ pub(super) fn read(at: Field<'_>, record: Record, problems: &mut Problems) -> Op
         Record::Revocation(row) => {
             let row = access::read_revocation(at.named("revocation"), row, problems)?;
             Some(Stored::Revocation(Arc::new(row)))
+        }
+        Record::Namespace(row) => {
+            let row = namespace::read(at.named("namespace"), row, problems)?;
+            Some(Stored::Namespace(Arc::new(row)))
         }
     }
 }

@@ -2,15 +2,17 @@
 //! was first written. Neither the value nor the bytes may change.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use berth_model::{
     AllocationId, ArraySpec, Artifact, Attempt, Checksum, Claim, Constraints, CpuMilli, Device,
     DeviceClaim, DeviceHealth, DeviceSlice, DeviceWay, DiskBytes, Drain, Driver, DurationMs,
     EndCause, EndReport, Gang, GpuRequest, Grant, HealthCheck, HealthProbe, InstanceIndex, JobId,
-    JobKind, JobSpec, JoinGrant, Limits, Machine, MemoryBytes, Name, NodeId, NodeSpec, PcieWay,
-    Policy, PortClaim, PortRange, Preemption, RestartPolicy, Role, Scope, ShareMilli, Signal,
-    SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
+    JobKind, JobSpec, JoinGrant, Limit, Limits, Machine, MemoryBytes, Name, NamespaceSpec, NodeId,
+    NodeSpec, PcieWay, Policy, PortClaim, PortRange, Preemption, Quota, Resource, RestartPolicy,
+    Role, Scope, ShareMilli, Signal, SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy,
+    TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
     Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
@@ -237,12 +239,32 @@ pub(super) fn entry() -> Entry {
     commands.extend(access());
     commands.extend(devices());
     commands.extend(preemptions());
+    commands.extend(namespaces());
     Entry {
         state_ms: StateMs(123_456_789),
         wall_ms: WallMs(1_790_000_000_000),
         proposer: "0.1.0".into(),
         commands,
     }
+}
+
+fn namespace() -> NamespaceSpec {
+    let amounts = Resource::ALL.into_iter().zip(1_000..).collect();
+    NamespaceSpec {
+        name: name("research"),
+        description: "models and their trials".into(),
+        quota: Quota { limit: Limit { amounts, submits_per_second: NonZeroU32::new(50) } },
+    }
+}
+
+fn namespaces() -> [Command; 3] {
+    let nothing =
+        NamespaceSpec { description: String::new(), quota: Quota::default(), ..namespace() };
+    [
+        Command::ApplyNamespace { spec: Arc::new(namespace()), if_version: Some(0) },
+        Command::ApplyNamespace { spec: Arc::new(nothing), if_version: None },
+        Command::DeleteNamespace { name: name("research"), if_version: Some(2) },
+    ]
 }
 
 /// What is urgent, and what ends for it.

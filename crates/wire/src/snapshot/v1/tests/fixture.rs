@@ -2,21 +2,22 @@
 //! written. Neither the values nor the bytes may change.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use berth_model::node::DeviceUse;
 use berth_model::{
     AllocationId, AllocationState, Attempt, Claim, Constraints, CpuMilli, Device, DeviceClaim,
     DeviceHealth, Drain, DurationMs, GangSeat, Grant, InstanceIndex, JobId, JobKind, JobSpec,
-    JobState, JoinGrant, Machine, MemoryBytes, Name, NodeId, NodeSpec, NodeState, NodeUse, Policy,
-    PortClaim, PortRange, RangeSet, Role, Scope, ShareMilli, SpecDigest, StartPhase, StateMs,
-    StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
+    JobState, JoinGrant, Limit, Machine, MemoryBytes, Name, NamespaceSpec, NodeId, NodeSpec,
+    NodeState, NodeUse, Policy, PortClaim, PortRange, Quota, RangeSet, Resource, Role, Scope,
+    ShareMilli, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
     AllocationRow, Authority, AwayRow, ClusterRow, Expiry, FailureDetail, JobPhase, JobRow,
-    JobVersionRow, KeptPlace, KeyRow, NodeRow, OrphanRow, Purpose, ReservationRow, RestoreRow,
-    Retry, RevocationRow, Rollout, ScoreParts, Stored, TaskRow, TokenRow, TokenUser,
+    JobVersionRow, KeptPlace, KeyRow, NamespaceRow, NodeRow, OrphanRow, Purpose, ReservationRow,
+    RestoreRow, Retry, RevocationRow, Rollout, ScoreParts, Stored, TaskRow, TokenRow, TokenUser,
 };
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/snapshot-v1-every-row.hex");
@@ -70,7 +71,18 @@ pub(super) fn rows() -> Vec<Stored> {
     rows.extend(after_a_restore());
     rows.extend(access());
     rows.push(with_a_kept_place());
+    rows.push(namespace());
     rows
+}
+
+fn namespace() -> Stored {
+    let amounts = Resource::ALL.into_iter().zip(1_000..).collect();
+    let spec = NamespaceSpec {
+        name: name("research"),
+        description: "models and their trials".into(),
+        quota: Quota { limit: Limit { amounts, submits_per_second: NonZeroU32::new(50) } },
+    };
+    Stored::Namespace(Arc::new(NamespaceRow { spec, version: 3, changed_at: WallMs(12) }))
 }
 
 /// What only a cluster that speaks TLS has.

@@ -1,0 +1,143 @@
+//! Namespaces: what they may use, and what they do use.
+
+use berth_model::Resource;
+use berth_proto::v1::{Namespace, NamespaceSpec, QuotaLimit, QuotaUse};
+use serde_json::{Map, Value, json};
+
+use super::{Answer, Piece, Table, rfc3339_or_null};
+
+fn limit_of(namespace: &Namespace) -> QuotaLimit {
+    let quota = namespace.spec.as_ref().and_then(|spec| spec.quota.as_ref());
+    quota.and_then(|quota| quota.limit).unwrap_or_default()
+}
+
+fn limit(limit: &QuotaLimit, resource: Resource) -> Option<u64> {
+    match resource {
+        Resource::Gpus => limit.gpu_milli,
+        Resource::GpuMemory => limit.gpu_memory_bytes,
+        Resource::Cpu => limit.cpu_milli,
+        Resource::Memory => limit.memory_bytes,
+        Resource::RunningTasks => limit.running_tasks,
+        Resource::QueuedJobs => limit.queued_jobs,
+    }
+}
+
+fn used(used: &QuotaUse, resource: Resource) -> u64 {
+    match resource {
+        Resource::Gpus => used.gpu_milli,
+        Resource::GpuMemory => used.gpu_memory_bytes,
+        Resource::Cpu => used.cpu_milli,
+        Resource::Memory => used.memory_bytes,
+        Resource::RunningTasks => used.running_tasks,
+        Resource::QueuedJobs => used.queued_jobs,
+    }
+}
+
+/// The key of a resource in JSON, with its unit.
+fn key(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Gpus => "gpu_milli",
+        Resource::GpuMemory => "gpu_memory_bytes",
+        Resource::Cpu => "cpu_milli",
+        Resource::Memory => "memory_bytes",
+        Resource::RunningTasks => "running_tasks",
+        Resource::QueuedJobs => "queued_jobs",
+    }
+}
+
+fn amounts(of: impl Fn(Resource) -> Value) -> Map<String, Value> {
+    Resource::ALL.into_iter().map(|resource| (key(resource).to_owned(), of(resource))).collect()
+}
+
+/// Every key is there; what has no limit is null.
+fn namespace_json(namespace: &Namespace) -> Value {
+    let NamespaceSpec { name, description, quota: _ } = namespace.spec.clone().unwrap_or_default();
+    let limits = limit_of(namespace);
+    let uses = namespace.used.unwrap_or_default();
+    let mut limit = amounts(|resource| json!(limit(&limits, resource)));
+    limit.insert("submits_per_second".to_owned(), json!(limits.submits_per_second));
+    json!({
+        "name": name,
+        "description": description,
+        "version": namespace.version,
+        "changed_at": rfc3339_or_null(namespace.changed_at_ms),
+        "quota": { "limit": limit },
+        "used": amounts(|resource| json!(used(&uses, resource))),
+    })
+}
+
+fn quota_table(namespace: &Namespace) -> Table {
+    let mut table = Table::new(&["RESOURCE", "USED", "LIMIT"], &[]);
+    let limits = limit_of(namespace);
+    let uses = namespace.used.unwrap_or_default();
+    for resource in Resource::ALL {
+        let most = limit(&limits, resource);
+        table.row(vec![
+            resource.name().to_owned(),
+            resource.show(used(&uses, resource)),
+            most.map_or_else(|| "-".to_owned(), |most| resource.show(most)),
+        ]);
+    }
+    let rate = limits.submits_per_second.map_or_else(|| "-".to_owned(), |rate| rate.to_string());
+    table.row(vec!["submits_per_second".to_owned(), String::new(), rate]);
+    table
+}
+
+/// What a namespace may use, and what it uses.
+pub(crate) fn quota_answer(namespace: &Namespace) -> Answer {
+    Answer {
+        json: namespace_json(namespace),
+        pieces: vec![Piece::Table(quota_table(namespace))],
+        ids: Resource::ALL.map(|resource| resource.name().to_owned()).to_vec(),
+    }
+}
+
+pub(crate) fn namespace_answer(namespace: &Namespace) -> Answer {
+    let NamespaceSpec { name, description, quota: _ } = namespace.spec.clone().unwrap_or_default();
+    let mut facts = match namespace.version {
+        0 => format!("namespace {name}, nothing is set\n"),
+        version => format!("namespace {name}, version {version}\n"),
+    };
+    if !description.is_empty() {
+        facts.push_str(&format!("{description}\n"));
+    }
+    Answer {
+        json: namespace_json(namespace),
+        pieces: vec![Piece::Text(facts), Piece::Table(quota_table(namespace))],
+        ids: vec![name],
+    }
+}
+
+pub(crate) fn namespaces_answer(namespaces: &[Namespace]) -> Answer {
+    let columns = ["NAME", "VERSION", "GPUS", "CPU", "MEMORY", "RUNNING", "QUEUED"];
+    let mut table = Table::new(&columns, &["GPU-MEMORY", "DESCRIPTION"]);
+    let name =
+        |one: &Namespace| one.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
+    for one in namespaces {
+        let (limits, uses) = (limit_of(one), one.used.unwrap_or_default());
+        let share = |resource: Resource| {
+            let shown = resource.show(used(&uses, resource));
+            match limit(&limits, resource) {
+                Some(most) => format!("{shown}/{}", resource.show(most)),
+                None => shown,
+            }
+        };
+        let description = one.spec.as_ref().map(|spec| spec.description.clone());
+        table.row(vec![
+            name(one),
+            if one.version == 0 { "-".to_owned() } else { one.version.to_string() },
+            share(Resource::Gpus),
+            share(Resource::Cpu),
+            share(Resource::Memory),
+            share(Resource::RunningTasks),
+            share(Resource::QueuedJobs),
+            share(Resource::GpuMemory),
+            description.unwrap_or_default(),
+        ]);
+    }
+    Answer {
+        json: namespaces.iter().map(namespace_json).collect(),
+        pieces: vec![Piece::Table(table)],
+        ids: namespaces.iter().map(name).collect(),
+    }
+}

@@ -1,0 +1,44 @@
+//! Quotas: what a namespace has no room for is passed over, and holds up nobody else.
+
+use berth_model::{Claim, JobId};
+
+use super::{Run, Tally, Visit};
+use crate::report::Why;
+
+impl<'a> Run<'_, 'a> {
+    /// Whether the quota of its namespace leaves no room for one more instance.
+    pub(super) fn is_over_quota(&mut self, visit: Visit<'a>) -> bool {
+        self.has_no_room(visit, 1)
+    }
+
+    /// Gives a gang its places unless they would pass the quota of its namespace.
+    pub(super) fn place_gang_in_quota(&mut self, visit: Visit<'a>) -> Tally {
+        let left = visit.row.pending.len();
+        let is_whole = left == u64::from(visit.task.count);
+        // What is kept for it counts already.
+        let is_kept = self.view.reservations_of(visit.key.job, visit.key.task).next().is_some();
+        if is_whole && !is_kept && left > 0 && self.has_no_room(visit, visit.task.count) {
+            return Tally { placed: 0, left, why: Some(Why::Quota) };
+        }
+        self.place_gang(visit)
+    }
+
+    fn has_no_room(&mut self, visit: Visit<'a>, count: u32) -> bool {
+        let namespace = visit.job.namespace();
+        self.rooms.check(self.view, namespace, (visit.task, count)).is_err()
+    }
+
+    /// Counts what this plan hands out.
+    pub(super) fn count_handed(&mut self, job: JobId, claim: &Claim) {
+        if let Some(job) = self.view.jobs().get(&job) {
+            self.rooms.take(self.view, job.namespace(), claim.amounts());
+        }
+    }
+
+    /// And what it takes back.
+    pub(super) fn count_back(&mut self, job: JobId, claim: &Claim) {
+        if let Some(job) = self.view.jobs().get(&job) {
+            self.rooms.give_back(job.namespace(), claim.amounts());
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What each namespace may still be given: by the question that apply will ask, so that nothing
+//! is proposed which it would refuse for ever.
+
+use std::collections::BTreeMap;
+
+use berth_model::fits::suits;
+use berth_model::{Amounts, GpuRequest, Name, OverQuota, Resource, TaskSpec};
+use berth_state::ClusterState;
+
+/// What the namespaces that a plan has met use, with what the plan hands out.
+#[derive(Default)]
+pub(crate) struct Rooms {
+    used: BTreeMap<Name, Amounts>,
+    /// The memory of all devices of one instance, by request.
+    device_memory: BTreeMap<GpuRequest, u64>,
+}
+
+impl Rooms {
+    /// Whether a namespace has room for so many more instances of a task, all at once.
+    ///
+    /// # Errors
+    /// What is short.
+    pub fn check(
+        &mut self,
+        view: &ClusterState,
+        namespace: &Name,
+        (task, count): (&TaskSpec, u32),
+    ) -> Result<(), OverQuota> {
+        let Some(row) = view.namespace(namespace) else { return Ok(()) };
+        let limit = &row.spec.quota.limit;
+        let mut one = task.amounts_least();
+        if limit.amounts.contains_key(&Resource::GpuMemory)
+            && let Some(gpu) = &task.gpu
+        {
+            let known = self.device_memory.entry(gpu.clone());
+            one = one.with(Resource::GpuMemory, *known.or_insert_with(|| most_memory(view, gpu)));
+        }
+        let used = *self.used_by(view, namespace);
+        limit.check(used, one.times(count)).map_err(|shortage| shortage.of(namespace))
+    }
+
+    pub fn take(&mut self, view: &ClusterState, namespace: &Name, amounts: Amounts) {
+        if view.namespace(namespace).is_some() {
+            let used = self.used_by(view, namespace);
+            *used = used.plus(amounts);
+        }
+    }
+
+    pub fn give_back(&mut self, namespace: &Name, amounts: Amounts) {
+        if let Some(used) = self.used.get_mut(namespace) {
+            *used = used.minus(amounts);
+        }
+    }
+
+    fn used_by(&mut self, view: &ClusterState, namespace: &Name) -> &mut Amounts {
+        self.used.entry(namespace.clone()).or_insert_with(|| view.quota_use(namespace))
+    }
+}
+
+/// The most that the devices of one instance may have: which ones they will be is not known, and
+/// apply counts all of their memory. Costs O(devices).
+fn most_memory(view: &ClusterState, gpu: &GpuRequest) -> u64 {
+    let devices = view.nodes().values().flat_map(|row| &row.spec.devices);
+    let suitable = devices.filter(|device| suits(gpu, device));
+    let most = suitable.map(|device| gpu.memory_of(device.memory).0).max().unwrap_or(0);
+    most.saturating_mul(u64::from(gpu.count))
+}
+
+/// What a namespace is short of for the next instance of a task, or for the whole of a gang.
+pub(crate) fn shortage(
+    view: &ClusterState,
+    namespace: &Name,
+    task: &TaskSpec,
+) -> Option<OverQuota> {
+    let together = if task.gang.is_some() { task.count } else { 1 };
+    Rooms::default().check(view, namespace, (task, together)).err()
+}
+
+/// What people are told of it.
+pub(crate) fn told(short: &OverQuota) -> String {
+    if short.shortage.is_for_ever() {
+        return format!("{short}, more than its quota: raise it, or ask for less");
+    }
+    format!("wait: {short}")
+}

@@ -1,0 +1,75 @@
+//! What is set for a namespace, as administrators change it.
+
+use std::sync::Arc;
+
+use berth_model::{Name, NamespaceSpec, validate_namespace};
+
+use super::Step;
+use crate::event::EventKind;
+use crate::namespace::{NAMESPACE_ROWS_MAX, NamespaceRow};
+use crate::refusal::Refusal;
+use crate::rows::{JobPhase, JobRow};
+use crate::state::Reply;
+
+impl Step<'_> {
+    /// Ends nothing, also where less is allowed now than is in use.
+    pub(super) fn apply_namespace(
+        &mut self,
+        spec: &NamespaceSpec,
+        if_version: Option<u32>,
+    ) -> Result<Reply, Refusal> {
+        if self.state.cluster.id == [0; 16] {
+            return Err(Refusal::NotFounded);
+        }
+        if let Some(first) = validate_namespace(spec).first() {
+            return Err(Refusal::Invalid(format!("{}: {}", first.field, first.message)));
+        }
+        let name = spec.name.clone();
+        let known = self.state.namespaces.get(&name);
+        let found = known.map_or(0, |row| row.version);
+        // Whoever repeats it, not knowing that it was done, is answered like the first time.
+        if known.is_some_and(|row| row.spec == *spec) {
+            return Ok(Reply::NamespaceSet { version: found });
+        }
+        check_version(&name, if_version, found)?;
+        if found == 0 && self.state.namespaces.len() >= NAMESPACE_ROWS_MAX {
+            return Err(Refusal::TooManyNamespaces);
+        }
+        let version = found.saturating_add(1);
+        let row = NamespaceRow { spec: spec.clone(), version, changed_at: self.wall };
+        self.state.namespaces.insert(name.clone(), Arc::new(row));
+        self.emit(None, None, None, EventKind::NamespaceChanged { name, version });
+        Ok(Reply::NamespaceSet { version })
+    }
+
+    /// Its jobs would have no limits any more, so it must have none.
+    pub(super) fn delete_namespace(
+        &mut self,
+        name: &Name,
+        if_version: Option<u32>,
+    ) -> Result<Reply, Refusal> {
+        let known = self.state.namespaces.get(name);
+        let found = known.ok_or_else(|| Refusal::NoSuchNamespace(name.clone()))?.version;
+        check_version(name, if_version, found)?;
+        let jobs = self.state.unfinished_jobs(name);
+        if jobs > 0 {
+            return Err(Refusal::NamespaceInUse { name: name.clone(), jobs });
+        }
+        self.state.namespaces.remove(name);
+        self.emit(None, None, None, EventKind::NamespaceDeleted { name: name.clone() });
+        Ok(Reply::Done)
+    }
+
+    /// Whether a job that is over, or ends, may be queued again.
+    pub(super) fn may_revive(&self, row: &JobRow) -> Result<(), Refusal> {
+        let comes_back = row.phase != JobPhase::Active && row.live == 0;
+        if comes_back { Ok(self.state.check_queue(row.namespace())?) } else { Ok(()) }
+    }
+}
+
+fn check_version(name: &Name, if_version: Option<u32>, found: u32) -> Result<(), Refusal> {
+    match if_version.filter(|asked| *asked != found) {
+        Some(asked) => Err(Refusal::NamespaceConflict { name: name.clone(), asked, found }),
+        None => Ok(()),
+    }
+}

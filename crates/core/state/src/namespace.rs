@@ -1,0 +1,192 @@
+//! Namespaces: what is set for each, and how much of the cluster each holds. Use is never
+//! stored, since allocations and jobs imply it; it moves where they come and go, and nowhere
+//! else, so that it cannot differ from what nodes have given out.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use berth_model::{
+    AllocationId, Amounts, JobId, JobState, Name, NamespaceSpec, NodeId, OverQuota, Resource,
+    WallMs,
+};
+
+use crate::reservation::ReservationRow;
+use crate::rows::{AllocationRow, JobRow};
+use crate::state::ClusterState;
+
+/// What is set for a namespace. One without a row has no limits.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct NamespaceRow {
+    pub spec: NamespaceSpec,
+    /// Counts the changes, from 1.
+    pub version: u32,
+    pub changed_at: WallMs,
+}
+
+/// Rows of namespaces, which persons make one by one.
+pub const NAMESPACE_ROWS_MAX: usize = 10_000;
+
+impl ClusterState {
+    /// What is set for a namespace, if anything is.
+    pub fn namespace(&self, name: &Name) -> Option<&Arc<NamespaceRow>> {
+        self.namespaces.get(name)
+    }
+
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<NamespaceRow>> {
+        self.namespaces.values()
+    }
+
+    /// Namespaces that hold or queue something, with what that is.
+    pub fn namespaces_in_use(&self) -> impl Iterator<Item = (&Name, Amounts)> {
+        self.index.usage.iter().map(|(name, amounts)| (name, *amounts))
+    }
+
+    /// What its allocations hold, from planned until their end is seen or they are given up,
+    /// and how many of its jobs are queued.
+    pub fn namespace_use(&self, name: &Name) -> Amounts {
+        self.index.usage.get(name).copied().unwrap_or_default()
+    }
+
+    /// What counts against its quota: with the places that are kept for it. Costs
+    /// O(reservations).
+    pub fn quota_use(&self, name: &Name) -> Amounts {
+        self.namespace_use(name).plus(self.kept_use(name, None))
+    }
+
+    /// Whether its quota has room for `asked`. The place that is kept for `starting` is not
+    /// counted: what starts there has it already.
+    ///
+    /// # Errors
+    /// What is short.
+    pub(crate) fn check_quota(
+        &self,
+        name: &Name,
+        asked: Amounts,
+        starting: Option<AllocationId>,
+    ) -> Result<(), OverQuota> {
+        let Some(row) = self.namespaces.get(name) else { return Ok(()) };
+        let used = self.namespace_use(name).plus(self.kept_use(name, starting));
+        row.spec.quota.limit.check(used, asked).map_err(|shortage| shortage.of(name))
+    }
+
+    /// Whether one more job may be queued.
+    pub(crate) fn check_queue(&self, name: &Name) -> Result<(), OverQuota> {
+        self.check_quota(name, Amounts::default().with(Resource::QueuedJobs, 1), None)
+    }
+
+    /// Whether its quota has room for more places that are kept until others have ended, in rows
+    /// of their own, or joining one that is kept `before`. Who ends may be of the same namespace,
+    /// and counts no longer then.
+    pub(crate) fn check_kept_quota(
+        &self,
+        name: &Name,
+        before: Option<&ReservationRow>,
+        added: &[ReservationRow],
+    ) -> Result<(), OverQuota> {
+        let Some(row) = self.namespaces.get(name) else { return Ok(()) };
+        let claims = added.iter().flat_map(|one| one.members.values());
+        let asked = claims.fold(Amounts::default(), |sum, place| sum.plus(place.claim.amounts()));
+        let kept = |one: &ReservationRow| self.kept_by(one, name, None);
+        let others = self.quota_use(name).minus(before.map_or(Amounts::default(), kept));
+        let after = added.iter().fold(Amounts::default(), |sum, one| {
+            let mut one = one.clone();
+            let known = before.into_iter().flat_map(|before| before.members.clone());
+            one.members.extend(known);
+            sum.plus(kept(&one))
+        });
+        // With what would be held in all; not less, so that nobody ends for what could not
+        // start in the end.
+        let used = others.plus(after).minus(asked);
+        row.spec.quota.limit.check(used, asked).map_err(|shortage| shortage.of(name))
+    }
+
+    fn kept_use(&self, name: &Name, but: Option<AllocationId>) -> Amounts {
+        let nodes: BTreeSet<NodeId> = self.index.reserved.values().copied().collect();
+        let rows = nodes.iter().filter_map(|id| self.nodes.get(id));
+        let kept = rows.flat_map(|row| &row.reservations);
+        kept.fold(Amounts::default(), |sum, one| sum.plus(self.kept_by(one, name, but)))
+    }
+
+    /// What a kept place holds of a namespace's quota beside what those of the namespace hold
+    /// who end for it.
+    fn kept_by(&self, one: &ReservationRow, name: &Name, but: Option<AllocationId>) -> Amounts {
+        let is_of = |id: &AllocationId| self.namespace_of(id.job) == Some(name);
+        // All of a gang starts with the first of it.
+        let starts = |id: &AllocationId| {
+            let same_task = but.is_some_and(|but| (but.job, but.task) == (id.job, id.task));
+            but == Some(*id) || (same_task && self.is_gang(id.job, id.task))
+        };
+        let members = one.members.iter().filter(|(id, _)| is_of(id) && !starts(id));
+        let members = members.map(|(_, place)| place.claim.amounts());
+        let awaited = one.awaits.iter().filter(|id| is_of(id));
+        let awaited = awaited.filter_map(|id| self.allocations.get(id));
+        let awaited = awaited.map(|row| row.claim.amounts());
+        members
+            .fold(Amounts::default(), Amounts::plus)
+            .minus(awaited.fold(Amounts::default(), Amounts::plus))
+    }
+
+    fn namespace_of(&self, job: JobId) -> Option<&Name> {
+        self.jobs.get(&job).map(|row| row.namespace())
+    }
+
+    /// Jobs of a namespace that have not ended. Costs a pass over all jobs, for what an
+    /// administrator does now and then.
+    pub(crate) fn unfinished_jobs(&self, name: &Name) -> usize {
+        self.jobs.values().filter(|row| row.namespace() == name && !row.is_ended()).count()
+    }
+
+    /// Puts a live attempt in; what it holds is its namespace's use.
+    pub(crate) fn insert_allocation(&mut self, row: AllocationRow) {
+        self.count_allocation(&row);
+        self.allocations.insert(row.id, Arc::new(row));
+    }
+
+    /// Takes an attempt that is no longer live out.
+    pub(crate) fn remove_allocation(&mut self, id: AllocationId) -> Option<Arc<AllocationRow>> {
+        let row = self.allocations.remove(&id)?;
+        if let Some(name) = self.namespace_of(id.job).cloned() {
+            self.change_use(name, |used| used.minus(row.claim.amounts()));
+        }
+        Some(row)
+    }
+
+    fn count_allocation(&mut self, row: &AllocationRow) {
+        if let Some(name) = self.namespace_of(row.id.job).cloned() {
+            self.change_use(name, |used| used.plus(row.claim.amounts()));
+        }
+    }
+
+    /// A job came, went, or became another.
+    pub(crate) fn count_queued(&mut self, before: Option<&JobRow>, after: Option<&JobRow>) {
+        let one = Amounts::default().with(Resource::QueuedJobs, 1);
+        let (was, is) = (before.filter(|row| is_queued(row)), after.filter(|row| is_queued(row)));
+        match (was, is) {
+            (Some(was), None) => self.change_use(was.namespace().clone(), |used| used.minus(one)),
+            (None, Some(is)) => self.change_use(is.namespace().clone(), |used| used.plus(one)),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+    }
+
+    fn change_use(&mut self, name: Name, change: impl FnOnce(Amounts) -> Amounts) {
+        let after = change(self.namespace_use(&name));
+        // What holds nothing is not remembered: names cost nothing to make up.
+        if after.is_zero() {
+            self.index.usage.remove(&name);
+        } else {
+            self.index.usage.insert(name, after);
+        }
+    }
+
+    /// Counts everything anew, into an empty index.
+    pub(crate) fn rebuild_usage(&mut self) {
+        let jobs: Vec<_> = self.jobs.values().cloned().collect();
+        jobs.iter().for_each(|row| self.count_queued(None, Some(row)));
+        let rows: Vec<_> = self.allocations.values().cloned().collect();
+        rows.iter().for_each(|row| self.count_allocation(row));
+    }
+}
+
+fn is_queued(row: &JobRow) -> bool {
+    row.state() == JobState::Queued
+}

@@ -1,0 +1,113 @@
+//! What is set for a namespace: the other kind of file.
+
+use std::num::NonZeroU32;
+
+use berth_model::{Limit, Name, NamespaceSpec, Quota, Resource, validate_namespace};
+
+use super::keys;
+use super::task::read_cpu;
+use super::walk::{Field, Walk};
+use crate::problem::{Complaint, Complaints};
+use crate::text::{Span, shown};
+use crate::tree::{Table, Value};
+
+/// GPUs of a quota: far more than any cluster has.
+const GPUS_MAX: u32 = 1_000_000;
+
+/// Reads the tree of a file.
+pub(crate) fn read_namespace(
+    tree: &Table,
+    whole: Span,
+    complaints: &mut Complaints,
+) -> Option<NamespaceSpec> {
+    let mut walk = Walk::new(complaints);
+    walk.refuse_unknown(tree, "", &keys::NAMESPACE);
+    if tree.get("name").is_none() {
+        let hint = "say which namespace, as in name = \"research\"";
+        walk.complaints.add_with_hint(whole, "name", "`name` is missing", hint);
+    }
+    let name = walk.field(tree, "", "name").and_then(|field| walk.name(&field));
+    let description = walk.field(tree, "", "description");
+    let description = description.and_then(|field| walk.text(&field).map(str::to_owned));
+    let quota = walk.field(tree, "", "quota").map(|field| read_quota(&mut walk, &field));
+    let spec = NamespaceSpec {
+        name: name.unwrap_or_else(placeholder),
+        description: description.unwrap_or_default(),
+        quota: quota.unwrap_or_default(),
+    };
+    check_sense(&mut walk, &spec, whole);
+    walk.complaints.is_empty().then_some(spec)
+}
+
+fn placeholder() -> Name {
+    Name::new("unnamed").expect("letters make a name")
+}
+
+/// What the server would refuse, in its words, with places of the file.
+fn check_sense(walk: &mut Walk<'_>, spec: &NamespaceSpec, whole: Span) {
+    for violation in validate_namespace(spec) {
+        if walk.complaints.covers(&violation.field) {
+            continue;
+        }
+        let span = walk.place_of(&violation.field).unwrap_or(whole);
+        let (path, message, hint) = (violation.field, violation.message, violation.hint);
+        walk.complaints.push(Complaint { span, path, message, hint });
+    }
+}
+
+fn read_quota(walk: &mut Walk<'_>, field: &Field<'_>) -> Quota {
+    let Some(table) = walk.table(field, &keys::QUOTA) else { return Quota::default() };
+    let limit = walk.field(table, &field.path, "limit");
+    Quota { limit: limit.map(|limit| read_limit(walk, &limit)).unwrap_or_default() }
+}
+
+fn read_limit(walk: &mut Walk<'_>, field: &Field<'_>) -> Limit {
+    let Some(table) = walk.table(field, &keys::QUOTA_LIMIT) else { return Limit::default() };
+    let mut limit = Limit::default();
+    for resource in Resource::ALL {
+        let Some(amount) = walk.field(table, &field.path, resource.name()) else { continue };
+        limit.amounts.extend(read_amount(walk, &amount, resource).map(|most| (resource, most)));
+    }
+    if let Some(rate) = walk.field(table, &field.path, "submits_per_second") {
+        limit.submits_per_second = walk.integer(&rate, 1, u32::MAX).and_then(NonZeroU32::new);
+    }
+    limit
+}
+
+/// An amount of what a quota counts.
+fn read_amount(walk: &mut Walk<'_>, field: &Field<'_>, resource: Resource) -> Option<u64> {
+    match resource {
+        Resource::Gpus => read_gpus(walk, field),
+        Resource::GpuMemory | Resource::Memory => walk.size(field).map(|size| size.0),
+        Resource::Cpu => read_cpu(walk, field).map(|cpu| cpu.0),
+        Resource::RunningTasks | Resource::QueuedJobs => {
+            walk.integer(field, 0, u32::MAX).map(u64::from)
+        }
+    }
+}
+
+/// In thousandths.
+fn read_gpus(walk: &mut Walk<'_>, field: &Field<'_>) -> Option<u64> {
+    let Value::Float(text) = &field.node.value else {
+        return walk.integer(field, 0, GPUS_MAX).map(|count| u64::from(count) * 1000);
+    };
+    let milli = thousandths(text).filter(|milli| *milli <= u64::from(GPUS_MAX) * 1000);
+    if milli.is_none() {
+        let seen = shown(text);
+        let message =
+            format!("expected GPUs from 0 to {GPUS_MAX}, of at most three decimals, found {seen}");
+        walk.complain(field, message);
+    }
+    milli
+}
+
+fn thousandths(text: &str) -> Option<u64> {
+    let (whole, part) = text.split_once('.')?;
+    let part = part.trim_end_matches('0');
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(part) || part.len() > 3 {
+        return None;
+    }
+    let milli: u64 = format!("{part:0<3}").parse().ok()?;
+    whole.parse::<u64>().ok()?.checked_mul(1000)?.checked_add(milli)
+}

@@ -1,0 +1,75 @@
+//! What is set for a namespace.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use berth_model::{Limit, NamespaceSpec, Quota, Resource};
+use berth_proto::v1;
+
+use crate::problem::{Cause, Field, Problems};
+
+/// The message for what is set for a namespace.
+pub fn namespace_spec_to_proto(spec: &NamespaceSpec) -> v1::NamespaceSpec {
+    let NamespaceSpec { name, description, quota } = spec;
+    v1::NamespaceSpec {
+        name: name.to_string(),
+        description: description.clone(),
+        quota: quota_to_proto(quota),
+    }
+}
+
+/// No limits are an absent message, so that there is one encoding.
+fn quota_to_proto(quota: &Quota) -> Option<v1::Quota> {
+    let Quota { limit } = quota;
+    let mut proto = v1::QuotaLimit {
+        submits_per_second: limit.submits_per_second.map(NonZeroU32::get),
+        ..v1::QuotaLimit::default()
+    };
+    for (resource, amount) in &limit.amounts {
+        *amount_of(&mut proto, *resource) = Some(*amount);
+    }
+    (!limit.is_empty()).then_some(v1::Quota { limit: Some(proto) })
+}
+
+fn amount_of(proto: &mut v1::QuotaLimit, resource: Resource) -> &mut Option<u64> {
+    match resource {
+        Resource::Gpus => &mut proto.gpu_milli,
+        Resource::GpuMemory => &mut proto.gpu_memory_bytes,
+        Resource::Cpu => &mut proto.cpu_milli,
+        Resource::Memory => &mut proto.memory_bytes,
+        Resource::RunningTasks => &mut proto.running_tasks,
+        Resource::QueuedJobs => &mut proto.queued_jobs,
+    }
+}
+
+/// Reads the form of it, not its sense.
+pub(crate) fn read_namespace(
+    at: Field<'_>,
+    proto: v1::NamespaceSpec,
+    problems: &mut Problems,
+) -> Option<NamespaceSpec> {
+    let name = problems.name(at.named("name"), &proto.name);
+    let quota_at = at.named("quota");
+    let limit = proto.quota.unwrap_or_default().limit.unwrap_or_default();
+    let limit = read_limit(quota_at.named("limit"), limit, problems);
+    Some(NamespaceSpec {
+        name: name?,
+        description: proto.description,
+        quota: Quota { limit: limit? },
+    })
+}
+
+fn read_limit(at: Field<'_>, mut proto: v1::QuotaLimit, problems: &mut Problems) -> Option<Limit> {
+    let given = Resource::ALL.into_iter();
+    let given = given.filter_map(|one| Some((one, amount_of(&mut proto, one).take()?)));
+    let amounts: BTreeMap<Resource, u64> = given.collect();
+    let submits_per_second = match proto.submits_per_second.map(NonZeroU32::new) {
+        Some(None) => {
+            let cause = Cause::OutOfRange { allowed: "at least 1", found: 0 };
+            problems.add(at.named("submits_per_second"), cause);
+            return None;
+        }
+        given => given.flatten(),
+    };
+    Some(Limit { amounts, submits_per_second })
+}
