@@ -111,13 +111,8 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             observe_command(world, allocation, what, nodes)
         }
         Move::Reserve { job, instance, node, awaits, drop } => {
-            let is_gang = |id: &JobId| {
-                let row = world.state.jobs().get(id);
-                row.is_some_and(|row| row.is_gang(berth_model::TaskIndex(0)) && row.live == 0)
-            };
-            let gangs: Vec<JobId> = jobs.iter().copied().filter(is_gang).collect();
-            // As often for one of them as for anything.
-            let of_gang = pick(&gangs, job).filter(|_| awaits & 1 == 1);
+            // As often for one of those as for anything.
+            let of_gang = pick(&waiting_gangs(world), job).filter(|_| awaits & 1 == 1);
             let (job, node) = (of_gang.or_else(|| pick(&jobs, job))?, pick(&nodes, node)?);
             reserve_command(world, (job, instance), node, (!drop).then_some(awaits))
         }
@@ -188,6 +183,12 @@ fn reserve_command(
     let chosen: Vec<AllocationId> = chosen.map(|(_, id)| *id).collect();
     let kept = reservation(world, of, node, &chosen);
     Some(Command::Reserve { reservations: vec![kept.clone(), kept] })
+}
+
+fn waiting_gangs(world: &World) -> Vec<JobId> {
+    let rows = world.state.jobs().values();
+    let waits = |row: &&Arc<JobRow>| row.is_gang(berth_model::TaskIndex(0)) && row.live == 0;
+    rows.filter(waits).map(|row| row.id).collect()
 }
 
 /// Most of those who may end for a gang are to, wherever they are; sometimes one who may not.
