@@ -213,10 +213,16 @@ fn ended_allocation(view: &ClusterState, job: &JobRow, ended: &EndedAllocation) 
 }
 
 fn reasons(explained: &Explanation) -> Vec<v1::Reason> {
+    let count = |nodes: u64| u32::try_from(nodes).unwrap_or(u32::MAX);
+    let also = |(code, nodes): &(&'static str, u64)| v1::AlsoAgainst {
+        code: (*code).to_owned(),
+        nodes: count(*nodes),
+    };
     let reason = |reason: &berth_placement::Reason| v1::Reason {
         code: reason.code.to_owned(),
-        nodes: u32::try_from(reason.nodes).unwrap_or(u32::MAX),
+        nodes: count(reason.nodes),
         detail: reason.detail.clone(),
+        also: reason.also.iter().map(also).collect(),
     };
     explained.reasons.iter().map(reason).collect()
 }

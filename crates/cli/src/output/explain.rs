@@ -1,19 +1,30 @@
 //! Why a job waits, or why it is where it is.
 
-use berth_proto::v1::{ExplainReply, Reason};
+use berth_proto::v1::{AlsoAgainst, ExplainReply, Reason};
 use serde_json::{Value, json};
 
 use super::{Answer, Piece, Table, rfc3339, rfc3339_or_null};
 
 pub(crate) fn reasons_json(reasons: &[Reason]) -> Vec<Value> {
-    let one = |reason: &Reason| json!({ "code": reason.code, "nodes": reason.nodes, "detail": reason.detail });
+    let also = |also: &AlsoAgainst| json!({ "code": also.code, "nodes": also.nodes });
+    let one = |reason: &Reason| {
+        json!({
+            "code": reason.code,
+            "nodes": reason.nodes,
+            "detail": reason.detail,
+            "also": reason.also.iter().map(also).collect::<Vec<_>>(),
+        })
+    };
     reasons.iter().map(one).collect()
 }
 
 pub(crate) fn reasons_table(reasons: &[Reason]) -> Table {
-    let mut table = Table::new(&["NODES", "REASON", "DETAIL"], &[]);
+    let mut table = Table::new(&["NODES", "REASON", "DETAIL", "ALSO"], &[]);
     for reason in reasons {
-        table.row(vec![reason.nodes.to_string(), reason.code.clone(), reason.detail.clone()]);
+        let Reason { code, nodes, detail, also } = reason;
+        let also = also.iter().map(|AlsoAgainst { code, nodes }| format!("{code} on {nodes}"));
+        let also = also.collect::<Vec<_>>().join(", ");
+        table.row(vec![nodes.to_string(), code.clone(), detail.clone(), also]);
     }
     table
 }

@@ -80,7 +80,7 @@ fn sole_change(
     let kind = change_for(row, request.task, misfit).filter(offers_something)?;
     let mut relaxed = Relaxed::of(request);
     relaxed.make(&kind);
-    let request = Request { task: &relaxed.task, constraints: &relaxed.constraints };
+    let request = relaxed.request();
     is_eligible(row, request).ok()?;
     if !matches!(kind, ChangeKind::NodeState(_)) {
         takes_work(row, now).ok()?;
@@ -157,13 +157,13 @@ fn gpus(row: &NodeRow, task: &TaskSpec, asked: u32, shortage: Shortage) -> Optio
 }
 
 /// A copy of a request that changes are made to.
-struct Relaxed {
-    task: TaskSpec,
-    constraints: Constraints,
+pub(crate) struct Relaxed {
+    pub task: TaskSpec,
+    pub constraints: Constraints,
 }
 
 impl Relaxed {
-    fn of(request: Request<'_>) -> Relaxed {
+    pub fn of(request: Request<'_>) -> Relaxed {
         // Command and environment may be long and decide nothing here.
         let task = TaskSpec {
             cpu: request.task.cpu,
@@ -174,6 +174,10 @@ impl Relaxed {
             ..TaskSpec::new(request.task.name.clone(), berth_model::JobKind::Batch, Vec::new())
         };
         Relaxed { task, constraints: request.constraints.clone() }
+    }
+
+    pub fn request(&self) -> Request<'_> {
+        Request { task: &self.task, constraints: &self.constraints }
     }
 
     fn make(&mut self, change: &ChangeKind) {

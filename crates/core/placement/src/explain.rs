@@ -155,7 +155,7 @@ impl GangShortage {
     fn reason(&self) -> Reason {
         let GangShortage { members, places } = self;
         let detail = format!("needs {members} places at once; {places} fit now");
-        Reason { code: "gang", nodes: 0, detail }
+        Reason { code: "gang", nodes: 0, detail, also: Vec::new() }
     }
 
     fn smallest_change(&self) -> String {

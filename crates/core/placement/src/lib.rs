@@ -14,6 +14,7 @@ pub mod explain;
 mod filters;
 #[cfg(test)]
 mod fixture;
+mod hindrances;
 mod host;
 mod kinds;
 pub mod mix;

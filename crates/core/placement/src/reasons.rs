@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_model::{AllocationId, JobKind, Misfit, Name, NodeId, StateMs, TaskIndex};
 use berth_state::{ClusterState, JobPhase, JobRow, NodeRow};
 
-use crate::filters::{Request, admits, is_eligible};
+use crate::filters::{Request, is_eligible};
+use crate::hindrances::hindrances;
 use crate::quota;
 
 /// Names in one sentence, so that it is read.
@@ -21,6 +22,8 @@ pub struct Reason {
     pub nodes: u64,
     /// In the words of the node that is nearest to fitting.
     pub detail: String,
+    /// What stands against some of these nodes beside that, and against how many.
+    pub also: Vec<(&'static str, u64)>,
 }
 
 /// Instances without a place. A daemon has none pending: what waits are the
@@ -74,7 +77,7 @@ pub(crate) fn own_hindrances(
     task: TaskIndex,
     now: StateMs,
 ) -> Vec<Reason> {
-    let own = |code, detail: String| Reason { code, nodes: 0, detail };
+    let own = |code, detail: String| Reason { code, nodes: 0, detail, also: Vec::new() };
     let mut reasons = Vec::new();
     if view.waits_after_restore(now) {
         let whom = match view.awaited() {
@@ -177,6 +180,13 @@ fn some_of(names: impl Iterator<Item = String>) -> String {
     format!("{}{more}", names.join(", "))
 }
 
+/// Nodes that have the same thing against them first.
+struct Bucket {
+    nearest: Misfit,
+    nodes: u64,
+    also: BTreeMap<&'static str, u64>,
+}
+
 /// Every node once: by the first thing against it, as having an instance of
 /// the daemon already, or as fitting. In the order from far to near.
 pub(crate) fn node_reasons(
@@ -186,25 +196,26 @@ pub(crate) fn node_reasons(
     request: Request<'_>,
 ) -> Vec<Reason> {
     let mut fitting: u64 = 0;
-    let mut groups: BTreeMap<&'static str, (Misfit, u64)> = BTreeMap::new();
+    let mut groups: BTreeMap<&'static str, Bucket> = BTreeMap::new();
     for row in open {
-        match admits(row, &row.used, now, request) {
-            Ok(()) => fitting += 1,
-            Err(misfit) => {
-                let code = misfit_code(&misfit);
-                let (nearest, count) = groups.entry(code).or_insert_with(|| (misfit.clone(), 0));
-                *count += 1;
-                // The order of `Misfit` ends in the amounts: the largest is
-                // that of the node which lacks least.
-                if *nearest < misfit {
-                    *nearest = misfit;
-                }
-            }
+        let mut against = hindrances(row, now, request).into_iter();
+        let Some(misfit) = against.next() else {
+            fitting += 1;
+            continue;
+        };
+        let new = || Bucket { nearest: misfit.clone(), nodes: 0, also: BTreeMap::new() };
+        let bucket = groups.entry(misfit_code(&misfit)).or_insert_with(new);
+        bucket.nodes += 1;
+        against.for_each(|other| *bucket.also.entry(misfit_code(&other)).or_default() += 1);
+        // The order of `Misfit` ends in the amounts: the largest is that of the node which
+        // lacks least.
+        if bucket.nearest < misfit {
+            bucket.nearest = misfit;
         }
     }
-    let mut groups: Vec<(Misfit, u64)> = groups.into_values().collect();
-    groups.sort();
-    let said = groups.into_iter().map(|(misfit, nodes)| {
+    let mut groups: Vec<Bucket> = groups.into_values().collect();
+    groups.sort_by(|one, other| one.nearest.cmp(&other.nearest));
+    let said = groups.into_iter().map(|Bucket { nearest: misfit, nodes, also }| {
         let prefix = if nodes > 1 { "nearest node: " } else { "" };
         let detail = match &misfit {
             Misfit::GpuCount { .. }
@@ -231,10 +242,10 @@ pub(crate) fn node_reasons(
             | Misfit::PortTaken { .. }
             | Misfit::ClaimMismatch => misfit.to_string(),
         };
-        Reason { code: misfit_code(&misfit), nodes, detail }
+        Reason { code: misfit_code(&misfit), nodes, detail, also: also.into_iter().collect() }
     });
     let other = |code, nodes: u64, detail: &str| {
-        (nodes > 0).then(|| Reason { code, nodes, detail: detail.to_owned() })
+        (nodes > 0).then(|| Reason { code, nodes, detail: detail.to_owned(), also: Vec::new() })
     };
     let covered = nodes.len().saturating_sub(open.len()) as u64;
     said.chain(other("has-one", covered, "has its instance already"))

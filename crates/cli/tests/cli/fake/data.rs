@@ -299,8 +299,13 @@ pub fn backup() -> Vec<u8> {
 
 pub fn reasons() -> Vec<Reason> {
     vec![
-        Reason { code: "gpu-count".into(), nodes: 1, detail: "the largest has 2".into() },
-        Reason { code: "draining".into(), nodes: 1, detail: String::new() },
+        Reason {
+            code: "gpu-count".into(),
+            nodes: 1,
+            detail: "the largest has 2".into(),
+            also: vec![AlsoAgainst { code: "cordoned".into(), nodes: 1 }],
+        },
+        Reason { code: "draining".into(), nodes: 1, ..Reason::default() },
     ]
 }
 
