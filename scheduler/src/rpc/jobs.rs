@@ -268,7 +268,8 @@ impl JobsService {
         let view = self.0.read(granted, 0).await?.state;
         let (soft, now) = (leader.loads(), leader.clock.now());
         let preview = tokio::task::spawn_blocking(move || {
-            super::reads::plan_reply(&view, &what_would_happen(&view, &soft, now, &spec), &spec)
+            let preview = what_would_happen(&view, &soft, now, &spec);
+            super::reads::plan_reply(&view, &preview, &spec, now)
         });
         let preview = preview.await;
         let mut reply = preview.map_err(|_| Status::internal("the plan did not finish"))??;

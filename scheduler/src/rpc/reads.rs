@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_model::{AllocationId, JobId};
+use berth_model::{AllocationId, JobId, StateMs};
 use berth_placement::{Explanation, PlanPreview, explain};
 use berth_proto::v1;
 use berth_state::{AllocationRow, ClusterState, JobRow};
@@ -14,6 +14,7 @@ use super::{Shared, lookup, status};
 use crate::access::Granted;
 use crate::history::EndedAllocation;
 use crate::leader::Leader;
+use crate::leader::clock::wall;
 
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
@@ -136,7 +137,7 @@ impl Shared {
         let explained =
             explained.map_err(|_| Status::internal("the explanation did not finish"))?;
         let explained = explained.ok_or_else(|| Status::not_found(format!("job {id} is gone")))?;
-        Ok(explain_reply(&explained))
+        Ok(explain_reply(&explained, now))
     }
 
     pub async fn job_history(
@@ -227,7 +228,12 @@ fn reasons(explained: &Explanation) -> Vec<v1::Reason> {
     explained.reasons.iter().map(reason).collect()
 }
 
-fn explain_reply(explained: &Explanation) -> v1::ExplainReply {
+/// As wall clocks show it.
+fn expected_start_ms(explained: &Explanation, now: StateMs) -> Option<u64> {
+    explained.expected_start.map(|at| wall().0.saturating_add(at.since(now).0))
+}
+
+fn explain_reply(explained: &Explanation, now: StateMs) -> v1::ExplainReply {
     let placed = explained
         .running
         .iter()
@@ -250,7 +256,7 @@ fn explain_reply(explained: &Explanation) -> v1::ExplainReply {
         job_id: explained.job.0,
         summary: explained.summary.clone(),
         position: explained.position,
-        expected_start_ms: None,
+        expected_start_ms: expected_start_ms(explained, now),
         reasons: reasons(explained),
         nodes_total: u32::try_from(explained.nodes_total).unwrap_or(u32::MAX),
         smallest_change: explained.smallest_change.clone(),
@@ -263,6 +269,7 @@ pub fn plan_reply(
     view: &ClusterState,
     preview: &Result<PlanPreview, berth_state::Refusal>,
     spec: &berth_model::JobSpec,
+    now: StateMs,
 ) -> Result<v1::PlanReply, Status> {
     let preview = preview.as_ref().map_err(status::from_refusal)?;
     let placements = preview.placements.iter().map(|placement| planned(view, placement, spec));
@@ -278,6 +285,7 @@ pub fn plan_reply(
         placements: placements.collect(),
         kept: kept.collect(),
         waiting: preview.waiting,
+        expected_start_ms: preview.why.as_ref().and_then(|why| expected_start_ms(why, now)),
         reasons: preview.why.as_ref().map(reasons).unwrap_or_default(),
         updates_job: old.map(|row| row.id.0),
         diff: old.map(|row| views::spec_diff(&row.spec, spec)).unwrap_or_default(),

@@ -35,7 +35,7 @@ pub(crate) fn explain_answer(reply: &ExplainReply) -> Answer {
         pieces.push(Piece::Text(format!("place in the queue: {position}")));
     }
     if let Some(at_ms) = reply.expected_start_ms {
-        pieces.push(Piece::Text(format!("expected start: {}", rfc3339(at_ms))));
+        pieces.push(Piece::Text(format!("expected start: {} at the latest", rfc3339(at_ms))));
     }
     if !reply.smallest_change.is_empty() {
         pieces.push(Piece::Text(format!("smallest change: {}", reply.smallest_change)));

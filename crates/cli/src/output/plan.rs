@@ -4,7 +4,7 @@ use berth_proto::v1::{PlanReply, PlannedPlacement, PlannedVictim};
 use serde_json::{Value, json};
 
 use super::explain::{reasons_json, reasons_table};
-use super::{Answer, Piece, Table};
+use super::{Answer, Piece, Table, rfc3339, rfc3339_or_null};
 
 pub(crate) fn plan_answer(reply: &PlanReply) -> Answer {
     let mut pieces = Vec::new();
@@ -18,6 +18,10 @@ pub(crate) fn plan_answer(reply: &PlanReply) -> Answer {
         reply.placements.len(),
         reply.waiting
     )));
+    if let Some(at_ms) = reply.expected_start_ms {
+        let at = rfc3339(at_ms);
+        pieces.push(Piece::Text(format!("the next of these would start by {at} at the latest")));
+    }
     if !reply.placements.is_empty() {
         pieces.push(Piece::Table(placements_table(reply)));
     }
@@ -81,6 +85,7 @@ fn plan_json(reply: &PlanReply) -> Value {
         "placements": placements,
         "kept": reply.kept.iter().map(with_victims).collect::<Vec<_>>(),
         "waiting": reply.waiting,
+        "expected_start": rfc3339_or_null(reply.expected_start_ms),
         "reasons": reasons_json(&reply.reasons),
         "nodes_total": reply.nodes_total,
         "updates_job": reply.updates_job,

@@ -6,6 +6,7 @@ use berth_state::{ClusterState, JobRow, NodeRow, QueueKey, ScoreParts};
 
 use crate::budget::Budget;
 use crate::change;
+use crate::expected::expected_start;
 use crate::filters::{Request, admits};
 use crate::never::task_never_fits;
 use crate::places::places_now;
@@ -36,6 +37,9 @@ pub struct Explanation {
     /// From 1 among the tasks in the queue; `None` when it is not in it.
     pub position: Option<u64>,
     pub queue_len: u64,
+    /// When the next instance of it starts at the latest, by time limits; `None` where that is
+    /// not known, or nothing waits.
+    pub expected_start: Option<StateMs>,
     pub nodes_total: u64,
     /// Each node counted once, by the first thing against it; before those,
     /// what holds the task back whatever the nodes. Empty when nothing waits.
@@ -97,6 +101,7 @@ pub fn explain_task(
         waiting: waiting_count(view, row, task),
         position: position.map(|ahead| ahead as u64 + 1),
         queue_len: view.queue_len() as u64,
+        expected_start: None,
         nodes_total: nodes.len() as u64,
         reasons: Vec::new(),
         smallest_change: String::new(),
@@ -126,6 +131,9 @@ pub fn explain_task(
                 "; or priority {priority}, so that less urgent work ends for it"
             ));
         });
+    }
+    if never.is_none() && position.is_some() {
+        explanation.expected_start = expected_start(view, soft, now, (job, task));
     }
     explanation.reasons = hindrances;
     explanation.reasons.extend(shortage.map(|shortage| shortage.reason()));

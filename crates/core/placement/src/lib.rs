@@ -10,6 +10,7 @@ pub mod change;
 mod devices;
 pub mod domain;
 mod elsewhere;
+mod expected;
 pub mod explain;
 mod filters;
 #[cfg(test)]

@@ -160,6 +160,7 @@ impl Jobs for Fake {
             diff: if updates { vec!["tasks.main.count: 2 -> 1".into()] } else { Vec::new() },
             nodes_total: 2,
             kept: if waits { vec![kept] } else { Vec::new() },
+            expected_start_ms: waits.then_some(1_790_000_000_000),
         }))
     }
 
