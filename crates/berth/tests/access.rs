@@ -70,7 +70,7 @@ const ANYONE: &str = "++ + + + + ++++ ++ ++ +++ +";
 /// Any machine whose certificate is good.
 const MEMBERS: &str = "uu + + + + ++++ ++ ++ uuu u";
 
-const CALLS: [(&str, &str); 58] = [
+const CALLS: [(&str, &str); 59] = [
     ("/berth.raft.v1.Peer/Call", PEERS),
     ("/berth.raft.v1.Peer/Snapshot", PEERS),
     ("/berth.v1.Agents/Session", AGENTS),
@@ -105,6 +105,7 @@ const CALLS: [(&str, &str); 58] = [
     ("/berth.v1.Nodes/Drain", OPERATE),
     ("/berth.v1.Nodes/ListOrphans", READ),
     ("/berth.v1.Nodes/StopOrphans", OPERATE),
+    ("/berth.v1.Nodes/PlanDefrag", OPERATE),
     ("/berth.v1.Operator/Status", READ),
     ("/berth.v1.Operator/Join", JOINING),
     ("/berth.v1.Operator/Promote", OPERATE),

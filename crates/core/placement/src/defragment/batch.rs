@@ -49,17 +49,19 @@ struct Draft {
 /// Some who would leave a node together.
 struct Step {
     gain_milli: i64,
+    cost: u64,
     settled: Vec<Settled>,
 }
 
 impl Step {
-    /// Whether it brings more for each move.
+    /// Whether it brings more for each move, else costs less.
     fn beats(&self, other: &Step) -> bool {
         let each = |one: &Step, of: &Step| {
             i128::from(one.gain_milli) * i128::try_from(of.settled.len()).unwrap_or(i128::MAX)
         };
-        let (mine, theirs) = (each(self, other), each(other, self));
-        mine > theirs || (mine == theirs && self.settled < other.settled)
+        let rank = |gain, of: &Self| (std::cmp::Reverse(gain), of.cost);
+        let (mine, theirs) = (rank(each(self, other), self), rank(each(other, self), other));
+        (mine, &self.settled) < (theirs, &other.settled)
     }
 }
 
@@ -172,7 +174,8 @@ impl Board {
             tries_left: STEP_TRIES_MAX,
         };
         let (there, settled) = leaving.settle()?;
-        Some(Step { gain_milli: here - there, settled })
+        let cost = set.iter().map(|at| movers[*at].cost).fold(0, u64::saturating_add);
+        Some(Step { gain_milli: here - there, cost, settled })
     }
 
     fn take(&mut self, draft: &mut Draft, step: &Step, made: &[Move], now: StateMs) {
