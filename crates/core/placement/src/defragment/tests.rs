@@ -190,17 +190,20 @@ fn plain(scene: &Scene) -> Vec<Plain> {
 fn any_task() -> impl Strategy<Value = TaskSpec> {
     let gpu = prop_oneof![
         Just(task()),
+        Just(share_task(250)),
+        Just(share_task(250)),
         Just(share_task(500)),
         Just(share_task(500)),
         Just(gpu_task(1)),
         Just(gpu_task(2)),
     ];
-    (gpu, 1..5_u64).prop_map(|(task, cores)| TaskSpec { cpu: CpuMilli(cores * 1000), ..task })
+    let cores = prop_oneof![3 => 1..2_u64, 1 => 1..5_u64];
+    (gpu, cores).prop_map(|(task, cores)| TaskSpec { cpu: CpuMilli(cores * 1000), ..task })
 }
 
 fn any_scene() -> impl Strategy<Value = Scene> {
-    let nodes = prop::collection::vec(0..3_u32, 2..5);
-    let tasks = prop::collection::vec((any_task(), prop::bool::weighted(0.4)), 0..12);
+    let nodes = prop::collection::vec(prop_oneof![1 => 0..1_u32, 4 => 1..3_u32], 2..5);
+    let tasks = prop::collection::vec((any_task(), prop::bool::weighted(0.45)), 4..24);
     (nodes, tasks).prop_map(|(nodes, tasks)| scene(&nodes, &tasks))
 }
 
@@ -293,6 +296,48 @@ fn of_sets_that_are_as_small_the_one_is_taken_that_leaves_most_of_use() {
     let room = scene.room(&gpu_task(1)).unwrap();
     assert_eq!((room.moves.len(), room.node), (1, NodeId(2)));
     assert_eq!(room.moves[0].to, NodeId(3), "400 beside 500");
+}
+
+#[test]
+fn where_one_is_not_enough_several_move_and_none_gets_the_place_of_another() {
+    let check = |held: &[u32], expected: Option<usize>| {
+        // On each node but the last, of one GPU, so much is held and as much of the rest was.
+        let pair = |milli: &u32| [(share_task(*milli), false), (share_task(1000 - milli), true)];
+        let mut tasks: Vec<(TaskSpec, bool)> = held.iter().flat_map(pair).collect();
+        tasks.extend(shares(&[250, 250, 250]));
+        let scene = scene(&vec![1; held.len() + 1], &tasks);
+        let room = scene.room(&gpu_task(1));
+        assert_eq!(room.as_ref().map(|room| room.moves.len()), expected, "{held:?}: {room:?}");
+        let room = room.filter(|room| room.moves.len() > 1);
+        room.into_iter().for_each(|room| drop(scene.replay(&room.moves)));
+    };
+    check(&[750, 750, 750], Some(3));
+    check(&[750, 750], None);
+    check(&[500, 750], Some(3));
+    check(&[500, 750, 750, 600], Some(3));
+    check(&[500, 500, 750], Some(1));
+}
+
+#[test]
+fn the_cheapest_place_is_left_to_whom_no_other_would_do() {
+    let of = |milli, gibibytes: u64| {
+        let memory = berth_model::MemoryBytes(gibibytes << 30);
+        TaskSpec { memory, ..share_task(milli) }
+    };
+    // Half of each of two GPUs is free; only beside the first is memory for the smaller of two.
+    let tasks = [
+        (of(500, 300), false),
+        (of(500, 1), true),
+        (of(500, 500), false),
+        (of(500, 1), true),
+        (of(500, 1), false),
+        (of(250, 100), false),
+    ];
+    let scene = scene(&[1, 1, 1], &tasks);
+    let room = scene.room(&gpu_task(1)).unwrap();
+    let places: Vec<(u64, NodeId)> =
+        room.moves.iter().map(|one| (one.allocation.job.0, one.to)).collect();
+    assert_eq!(places, [(5, NodeId(2)), (6, NodeId(1))]);
 }
 
 #[test]
