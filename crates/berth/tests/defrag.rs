@@ -58,7 +58,7 @@ async fn moves_are_planned_and_nothing_moves() {
         plan.staying.iter().map(|one| (one.why.as_str(), one.allocations)).collect();
     assert_eq!(staying, [("its job allows no further attempt", 1)]);
 
-    let too_many = client.plan_defrag(v1::PlanDefragRequest { moves_max: Some(1001) }).await;
+    let too_many = client.plan_defrag(v1::PlanDefragRequest { moves_max: Some(257) }).await;
     let refused = matches!(&too_many, Err(ClientError::Refused(_)));
     assert!(refused, "{too_many:?}");
     let none = client.plan_defrag(v1::PlanDefragRequest { moves_max: Some(0) }).await.unwrap();

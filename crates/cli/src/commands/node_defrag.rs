@@ -15,7 +15,7 @@ pub struct DefragArgs {
     pub plan: bool,
 
     /// At most so many moves
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub moves_max: Option<u32>,
 }
 

@@ -46,29 +46,40 @@ struct Draft {
     of_job: BTreeMap<JobId, u32>,
 }
 
+/// What some who would leave a node together bring, or may bring at the most.
+#[derive(Clone, Copy)]
+struct Gain {
+    milli: i64,
+    cost: u64,
+    moves: usize,
+}
+
 /// Some who would leave a node together.
 struct Step {
-    gain_milli: i64,
-    cost: u64,
+    gain: Gain,
     settled: Vec<Settled>,
 }
 
-impl Step {
-    /// Whether it brings more for each move, else costs less.
-    fn beats(&self, other: &Step) -> bool {
-        let each = |one: &Step, of: &Step| {
-            i128::from(one.gain_milli) * i128::try_from(of.settled.len()).unwrap_or(i128::MAX)
+impl Gain {
+    /// Whether it is more for each move, or as much for less; of equals the first is taken.
+    fn beats(self, other: Gain) -> bool {
+        let each = |one: Gain, of: Gain| {
+            i128::from(one.milli) * i128::try_from(of.moves).unwrap_or(i128::MAX)
         };
-        let rank = |gain, of: &Self| (std::cmp::Reverse(gain), of.cost);
-        let (mine, theirs) = (rank(each(self, other), self), rank(each(other, self), other));
-        (mine, &self.settled) < (theirs, &other.settled)
+        let (mine, theirs) = (each(self, other), each(other, self));
+        mine > theirs || (mine == theirs && self.cost < other.cost)
+    }
+
+    fn is_worth(self, each_milli: i64) -> bool {
+        let moves = i64::try_from(self.moves).unwrap_or(i64::MAX);
+        self.milli >= each_milli.max(1).saturating_mul(moves)
     }
 }
 
 impl Board {
     /// The best moves, as far as the limits go. The view is the one that was observed last.
     ///
-    /// Costs O(nodes × (kinds of requests + live allocations)) for each step.
+    /// Costs O(nodes + live allocations) for each step beside what has changed.
     pub fn batch(&mut self, view: &ClusterState, now: StateMs, limits: BatchLimits) -> Batch {
         let lost_before_milli = self.lost_with(&BTreeMap::new());
         let mut draft = Draft {
@@ -116,10 +127,15 @@ impl Board {
             let host = draft.left.get(&position).unwrap_or_else(|| self.roster.host(position));
             let before = self.lost_of(host);
             for set in self.sets_on(position, most, may_go) {
-                let Some(step) = self.step(draft, position, (host, before), &set) else { continue };
-                let count = i64::try_from(set.len()).unwrap_or(i64::MAX);
-                let is_worth_it = step.gain_milli >= worth_milli.max(1).saturating_mul(count);
-                if is_worth_it && best.as_ref().is_none_or(|best| step.beats(best)) {
+                let at_most = self.at_most(position, (host, before), &set);
+                let is_better = |gain: Gain| {
+                    gain.is_worth(worth_milli)
+                        && best.as_ref().is_none_or(|best| gain.beats(best.gain))
+                };
+                // Few are looked at closely: a look at each would take a hundred times as long.
+                let Some(at_most) = at_most.filter(|gain| is_better(*gain)) else { continue };
+                let step = self.step(draft, position, at_most, &set);
+                if let Some(step) = step.filter(|step| is_better(step.gain)) {
                     best = Some(step);
                 }
             }
@@ -148,24 +164,31 @@ impl Board {
         sets
     }
 
-    fn step(
+    /// What it brings if each gets the cheapest place that there is; `None` if one has none. What
+    /// scarce devices cost whoever takes them counts, and nothing for giving them up: a batch is to
+    /// leave less of no use, not to trade places.
+    fn at_most(
         &self,
-        draft: &Draft,
         position: usize,
         (host, before): (&Host, i64),
         set: &[usize],
-    ) -> Option<Step> {
+    ) -> Option<Gain> {
         let movers = &self.movers[position];
         let mut without = host.clone();
-        let mut back = 0;
+        let (mut there, mut cost) = (0, 0_u64);
         for at in set {
-            without.lift(&movers[*at].held);
-            back += self.given_back(host, &movers[*at]);
+            let mover = &movers[*at];
+            there += self.kinds[mover.kind].ranked().next()?.0;
+            cost = cost.saturating_add(mover.cost);
+            without.lift(&mover.held);
         }
-        let here = before - self.lost_of(&without) + back;
-        if here <= 0 && set.iter().all(|at| self.kinds[movers[*at].kind].costs_others()) {
-            return None;
-        }
+        Some(Gain { milli: before - self.lost_of(&without) - there, cost, moves: set.len() })
+    }
+
+    /// The same with the places that they do get.
+    fn step(&self, draft: &Draft, position: usize, at_most: Gain, set: &[usize]) -> Option<Step> {
+        let cheapest = |at: &usize| self.kinds[self.movers[position][*at].kind].ranked().next();
+        let assumed: i64 = set.iter().filter_map(cheapest).map(|(cost, _)| cost).sum();
         let mut leaving = Leaving {
             board: self,
             from: position,
@@ -174,8 +197,8 @@ impl Board {
             tries_left: STEP_TRIES_MAX,
         };
         let (there, settled) = leaving.settle()?;
-        let cost = set.iter().map(|at| movers[*at].cost).fold(0, u64::saturating_add);
-        Some(Step { gain_milli: here - there, cost, settled })
+        let milli = at_most.milli.saturating_add(assumed).saturating_sub(there);
+        Some(Step { gain: Gain { milli, ..at_most }, settled })
     }
 
     fn take(&mut self, draft: &mut Draft, step: &Step, made: &[Move], now: StateMs) {

@@ -69,11 +69,6 @@ impl Destinations {
         self.ranked.iter().copied()
     }
 
-    /// Whether no place is a gain by itself, so that leaving a node without gain never pays.
-    pub fn costs_others(&self) -> bool {
-        self.ranked.first().is_none_or(|(cost, _)| *cost >= 0)
-    }
-
     /// Whether the request could run there at all, and the node takes work.
     pub fn may_use(&self, host: &Host) -> bool {
         let request = Request { task: &self.task, constraints: &self.constraints };
