@@ -85,6 +85,52 @@ fn no_policy_gives_anything_twice_or_refuses_what_fits() {
     }
 }
 
+/// Places the lists with moves; what is said, the placements and the moves.
+fn place_with_moves(nodes: &Path, arrivals: &Path, most: &str) -> (serde_json::Value, [String; 2]) {
+    let file = |name: &str| nodes.with_file_name(name).to_str().unwrap().to_owned();
+    let (placements, moves) = (file("placed.csv"), file("moved.csv"));
+    let lists = ["--nodes", nodes.to_str().unwrap(), "--arrivals", arrivals.to_str().unwrap()];
+    let written = ["--placements", &placements, "--moves-max", most, "--moves", &moves];
+    let output = berth(&[&["sim", "place"], &lists[..], &written, &["-o", "json"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read = |path: &str| fs::read_to_string(path).unwrap();
+    (serde_json::from_slice(&output.stdout).unwrap(), [read(&placements), read(&moves)])
+}
+
+/// Shares of all sizes on forty GPUs, some of them of a model that some ask for by name.
+fn shared_load() -> (String, String) {
+    let mut nodes = "sn,cpu_milli,memory_mib,gpu,model\n".to_owned();
+    for number in 0..10 {
+        let model = ["A100", "L4"][number % 2];
+        writeln!(nodes, "node-{number:02},48000,65536,4,{model}").unwrap();
+    }
+    let mut tasks = format!("{TASKS}\n");
+    for seq in 0..120_usize {
+        let share = [470, 230, 650, 1000, 320, 590, 220][seq * 37 % 101 % 7];
+        let model = if seq % 5 == 0 { "L4" } else { "" };
+        writeln!(tasks, "{seq},task-{seq},2000,512,1,{share},{model}").unwrap();
+    }
+    (nodes, tasks)
+}
+
+#[test]
+fn moves_make_room_and_nothing_is_given_twice_at_any_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let (nodes, tasks) = shared_load();
+    let (nodes_at, tasks_at) = (folder.path().join("nodes.csv"), folder.path().join("tasks.csv"));
+    fs::write(&nodes_at, &nodes).unwrap();
+    fs::write(&tasks_at, &tasks).unwrap();
+    let (without, _) = place(&nodes_at, &tasks_at, "berth");
+    for (most, percent) in [("5%", 5), ("2%", 2), ("0", 0)] {
+        let (said, [placements, moves]) = place_with_moves(&nodes_at, &tasks_at, most);
+        let wrong = capacity::check_with_moves(&nodes, &tasks, &placements, &moves, percent);
+        assert!(wrong.is_empty(), "{most}: {}", wrong.join("\n"));
+        assert_eq!(said["moved"].as_u64().unwrap(), moves.lines().count() as u64 - 1);
+        let gained = said["gpu_allocated_milli"].as_u64() > without["gpu_allocated_milli"].as_u64();
+        assert_eq!(gained, percent > 0, "{most}: {said} without: {without}");
+    }
+}
+
 /// One run of the trace that the policy was measured on, and one of another workload.
 #[test]
 fn on_a_real_cluster_more_is_allocated_than_published() {
@@ -93,29 +139,26 @@ fn on_a_real_cluster_more_is_allocated_than_published() {
         return skipped(name, "traces", "BERTH_TRACES names no folder of traces");
     };
     let folder = traces.join("openb");
-    let folder = folder.to_str().unwrap();
-    let output = berth(&[
-        "sim",
-        "place",
-        "--openb",
-        folder,
-        "--workload",
-        "default,gpuspec33",
-        "--seeds",
-        "1",
-        "--policy",
-        "berth",
-        "-o",
-        "json",
-    ]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    for outcome in said.as_array().unwrap() {
-        let found = outcome["allocated_percent"]["at_100"]["mean"].as_f64().unwrap();
+    let compare = |options: &[&str]| -> Vec<serde_json::Value> {
+        let openb = ["sim", "place", "--openb", folder.to_str().unwrap(), "--seeds", "1"];
+        let output = berth(&[&openb, options, &["-o", "json"]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let figure = |outcome: &serde_json::Value| {
+        outcome["allocated_percent"]["at_100"]["mean"].as_f64().unwrap()
+    };
+    let said = compare(&["--workload", "gpuspec33"]);
+    assert_eq!(said.len(), 1);
+    // Another without moves, and with them.
+    let both = compare(&["--workload", "default", "--moves-max", "1%"]);
+    assert_eq!(both.len(), 2);
+    for outcome in said.iter().chain(&both) {
         let published = outcome["published_fgd_percent"]["at_100"].as_f64().unwrap();
-        assert!(found > published + 0.5, "{outcome}");
+        assert!(figure(outcome) > published + 0.5, "{outcome}");
+        assert!(outcome["moved_milli_of_placed"]["mean"].as_f64().unwrap() <= 10.0, "{outcome}");
     }
-    assert_eq!(said.as_array().unwrap().len(), 2);
+    assert!(figure(&both[1]) > figure(&both[0]), "{both:?}");
 }
 
 #[test]

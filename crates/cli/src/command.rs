@@ -5,9 +5,9 @@ use clap::Subcommand;
 use crate::commands::{
     cert, cluster_events, completions, config, exec, files, gpu_change, gpu_list, gpu_show,
     job_change, job_events, job_explain, job_history, job_list, job_rollback, job_scale, job_show,
-    job_wait, logs, namespace, node_change, node_drain, node_list, node_show, operator_finalize,
-    operator_members, operator_recover_admin, operator_resume, operator_status, operator_transfer,
-    orphan, plan, run, sim, snapshot, submit, token, version,
+    job_wait, logs, namespace, node_change, node_defrag, node_drain, node_list, node_show,
+    operator_finalize, operator_members, operator_recover_admin, operator_resume, operator_status,
+    operator_transfer, orphan, plan, run, sim, snapshot, submit, token, version,
 };
 use crate::error::{CliError, Exit};
 use crate::session::Session;
@@ -116,6 +116,8 @@ pub enum NodeCommand {
     Uncordon(node_change::NodeArgs),
     /// Move everything off a node
     Drain(node_drain::DrainArgs),
+    /// Plan moves that leave less of the GPUs of no use
+    Defrag(node_defrag::DefragArgs),
 }
 
 /// A command about GPUs.
@@ -235,6 +237,7 @@ impl NodeCommand {
             NodeCommand::Cordon(args) => node_change::cordon(args, session).await,
             NodeCommand::Uncordon(args) => node_change::uncordon(args, session).await,
             NodeCommand::Drain(args) => node_drain::run(args, session).await,
+            NodeCommand::Defrag(args) => node_defrag::run(args, session).await,
         }
     }
 }

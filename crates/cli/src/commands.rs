@@ -21,6 +21,7 @@ pub(crate) mod job_wait;
 pub(crate) mod logs;
 pub(crate) mod namespace;
 pub(crate) mod node_change;
+pub(crate) mod node_defrag;
 pub(crate) mod node_drain;
 pub(crate) mod node_list;
 pub(crate) mod node_show;

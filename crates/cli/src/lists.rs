@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use berth_model::{CpuMilli, DurationMs, MemoryBytes, Name, ShareMilli, StateMs};
 use berth_sim::jobs::TraceJob;
-use berth_sim::place::{Arrival, NodeShape, Placed};
+use berth_sim::place::{Arrival, Moved, NodeShape, Placed};
 use csv::{Reader, StringRecord, Writer};
 
 use crate::error::{CliError, Fault};
@@ -111,33 +111,75 @@ pub(crate) fn read_jobs(path: &Path, gpus: u32) -> Result<Vec<(u64, TraceJob)>, 
     })
 }
 
-/// `seq,node,gpus`: where each went; the node is empty for what had no place.
-pub(crate) struct Placements<'a> {
+/// A list that is written row after row.
+struct Output<'a> {
     path: &'a Path,
     writer: Writer<File>,
 }
 
+impl<'a> Output<'a> {
+    fn create(path: &'a Path, columns: &[&str]) -> Result<Output<'a>, CliError> {
+        let writer = Writer::from_path(path).map_err(|error| cannot("write", path, &error))?;
+        let mut output = Output { path, writer };
+        output.write(columns)?;
+        Ok(output)
+    }
+
+    fn write(&mut self, fields: &[&str]) -> Result<(), CliError> {
+        self.writer.write_record(fields).map_err(|error| cannot("write", self.path, &error))
+    }
+
+    fn finish(mut self) -> Result<(), CliError> {
+        self.writer.flush().map_err(|error| cannot("write", self.path, &error))
+    }
+}
+
+fn joined(gpus: &[u32]) -> String {
+    gpus.iter().map(u32::to_string).collect::<Vec<String>>().join("-")
+}
+
+/// `seq,node,gpus`: where each went first; the node is empty for what had no place.
+pub(crate) struct Placements<'a>(Output<'a>);
+
 impl<'a> Placements<'a> {
     pub(crate) fn create(path: &'a Path) -> Result<Placements<'a>, CliError> {
-        let writer = Writer::from_path(path).map_err(|error| cannot("write", path, &error))?;
-        let mut placements = Placements { path, writer };
-        placements.write(["seq", "node", "gpus"])?;
-        Ok(placements)
+        Output::create(path, &["seq", "node", "gpus"]).map(Placements)
     }
 
     pub(crate) fn add(&mut self, seq: &str, placed: Option<&Placed>) -> Result<(), CliError> {
         let node = placed.map_or("", |placed| placed.node.as_str());
-        let gpus: Vec<String> =
-            placed.iter().flat_map(|placed| &placed.gpus).map(u32::to_string).collect();
-        self.write([seq, node, &gpus.join("-")])
+        let gpus = placed.map_or(String::new(), |placed| joined(&placed.gpus));
+        self.0.write(&[seq, node, &gpus])
     }
 
-    pub(crate) fn finish(mut self) -> Result<(), CliError> {
-        self.writer.flush().map_err(|error| cannot("write", self.path, &error))
+    pub(crate) fn finish(self) -> Result<(), CliError> {
+        self.0.finish()
+    }
+}
+
+/// `seq,name,from,to,gpus`: who was moved, in the order in which they were.
+pub(crate) struct Moves<'a>(Output<'a>);
+
+impl<'a> Moves<'a> {
+    pub(crate) fn create(path: &'a Path) -> Result<Moves<'a>, CliError> {
+        Output::create(path, &["seq", "name", "from", "to", "gpus"]).map(Moves)
     }
 
-    fn write(&mut self, fields: [&str; 3]) -> Result<(), CliError> {
-        self.writer.write_record(fields).map_err(|error| cannot("write", self.path, &error))
+    /// The tasks are those that were offered.
+    pub(crate) fn add(
+        &mut self,
+        tasks: &[(String, Arrival)],
+        moved: &Moved,
+    ) -> Result<(), CliError> {
+        let position = usize::try_from(moved.position).ok();
+        let task = position.and_then(|position| tasks.get(position));
+        let (seq, name) = task.map_or(("", ""), |(seq, task)| (seq, task.name.as_str()));
+        let (from, to) = (moved.from.as_str(), moved.to.as_str());
+        self.0.write(&[seq, name, from, to, &joined(&moved.gpus)])
+    }
+
+    pub(crate) fn finish(self) -> Result<(), CliError> {
+        self.0.finish()
     }
 }
 

@@ -5,6 +5,7 @@ use berth_model::node::DEVICES_MAX;
 use berth_model::validate::INSTANCES_MAX;
 use berth_model::{GpuRequest, Name, Policy};
 use berth_sim::jobs::{QueuePart, QueuePolicy};
+use berth_sim::place::MovesMax;
 
 /// The longest that anybody waits for a command or a drain.
 const WAIT_MS_MAX: u64 = 7 * 86_400_000;
@@ -48,6 +49,23 @@ pub(crate) fn policy(text: &str) -> Result<Policy, String> {
         let names: Vec<&str> = Policy::ALL.iter().map(|policy| policy.name()).collect();
         format!("expected one of {}", names.join(", "))
     })
+}
+
+/// A number of moves, or a part of the tasks that have been placed, such as `1%`.
+pub(crate) fn moves_max(text: &str) -> Result<MovesMax, String> {
+    let wrong =
+        || "expected a number of moves, or a part of the placed tasks such as 1%".to_owned();
+    let Some(percent) = text.strip_suffix('%') else {
+        return text.parse().map(MovesMax::Count).map_err(|_| wrong());
+    };
+    let (whole, part) = percent.split_once('.').unwrap_or((percent, "0"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(part) || part.len() > 2 {
+        return Err(wrong());
+    }
+    let parts: u32 = format!("{whole}{part:0<2}").parse().map_err(|_| wrong())?;
+    let of_placed = Some(parts).filter(|parts| *parts <= 10_000);
+    of_placed.map(MovesMax::OfPlaced).ok_or_else(|| "expected at most 100%".to_owned())
 }
 
 /// A queue's policy by its name.
@@ -124,6 +142,25 @@ mod tests {
         for text in ["5", "-5m", "1e9h", "8d", "0s", ""] {
             let error = duration_ms(text).unwrap_err();
             assert!(error.contains(DURATION), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn moves_are_a_number_or_a_part() {
+        let cases = [
+            ("0", MovesMax::Count(0)),
+            ("80", MovesMax::Count(80)),
+            ("1%", MovesMax::OfPlaced(100)),
+            ("0.5%", MovesMax::OfPlaced(50)),
+            ("0.05%", MovesMax::OfPlaced(5)),
+            ("100%", MovesMax::OfPlaced(10_000)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(moves_max(text), Ok(expected), "{text}");
+        }
+        for text in ["", "%", "-1", "1.5", "1.005%", "1.%", "+1%", "100.01%", "99999999999%"] {
+            let error = moves_max(text).unwrap_err();
+            assert!(error.contains("expected"), "{text}: {error}");
         }
     }
 

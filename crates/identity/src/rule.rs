@@ -164,6 +164,7 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::NodesUncordonDevice
         | Call::NodesDrain
         | Call::NodesStopOrphans
+        | Call::NodesPlanDefrag
         | Call::OperatorPromote
         | Call::OperatorRemove
         | Call::OperatorTransfer

@@ -5,6 +5,7 @@ mod access;
 mod agents;
 mod asked;
 mod backup;
+mod defrag;
 mod events;
 pub mod exec;
 mod files;

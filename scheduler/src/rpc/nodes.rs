@@ -104,6 +104,15 @@ impl v1::nodes_server::Nodes for NodesService {
             self.0.stop_orphans(granted, leader, asked)
         })
     }
+
+    async fn plan_defrag(
+        &self,
+        request: Request<v1::PlanDefragRequest>,
+    ) -> Result<Response<v1::PlanDefragReply>, Status> {
+        at_leader!(self.0, request, NodesClient::plan_defrag, |leader, granted, asked| {
+            self.0.plan_defrag(granted, leader, asked)
+        })
+    }
 }
 
 impl NodesService {

@@ -7,6 +7,7 @@ use berth_model::fits::takes_work;
 use berth_model::{DeviceHealth, GpuRequest, NodeUse, ShareMilli, StateMs, TaskSpec};
 use berth_state::NodeRow;
 
+use crate::defragment::Held;
 use crate::filters::free_ports;
 use crate::kinds::Kinds;
 use crate::soft::NodeLoad;
@@ -81,7 +82,7 @@ impl Host {
     }
 
     /// As if so much were promised of it, and no more.
-    pub(crate) fn lay(&mut self, used: NodeUse, now: StateMs) {
+    pub(crate) fn set_used(&mut self, used: NodeUse, now: StateMs) {
         self.handed_out = Some(used);
         self.reckon(now);
     }
@@ -107,6 +108,39 @@ impl Host {
         }
         self.reckon(now);
         self.tasks = tasks.saturating_sub(1);
+    }
+
+    /// As if somebody were gone who holds so much; until the node is looked at anew.
+    pub(crate) fn lift(&mut self, held: &Held) {
+        self.cpu_free += held.cpu_milli;
+        self.memory_free += held.memory_bytes;
+        self.ports_free += held.ports;
+        self.tasks = self.tasks.saturating_sub(1);
+        let tasks_max = self.row.spec.tasks_per_device_max;
+        for (at, share, memory) in &held.devices {
+            let spot = &mut self.spots[*at];
+            spot.share_free += share;
+            spot.memory_free += memory;
+            spot.tasks_left = match spot.share_free >= ShareMilli::WHOLE.0 {
+                true => u32::MAX,
+                false => spot.tasks_left.saturating_add(1).min(tasks_max),
+            };
+        }
+    }
+
+    /// As if somebody had come who takes so much, for which there is room.
+    pub(crate) fn lay(&mut self, held: &Held) {
+        self.cpu_free = self.cpu_free.saturating_sub(held.cpu_milli);
+        self.memory_free = self.memory_free.saturating_sub(held.memory_bytes);
+        self.ports_free = self.ports_free.saturating_sub(held.ports);
+        self.tasks = self.tasks.saturating_add(1);
+        let tasks_max = self.row.spec.tasks_per_device_max;
+        for (at, share, memory) in &held.devices {
+            let spot = &mut self.spots[*at];
+            spot.share_free = spot.share_free.saturating_sub(*share);
+            spot.memory_free = spot.memory_free.saturating_sub(*memory);
+            spot.tasks_left = spot.tasks_left.min(tasks_max).saturating_sub(1);
+        }
     }
 
     /// Takes the devices of the row, with what never changes about them.

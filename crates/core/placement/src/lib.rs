@@ -7,6 +7,7 @@
 
 pub mod budget;
 pub mod change;
+pub mod defragment;
 mod devices;
 pub mod domain;
 mod elsewhere;

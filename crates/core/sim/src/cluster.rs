@@ -4,10 +4,15 @@
 use std::sync::Arc;
 
 use berth_model::{
-    JobId, JobKind, JobSpec, Name, NodeSpec, Policy, SpecDigest, StateMs, TaskSpec, WallMs,
+    AllocationId, Constraints, EndCause, EndReport, JobId, JobKind, JobSpec, Name, NodeSpec,
+    Policy, SpecDigest, StateMs, StopIntent, TaskSpec, WallMs,
 };
+use berth_placement::defragment::{Board, Move, Room, RoomLimits};
 use berth_placement::{Budget, Mix, MixCounts, Planner, SoftView};
-use berth_state::{ClusterState, Command, Entry, JobChange, Placement, Refusal, Reply, SubmitJob};
+use berth_state::{
+    ClusterState, Command, Entry, JobChange, Observation, Observed, Placement, Refusal, Reply,
+    ScoreParts, SubmitJob,
+};
 
 /// The mix is reckoned anew when so much more, as a part of what it was made of, has been
 /// asked for: often enough to follow, seldom enough that what is known of the nodes under the
@@ -31,6 +36,7 @@ pub(crate) struct Cluster {
     pub state: ClusterState,
     planner: Planner,
     soft: SoftView,
+    board: Board,
     counts: MixCounts,
     mixed_at: u64,
     /// The mix was given and stays as it is.
@@ -47,6 +53,7 @@ impl Cluster {
             planner: Planner::default(),
             mix_is_given: mix.is_some(),
             soft: SoftView { mix: Arc::new(mix.unwrap_or_default()), ..SoftView::default() },
+            board: Board::default(),
             counts: MixCounts::default(),
             mixed_at: 0,
             now: StateMs(0),
@@ -85,6 +92,39 @@ impl Cluster {
         let reply = self.apply(Command::Place { placements: placements.clone() })?;
         let Reply::Placed { refused, .. } = reply else { return Err(answered_by(&reply)) };
         refused.into_iter().next().map_or(Ok(placements), Err)
+    }
+
+    /// Who would have to move so that a task fits that has no place now.
+    pub fn make_room(&mut self, task: &TaskSpec, limits: RoomLimits) -> Option<Room> {
+        // Whatever is in a list is alike: it runs for ever and may be moved at any time.
+        self.board.observe(&self.state, &self.soft, self.now, &|_, _| Some(1));
+        self.board.make_room(task, &Constraints::default(), self.now, limits)
+    }
+
+    /// Moves one allocation, as a drain of its node would.
+    pub fn relocate(&mut self, moved: &Move) -> Result<(), Refusal> {
+        let id = moved.allocation;
+        let (allocations, reason) = (vec![id], String::new());
+        self.apply(Command::StopAllocations { allocations, intent: StopIntent::Drain, reason })?;
+        let observed = Observed::Ended(EndReport {
+            cause: EndCause::Stopped,
+            exit_code: None,
+            signal: None,
+            reason: String::new(),
+            stderr_tail: String::new(),
+            started_at: None,
+            finished_at: WallMs(self.now.0),
+        });
+        let observations = vec![Observation { allocation: id, observed }];
+        self.apply(Command::Observe { node: moved.from, observations })?;
+        let task = self.state.tasks().get(&(id.job, id.task));
+        let task = task.ok_or(Refusal::NoSuchAllocation(id))?;
+        let attempt = self.state.next_attempt(id.job, task, id.instance.0);
+        let (next, claim) = (AllocationId { attempt, ..id }, moved.claim.clone());
+        let placement = Placement::new(next, moved.to, claim, ScoreParts::default());
+        let reply = self.apply(Command::Place { placements: vec![placement] })?;
+        let Reply::Placed { refused, .. } = reply else { return Err(answered_by(&reply)) };
+        refused.into_iter().next().map_or(Ok(()), Err)
     }
 
     pub fn stop(&mut self, job: JobId) -> Result<(), Refusal> {

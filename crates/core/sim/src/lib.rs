@@ -11,5 +11,5 @@ pub mod place;
 pub mod random;
 
 pub use jobs::{JobsOptions, JobsReport, TraceJob};
-pub use place::{Arrival, NodeShape, PlaceRun, Placed};
+pub use place::{Arrival, Moved, MovesMax, NodeShape, PlaceRun, Placed};
 pub use random::Random;

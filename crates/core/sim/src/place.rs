@@ -1,12 +1,14 @@
 //! Placement alone: one task after another is offered, and what finds no place is turned away
-//! for good. Nothing ends, nothing moves.
+//! for good. Nothing ends; nothing moves, unless a refusal would otherwise follow and moves are
+//! allowed.
 
 use std::collections::BTreeMap;
 
 use berth_model::{
-    CpuMilli, Device, GpuRequest, JobKind, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange,
-    ShareMilli, TaskSpec,
+    AllocationId, Claim, CpuMilli, Device, GpuRequest, JobId, JobKind, MemoryBytes, Name, NodeId,
+    NodeSpec, Policy, PortRange, ShareMilli, TaskSpec,
 };
+use berth_placement::defragment::{Move, RoomLimits};
 use berth_placement::{Mix, MixCounts};
 use berth_state::Refusal;
 
@@ -48,6 +50,33 @@ pub struct Placed {
     pub gpus: Vec<u32>,
 }
 
+/// A task that was moved to make room for another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Moved {
+    /// How many had been offered before it was.
+    pub position: u64,
+    pub from: Name,
+    pub to: Name,
+    /// The indices of its GPUs where it is now, ascending.
+    pub gpus: Vec<u32>,
+}
+
+/// How many moves there may have been at any moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MovesMax {
+    Count(u64),
+    /// In ten-thousandths of the tasks that have been placed by then.
+    OfPlaced(u32),
+}
+
+/// Moves for one task, and how much a search for them may look at: in openb more than one hardly
+/// ever pays, and a search takes some milliseconds at the most.
+const MOVES_OF_ONE_MAX: usize = 3;
+const TRIES_MAX: u64 = 50_000;
+/// What each move has to bring, in thousandths of a GPU: anything, as there are more moves than
+/// occasions for them.
+const WORTH_MILLI: i64 = 1;
+
 /// What there is, what is taken and what was asked for, in thousandths of GPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Totals {
@@ -57,6 +86,7 @@ pub struct Totals {
     pub arrived_milli: u64,
     pub offered: u64,
     pub refused: u64,
+    pub moved: u64,
 }
 
 /// A cluster that fills up.
@@ -65,6 +95,11 @@ pub struct PlaceRun {
     policy: Policy,
     names: BTreeMap<NodeId, Name>,
     totals: Totals,
+    moves_max: MovesMax,
+    /// The position of what each job was submitted for.
+    positions: BTreeMap<JobId, u64>,
+    /// Not taken yet.
+    moved: Vec<Moved>,
 }
 
 impl NodeShape {
@@ -137,7 +172,20 @@ impl PlaceRun {
         let names = nodes.map(|node| (node.id, node.name.clone())).collect();
         let gpus: u64 = machines.iter().map(|machine| u64::from(machine.gpus)).sum();
         let totals = Totals { capacity_milli: gpus * 1000, ..Totals::default() };
-        Ok(PlaceRun { cluster, policy, names, totals })
+        Ok(PlaceRun {
+            cluster,
+            policy,
+            names,
+            totals,
+            moves_max: MovesMax::Count(0),
+            positions: BTreeMap::new(),
+            moved: Vec::new(),
+        })
+    }
+
+    /// Lets tasks be moved when another would be refused.
+    pub fn allow_moves(&mut self, moves_max: MovesMax) {
+        self.moves_max = moves_max;
     }
 
     /// Offers one task; `None` if it has no place.
@@ -146,7 +194,11 @@ impl PlaceRun {
     /// What apply refuses the task with, or the plan for it.
     pub fn offer(&mut self, arrival: &Arrival) -> Result<Option<Placed>, Refusal> {
         let job = self.cluster.submit(arrival.name.clone(), self.policy, arrival.task())?;
-        let placements = self.cluster.place(job)?;
+        self.positions.insert(job, self.totals.offered);
+        let mut placements = self.cluster.place(job)?;
+        if placements.is_empty() && self.make_room(arrival)? {
+            placements = self.cluster.place(job)?;
+        }
         self.totals.offered += 1;
         self.totals.arrived_milli += arrival.gpu_milli();
         let Some(placement) = placements.first() else {
@@ -155,13 +207,60 @@ impl PlaceRun {
             return Ok(None);
         };
         self.totals.allocated_milli += arrival.gpu_milli();
-        let spec = self.cluster.state.nodes().get(&placement.node).map(|row| row.spec.clone());
-        let index = |uuid: &str| spec.as_ref()?.device(uuid).map(|device| device.index);
-        let mut gpus: Vec<u32> =
-            placement.devices.iter().filter_map(|claim| index(&claim.uuid)).collect();
+        let claim = placement.devices.iter().map(|claim| claim.uuid.as_str());
+        let gpus = self.indices(placement.node, claim);
+        Ok(Some(Placed { node: self.name(placement.node), gpus }))
+    }
+
+    /// Moves others so that a task fits that has no place; whether it has one then.
+    fn make_room(&mut self, arrival: &Arrival) -> Result<bool, Refusal> {
+        let placed = self.totals.offered - self.totals.refused;
+        let allowed = match self.moves_max {
+            MovesMax::Count(count) => count,
+            MovesMax::OfPlaced(parts) => placed * u64::from(parts) / 10_000,
+        };
+        let left = allowed.saturating_sub(self.totals.moved);
+        let limits = RoomLimits {
+            moves_max: usize::try_from(left)
+                .map_or(MOVES_OF_ONE_MAX, |left| left.min(MOVES_OF_ONE_MAX)),
+            tries_max: TRIES_MAX,
+            worth_milli: WORTH_MILLI,
+        };
+        if limits.moves_max == 0 {
+            return Ok(false);
+        }
+        let Some(room) = self.cluster.make_room(&arrival.task(), limits) else { return Ok(false) };
+        for one in &room.moves {
+            self.cluster.relocate(one)?;
+            self.note(one);
+        }
+        Ok(true)
+    }
+
+    fn note(&mut self, one: &Move) {
+        let Move { allocation: AllocationId { job, .. }, from, to, claim, .. } = one;
+        let Claim { devices, .. } = claim;
+        let gpus = self.indices(*to, devices.iter().map(|claim| claim.uuid.as_str()));
+        let position = self.positions.get(job).copied().unwrap_or(u64::MAX);
+        self.moved.push(Moved { position, from: self.name(*from), to: self.name(*to), gpus });
+        self.totals.moved += 1;
+    }
+
+    fn name(&self, node: NodeId) -> Name {
+        self.names.get(&node).cloned().unwrap_or(plain_name())
+    }
+
+    fn indices<'u>(&self, node: NodeId, uuids: impl Iterator<Item = &'u str>) -> Vec<u32> {
+        let Some(row) = self.cluster.state.nodes().get(&node) else { return Vec::new() };
+        let of = |uuid: &str| row.spec.device(uuid).map(|device| device.index);
+        let mut gpus: Vec<u32> = uuids.filter_map(of).collect();
         gpus.sort_unstable();
-        let node = self.names.get(&placement.node).cloned().unwrap_or(plain_name());
-        Ok(Some(Placed { node, gpus }))
+        gpus
+    }
+
+    /// What was moved since this was asked last, in the order in which it was.
+    pub fn take_moved(&mut self) -> Vec<Moved> {
+        std::mem::take(&mut self.moved)
     }
 
     pub fn totals(&self) -> Totals {

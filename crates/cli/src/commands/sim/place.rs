@@ -1,20 +1,20 @@
 //! `berth sim place`: one task after another is offered to the placement code of the cluster,
-//! and what finds no place is turned away for good.
+//! and what finds no place, nor one that others make by moving, is turned away for good.
 
 mod openb;
 
 use std::path::{Path, PathBuf};
 
 use berth_model::Policy;
-use berth_sim::place::{Arrival, PlaceRun, Totals, mix_of};
+use berth_sim::place::{Arrival, MovesMax, PlaceRun, Totals, mix_of};
 use clap::Args;
 use serde_json::json;
 
 use crate::error::{CliError, Exit};
-use crate::lists::{Placements, read_arrivals, read_nodes};
+use crate::lists::{Moves, Placements, read_arrivals, read_nodes};
 use crate::output::{Answer, Piece};
 use crate::session::Session;
-use crate::values::policy;
+use crate::values::{moves_max, policy};
 
 #[derive(Debug, Args)]
 pub struct PlaceArgs {
@@ -30,6 +30,12 @@ pub struct PlaceArgs {
     /// Where to write what became of each task: CSV with seq, node, gpus
     #[arg(long, value_name = "FILE", conflicts_with = "openb")]
     placements: Option<PathBuf>,
+    /// Let tasks be moved when another would be refused: so many at the most, or at any moment so much of those placed, such as 1%. With --openb each policy runs without and with it
+    #[arg(long, value_name = "N|P%", value_parser = moves_max)]
+    moves_max: Option<MovesMax>,
+    /// Where to write who was moved: CSV with seq, name, from, to, gpus
+    #[arg(long, value_name = "FILE", requires = "moves_max", conflicts_with = "openb")]
+    moves: Option<PathBuf>,
     /// How many tasks may share one GPU
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     tasks_per_gpu_max: Option<u32>,
@@ -71,7 +77,10 @@ pub(crate) fn run(args: &PlaceArgs, session: &mut Session<'_, '_>) -> Result<Exi
     let tasks_max = args.tasks_per_gpu_max.unwrap_or(u32::MAX);
     let mut run = PlaceRun::new(&machines, tasks_max, *policy, mix)
         .map_err(|refusal| CliError::bad_input(format!("{}: {refusal}", nodes.display())))?;
-    place(&mut run, &tasks, arrivals, args.placements.as_deref())?;
+    if let Some(moves_max) = args.moves_max {
+        run.allow_moves(moves_max);
+    }
+    place(&mut run, &tasks, arrivals, args)?;
     session.print(&answer(*policy, run.totals()))?;
     Ok(Exit::Done)
 }
@@ -80,9 +89,10 @@ fn place(
     run: &mut PlaceRun,
     tasks: &[(String, Arrival)],
     arrivals: &Path,
-    placements: Option<&Path>,
+    args: &PlaceArgs,
 ) -> Result<(), CliError> {
-    let mut written = placements.map(Placements::create).transpose()?;
+    let mut written = args.placements.as_deref().map(Placements::create).transpose()?;
+    let mut moves = args.moves.as_deref().map(Moves::create).transpose()?;
     for (seq, arrival) in tasks {
         let placed = run.offer(arrival).map_err(|refusal| {
             CliError::bad_input(format!("{}: seq {seq}: {refusal}", arrivals.display()))
@@ -90,16 +100,21 @@ fn place(
         if let Some(written) = &mut written {
             written.add(seq, placed.as_ref())?;
         }
+        let moved = run.take_moved();
+        if let Some(moves) = &mut moves {
+            moved.iter().try_for_each(|moved| moves.add(tasks, moved))?;
+        }
     }
-    written.map_or(Ok(()), Placements::finish)
+    written.map_or(Ok(()), Placements::finish)?;
+    moves.map_or(Ok(()), Moves::finish)
 }
 
 fn answer(policy: Policy, totals: Totals) -> Answer {
-    let Totals { capacity_milli, allocated_milli, arrived_milli, offered, refused } = totals;
+    let Totals { capacity_milli, allocated_milli, arrived_milli, offered, refused, moved } = totals;
     let percent = |milli: u64| milli as f64 * 100.0 / capacity_milli.max(1) as f64;
     let text = format!(
-        "{}: {} of {offered} tasks placed, {refused} turned away; {:.2} % of the GPUs allocated, \
-         {:.2} % asked for",
+        "{}: {} of {offered} tasks placed, {refused} turned away, {moved} moved; {:.2} % of the \
+         GPUs allocated, {:.2} % asked for",
         policy.name(),
         offered - refused,
         percent(allocated_milli),
@@ -111,6 +126,7 @@ fn answer(policy: Policy, totals: Totals) -> Answer {
             "offered": offered,
             "placed": offered - refused,
             "refused": refused,
+            "moved": moved,
             "gpu_capacity_milli": capacity_milli,
             "gpu_allocated_milli": allocated_milli,
             "gpu_arrived_milli": arrived_milli,

@@ -290,6 +290,29 @@ pub fn orphans() -> Vec<Orphan> {
     vec![orphan("9.0.0.1", None), orphan("9.0.1.1", Some("an operator ended it"))]
 }
 
+/// Two moves, or as many as are asked for.
+pub fn defrag(moves_max: Option<u32>) -> PlanDefragReply {
+    let one = |id: &str, share_milli: u32, lost_gpu_ms: u64| PlannedMove {
+        allocation_id: id.into(),
+        namespace: "research".into(),
+        job_name: "sweep".into(),
+        from: "gpu-01".into(),
+        to: "gpu-02".into(),
+        devices: vec![DeviceClaim { uuid: "GPU-7".into(), share_milli, memory_bytes: 40 << 30 }],
+        lost_gpu_ms,
+    };
+    let mut moves = vec![one("17.0.3.1", 500, 65_000), one("18.0.0.1", 250, 7_500)];
+    moves.truncate(moves_max.unwrap_or(2) as usize);
+    PlanDefragReply {
+        moves,
+        lost_before_milli: 1_930,
+        lost_after_milli: 1_000,
+        capacity_milli: 16_000,
+        moves_unseen: 3,
+        staying: vec![Staying { why: "a member of a gang".into(), allocations: 4 }],
+    }
+}
+
 /// A backup of a cluster that was just founded.
 pub fn backup() -> Vec<u8> {
     let hex = include_str!("../../../../wire/fixtures/backup-v1.hex").replace('\n', "");

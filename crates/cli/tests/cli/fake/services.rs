@@ -399,6 +399,11 @@ impl Nodes for Fake {
         Ok(Response::new(ListOrphansReply { orphans: data::orphans(), stale_ms: None }))
     }
 
+    async fn plan_defrag(&self, request: Request<PlanDefragRequest>) -> Answer<PlanDefragReply> {
+        self.enter()?;
+        Ok(Response::new(data::defrag(request.into_inner().moves_max)))
+    }
+
     async fn stop_orphans(&self, request: Request<StopOrphansRequest>) -> Answer<StopOrphansReply> {
         self.enter()?;
         let StopOrphansRequest { allocation_ids: ids, node } = request.into_inner();

@@ -136,7 +136,7 @@ impl<'a> Run<'_, 'a> {
         let mut used = host.used().clone();
         if !freed.is_empty() {
             freed.iter().for_each(|one| one.leaves(&mut used));
-            host.to_mut().lay(used.clone(), self.now);
+            host.to_mut().set_used(used.clone(), self.now);
         }
         let free = host.members(task, suits);
         let most = if candidates.is_empty() {
@@ -144,7 +144,7 @@ impl<'a> Run<'_, 'a> {
         } else {
             candidates.iter().for_each(|one| one.leaves(&mut used));
             let mut emptied = Host::clone(&host);
-            emptied.lay(used, self.now);
+            emptied.set_used(used, self.now);
             emptied.members(task, suits)
         };
         let offer = |members| {
@@ -267,7 +267,7 @@ impl<'a> Run<'_, 'a> {
         let Offer { members, price } = site.offers[offer];
         let now = self.now;
         let fits = |used: &NodeUse| {
-            laid.lay(used.clone(), now);
+            laid.set_used(used.clone(), now);
             laid.members(visit.task, &suits) >= members
         };
         let found = cheapest(&used, &site.candidates, fits);
@@ -298,7 +298,7 @@ impl<'a> Run<'_, 'a> {
             let mut later = host.clone();
             let mut used = host.used().clone();
             part.theirs.iter().for_each(|claim| used.remove(claim));
-            later.lay(used, self.now);
+            later.set_used(used, self.now);
             let Some(sets) = devices::for_gang(&later, visit.task, &suits, part.members) else {
                 return false;
             };

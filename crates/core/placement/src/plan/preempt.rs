@@ -204,7 +204,7 @@ impl<'a> Run<'_, 'a> {
         let new = Group::new(victims.clone(), self.view);
         let group = joins.and_then(|at| self.groups.get(&position)?.get(at));
         let mut later = host.clone();
-        later.lay(group.unwrap_or(&new).later(host.used()), self.now);
+        later.set_used(group.unwrap_or(&new).later(host.used()), self.now);
         let node = host.row.id;
         let Some(claim) = self.claim_later(visit, key, allocation, &later) else { return false };
         let groups = self.groups.entry(position).or_default();

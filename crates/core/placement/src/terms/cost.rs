@@ -36,11 +36,15 @@ pub(crate) struct Losses {
 }
 
 impl Losses {
+    /// All of them together.
+    pub fn milli(self) -> i64 {
+        let Losses { stranded_milli, remnants_milli, cores_milli } = self;
+        stranded_milli.saturating_add(remnants_milli).saturating_add(cores_milli)
+    }
+
     /// All of them together, in steps.
     pub fn steps(self) -> u32 {
-        let Losses { stranded_milli, remnants_milli, cores_milli } = self;
-        let milli = stranded_milli.saturating_add(remnants_milli).saturating_add(cores_milli);
-        let steps = milli.saturating_add(STEP_MILLI / 2).div_euclid(STEP_MILLI) + ZERO;
+        let steps = self.milli().saturating_add(STEP_MILLI / 2).div_euclid(STEP_MILLI) + ZERO;
         u32::try_from(steps.max(0)).unwrap_or(u32::MAX)
     }
 }
@@ -71,6 +75,13 @@ pub(crate) fn price_steps(gpu: Option<&GpuRequest>, price: u32) -> u32 {
 /// What it comes to for people, in thousandths of a GPU; steps begin anew at each cost.
 pub(crate) fn milli_of_steps(steps: u32) -> i64 {
     (i64::from(steps) - ZERO) * STEP_MILLI
+}
+
+/// What is expected to be lost of a node as it is, in thousandths of a GPU.
+pub(crate) fn lost_of(host: &Host, mix: &Mix) -> i64 {
+    let rest = Rest::of(host, mix);
+    let milli = rest.stranded_milli(mix).saturating_add(rest.waste / PARTS);
+    i64::try_from(milli).unwrap_or(i64::MAX)
 }
 
 /// The devices with the least loss, of a share the first among equals, and that loss; `None`

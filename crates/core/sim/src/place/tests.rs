@@ -144,3 +144,44 @@ fn no_more_tasks_share_a_gpu_than_is_allowed() {
     };
     assert_eq!((placed(4), placed(u32::MAX)), (4, 8));
 }
+
+/// Places shares of all sizes with moves: how things stand in the end, and who was moved.
+fn with_moves(seed: u64, moves_max: MovesMax) -> (Totals, Vec<Moved>) {
+    let machines: Vec<NodeShape> = (0..10).map(|number| shape(number, 4, "L4")).collect();
+    let mut random = Random::new(seed);
+    let mut share = || [470, 230, 650, 1000, 320, 590, 220][random.below(7)];
+    let arrivals: Vec<Arrival> = (0..120).map(|number| arrival(number, 1, share(), &[])).collect();
+    let mut run = PlaceRun::new(&machines, u32::MAX, Policy::Berth, None).unwrap();
+    run.allow_moves(moves_max);
+    let mut all = Vec::new();
+    for arrival in &arrivals {
+        let refused = run.totals().refused;
+        run.offer(arrival).unwrap();
+        let Totals { offered, refused: refused_now, moved, .. } = run.totals();
+        if let MovesMax::OfPlaced(parts) = moves_max {
+            assert!(moved * 10_000 <= (offered - refused_now) * u64::from(parts));
+        }
+        let just_moved = run.take_moved();
+        assert!(just_moved.is_empty() || refused_now == refused, "moved for nothing");
+        assert!(just_moved.iter().all(|one| one.position < offered - 1), "{just_moved:?}");
+        all.extend(just_moved);
+    }
+    assert_eq!(run.totals().moved, all.len() as u64);
+    (run.totals(), all)
+}
+
+#[test]
+fn moves_let_in_what_would_be_refused_and_are_no_more_than_allowed() {
+    let (mut with, mut without) = (0, 0);
+    for seed in 1..=6 {
+        let (none, moved) = with_moves(seed, MovesMax::Count(0));
+        assert_eq!(moved, []);
+        let (one, moved) = with_moves(seed, MovesMax::Count(1));
+        assert!(moved.len() <= 1 && one.moved == moved.len() as u64);
+        let (many, moved) = with_moves(seed, MovesMax::OfPlaced(1000));
+        assert_eq!(with_moves(seed, MovesMax::OfPlaced(1000)).1, moved, "twice the same");
+        with += many.allocated_milli;
+        without += none.allocated_milli;
+    }
+    assert!(with > without, "{with} {without}");
+}

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use berth_model::Policy;
 use berth_sim::openb::{Curve, Published, SEEDS, Workload, published};
-use berth_sim::place::{Arrival, NodeShape, PlaceRun, mix_of};
+use berth_sim::place::{Arrival, MovesMax, NodeShape, PlaceRun, mix_of};
 use serde_json::{Value, json};
 
 use super::PlaceArgs;
@@ -19,12 +19,56 @@ use crate::session::Session;
 const NODES: &str = "openb_node_list_gpu_node.csv";
 const LIST: (&str, &str) = ("openb_pod_list_", ".csv");
 
-/// A workload under a policy: what came of each seed, in percent of the GPUs.
+/// How a workload is placed.
+#[derive(Clone, Copy, PartialEq)]
+struct Way {
+    policy: Policy,
+    moves_max: Option<MovesMax>,
+}
+
+/// A workload placed one way: what came of each seed, in percent of the GPUs.
 struct Outcome {
     workload: String,
-    policy: Policy,
+    way: Way,
     at_100: Figure,
     at_130: Figure,
+    /// Tasks that were moved, in thousandths of those that were placed, and how many.
+    moved_milli: Figure,
+    moved: Figure,
+}
+
+/// What came of one run.
+#[derive(Clone, Copy)]
+struct Run {
+    at_100: f64,
+    at_130: f64,
+    moved_milli: f64,
+    moved: f64,
+}
+
+impl Way {
+    /// Each policy, and where moves are allowed each without them and with them.
+    fn all(args: &PlaceArgs) -> Vec<Way> {
+        let mut ways = Vec::new();
+        for policy in &args.policy {
+            ways.push(Way { policy: *policy, moves_max: None });
+            if args.moves_max.is_some() {
+                ways.push(Way { policy: *policy, moves_max: args.moves_max });
+            }
+        }
+        ways
+    }
+
+    fn name(self) -> String {
+        let policy = self.policy.name();
+        match self.moves_max {
+            None => policy.to_owned(),
+            Some(MovesMax::Count(count)) => format!("{policy}, {count} moves"),
+            Some(MovesMax::OfPlaced(parts)) => {
+                format!("{policy}, {} % moved", f64::from(parts) / 100.0)
+            }
+        }
+    }
 }
 
 /// Mean and standard deviation over seeds.
@@ -55,7 +99,7 @@ pub(super) fn run(
     let outcomes = compare(args, &machines, &lists)?;
     session.print(&answer(&outcomes, args))?;
     if let Some(plot) = &args.plot {
-        let drawn = draw(&outcomes, &args.policy);
+        let drawn = draw(&outcomes, &Way::all(args));
         std::fs::write(plot, drawn).map_err(|error| {
             CliError::bad_input(format!("cannot write {}: {error}", plot.display()))
         })?;
@@ -94,8 +138,8 @@ fn compare(
     let seeds: Vec<u64> = SEEDS.take(usize::try_from(args.seeds).unwrap_or(1)).collect();
     let mut jobs = Vec::new();
     for (list, _) in lists.iter().enumerate() {
-        for policy in &args.policy {
-            jobs.extend(seeds.iter().map(|seed| (list, *policy, *seed)));
+        for way in Way::all(args) {
+            jobs.extend(seeds.iter().map(|seed| (list, way, *seed)));
         }
     }
     let next = AtomicUsize::new(0);
@@ -106,8 +150,8 @@ fn compare(
             scope.spawn(|| {
                 loop {
                     let position = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((list, policy, seed)) = jobs.get(position) else { break };
-                    let outcome = one_run(args, machines, &lists[*list].1, *policy, *seed);
+                    let Some((list, way, seed)) = jobs.get(position) else { break };
+                    let outcome = one_run(args, machines, &lists[*list].1, *way, *seed);
                     if let Ok(mut found) = found.lock() {
                         found[position] = Some(outcome);
                     }
@@ -119,42 +163,55 @@ fn compare(
     let mut runs = found.into_iter();
     let mut outcomes = Vec::new();
     for (name, _) in lists {
-        for policy in &args.policy {
-            let (mut at_100, mut at_130) = (Vec::new(), Vec::new());
+        for way in Way::all(args) {
+            let mut of_way = Vec::new();
             for _ in &seeds {
                 let run = runs.next().flatten();
                 let run = run.ok_or_else(|| CliError::failed("a run did not finish"))?;
-                let (one, other) = run.map_err(CliError::failed)?;
-                at_100.push(one);
-                at_130.push(other);
+                of_way.push(run.map_err(CliError::failed)?);
             }
-            let (at_100, at_130) = (Figure::of(&at_100), Figure::of(&at_130));
-            outcomes.push(Outcome { workload: name.clone(), policy: *policy, at_100, at_130 });
+            let figure =
+                |of: fn(&Run) -> f64| Figure::of(&of_way.iter().map(of).collect::<Vec<_>>());
+            outcomes.push(Outcome {
+                workload: name.clone(),
+                way,
+                at_100: figure(|run| run.at_100),
+                at_130: figure(|run| run.at_130),
+                moved_milli: figure(|run| run.moved_milli),
+                moved: figure(|run| run.moved),
+            });
         }
     }
     Ok(outcomes)
 }
 
-/// The percent of the GPUs that were allocated when 100 and when 130 percent had arrived.
+/// One list, shuffled by one seed, placed one way.
 fn one_run(
     args: &PlaceArgs,
     machines: &[NodeShape],
     tasks: &[Arrival],
-    policy: Policy,
+    way: Way,
     seed: u64,
-) -> Result<(f64, f64), String> {
+) -> Result<Run, String> {
     let workload = Workload::new(machines, tasks, seed);
     let tasks_max = args.tasks_per_gpu_max.unwrap_or(u32::MAX);
     let mix = args.mix_known.then(|| mix_of(tasks));
-    let mut run = PlaceRun::new(&workload.machines, tasks_max, policy, mix)
+    let mut run = PlaceRun::new(&workload.machines, tasks_max, way.policy, mix)
         .map_err(|refusal| refusal.to_string())?;
+    if let Some(moves_max) = way.moves_max {
+        run.allow_moves(moves_max);
+    }
     let mut curve = Curve::default();
     for arrival in &workload.arrivals {
         run.offer(arrival).map_err(|refusal| format!("{}: {refusal}", arrival.name))?;
         curve.note(run.totals());
     }
     let at = |percent| curve.allocated_at(percent).ok_or_else(|| "nothing arrived".to_owned());
-    Ok((at(100)?, at(130)?))
+    let totals = run.totals();
+    let placed = (totals.offered - totals.refused).max(1);
+    let moved = totals.moved as f64;
+    let moved_milli = moved * 1000.0 / placed as f64;
+    Ok(Run { at_100: at(100)?, at_130: at(130)?, moved_milli, moved })
 }
 
 impl Figure {
@@ -168,7 +225,16 @@ impl Figure {
 
 fn answer(outcomes: &[Outcome], args: &PlaceArgs) -> Answer {
     let mut table = Table::new(
-        &["WORKLOAD", "POLICY", "AT 100 %", "SD", "AGAINST FGD", "AT 130 %", "AGAINST FGD"],
+        &[
+            "WORKLOAD",
+            "POLICY",
+            "AT 100 %",
+            "SD",
+            "AGAINST FGD",
+            "AT 130 %",
+            "AGAINST FGD",
+            "MOVES",
+        ],
         &[],
     );
     for outcome in outcomes {
@@ -178,23 +244,23 @@ fn answer(outcomes: &[Outcome], args: &PlaceArgs) -> Answer {
         };
         table.row(vec![
             outcome.workload.clone(),
-            outcome.policy.name().to_owned(),
+            outcome.way.name(),
             format!("{:.2}", outcome.at_100.mean),
             format!("{:.2}", outcome.at_100.deviation),
             against(outcome.at_100, known.map(|known| known.fgd_at_100)),
             format!("{:.2}", outcome.at_130.mean),
             against(outcome.at_130, known.map(|known| known.fgd_at_130)),
+            format!("{:.1}", outcome.moved.mean),
         ]);
     }
     let mut pieces = vec![Piece::Table(table)];
-    for policy in &args.policy {
-        let of_policy: Vec<&Outcome> =
-            outcomes.iter().filter(|outcome| outcome.policy == *policy).collect();
-        if let Some(gain) = mean_gain(&of_policy) {
+    for way in Way::all(args) {
+        let of_way: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.way == way).collect();
+        if let Some(gain) = mean_gain(&of_way) {
             pieces.push(Piece::Text(format!(
                 "{}: {gain:+.2} points against FGD as published, mean over {} workloads at 100 %",
-                policy.name(),
-                of_policy.len()
+                way.name(),
+                of_way.len()
             )));
         }
     }
@@ -217,7 +283,10 @@ fn outcome_json(outcome: &Outcome) -> Value {
     });
     json!({
         "workload": outcome.workload,
-        "policy": outcome.policy.name(),
+        "policy": outcome.way.policy.name(),
+        "moves_allowed": outcome.way.moves_max.is_some(),
+        "moves": figure(outcome.moved),
+        "moved_milli_of_placed": figure(outcome.moved_milli),
         "allocated_percent": {
             "at_100": figure(outcome.at_100),
             "at_130": figure(outcome.at_130),
@@ -227,7 +296,7 @@ fn outcome_json(outcome: &Outcome) -> Value {
 }
 
 /// The figures at 100 % as bars, with the published ones and the ceiling first and last.
-fn draw(outcomes: &[Outcome], policies: &[Policy]) -> String {
+fn draw(outcomes: &[Outcome], ways: &[Way]) -> String {
     let mut workloads: Vec<&str> = outcomes.iter().map(|one| one.workload.as_str()).collect();
     workloads.dedup();
     let known = |of: fn(&Published) -> f64| -> Vec<Option<f64>> {
@@ -235,13 +304,12 @@ fn draw(outcomes: &[Outcome], policies: &[Policy]) -> String {
     };
     let mut series =
         vec![Series { name: "FGD, published".to_owned(), values: known(|known| known.fgd_at_100) }];
-    for policy in policies {
-        let of_workload = |name: &&str| {
-            outcomes.iter().find(|one| one.workload == *name && one.policy == *policy)
-        };
+    for way in ways {
+        let of_workload =
+            |name: &&str| outcomes.iter().find(|one| one.workload == *name && one.way == *way);
         let values = workloads.iter().map(of_workload);
         series.push(Series {
-            name: policy.name().to_owned(),
+            name: way.name(),
             values: values.map(|one| one.map(|one| one.at_100.mean)).collect(),
         });
     }
