@@ -178,7 +178,9 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
             message,
             "run one agent per host; a device that was moved is free once its old node is down",
         ),
-        Refusal::Invalid(_) | Refusal::JoinTtl { .. } => Status::invalid_argument(message),
+        Refusal::Invalid(_) | Refusal::JoinTtl { .. } | Refusal::OutOfRange(_) => {
+            Status::invalid_argument(message)
+        }
         Refusal::NotSecured => not_secured(),
         Refusal::JoinTokenRefused => join_refused(),
         Refusal::UnknownToken(_) => {

@@ -14,8 +14,8 @@ use crate::fixture::gpu_node;
 
 fn limit(cluster: &mut Cluster, namespace: &str, amounts: &[(Resource, u64)]) {
     let limit = Limit { amounts: amounts.iter().copied().collect(), submits_per_second: None };
-    let (name, description) = (name(namespace), String::new());
-    let spec = Arc::new(NamespaceSpec { name, description, quota: Quota { limit } });
+    let spec = NamespaceSpec { quota: Quota { limit }, ..NamespaceSpec::new(name(namespace)) };
+    let spec = Arc::new(spec);
     cluster.apply(Command::ApplyNamespace { spec, if_version: None }).unwrap();
 }
 
