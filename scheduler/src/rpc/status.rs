@@ -396,9 +396,13 @@ pub fn disk_low(free_bytes: u64) -> Status {
     )
 }
 
-/// No node could ever hold the job, and the caller asked to be told.
+/// No node, or no quota, could ever hold the job, and the caller asked to be told.
 pub fn never_fits(what: String) -> Status {
-    with_hint(Code::OutOfRange, what, "without --strict the job would wait until such a node joins")
+    with_hint(
+        Code::OutOfRange,
+        what,
+        "without --strict the job would wait until such a node joins, or its quota is raised",
+    )
 }
 
 /// A status as a problem of one item of many.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use berth_model::fits::suits;
-use berth_model::{Amounts, GpuRequest, Name, OverQuota, Resource, TaskSpec};
+use berth_model::{Amounts, GpuRequest, JobSpec, Name, OverQuota, Resource, TaskSpec};
 use berth_state::ClusterState;
 
 /// What the namespaces that a plan has met use, with what the plan hands out.
@@ -74,6 +74,12 @@ pub(crate) fn shortage(
 ) -> Option<OverQuota> {
     let together = if task.gang.is_some() { task.count } else { 1 };
     Rooms::default().check(view, namespace, (task, together)).err()
+}
+
+/// Why a job could never start all that it is, even if its namespace held nothing else.
+pub fn passes_quota(view: &ClusterState, spec: &JobSpec) -> Option<String> {
+    let short = spec.tasks.iter().filter_map(|task| shortage(view, &spec.namespace, task));
+    short.filter(|short| short.shortage.is_for_ever()).map(|short| told(&short)).next()
 }
 
 /// What people are told of it.

@@ -3,7 +3,10 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use berth_model::{JobSpec, Name, NamespaceSpec, SpecDigest, validate_namespace};
+use berth_model::{
+    Amounts, JobKind, JobSpec, Limit, Name, NamespaceSpec, OverQuota, Shortage, SpecDigest,
+    validate_namespace,
+};
 
 use super::Step;
 use crate::command::SubmitJob;
@@ -70,13 +73,32 @@ impl Step<'_> {
             return Ok(submit);
         };
         let range = &row.spec.range;
-        let mut spec = JobSpec::clone(&submit.spec);
-        if range.fill(&mut spec) {
-            submit.digest = digest_of_filled(submit.digest, &spec);
-            submit.spec = Arc::new(spec);
+        if !range.0.is_empty() {
+            let mut spec = JobSpec::clone(&submit.spec);
+            if range.fill(&mut spec) {
+                submit.digest = digest_of_filled(submit.digest, &spec);
+                submit.spec = Arc::new(spec);
+            }
+            range.check(&submit.spec)?;
         }
-        range.check(&submit.spec)?;
+        self.check_replicas(&submit.spec, &row.spec.quota.limit)?;
         Ok(submit)
+    }
+
+    /// A service runs with all of its replicas or is not what was asked for: one that could
+    /// not even if the namespace held nothing else is refused. What of a batch job has no room
+    /// waits for its turn.
+    fn check_replicas(&self, spec: &JobSpec, limit: &Limit) -> Result<(), OverQuota> {
+        match spec.kind {
+            JobKind::Service => {}
+            JobKind::Batch | JobKind::Daemon => return Ok(()),
+        }
+        let tasks = spec.tasks.iter().map(|task| task.amounts_least().times(task.count));
+        let asked = tasks.fold(Amounts::default(), Amounts::plus);
+        limit.check(Amounts::default(), asked).map_err(|shortage| {
+            let used = self.state.quota_use(&spec.namespace).of(shortage.resource);
+            Shortage { used, ..shortage }.of(&spec.namespace)
+        })
     }
 
     /// Whether a job that is over, or ends, may be queued again.

@@ -328,6 +328,25 @@ fn a_request_out_of_range_is_refused_before_anything_is_there() {
 }
 
 #[test]
+fn a_service_with_more_replicas_than_its_quota_is_refused() {
+    let mut world = World::new(2);
+    set(&mut world, &[(Resource::Gpus, 2000)]);
+    let batch = world.submit(&job(JobKind::Batch, "turns", 9, 1));
+    world.place(batch, 0).unwrap();
+    let service = |count| job(JobKind::Service, "service", count, 1);
+    let before = world.state.hash();
+    let refused = world.one(submit(&service(1_000_000), None)).unwrap_err();
+    let said = "namespace `default`: GPUs 1 of 2 in use, 1000000 asked for";
+    assert_eq!((refused.to_string().as_str(), world.state.hash()), (said, before));
+    // It waits for the one that is in use; none at all are always within it.
+    let id = world.submit(&service(2));
+    world.submit(&service(0));
+    let refused = world.one(submit(&service(3), None)).unwrap_err();
+    assert_eq!(refused.to_string(), "namespace `default`: GPUs 1 of 2 in use, 3 asked for");
+    assert_eq!(world.state.jobs().get(&id).unwrap().version, 2);
+}
+
+#[test]
 fn rows_without_use_are_the_same_state() {
     let mut world = World::new(1);
     set(&mut world, &[(Resource::Gpus, 2000)]);

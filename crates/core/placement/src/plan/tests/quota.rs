@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::explain::explain;
 use crate::fixture::gpu_node;
+use crate::quota::passes_quota;
 
 fn limit(cluster: &mut Cluster, namespace: &str, amounts: &[(Resource, u64)]) {
     let limit = Limit { amounts: amounts.iter().copied().collect(), submits_per_second: None };
@@ -123,6 +124,8 @@ fn what_waits_for_quota_is_told_the_sum() {
     let never = "namespace `research`: GPUs 2 of 3 in use, 4 asked for, more than its quota: \
                  raise it, or ask for less";
     check(&mut cluster, 4, never);
+    let warned = |gpus| passes_quota(&cluster.state, &of("research", gpu_task(gpus)));
+    assert_eq!((warned(4), warned(3)), (Some(never.to_owned()), None));
 }
 
 fn any_amounts() -> impl Strategy<Value = Vec<(Resource, u64)>> {
