@@ -149,6 +149,7 @@ async fn what_waits_for_its_quota_says_so_and_starts_when_there_is_more() {
     let sum = "wait: namespace `default`: GPUs 8 of 8 in use, 1 asked for";
     let said = explain(&client, job).await;
     assert_eq!((said.reasons[0].code.as_str(), said.smallest_change.as_str()), ("quota", sum));
+    assert_eq!(support::job(&client, job).await.unwrap().reason, sum);
     // Others are not held up by what waits before them.
     let mut other = work("other", 1, 4, "true");
     other.namespace = support::text("other");

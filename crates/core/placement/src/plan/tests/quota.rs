@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::explain::explain;
 use crate::fixture::gpu_node;
-use crate::quota::passes_quota;
+use crate::quota::{passes_quota, waits_for_quota};
 
 fn limit(cluster: &mut Cluster, namespace: &str, amounts: &[(Resource, u64)]) {
     let limit = Limit { amounts: amounts.iter().copied().collect(), submits_per_second: None };
@@ -118,6 +118,8 @@ fn what_waits_for_quota_is_told_the_sum() {
         let codes: Vec<_> = told.reasons.iter().map(|one| (one.code, one.nodes)).collect();
         assert_eq!(codes, [("quota", 0), ("fits", 1)]);
         assert!(told.summary.contains(expected), "{}", told.summary);
+        let row = cluster.state.jobs().get(&id).unwrap();
+        assert_eq!(waits_for_quota(&cluster.state, row).as_deref(), Some(expected));
     };
     let waits = "wait: namespace `research`: GPUs 2 of 3 in use, 2 asked for";
     check(&mut cluster, 2, waits);
