@@ -10,7 +10,10 @@ use std::path::Path;
 
 use berth::local::{Gpus, LocalCluster};
 use berth_client::{Client, ClientError};
-use berth_model::{GpuRequest, JobSpec, Limit, NamespaceSpec, Quota, Resource};
+use berth_model::{
+    Bounds, CpuMilli, GpuRequest, JobSpec, LeftOut, Limit, LimitRange, NamespaceSpec, Quota,
+    Resource,
+};
 use berth_proto::v1;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -27,8 +30,11 @@ fn limits(amounts: &[(Resource, u64)]) -> Limit {
 }
 
 async fn set(client: &Client, limit: Limit) -> v1::ApplyNamespaceReply {
-    let (name, description) = (support::text("default"), String::new());
-    let spec = NamespaceSpec { name, description, quota: Quota { limit } };
+    let spec = NamespaceSpec::new(support::text("default"));
+    apply(client, NamespaceSpec { quota: Quota { limit }, ..spec }).await
+}
+
+async fn apply(client: &Client, spec: NamespaceSpec) -> v1::ApplyNamespaceReply {
     let spec = Some(berth_wire::spec::namespace_spec_to_proto(&spec));
     client.apply_namespace(v1::ApplyNamespaceRequest { spec, if_version: None }).await.unwrap()
 }
@@ -143,6 +149,7 @@ async fn what_waits_for_its_quota_says_so_and_starts_when_there_is_more() {
     let sum = "wait: namespace `default`: GPUs 8 of 8 in use, 1 asked for";
     let said = explain(&client, job).await;
     assert_eq!((said.reasons[0].code.as_str(), said.smallest_change.as_str()), ("quota", sum));
+    assert_eq!(support::job(&client, job).await.unwrap().reason, sum);
     // Others are not held up by what waits before them.
     let mut other = work("other", 1, 4, "true");
     other.namespace = support::text("other");
@@ -231,5 +238,38 @@ async fn a_submit_beyond_its_quota_is_refused_and_leaves_nothing() {
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert_eq!(refused.message(), "namespace `default` submits more than 1 jobs a second");
     support::job_when(&client, first.job_id, "succeeds", |job| job.state == "succeeded").await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_is_given_what_it_left_out_and_held_to_what_a_task_may_ask_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = LocalCluster::start(support::plan(folder.path(), 1, 1)).await.unwrap();
+    let client = cluster.client();
+    let bounds = Bounds { default: Some(250), min: None, max: Some(1_000) };
+    let range = LimitRange([(Resource::Cpu, bounds)].into());
+    let spec = NamespaceSpec { range, ..NamespaceSpec::new(support::text("default")) };
+    apply(&client, spec).await;
+    let mut said_nothing = support::batch("left-out", 1, support::shell("true"));
+    said_nothing.tasks[0].left_out = LeftOut { cpu: true, memory: true };
+    for (spec, cpu) in
+        [(said_nothing, 250), (support::batch("said", 1, support::shell("true")), 100)]
+    {
+        let id = support::submit(&client, &spec).await;
+        let job = support::reference(&id.to_string());
+        let request = v1::GetJobRequest { job, consistency: 0, with_spec: true };
+        let found = client.get_job(request).await.unwrap().spec.unwrap();
+        assert_eq!((found.tasks[0].cpu_milli, found.tasks[0].cpu_left_out), (cpu, false));
+        support::job_when(&client, id, "succeeds", |job| job.state == "succeeded").await;
+    }
+    let mut large = support::batch("large", 1, support::shell("true"));
+    large.tasks[0].cpu = CpuMilli(1_500);
+    let Err(ClientError::Refused(refusal)) = client.submit(support::request(&large, "")).await
+    else {
+        panic!("it asks for more than it may");
+    };
+    let said =
+        "tasks.main.cpu: namespace `default` lets a task ask for at most 1 cores, found 1500m";
+    assert_eq!((refusal.code, refusal.message.as_str()), (Code::InvalidArgument, said));
     cluster.stop().await;
 }

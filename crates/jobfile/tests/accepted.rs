@@ -3,8 +3,8 @@
 
 use berth_jobfile::{Input, Syntax, parse};
 use berth_model::{
-    ArraySpec, CpuMilli, DurationMs, Gang, GpuRequest, HealthProbe, JobKind, JobSpec, MemoryBytes,
-    Name, OnReturn, Policy, Signal,
+    ArraySpec, CpuMilli, DurationMs, Gang, GpuRequest, HealthProbe, JobKind, JobSpec, LeftOut,
+    MemoryBytes, Name, OnReturn, Policy, Signal,
 };
 
 fn read(syntax: Syntax, text: &str, overrides: &[&str]) -> JobSpec {
@@ -178,7 +178,12 @@ fn task_with(line: &str) -> berth_model::TaskSpec {
 fn what_is_not_given_has_its_default() {
     let job = read(Syntax::Toml, "name = \"a\"\n[task]\ncommand = [\"x\"]\n", &[]);
     let expected = berth_model::TaskSpec::new(name("main"), JobKind::Batch, vec!["x".to_owned()]);
-    assert_eq!(job.tasks, [expected]);
+    // A namespace may have other defaults: the server is told what was left out.
+    let left_out = LeftOut { cpu: true, memory: true };
+    assert_eq!(job.tasks, [berth_model::TaskSpec { left_out, ..expected }]);
+    let left_out = |line| task_with(line).left_out;
+    assert_eq!(left_out("cpu = \"100m\""), LeftOut { cpu: false, memory: true });
+    assert_eq!(left_out("memory = \"128MiB\""), LeftOut { cpu: true, memory: false });
     assert_eq!((job.kind, job.priority), (JobKind::Batch, JobSpec::PRIORITY_DEFAULT));
     assert_eq!(job.max_disconnect, JobSpec::MAX_DISCONNECT_DEFAULT);
     assert_eq!((job.on_return, job.progress_deadline), (JobSpec::ON_RETURN_DEFAULT, None));

@@ -1,7 +1,7 @@
 //! Files of namespaces: what is taken, and what is refused in which words.
 
 use berth_jobfile::{Syntax, parse_namespace};
-use berth_model::{Limit, NamespaceSpec, Resource};
+use berth_model::{Bounds, Limit, LimitRange, NamespaceSpec, Resource};
 
 const WHOLE: &str = "name = \"research\"\ndescription = \"models\"\n[quota.limit]\ngpus = 7.5\n\
                      gpu_memory = \"640GiB\"\ncpu = \"500m\"\nmemory = \"1TiB\"\n\
@@ -41,6 +41,20 @@ fn a_namespace_is_the_same_in_every_syntax() {
 }
 
 #[test]
+fn bounds_are_read_with_the_units_of_what_they_bound() {
+    let text = "name = \"a\"\n[range.cpu]\ndefault = 2\nmin = \"500m\"\nmax = 64\n\
+                [range.gpus]\ndefault = 0.5\nmax = 4\n[range.gpu_memory]\nmax = \"40GiB\"\n";
+    let range = read("a.toml", text).expect("it is as it should be").range;
+    let bounds = |default, min, max| Bounds { default, min, max };
+    let expected = [
+        (Resource::Gpus, bounds(Some(500), None, Some(4000))),
+        (Resource::GpuMemory, bounds(None, None, Some(40 << 30))),
+        (Resource::Cpu, bounds(Some(2000), Some(500), Some(64_000))),
+    ];
+    assert_eq!(range, LimitRange(expected.into()));
+}
+
+#[test]
 fn what_is_no_namespace_is_refused_with_its_place() {
     let check = |text: &str, expected: &str| {
         let refused = read("n.toml", text).expect_err(text);
@@ -73,6 +87,17 @@ fn what_is_no_namespace_is_refused_with_its_place() {
     check(
         "name = \"a\"\n[quota.guaranteed]\ngpus = 8\n",
         "n.toml:2:8: quota.guaranteed: `guaranteed` is not supported by this version",
+    );
+    let range = |lines: &str| format!("name = \"a\"\n[range.cpu]\n{lines}\n");
+    check(
+        &range("maximum = 4"),
+        "n.toml:3:1: range.cpu.maximum: unknown key `maximum` in `range.cpu`",
+    );
+    check(&range(""), "n.toml:2:1: range.cpu: says nothing");
+    check(&range("min = 4\nmax = 2"), "n.toml:3:7: range.cpu.min: 4 is above 2");
+    check(
+        "name = \"a\"\n[range.running_tasks]\nmax = 1\n",
+        "n.toml:2:8: range.running_tasks: unknown key `running_tasks` in `range`",
     );
     let long = format!("name = \"a\"\ndescription = \"{}\"\n", "x".repeat(1025));
     check(&long, "n.toml:2:15: description: expected at most 1024 bytes, found 1025");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use berth_model::{AllocationId, JobId, StateMs};
-use berth_placement::{Explanation, PlanPreview, explain};
+use berth_placement::{Explanation, PlanPreview, explain, waits_for_quota};
 use berth_proto::v1;
 use berth_state::{AllocationRow, ClusterState, JobRow};
 use berth_wire::views;
@@ -30,6 +30,9 @@ impl Shared {
         let mut job = views::job(&view.state, &row);
         if request.with_spec {
             job.spec = Some(berth_wire::spec::job_spec_to_proto(&row.spec));
+        }
+        if job.reason.is_empty() {
+            job.reason = waits_for_quota(&view.state, &row).unwrap_or_default();
         }
         job.stale_ms = view.stale_ms;
         Ok(job)

@@ -178,7 +178,9 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
             message,
             "run one agent per host; a device that was moved is free once its old node is down",
         ),
-        Refusal::Invalid(_) | Refusal::JoinTtl { .. } => Status::invalid_argument(message),
+        Refusal::Invalid(_) | Refusal::JoinTtl { .. } | Refusal::OutOfRange(_) => {
+            Status::invalid_argument(message)
+        }
         Refusal::NotSecured => not_secured(),
         Refusal::JoinTokenRefused => join_refused(),
         Refusal::UnknownToken(_) => {
@@ -394,9 +396,13 @@ pub fn disk_low(free_bytes: u64) -> Status {
     )
 }
 
-/// No node could ever hold the job, and the caller asked to be told.
+/// No node, or no quota, could ever hold the job, and the caller asked to be told.
 pub fn never_fits(what: String) -> Status {
-    with_hint(Code::OutOfRange, what, "without --strict the job would wait until such a node joins")
+    with_hint(
+        Code::OutOfRange,
+        what,
+        "without --strict the job would wait until such a node joins, or its quota is raised",
+    )
 }
 
 /// A status as a problem of one item of many.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{JobSpec, Name};
-use berth_placement::never_fits;
+use berth_placement::{never_fits, passes_quota};
 use berth_proto::v1;
 use berth_state::{Command, Refusal, Reply, SubmitJob};
 use berth_wire::spec::{job_spec_from_proto, spec_digest};
@@ -149,14 +149,16 @@ fn let_in(leader: &Leader, wanted: &BTreeMap<Name, usize>) -> Result<Place, Stat
 /// What the submitter should know before the job is proposed.
 ///
 /// # Errors
-/// A request that is `strict` is refused where no node could ever hold it.
+/// A request that is `strict` is refused where no node could ever hold it, or its quota is less
+/// than it asks for.
 fn warnings(
     leader: &Leader,
     request: &v1::SubmitRequest,
     spec: &JobSpec,
 ) -> Result<Vec<String>, Status> {
     let view = leader.published.view();
-    match never_fits(view.nodes().values().map(|node| &**node), spec) {
+    let never = never_fits(view.nodes().values().map(|node| &**node), spec);
+    match never.or_else(|| passes_quota(&view, spec)) {
         Some(what) if request.strict => Err(status::never_fits(what)),
         Some(what) => Ok(vec![what]),
         None => Ok(Vec::new()),

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use berth_client::new_key;
-use berth_model::{CpuMilli, Gang, GpuRequest, JobKind, JobSpec, MemoryBytes, Name, TaskSpec};
+use berth_model::{
+    CpuMilli, Gang, GpuRequest, JobKind, JobSpec, LeftOut, MemoryBytes, Name, TaskSpec,
+};
 use berth_proto::v1::{SubmitReply, SubmitRequest};
 use clap::Args;
 use serde_json::json;
@@ -70,6 +72,7 @@ fn spec(args: &SubmitArgs, session: &Session<'_, '_>) -> Result<JobSpec, CliErro
     task.count = args.count;
     task.gang = args.gang.then(Gang::default);
     task.gpu = args.gpus.clone();
+    task.left_out = LeftOut { cpu: args.cpus.is_none(), memory: args.memory.is_none() };
     task.cpu = args.cpus.map_or(task.cpu, CpuMilli);
     task.memory = args.memory.map_or(task.memory, MemoryBytes);
     if let Some(path) = session.host.variable("PATH") {

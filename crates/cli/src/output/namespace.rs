@@ -1,7 +1,7 @@
 //! Namespaces: what they may use, and what they do use.
 
 use berth_model::Resource;
-use berth_proto::v1::{Namespace, NamespaceSpec, QuotaLimit, QuotaUse};
+use berth_proto::v1::{Bounds, LimitRange, Namespace, NamespaceSpec, QuotaLimit, QuotaUse};
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Piece, Table, rfc3339_or_null};
@@ -51,7 +51,7 @@ fn amounts(of: impl Fn(Resource) -> Value) -> Map<String, Value> {
 
 /// Every key is there; what has no limit is null.
 fn namespace_json(namespace: &Namespace) -> Value {
-    let NamespaceSpec { name, description, quota: _ } = namespace.spec.clone().unwrap_or_default();
+    let NamespaceSpec { name, description, .. } = namespace.spec.clone().unwrap_or_default();
     let limits = limit_of(namespace);
     let uses = namespace.used.unwrap_or_default();
     let mut limit = amounts(|resource| json!(limit(&limits, resource)));
@@ -62,8 +62,43 @@ fn namespace_json(namespace: &Namespace) -> Value {
         "version": namespace.version,
         "changed_at": rfc3339_or_null(namespace.changed_at_ms),
         "quota": { "limit": limit },
+        "range": range_json(namespace),
         "used": amounts(|resource| json!(used(&uses, resource))),
     })
+}
+
+fn bounds_of(namespace: &Namespace) -> Vec<(Resource, Bounds)> {
+    let range = namespace.spec.as_ref().and_then(|spec| spec.range).unwrap_or_default();
+    let LimitRange { cpu, memory, gpus, gpu_memory } = range;
+    let all = [
+        (Resource::Gpus, gpus),
+        (Resource::GpuMemory, gpu_memory),
+        (Resource::Cpu, cpu),
+        (Resource::Memory, memory),
+    ];
+    all.into_iter().filter_map(|(resource, bounds)| Some((resource, bounds?))).collect()
+}
+
+/// Of what has bounds or a default.
+fn range_json(namespace: &Namespace) -> Map<String, Value> {
+    let bounds = bounds_of(namespace).into_iter();
+    let shown = bounds.map(|(resource, Bounds { default_amount: default, min, max })| {
+        (key(resource).to_owned(), json!({ "default": default, "min": min, "max": max }))
+    });
+    shown.collect()
+}
+
+/// None where there are no bounds.
+fn range_table(namespace: &Namespace) -> Option<Table> {
+    let bounds = bounds_of(namespace);
+    let mut table = Table::new(&["TASK", "DEFAULT", "MIN", "MAX"], &[]);
+    for (resource, Bounds { default_amount: default, min, max }) in &bounds {
+        let shown = |amount: &Option<u64>| {
+            amount.map_or_else(|| "-".to_owned(), |amount| resource.show(amount))
+        };
+        table.row(vec![resource.name().to_owned(), shown(default), shown(min), shown(max)]);
+    }
+    (!bounds.is_empty()).then_some(table)
 }
 
 fn quota_table(namespace: &Namespace) -> Table {
@@ -93,7 +128,7 @@ pub(crate) fn quota_answer(namespace: &Namespace) -> Answer {
 }
 
 pub(crate) fn namespace_answer(namespace: &Namespace) -> Answer {
-    let NamespaceSpec { name, description, quota: _ } = namespace.spec.clone().unwrap_or_default();
+    let NamespaceSpec { name, description, .. } = namespace.spec.clone().unwrap_or_default();
     let mut facts = match namespace.version {
         0 => format!("namespace {name}, nothing is set\n"),
         version => format!("namespace {name}, version {version}\n"),
@@ -101,11 +136,9 @@ pub(crate) fn namespace_answer(namespace: &Namespace) -> Answer {
     if !description.is_empty() {
         facts.push_str(&format!("{description}\n"));
     }
-    Answer {
-        json: namespace_json(namespace),
-        pieces: vec![Piece::Text(facts), Piece::Table(quota_table(namespace))],
-        ids: vec![name],
-    }
+    let mut pieces = vec![Piece::Text(facts), Piece::Table(quota_table(namespace))];
+    pieces.extend(range_table(namespace).map(Piece::Table));
+    Answer { json: namespace_json(namespace), pieces, ids: vec![name] }
 }
 
 pub(crate) fn namespaces_answer(namespaces: &[Namespace]) -> Answer {

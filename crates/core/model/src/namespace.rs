@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use thiserror::Error;
 
 use crate::fits::Claim;
+use crate::limit_range::LimitRange;
 use crate::name::Name;
 use crate::quantity::{CpuMilli, MemoryBytes, ShareMilli};
 use crate::spec::TaskSpec;
@@ -231,6 +232,15 @@ pub struct NamespaceSpec {
     pub name: Name,
     pub description: String,
     pub quota: Quota,
+    pub range: LimitRange,
+}
+
+impl NamespaceSpec {
+    /// A namespace for which nothing more is set.
+    pub fn new(name: Name) -> NamespaceSpec {
+        let (description, quota) = (String::new(), Quota::default());
+        NamespaceSpec { name, description, quota, range: LimitRange::default() }
+    }
 }
 
 /// Everything wrong with what is set for a namespace.
@@ -241,6 +251,7 @@ pub fn validate_namespace(spec: &NamespaceSpec) -> Vec<Violation> {
         let message = format!("expected at most {DESCRIPTION_BYTES_MAX} bytes, found {found}");
         violations.push(Violation { field: "description".to_owned(), message, hint: None });
     }
+    violations.extend(spec.range.violations());
     violations
 }
 

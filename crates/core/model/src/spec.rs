@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use crate::artifact::Artifact;
 use crate::gang::Gang;
+use crate::limit_range::LeftOut;
 use crate::limits::Limits;
 use crate::name::Name;
 use crate::preemption::Preemption;
@@ -149,6 +150,9 @@ pub struct TaskSpec {
     pub gang: Option<Gang>,
     pub cpu: CpuMilli,
     pub memory: MemoryBytes,
+    /// What of the two the job says nothing of; nothing in what was submitted before it was
+    /// asked.
+    pub left_out: LeftOut,
     pub limits: Limits,
     pub gpu: Option<GpuRequest>,
     /// Names of ports to allot.
@@ -378,6 +382,7 @@ impl TaskSpec {
             gang: None,
             cpu: JobSpec::CPU_DEFAULT,
             memory: JobSpec::MEMORY_DEFAULT,
+            left_out: LeftOut::default(),
             limits: Limits::default(),
             gpu: None,
             ports: Vec::new(),

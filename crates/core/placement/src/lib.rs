@@ -52,6 +52,7 @@ pub use mix::{Mix, MixCounts, MixKind};
 pub use never::never_fits;
 pub use plan::{plan, plan_jobs};
 pub use planner::Planner;
+pub use quota::{passes_quota, waits_for_quota};
 pub use reasons::{Reason, misfit_code};
 pub use report::{PlanOutcome, PlanReport, WaitingTask, Why};
 pub use soft::{NodeLoad, SoftView};

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use berth_model::fits::suits;
-use berth_model::{Amounts, GpuRequest, Name, OverQuota, Resource, TaskSpec};
-use berth_state::ClusterState;
+use berth_model::{Amounts, GpuRequest, JobSpec, Name, OverQuota, Resource, TaskIndex, TaskSpec};
+use berth_state::{ClusterState, JobRow};
 
 /// What the namespaces that a plan has met use, with what the plan hands out.
 #[derive(Default)]
@@ -74,6 +74,26 @@ pub(crate) fn shortage(
 ) -> Option<OverQuota> {
     let together = if task.gang.is_some() { task.count } else { 1 };
     Rooms::default().check(view, namespace, (task, together)).err()
+}
+
+/// Why a job could never start all that it is, even if its namespace held nothing else.
+pub fn passes_quota(view: &ClusterState, spec: &JobSpec) -> Option<String> {
+    let short = spec.tasks.iter().filter_map(|task| shortage(view, &spec.namespace, task));
+    short.filter(|short| short.shortage.is_for_ever()).map(|short| told(&short)).next()
+}
+
+/// What a job that wants places waits for, if its namespace has no room for the first of its
+/// tasks that waits.
+pub fn waits_for_quota(view: &ClusterState, job: &JobRow) -> Option<String> {
+    let waits = |at: &usize| {
+        let task = u16::try_from(*at).ok().map(TaskIndex)?;
+        let row = view.tasks().get(&(job.id, task))?;
+        let is_kept = view.reservations_of(job.id, task).next().is_some();
+        (!row.pending.is_empty() && !is_kept).then_some(())
+    };
+    let first = (0..job.spec.tasks.len()).find(|at| job.places() && waits(at).is_some())?;
+    let short = shortage(view, job.namespace(), job.spec.tasks.get(first)?)?;
+    Some(told(&short))
 }
 
 /// What people are told of it.

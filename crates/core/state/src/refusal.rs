@@ -1,7 +1,9 @@
 //! Why apply did not do what a command wished. Refusals are deterministic
 //! values: every replica answers the same.
 
-use berth_model::{AllocationId, DurationMs, JobId, Misfit, Name, NodeId, OverQuota, TokenId};
+use berth_model::{
+    AllocationId, DurationMs, JobId, Misfit, Name, NodeId, OutOfRange, OverQuota, TokenId,
+};
 use thiserror::Error;
 
 use crate::access::{JOIN_TTL_MS_MAX, REVOCATIONS_MAX, TOKENS_MAX};
@@ -97,6 +99,8 @@ pub enum Refusal {
     TooManyRevocations,
     #[error(transparent)]
     OverQuota(#[from] OverQuota),
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
     #[error("nothing is set for namespace `{0}`")]
     NoSuchNamespace(Name),
     #[error("namespace `{name}` is at version {found}, not {asked}")]

@@ -118,7 +118,7 @@ pub(super) const NAMESPACE: Keys = Keys {
     elsewhere: QUOTA_LIMIT_KEYS,
     elsewhere_is: "under `[quota.limit]`",
     of: "a namespace",
-    ..keys(&["description", "name", "quota"])
+    ..keys(&["description", "name", "quota", "range"])
 };
 pub(super) const QUOTA: Keys = Keys {
     later: &["borrow", "guaranteed"],
@@ -127,3 +127,5 @@ pub(super) const QUOTA: Keys = Keys {
     ..keys(&["limit"])
 };
 pub(super) const QUOTA_LIMIT: Keys = keys(QUOTA_LIMIT_KEYS);
+pub(super) const RANGE: Keys = keys(&["cpu", "gpu_memory", "gpus", "memory"]);
+pub(super) const BOUNDS: Keys = keys(&["default", "max", "min"]);

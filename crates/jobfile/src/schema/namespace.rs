@@ -2,7 +2,9 @@
 
 use std::num::NonZeroU32;
 
-use berth_model::{Limit, Name, NamespaceSpec, Quota, Resource, validate_namespace};
+use berth_model::{
+    Bounds, Limit, LimitRange, Name, NamespaceSpec, Quota, Resource, validate_namespace,
+};
 
 use super::keys;
 use super::task::read_cpu;
@@ -30,10 +32,12 @@ pub(crate) fn read_namespace(
     let description = walk.field(tree, "", "description");
     let description = description.and_then(|field| walk.text(&field).map(str::to_owned));
     let quota = walk.field(tree, "", "quota").map(|field| read_quota(&mut walk, &field));
+    let range = walk.field(tree, "", "range").map(|field| read_range(&mut walk, &field));
     let spec = NamespaceSpec {
         name: name.unwrap_or_else(placeholder),
         description: description.unwrap_or_default(),
         quota: quota.unwrap_or_default(),
+        range: range.unwrap_or_default(),
     };
     check_sense(&mut walk, &spec, whole);
     walk.complaints.is_empty().then_some(spec)
@@ -72,6 +76,22 @@ fn read_limit(walk: &mut Walk<'_>, field: &Field<'_>) -> Limit {
         limit.submits_per_second = walk.integer(&rate, 1, u32::MAX).and_then(NonZeroU32::new);
     }
     limit
+}
+
+fn read_range(walk: &mut Walk<'_>, field: &Field<'_>) -> LimitRange {
+    let mut range = LimitRange::default();
+    let Some(table) = walk.table(field, &keys::RANGE) else { return range };
+    for resource in LimitRange::RESOURCES {
+        let Some(field) = walk.field(table, &field.path, resource.name()) else { continue };
+        let Some(table) = walk.table(&field, &keys::BOUNDS) else { continue };
+        let mut amount = |key: &str| {
+            let field = walk.field(table, &field.path, key)?;
+            read_amount(walk, &field, resource)
+        };
+        let (default, min, max) = (amount("default"), amount("min"), amount("max"));
+        range.0.insert(resource, Bounds { default, min, max });
+    }
+    range
 }
 
 /// An amount of what a quota counts.

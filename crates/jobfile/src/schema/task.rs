@@ -7,8 +7,8 @@ use berth_model::validate::{
     INSTANCES_MAX, OPEN_FILES_LEAST, OPEN_FILES_MAX, PROCESSES_LEAST, PROCESSES_MAX,
 };
 use berth_model::{
-    CpuMilli, DiskBytes, Driver, Gang, JobKind, Limits, Name, RestartPolicy, Signal, StopPolicy,
-    TaskSpec,
+    CpuMilli, DiskBytes, Driver, Gang, JobKind, LeftOut, Limits, Name, RestartPolicy, Signal,
+    StopPolicy, TaskSpec,
 };
 
 use super::walk::{Field, Walk};
@@ -170,6 +170,8 @@ fn read_gang(walk: &mut Walk<'_>, gang: &Field<'_>) -> Option<Gang> {
 }
 
 fn read_resources(walk: &mut Walk<'_>, table: &Table, path: &str, task: &mut TaskSpec) {
+    task.left_out =
+        LeftOut { cpu: table.get("cpu").is_none(), memory: table.get("memory").is_none() };
     if let Some(cpu) = walk.field(table, path, "cpu") {
         task.cpu = read_cpu(walk, &cpu).unwrap_or(task.cpu);
     }

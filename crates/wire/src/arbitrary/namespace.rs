@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use berth_model::{Limit, NamespaceSpec, Quota, Resource};
+use berth_model::{Bounds, Limit, LimitRange, NamespaceSpec, Quota, Resource};
 use berth_state::{Command, NamespaceRow};
 use proptest::collection::btree_map;
 use proptest::option;
@@ -19,11 +19,19 @@ fn limit() -> impl Strategy<Value = Limit> {
     (amounts, rate).prop_map(|(amounts, submits_per_second)| Limit { amounts, submits_per_second })
 }
 
+fn range() -> impl Strategy<Value = LimitRange> {
+    let amount = || option::of(number());
+    let bounds =
+        (amount(), amount(), amount()).prop_map(|(default, min, max)| Bounds { default, min, max });
+    btree_map(select(LimitRange::RESOURCES.to_vec()), bounds, 0..4).prop_map(LimitRange)
+}
+
 fn spec() -> impl Strategy<Value = NamespaceSpec> {
-    (name(), text(), limit()).prop_map(|(name, description, limit)| NamespaceSpec {
+    (name(), text(), limit(), range()).prop_map(|(name, description, limit, range)| NamespaceSpec {
         name,
         description,
         quota: Quota { limit },
+        range,
     })
 }
 

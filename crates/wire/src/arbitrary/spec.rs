@@ -3,9 +3,9 @@
 use berth_model::{
     ArraySpec, Artifact, Checksum, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth,
     DeviceSlice, DeviceWay, DiskBytes, Driver, DurationMs, Gang, GangSeat, GpuRequest, HealthCheck,
-    HealthProbe, JobKind, JobSpec, Limits, MemoryBytes, NodeSpec, OnReturn, PcieWay, Policy,
-    PortClaim, PortRange, Preemption, RestartPolicy, ShareMilli, Signal, SpecDigest, StopPolicy,
-    TaskSpec,
+    HealthProbe, JobKind, JobSpec, LeftOut, Limits, MemoryBytes, NodeSpec, OnReturn, PcieWay,
+    Policy, PortClaim, PortRange, Preemption, RestartPolicy, ShareMilli, Signal, SpecDigest,
+    StopPolicy, TaskSpec,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -70,12 +70,20 @@ fn task() -> BoxedStrategy<TaskSpec> {
             any::<u32>(),
             option::of(array()),
         ),
-        (number(), number(), limits(), option::of(gpu()), vec(name(), 0..3), any::<bool>()),
+        (
+            number(),
+            number(),
+            any::<(bool, bool)>(),
+            limits(),
+            option::of(gpu()),
+            vec(name(), 0..3),
+            any::<bool>(),
+        ),
         (stop(), restart(), option::of(health()), option::of(span())),
     )
         .prop_map(|(head, needs, life)| {
             let (name, driver, command, env, workdir, artifacts, count, array) = head;
-            let (cpu, memory, limits, gpu, ports, gang) = needs;
+            let (cpu, memory, left_out, limits, gpu, ports, gang) = needs;
             let (stop, restart, health, time_limit) = life;
             TaskSpec {
                 name,
@@ -89,6 +97,7 @@ fn task() -> BoxedStrategy<TaskSpec> {
                 gang: gang.then_some(Gang {}),
                 cpu: CpuMilli(cpu),
                 memory: MemoryBytes(memory),
+                left_out: LeftOut { cpu: left_out.0, memory: left_out.1 },
                 limits,
                 gpu,
                 ports,

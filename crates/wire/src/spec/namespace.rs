@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use berth_model::{Limit, NamespaceSpec, Quota, Resource};
+use berth_model::{Bounds, Limit, LimitRange, NamespaceSpec, Quota, Resource};
 use berth_proto::v1;
 
 use crate::problem::{Cause, Field, Problems};
 
 /// The message for what is set for a namespace.
 pub fn namespace_spec_to_proto(spec: &NamespaceSpec) -> v1::NamespaceSpec {
-    let NamespaceSpec { name, description, quota } = spec;
+    let NamespaceSpec { name, description, quota, range } = spec;
     v1::NamespaceSpec {
         name: name.to_string(),
         description: description.clone(),
         quota: quota_to_proto(quota),
+        range: range_to_proto(range),
     }
 }
 
@@ -42,6 +43,25 @@ fn amount_of(proto: &mut v1::QuotaLimit, resource: Resource) -> &mut Option<u64>
     }
 }
 
+fn range_to_proto(range: &LimitRange) -> Option<v1::LimitRange> {
+    let of = |resource: Resource| {
+        let Bounds { default, min, max } = *range.0.get(&resource)?;
+        Some(v1::Bounds { default_amount: default, min, max })
+    };
+    let [gpus, gpu_memory, cpu, memory] = LimitRange::RESOURCES.map(of);
+    (!range.0.is_empty()).then_some(v1::LimitRange { cpu, memory, gpus, gpu_memory })
+}
+
+fn range_from_proto(proto: v1::LimitRange) -> LimitRange {
+    let v1::LimitRange { cpu, memory, gpus, gpu_memory } = proto;
+    let given = LimitRange::RESOURCES.into_iter().zip([gpus, gpu_memory, cpu, memory]);
+    let read = |(resource, bounds): (Resource, Option<v1::Bounds>)| {
+        let v1::Bounds { default_amount: default, min, max } = bounds?;
+        Some((resource, Bounds { default, min, max }))
+    };
+    LimitRange(given.filter_map(read).collect())
+}
+
 /// Reads the form of it, not its sense.
 pub(crate) fn read_namespace(
     at: Field<'_>,
@@ -56,6 +76,7 @@ pub(crate) fn read_namespace(
         name: name?,
         description: proto.description,
         quota: Quota { limit: limit? },
+        range: proto.range.map(range_from_proto).unwrap_or_default(),
     })
 }
 

@@ -2,8 +2,8 @@
 
 use berth_model::{
     ArraySpec, Artifact, Checksum, CpuMilli, DiskBytes, Driver, DurationMs, Gang, GpuRequest,
-    HealthCheck, HealthProbe, Limits, MemoryBytes, Name, RestartPolicy, ShareMilli, StopPolicy,
-    TaskSpec,
+    HealthCheck, HealthProbe, LeftOut, Limits, MemoryBytes, Name, RestartPolicy, ShareMilli,
+    StopPolicy, TaskSpec,
 };
 use berth_proto::v1;
 use berth_proto::v1::health_check::Probe;
@@ -47,6 +47,8 @@ pub(super) fn task_to_proto(task: &TaskSpec) -> v1::TaskSpec {
         limits: limits_to_proto(task.limits),
         image: task.driver.image().map(str::to_owned),
         artifacts: task.artifacts.iter().map(artifact_to_proto).collect(),
+        cpu_left_out: task.left_out.cpu,
+        memory_left_out: task.left_out.memory,
     }
 }
 
@@ -152,6 +154,7 @@ pub(super) fn read_task(
         gang: proto.gang.map(|v1::Gang {}| Gang {}),
         cpu: CpuMilli(proto.cpu_milli),
         memory: MemoryBytes(proto.memory_bytes),
+        left_out: LeftOut { cpu: proto.cpu_left_out, memory: proto.memory_left_out },
         limits: proto.limits.map(limits_from_proto).unwrap_or_default(),
         gpu: proto.gpu.map(|gpu| GpuRequest {
             count: gpu.count,

@@ -115,6 +115,8 @@ fn task_fields(task: &TaskSpec, fields: &mut Fields) {
     put_some(fields, &at("gang"), task.gang.map(|Gang {}| true));
     put(fields, &at("cpu"), task.cpu);
     put(fields, &at("memory"), task.memory);
+    put_some(fields, &at("cpu.left_out"), task.left_out.cpu.then_some(true));
+    put_some(fields, &at("memory.left_out"), task.left_out.memory.then_some(true));
     put_some(fields, &at("limits.cpu"), task.limits.cpu);
     put_some(fields, &at("limits.memory"), task.limits.memory);
     put_some(fields, &at("limits.processes"), task.limits.processes);

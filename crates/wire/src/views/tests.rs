@@ -376,7 +376,7 @@ fn a_difference_names_fields_and_hides_environments() {
 }
 
 /// Each takes one field over from another specification.
-const FIELDS: [fn(&mut JobSpec, &JobSpec); 33] = [
+const FIELDS: [fn(&mut JobSpec, &JobSpec); 34] = [
     |to, from| to.kind = from.kind,
     |to, from| to.priority = from.priority,
     |to, from| to.policy = from.policy,
@@ -402,6 +402,7 @@ const FIELDS: [fn(&mut JobSpec, &JobSpec); 33] = [
     |to, from| to.tasks[0].gang = from.tasks[0].gang,
     |to, from| to.tasks[0].cpu = from.tasks[0].cpu,
     |to, from| to.tasks[0].memory = from.tasks[0].memory,
+    |to, from| to.tasks[0].left_out = from.tasks[0].left_out,
     |to, from| to.tasks[0].limits = from.tasks[0].limits,
     |to, from| to.tasks[0].gpu.clone_from(&from.tasks[0].gpu),
     |to, from| to.tasks[0].ports.clone_from(&from.tasks[0].ports),

@@ -19,6 +19,11 @@ fn research() -> Namespace {
             name: "research".into(),
             description: "models and their trials".into(),
             quota: Some(Quota { limit: Some(limit) }),
+            range: Some(LimitRange {
+                cpu: Some(Bounds { default_amount: Some(2_000), min: Some(500), max: None }),
+                gpus: Some(Bounds { max: Some(4_000), ..Bounds::default() }),
+                ..LimitRange::default()
+            }),
         }),
         version: 3,
         changed_at_ms: Some(1_790_000_000_000),

@@ -35,6 +35,9 @@ impl Step<'_> {
                 };
             }
         }
+        // From here on it is what its namespace makes of it; a repeat is known by what was asked.
+        let asked = submit.digest;
+        let submit = &self.in_range(submit)?;
         let problems = berth_model::validate(&submit.spec);
         if let Some(first) = problems.first() {
             return Err(Refusal::Invalid(format!("{}: {}", first.field, first.message)));
@@ -51,7 +54,7 @@ impl Step<'_> {
         };
         if let (Some(key), Reply::Submitted { job, version, .. }) = (&submit.key, &reply) {
             let (job, version) = (*job, *version);
-            let row = KeyRow { job, digest: submit.digest, version, forget_at: None };
+            let row = KeyRow { job, digest: asked, version, forget_at: None };
             self.state.put_key(namespace.clone(), key.clone(), row);
             let before = self.state.jobs.get(&job).and_then(|row| row.key.clone());
             if let Some(old) = before.filter(|old| old != key) {

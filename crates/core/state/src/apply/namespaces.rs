@@ -1,15 +1,21 @@
 //! What is set for a namespace, as administrators change it.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use berth_model::{Name, NamespaceSpec, validate_namespace};
+use berth_model::{
+    Amounts, JobKind, JobSpec, Limit, Name, NamespaceSpec, OverQuota, Shortage, SpecDigest,
+    validate_namespace,
+};
 
 use super::Step;
+use crate::command::SubmitJob;
 use crate::event::EventKind;
 use crate::namespace::{NAMESPACE_ROWS_MAX, NamespaceRow};
 use crate::refusal::Refusal;
 use crate::rows::{JobPhase, JobRow};
 use crate::state::Reply;
+use crate::table::StableHasher;
 
 impl Step<'_> {
     /// Ends nothing, also where less is allowed now than is in use.
@@ -60,11 +66,60 @@ impl Step<'_> {
         Ok(Reply::Done)
     }
 
+    /// A submit with the defaults of its namespace, if all of it is within its bounds.
+    pub(super) fn in_range(&self, submit: &SubmitJob) -> Result<SubmitJob, Refusal> {
+        let mut submit = submit.clone();
+        let Some(row) = self.state.namespaces.get(&submit.spec.namespace) else {
+            return Ok(submit);
+        };
+        let range = &row.spec.range;
+        if !range.0.is_empty() {
+            let mut spec = JobSpec::clone(&submit.spec);
+            if range.fill(&mut spec) {
+                submit.digest = digest_of_filled(submit.digest, &spec);
+                submit.spec = Arc::new(spec);
+            }
+            range.check(&submit.spec)?;
+        }
+        self.check_replicas(&submit.spec, &row.spec.quota.limit)?;
+        Ok(submit)
+    }
+
+    /// A service runs with all of its replicas or is not what was asked for: one that could
+    /// not even if the namespace held nothing else is refused. What of a batch job has no room
+    /// waits for its turn.
+    fn check_replicas(&self, spec: &JobSpec, limit: &Limit) -> Result<(), OverQuota> {
+        match spec.kind {
+            JobKind::Service => {}
+            JobKind::Batch | JobKind::Daemon => return Ok(()),
+        }
+        let tasks = spec.tasks.iter().map(|task| task.amounts_least().times(task.count));
+        let asked = tasks.fold(Amounts::default(), Amounts::plus);
+        limit.check(Amounts::default(), asked).map_err(|shortage| {
+            let used = self.state.quota_use(&spec.namespace).of(shortage.resource);
+            Shortage { used, ..shortage }.of(&spec.namespace)
+        })
+    }
+
     /// Whether a job that is over, or ends, may be queued again.
     pub(super) fn may_revive(&self, row: &JobRow) -> Result<(), Refusal> {
         let comes_back = row.phase != JobPhase::Active && row.live == 0;
         if comes_back { Ok(self.state.check_queue(row.namespace())?) } else { Ok(()) }
     }
+}
+
+/// Agents know a specification by its digest alone, so that what was filled in makes another one
+/// of it: the same file under other defaults is another version.
+fn digest_of_filled(asked: SpecDigest, spec: &JobSpec) -> SpecDigest {
+    let mut hasher = StableHasher::default();
+    for task in &spec.tasks {
+        (task.cpu, task.memory, &task.gpu).hash(&mut hasher);
+    }
+    let SpecDigest(mut digest) = asked;
+    for (byte, mixed) in digest.iter_mut().zip(hasher.finish().to_le_bytes()) {
+        *byte ^= mixed;
+    }
+    SpecDigest(digest)
 }
 
 fn check_version(name: &Name, if_version: Option<u32>, found: u32) -> Result<(), Refusal> {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Gang, JobId, JobKind, JobSpec, Limit, MemoryBytes, Name, NamespaceSpec, NodeId,
-    Quota, Resource, StopIntent, WallMs,
+    AllocationId, Bounds, CpuMilli, Gang, JobId, JobKind, JobSpec, LeftOut, Limit, LimitRange,
+    MemoryBytes, Name, NamespaceSpec, NodeId, Quota, Resource, StopIntent, WallMs,
 };
 use proptest::prelude::*;
 
@@ -15,8 +15,7 @@ use crate::{ClusterState, Command, EventKind, JobChange, Observed, Placement, Re
 
 pub fn limits(namespace: &str, amounts: &[(Resource, u64)]) -> NamespaceSpec {
     let limit = Limit { amounts: amounts.iter().copied().collect(), submits_per_second: None };
-    let description = String::new();
-    NamespaceSpec { name: name(namespace), description, quota: Quota { limit } }
+    NamespaceSpec { quota: Quota { limit }, ..NamespaceSpec::new(name(namespace)) }
 }
 
 fn set(world: &mut World, amounts: &[(Resource, u64)]) {
@@ -272,6 +271,79 @@ fn what_is_set_has_versions_and_goes_when_nobody_needs_it() {
     let names: Vec<_> = world.events.iter().map(|event| event.kind.name()).collect();
     let count = |kind: &str| names.iter().filter(|name| **name == kind).count();
     assert_eq!((count("namespace-changed"), count("namespace-deleted")), (3, 1));
+}
+
+fn set_range(world: &mut World, resource: Resource, bounds: Bounds) {
+    let range = LimitRange([(resource, bounds)].into());
+    let spec = Arc::new(NamespaceSpec { range, ..limits("default", &[]) });
+    world.one(Command::ApplyNamespace { spec, if_version: None }).unwrap();
+}
+
+#[test]
+fn defaults_are_filled_in_and_make_another_version() {
+    let mut world = World::new(1);
+    let bounds = |default| Bounds { default: Some(default), ..Bounds::default() };
+    set_range(&mut world, Resource::Cpu, bounds(700));
+    let mut spec = job(JobKind::Service, "a", 1, 0);
+    spec.tasks[0].left_out = LeftOut { cpu: true, memory: false };
+    let id = world.submit(&spec);
+    let row = |world: &World| world.state.jobs().get(&id).unwrap().clone();
+    let (cpu, digest) = (row(&world).spec.tasks[0].cpu, row(&world).digest);
+    assert_eq!(cpu, CpuMilli(700));
+    let Command::Submit(asked) = submit(&spec, None) else { unreachable!("it is a submit") };
+    assert_ne!(digest, asked.digest, "agents know it by this alone");
+    world.place(id, 0).unwrap();
+    assert_eq!(world.state.namespace_use(&name("default")).of(Resource::Cpu), 700);
+    // The same once more is the same, and with another default another version.
+    let again = |world: &mut World| world.one(submit(&spec, None)).unwrap();
+    assert!(matches!(again(&mut world), Reply::Submitted { version: 1, existed: true, .. }));
+    set_range(&mut world, Resource::Cpu, bounds(800));
+    assert!(matches!(again(&mut world), Reply::Submitted { version: 2, existed: false, .. }));
+    assert_ne!(row(&world).digest, digest);
+    // A key is known by what was asked, whatever was made of it.
+    let keyed = |world: &mut World| world.one(submit(&spec, Some("key"))).unwrap();
+    keyed(&mut world);
+    set_range(&mut world, Resource::Cpu, bounds(900));
+    assert!(matches!(keyed(&mut world), Reply::Submitted { existed: true, .. }));
+}
+
+#[test]
+fn a_request_out_of_range_is_refused_before_anything_is_there() {
+    let mut world = World::new(1);
+    let bounds = Bounds { max: Some(1000), ..Bounds::default() };
+    set_range(&mut world, Resource::Gpus, bounds);
+    world.submit(&job(JobKind::Batch, "a", 1, 1));
+    let (before, spec) = (world.state.hash(), job(JobKind::Batch, "b", 1, 2));
+    let refused = world.one(submit(&spec, Some("key"))).unwrap_err();
+    let said = "tasks.main.gpu: namespace `default` lets a task ask for at most 1 GPUs, found 2";
+    assert_eq!((refused.to_string().as_str(), world.state.hash()), (said, before));
+    // What was filled in has to make sense beside the rest.
+    let mut spec = job(JobKind::Batch, "c", 1, 0);
+    spec.tasks[0].left_out.cpu = true;
+    spec.tasks[0].limits.cpu = Some(CpuMilli(500));
+    let bounds = Bounds { default: Some(700), ..Bounds::default() };
+    set_range(&mut world, Resource::Cpu, bounds);
+    let refused = world.one(submit(&spec, None)).unwrap_err();
+    assert!(refused.to_string().contains("at least `cpu` (700m)"), "{refused}");
+}
+
+#[test]
+fn a_service_with_more_replicas_than_its_quota_is_refused() {
+    let mut world = World::new(2);
+    set(&mut world, &[(Resource::Gpus, 2000)]);
+    let batch = world.submit(&job(JobKind::Batch, "turns", 9, 1));
+    world.place(batch, 0).unwrap();
+    let service = |count| job(JobKind::Service, "service", count, 1);
+    let before = world.state.hash();
+    let refused = world.one(submit(&service(1_000_000), None)).unwrap_err();
+    let said = "namespace `default`: GPUs 1 of 2 in use, 1000000 asked for";
+    assert_eq!((refused.to_string().as_str(), world.state.hash()), (said, before));
+    // It waits for the one that is in use; none at all are always within it.
+    let id = world.submit(&service(2));
+    world.submit(&service(0));
+    let refused = world.one(submit(&service(3), None)).unwrap_err();
+    assert_eq!(refused.to_string(), "namespace `default`: GPUs 1 of 2 in use, 3 asked for");
+    assert_eq!(world.state.jobs().get(&id).unwrap().version, 2);
 }
 
 #[test]

@@ -11,11 +11,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::explain::explain;
 use crate::fixture::gpu_node;
+use crate::quota::{passes_quota, waits_for_quota};
 
 fn limit(cluster: &mut Cluster, namespace: &str, amounts: &[(Resource, u64)]) {
     let limit = Limit { amounts: amounts.iter().copied().collect(), submits_per_second: None };
-    let (name, description) = (name(namespace), String::new());
-    let spec = Arc::new(NamespaceSpec { name, description, quota: Quota { limit } });
+    let spec = NamespaceSpec { quota: Quota { limit }, ..NamespaceSpec::new(name(namespace)) };
+    let spec = Arc::new(spec);
     cluster.apply(Command::ApplyNamespace { spec, if_version: None }).unwrap();
 }
 
@@ -117,12 +118,16 @@ fn what_waits_for_quota_is_told_the_sum() {
         let codes: Vec<_> = told.reasons.iter().map(|one| (one.code, one.nodes)).collect();
         assert_eq!(codes, [("quota", 0), ("fits", 1)]);
         assert!(told.summary.contains(expected), "{}", told.summary);
+        let row = cluster.state.jobs().get(&id).unwrap();
+        assert_eq!(waits_for_quota(&cluster.state, row).as_deref(), Some(expected));
     };
     let waits = "wait: namespace `research`: GPUs 2 of 3 in use, 2 asked for";
     check(&mut cluster, 2, waits);
     let never = "namespace `research`: GPUs 2 of 3 in use, 4 asked for, more than its quota: \
                  raise it, or ask for less";
     check(&mut cluster, 4, never);
+    let warned = |gpus| passes_quota(&cluster.state, &of("research", gpu_task(gpus)));
+    assert_eq!((warned(4), warned(3)), (Some(never.to_owned()), None));
 }
 
 fn any_amounts() -> impl Strategy<Value = Vec<(Resource, u64)>> {

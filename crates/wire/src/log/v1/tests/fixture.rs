@@ -6,13 +6,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, ArraySpec, Artifact, Attempt, Checksum, Claim, Constraints, CpuMilli, Device,
-    DeviceClaim, DeviceHealth, DeviceSlice, DeviceWay, DiskBytes, Drain, Driver, DurationMs,
-    EndCause, EndReport, Gang, GpuRequest, Grant, HealthCheck, HealthProbe, InstanceIndex, JobId,
-    JobKind, JobSpec, JoinGrant, Limit, Limits, Machine, MemoryBytes, Name, NamespaceSpec, NodeId,
-    NodeSpec, PcieWay, Policy, PortClaim, PortRange, Preemption, Quota, Resource, RestartPolicy,
-    Role, Scope, ShareMilli, Signal, SpecDigest, StartPhase, StateMs, StopIntent, StopPolicy,
-    TaskIndex, TaskSpec, TokenId, WallMs,
+    AllocationId, ArraySpec, Artifact, Attempt, Bounds, Checksum, Claim, Constraints, CpuMilli,
+    Device, DeviceClaim, DeviceHealth, DeviceSlice, DeviceWay, DiskBytes, Drain, Driver,
+    DurationMs, EndCause, EndReport, Gang, GpuRequest, Grant, HealthCheck, HealthProbe,
+    InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, LeftOut, Limit, LimitRange, Limits, Machine,
+    MemoryBytes, Name, NamespaceSpec, NodeId, NodeSpec, PcieWay, Policy, PortClaim, PortRange,
+    Preemption, Quota, Resource, RestartPolicy, Role, Scope, ShareMilli, Signal, SpecDigest,
+    StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
     Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
@@ -74,6 +74,7 @@ fn first_task() -> TaskSpec {
         gang: Some(Gang {}),
         cpu: CpuMilli(4000),
         memory: MemoryBytes(32 << 30),
+        left_out: LeftOut::default(),
         limits: Limits {
             cpu: Some(CpuMilli(8000)),
             memory: Some(MemoryBytes(48 << 30)),
@@ -250,17 +251,26 @@ pub(super) fn entry() -> Entry {
 
 fn namespace() -> NamespaceSpec {
     let amounts = Resource::ALL.into_iter().zip(1_000..).collect();
+    let bounds = Bounds { default: Some(1_000), min: Some(500), max: Some(8_000) };
     NamespaceSpec {
         name: name("research"),
         description: "models and their trials".into(),
         quota: Quota { limit: Limit { amounts, submits_per_second: NonZeroU32::new(50) } },
+        range: LimitRange([(Resource::Gpus, bounds)].into()),
     }
 }
 
-fn namespaces() -> [Command; 3] {
-    let nothing =
-        NamespaceSpec { description: String::new(), quota: Quota::default(), ..namespace() };
+fn namespaces() -> [Command; 4] {
+    let nothing = NamespaceSpec::new(name("research"));
+    let mut left_out = job();
+    left_out.tasks[0].left_out = LeftOut { cpu: true, memory: true };
     [
+        Command::Submit(SubmitJob {
+            key: None,
+            spec: Arc::new(left_out),
+            digest: SpecDigest([0xd3; 32]),
+            if_version: None,
+        }),
         Command::ApplyNamespace { spec: Arc::new(namespace()), if_version: Some(0) },
         Command::ApplyNamespace { spec: Arc::new(nothing), if_version: None },
         Command::DeleteNamespace { name: name("research"), if_version: Some(2) },

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use berth_model::node::DeviceUse;
 use berth_model::{
-    AllocationId, AllocationState, Attempt, Claim, Constraints, CpuMilli, Device, DeviceClaim,
-    DeviceHealth, Drain, DurationMs, GangSeat, Grant, InstanceIndex, JobId, JobKind, JobSpec,
-    JobState, JoinGrant, Limit, Machine, MemoryBytes, Name, NamespaceSpec, NodeId, NodeSpec,
-    NodeState, NodeUse, Policy, PortClaim, PortRange, Quota, RangeSet, Resource, Role, Scope,
-    ShareMilli, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
+    AllocationId, AllocationState, Attempt, Bounds, Claim, Constraints, CpuMilli, Device,
+    DeviceClaim, DeviceHealth, Drain, DurationMs, GangSeat, Grant, InstanceIndex, JobId, JobKind,
+    JobSpec, JobState, JoinGrant, Limit, LimitRange, Machine, MemoryBytes, Name, NamespaceSpec,
+    NodeId, NodeSpec, NodeState, NodeUse, Policy, PortClaim, PortRange, Quota, RangeSet, Resource,
+    Role, Scope, ShareMilli, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec,
+    TokenId, WallMs,
 };
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
@@ -77,10 +78,12 @@ pub(super) fn rows() -> Vec<Stored> {
 
 fn namespace() -> Stored {
     let amounts = Resource::ALL.into_iter().zip(1_000..).collect();
+    let bounds = Bounds { default: Some(1_000), min: Some(500), max: Some(8_000) };
     let spec = NamespaceSpec {
         name: name("research"),
         description: "models and their trials".into(),
         quota: Quota { limit: Limit { amounts, submits_per_second: NonZeroU32::new(50) } },
+        range: LimitRange([(Resource::Gpus, bounds)].into()),
     };
     Stored::Namespace(Arc::new(NamespaceRow { spec, version: 3, changed_at: WallMs(12) }))
 }
