@@ -15,7 +15,9 @@ mod table;
 mod time;
 mod ways;
 
-pub(crate) use allocation::{allocation_json, allocation_table, gang_lines, isolation_line};
+pub(crate) use allocation::{
+    allocation_json, allocation_table, claims_json, gang_lines, isolation_line,
+};
 pub(crate) use cluster::status_answer;
 pub(crate) use event::{event_json, event_line};
 pub(crate) use explain::explain_answer;

@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::error::{CliError, Exit};
-use crate::output::{Answer, Piece, Table, ago};
+use crate::output::{Answer, Piece, Table, ago, claims_json};
 use crate::session::Session;
 
 #[derive(Debug, Args)]
@@ -79,14 +79,7 @@ fn reply_json(reply: &PlanDefragReply) -> Value {
 }
 
 fn move_json(one: &PlannedMove) -> Value {
-    let devices: Vec<Value> = one
-        .devices
-        .iter()
-        .map(|device| {
-            let (uuid, share) = (&device.uuid, device.share_milli);
-            json!({ "uuid": uuid, "share_milli": share, "memory_bytes": device.memory_bytes })
-        })
-        .collect();
+    let devices = claims_json(&one.devices);
     json!({
         "allocation": one.allocation_id,
         "namespace": one.namespace,

@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::error::{CliError, Exit};
-use crate::output::{Answer, Piece, Table, ago, rfc3339};
+use crate::output::{Answer, Piece, Table, ago, claims_json, rfc3339};
 use crate::session::{Session, StaleArgs, consistency};
 use crate::values;
 
@@ -73,14 +73,7 @@ async fn list(args: OrphanListArgs, session: &mut Session<'_, '_>) -> Result<Exi
 }
 
 fn orphan_json(orphan: &Orphan) -> Value {
-    let devices: Vec<Value> = orphan
-        .devices
-        .iter()
-        .map(|device| {
-            let (uuid, share) = (&device.uuid, device.share_milli);
-            json!({ "uuid": uuid, "share_milli": share, "memory_bytes": device.memory_bytes })
-        })
-        .collect();
+    let devices = claims_json(&orphan.devices);
     let ports: serde_json::Map<String, Value> =
         orphan.ports.iter().map(|port| (port.name.clone(), json!(port.port))).collect();
     json!({

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use berth_model::ShareMilli;
-use berth_proto::v1::{Allocation, GangSeat};
+use berth_proto::v1::{Allocation, DeviceClaim, GangSeat};
 use serde_json::{Map, Value, json};
 
 use super::{Table, rfc3339_or_null};
@@ -44,6 +44,15 @@ pub(crate) fn allocation_json(allocation: &Allocation) -> Value {
         "exit_code": allocation.exit_code,
         "signal": allocation.signal,
     })
+}
+
+/// What is held of each device.
+pub(crate) fn claims_json(devices: &[DeviceClaim]) -> Vec<Value> {
+    let one = |device: &DeviceClaim| {
+        let DeviceClaim { uuid, share_milli, memory_bytes } = device;
+        json!({ "uuid": uuid, "share_milli": share_milli, "memory_bytes": memory_bytes })
+    };
+    devices.iter().map(one).collect()
 }
 
 pub(crate) fn allocation_table(allocations: &[Allocation]) -> Table {

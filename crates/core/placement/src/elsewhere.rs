@@ -2,14 +2,14 @@
 //! view by the very code that would do it. It knows nothing of others that wait, some of
 //! which may come first.
 
-use berth_model::{AllocationId, EndCause, EndReport, NodeId, StateMs, StopIntent};
+use berth_model::{AllocationId, NodeId, StateMs, StopIntent};
 use berth_state::{ClusterState, Command, Observation, Observed, Refusal};
 
 use crate::budget::Budget;
 use crate::explain::explain_task;
 use crate::plan::plan_task;
 use crate::soft::SoftView;
-use crate::what_if::apply_one;
+use crate::what_if::{apply_one, stopped};
 
 /// Of one question: some milliseconds at the most, as the leader asks while it has else to do.
 const BUDGET: Budget =
@@ -89,7 +89,7 @@ impl<'a> Elsewhere<'a> {
         let intent = StopIntent::Drain;
         apply_one(&mut copy, self.now, Command::StopAllocations { allocations, intent, reason })?;
         for (node, allocation) in ends {
-            let observed = Observed::Ended(stopped(&copy));
+            let observed = Observed::Ended(stopped(copy.cluster().wall_ms));
             let observations = vec![Observation { allocation, observed }];
             apply_one(&mut copy, self.now, Command::Observe { node, observations })?;
         }
@@ -103,18 +103,6 @@ impl<'a> Elsewhere<'a> {
         let members = self.copy.allocations_of_task(id.job, id.task);
         let others = members.filter(|row| row.id != id);
         Some(others.map(|row| (row.node, row.id)).collect())
-    }
-}
-
-fn stopped(view: &ClusterState) -> EndReport {
-    EndReport {
-        cause: EndCause::Stopped,
-        exit_code: None,
-        signal: None,
-        reason: String::new(),
-        stderr_tail: String::new(),
-        started_at: None,
-        finished_at: view.cluster().wall_ms,
     }
 }
 

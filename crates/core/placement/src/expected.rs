@@ -3,15 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use berth_model::{
-    AllocationId, EndCause, EndReport, JobId, StateMs, StopIntent, TaskIndex, WallMs,
-};
+use berth_model::{AllocationId, JobId, StateMs, StopIntent, TaskIndex, WallMs};
 use berth_state::{AllocationRow, ClusterState, Command, Observation, Observed, Reply};
 
 use crate::budget::Budget;
 use crate::planner::Planner;
 use crate::soft::SoftView;
-use crate::what_if::apply_one;
+use crate::what_if::{apply_one, stopped};
 
 /// Moments at which something ends that are looked at.
 const MOMENTS_MAX: u32 = 256;
@@ -111,7 +109,7 @@ impl Future {
                 drop(apply_one(&mut self.copy, at, stop));
             }
             let mut kept: Vec<AllocationId> = self.copy.reservations().map(|(id, ..)| id).collect();
-            self.observe(id, at, Observed::Ended(stopped(at)));
+            self.observe(id, at, Observed::Ended(stopped(WallMs(at.0))));
             ended.push(id);
             // Whom it ended for has begun.
             kept.retain(|id| self.copy.is_live(*id));
@@ -136,18 +134,6 @@ fn latest_end(view: &ClusterState, row: &AllocationRow, now: StateMs) -> Option<
         None => row.running_since.unwrap_or(now).after(task.time_limit?),
     };
     Some(stopped_at.max(now).after(task.stop.grace))
-}
-
-fn stopped(at: StateMs) -> EndReport {
-    EndReport {
-        cause: EndCause::Stopped,
-        exit_code: None,
-        signal: None,
-        reason: String::new(),
-        stderr_tail: String::new(),
-        started_at: None,
-        finished_at: WallMs(at.0),
-    }
 }
 
 #[cfg(test)]

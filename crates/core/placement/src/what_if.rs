@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use berth_model::{JobId, JobSpec, SpecDigest, StateMs};
+use berth_model::{EndCause, EndReport, JobId, JobSpec, SpecDigest, StateMs, WallMs};
 use berth_state::{
     ClusterState, Command, Entry, Placement, Refusal, Reply, Reservation, SubmitJob,
 };
@@ -104,6 +104,19 @@ pub(crate) fn apply_one(
     let entry = Entry { state_ms: now, wall_ms, proposer, commands: vec![command] };
     let index = copy.applied_index();
     copy.apply(index, &entry).replies.pop().unwrap_or(Ok(Reply::Done))
+}
+
+/// How something ends on a copy that was told to.
+pub(crate) fn stopped(finished_at: WallMs) -> EndReport {
+    EndReport {
+        cause: EndCause::Stopped,
+        exit_code: None,
+        signal: None,
+        reason: String::new(),
+        stderr_tail: String::new(),
+        started_at: None,
+        finished_at,
+    }
 }
 
 /// Waiting instances of all tasks of the job.

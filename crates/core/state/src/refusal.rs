@@ -105,7 +105,7 @@ pub enum Refusal {
     NoSuchNamespace(Name),
     #[error("namespace `{name}` is at version {found}, not {asked}")]
     NamespaceConflict { name: Name, asked: u32, found: u32 },
-    #[error("namespace `{name}` has {jobs} jobs that have not ended")]
+    #[error("namespace `{name}` is in use: jobs that have not ended: {jobs}")]
     NamespaceInUse { name: Name, jobs: usize },
     #[error("{NAMESPACE_ROWS_MAX} namespaces are set already; delete some that nobody needs")]
     TooManyNamespaces,

@@ -99,7 +99,7 @@ impl Namespaces for Fake {
     ) -> Result<Response<DeleteNamespaceReply>, Status> {
         self.enter()?;
         if request.into_inner().name == "research" {
-            let message = "namespace `research` has 20 jobs that have not ended";
+            let message = "namespace `research` is in use: jobs that have not ended: 20";
             let detail = ErrorDetail { hint: "stop them first".into(), ..ErrorDetail::default() };
             return Err(refused(Code::FailedPrecondition, message, detail));
         }

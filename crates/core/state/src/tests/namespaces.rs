@@ -260,7 +260,7 @@ fn what_is_set_has_versions_and_goes_when_nobody_needs_it() {
         let reply = world.one(Command::DeleteNamespace { name: name("team"), if_version });
         reply.map_err(|refusal| refusal.to_string())
     };
-    let in_use = "namespace `team` has 1 jobs that have not ended".to_owned();
+    let in_use = "namespace `team` is in use: jobs that have not ended: 1".to_owned();
     assert_eq!(delete(&mut world, None), Err(in_use));
     let change = JobChange::Stop { reason: String::new() };
     world.one(Command::ChangeJob { job: id, if_version: None, change }).unwrap();
