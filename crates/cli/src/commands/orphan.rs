@@ -46,10 +46,8 @@ impl OrphanCommand {
 async fn list(args: OrphanListArgs, session: &mut Session<'_, '_>) -> Result<Exit, CliError> {
     let request = ListOrphansRequest { consistency: consistency(args.stale) };
     let reply = session.client.list_orphans(request).await?;
-    let mut table = Table::new(
-        &["ID", "NODE", "NAMESPACE", "JOB", "GPUS", "FOUND", "STATE", "WHY"],
-        &["NAMESPACE"],
-    );
+    let mut table =
+        Table::new(&["ID", "NODE", "NAMESPACE", "JOB", "GPUS", "FOUND", "STATE", "WHY"], &[]);
     for orphan in &reply.orphans {
         table.row(vec![
             orphan.allocation_id.clone(),

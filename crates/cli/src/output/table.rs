@@ -22,6 +22,7 @@ impl Table {
 
     /// Adds a row with a cell for every column, wide ones included.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
+        debug_assert_eq!(cells.len(), self.header.len(), "a cell for every column");
         self.rows.push(cells);
     }
 
