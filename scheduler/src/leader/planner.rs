@@ -131,9 +131,10 @@ async fn propose_parts<P: Part>(
         if chunk.is_empty() {
             // The others go on; for this one looking again soon is of no use.
             let (job, _) = first.task();
-            error!(job_id = %job, members = some.len(), "placements do not fit a log entry");
+            let members = units_within(left, gangs, 1);
+            error!(job_id = %job, members, "placements do not fit a log entry");
             proposed.again = LOOK_AGAIN;
-            left = &left[units_within(left, gangs, 1)..];
+            left = &left[members..];
             continue;
         }
         left = &left[chunk.len()..];

@@ -58,6 +58,17 @@ impl Meter {
         true
     }
 
+    /// Spends so many units; false, and exhausted from then on, if fewer are left.
+    pub fn spend_all(&mut self, units: u64) -> bool {
+        if units > self.left() {
+            self.examined = self.budget.candidates_examined_max;
+            self.exhausted = true;
+            return false;
+        }
+        self.examined += units;
+        true
+    }
+
     /// Whether one more placement is allowed; exhausted from then on if not.
     pub fn may_place(&mut self) -> bool {
         if self.placed >= self.budget.placements_max {

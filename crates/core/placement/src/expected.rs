@@ -80,13 +80,22 @@ impl Future {
             placements_max: PLACEMENTS_MAX,
             reservations_max: 0,
         };
-        let outcome = self.planner.plan(&self.copy, soft, at, budget);
-        self.left = self.left.saturating_sub(outcome.report.candidates_examined);
-        let place = Command::Place { placements: outcome.placements };
-        if let Ok(Reply::Placed { granted, .. }) = apply_one(&mut self.copy, at, place) {
-            granted.into_iter().for_each(|id| self.begins(id, at));
+        loop {
+            let outcome = self.planner.plan(&self.copy, soft, at, budget);
+            self.left = self.left.saturating_sub(outcome.report.candidates_examined + 1);
+            let place = Command::Place { placements: outcome.placements };
+            let mut placed = 0;
+            if let Ok(Reply::Placed { granted, .. }) = apply_one(&mut self.copy, at, place) {
+                placed = granted.len();
+                granted.into_iter().for_each(|id| self.begins(id, at));
+            }
+            if self.left == 0 || (outcome.exhausted && placed == 0) {
+                return None;
+            }
+            if !outcome.exhausted {
+                return Some(());
+            }
         }
-        (self.left > 0 && !outcome.exhausted).then_some(())
     }
 
     fn begins(&mut self, id: AllocationId, at: StateMs) {

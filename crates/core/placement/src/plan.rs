@@ -401,7 +401,7 @@ mod gang_places;
 mod preempt;
 mod quota;
 
-pub(crate) use preempt::HuntKey;
+pub(crate) use preempt::{FAILURES_MAX, HuntKey};
 use preempt::{Group, Hunt};
 #[cfg(test)]
 mod tests;

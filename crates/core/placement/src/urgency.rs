@@ -8,11 +8,9 @@ use berth_model::{JobSpec, Name, PREEMPTION_GAP, StateMs, TaskIndex};
 use berth_state::reservation::may_preempt;
 use berth_state::{ClusterState, JobRow};
 
+use crate::plan::FAILURES_MAX;
 use crate::soft::SoftView;
 use crate::what_if::tried;
-
-/// Of the job that is tried.
-const NAME: &str = "what-if";
 
 /// The least priority above a job's own at which an instance of a task, or its whole gang, would
 /// have a place; `None` if there is none up to the highest.
@@ -29,6 +27,11 @@ pub(crate) fn priority_enough(
     if !may_preempt(&highest) {
         return None;
     }
+    let row = view.tasks().get(&(job.id, task))?;
+    let first = row.pending.iter().next()?;
+    if row.failures_of(first) >= FAILURES_MAX {
+        return None;
+    }
     let mut spec = JobSpec::clone(&job.spec);
     let asked = spec.tasks.get_mut(usize::from(task.0))?;
     if asked.gang.is_none() {
@@ -36,7 +39,8 @@ pub(crate) fn priority_enough(
     }
     asked.array = None;
     spec.tasks = vec![asked.clone()];
-    spec.name = Name::new(NAME).ok()?;
+    // A service of a name that there is would be updated.
+    spec.name = Name::new(&format!("what-if-{}", job.id)).ok()?;
     let live = view.jobs().values().filter(|row| row.live > 0 && row.spec.preemption.preemptible);
     let steps: BTreeSet<u8> = live
         .filter_map(|row| row.spec.priority.checked_add(PREEMPTION_GAP))

@@ -38,6 +38,10 @@ fn waits(view: &ClusterState, id: AllocationId) -> bool {
     let job = view.jobs().get(&id.job).filter(|job| job.places());
     let Some((job, row)) = job.zip(view.tasks().get(&(id.job, id.task))) else { return false };
     let instance = id.instance.0;
+    // No gang begins beside a member of an earlier one.
+    if view.is_gang(id.job, id.task) && view.has_orphan_of_task(id.job, id.task) {
+        return false;
+    }
     row.pending.contains(instance) && view.next_attempt(job.id, row, instance) == id.attempt
 }
 

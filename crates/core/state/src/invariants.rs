@@ -182,10 +182,11 @@ fn check_reservations(
 /// `None` of what is no gang.
 fn gang_waits(state: &ClusterState, member: AllocationId) -> Option<bool> {
     let job = state.jobs.get(&member.job).filter(|job| job.is_gang(member.task))?;
-    let kept =
-        state.reservations().filter(|(id, ..)| (id.job, id.task) == (member.job, member.task));
-    let awaits: Vec<bool> = kept.map(|(.., one)| !one.awaits.is_empty()).collect();
-    Some(awaits.len() == job.count_of(member.task) as usize && awaits.contains(&true))
+    let kept = || state.reservations_of(member.job, member.task);
+    let nodes: BTreeSet<NodeId> = kept().map(|(_, node)| node).collect();
+    let mut rows = nodes.iter().filter_map(|node| state.nodes.get(node));
+    let is_awaited = rows.any(|node| node.awaits_for(member.job, member.task));
+    Some(kept().count() == job.count_of(member.task) as usize && is_awaited)
 }
 
 fn check_allocations(state: &ClusterState, broken: &mut Vec<Broken>) {

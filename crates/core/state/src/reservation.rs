@@ -12,7 +12,7 @@ use imbl::OrdMap;
 use thiserror::Error;
 
 use crate::command::Placement;
-use crate::rows::{AllocationRow, JobRow, ScoreParts};
+use crate::rows::{AllocationRow, JobRow, NodeRow, ScoreParts};
 use crate::state::ClusterState;
 
 /// Places that are kept on the node whose row holds this, until all that is awaited has ended:
@@ -149,6 +149,15 @@ pub fn held_of<'a>(claims: impl Iterator<Item = &'a Claim>, theirs: &NodeUse) ->
         all.ports.extend(claim.ports.iter().cloned());
     }
     all.beyond(theirs)
+}
+
+impl NodeRow {
+    /// Whether somebody has yet to end on the node for instances of a task.
+    pub(crate) fn awaits_for(&self, job: JobId, task: TaskIndex) -> bool {
+        let is_of = |id: &AllocationId| (id.job, id.task) == (job, task);
+        let mut kept = self.reservations.iter();
+        kept.any(|one| one.members.keys().any(is_of) && !one.awaits.is_empty())
+    }
 }
 
 impl KeptPlace {

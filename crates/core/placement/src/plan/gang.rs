@@ -42,10 +42,6 @@ impl<'a> Run<'_, 'a> {
         if visit.row.live > 0 || visit.row.pending.len() < u64::from(count) {
             return Some(Why::GangEnding);
         }
-        let key = FitKey::of(visit.request());
-        if self.dead_gangs.get(&key).is_some_and(|failed| *failed <= count) {
-            return Some(Why::NoNode);
-        }
         let later = (0..count).filter_map(|instance| visit.waits_until(instance, self.now)).max();
         if let Some(at) = later {
             self.wake(at);
@@ -54,7 +50,13 @@ impl<'a> Run<'_, 'a> {
         if self.view.has_orphan_of_task(visit.key.job, visit.key.task) {
             return Some(Why::Orphan);
         }
-        (!self.meter.may_place_all(count)).then_some(Why::Budget)
+        if !self.meter.may_place_all(count) {
+            return Some(Why::Budget);
+        }
+        // Last: what has no room may yet have places kept for it, and what is hindered may not.
+        let key = FitKey::of(visit.request());
+        let is_dead = self.dead_gangs.get(&key).is_some_and(|failed| *failed <= count);
+        is_dead.then_some(Why::NoNode)
     }
 
     fn try_gang(&mut self, visit: Visit<'a>) -> Option<Why> {

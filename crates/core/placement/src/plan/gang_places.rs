@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, Claim, JobId, NodeUse, StateMs, TaskIndex};
+use berth_model::{AllocationId, Claim, GANG_PLAN_BYTES_MAX, JobId, NodeUse, StateMs, TaskIndex};
 use berth_state::reservation::held_of;
 use berth_state::{Placement, Reservation};
 
@@ -22,9 +22,13 @@ use crate::victims::{Candidate, Offer, Price, Set, at_least, cheapest, cheapest_
 /// Different numbers of members that are reckoned for one node: all of them where that many GPUs
 /// are what a host has, else some from the least to the most.
 const OFFERS_MAX: u32 = 16;
-/// Nodes that come into question for each number of members, the cheapest of all. For a gang of
-/// so many members there are no others that could be cheaper.
-const NODES_MAX: usize = 256;
+/// Steps of the sum over nodes, and sites that are looked through, in the time of one unit of
+/// the budget.
+const STEPS_PER_UNIT: u64 = 64;
+/// What a reservation takes of a log entry beside its placement, and what one takes who ends for
+/// it, at the most.
+const FRAME_BYTES: u64 = 6;
+const VICTIM_BYTES: u64 = 24;
 /// So often the bounds of what was chosen are replaced by what it really costs, and chosen anew.
 const ROUNDS_MAX: u32 = 32;
 
@@ -108,9 +112,7 @@ impl<'a> Run<'_, 'a> {
             }
             let Endable { candidates, later } = self.who_may_end(visit, position, &mut units);
             search.later = search.later.into_iter().chain(later).min();
-            candidates.iter().for_each(|_| {
-                self.meter.spend();
-            });
+            self.meter.spend_all(candidates.len() as u64);
             let of_gang = |one: &Candidate<'_>| one.price.victims as usize > one.ids.len();
             let (wide, candidates): (Vec<_>, Vec<_>) = candidates.into_iter().partition(of_gang);
             for one in wide {
@@ -234,6 +236,11 @@ impl<'a> Run<'_, 'a> {
             let likely = shortlist(sites, count as usize);
             let offers: Vec<&[Offer]> =
                 likely.iter().map(|position| sites[position].offers.as_slice()).collect();
+            let offer_count: u64 = offers.iter().map(|offers| offers.len() as u64).sum();
+            let steps = offer_count * u64::from(count) + sites.len() as u64;
+            if !self.meter.spend_all(steps / STEPS_PER_UNIT) {
+                break;
+            }
             let Some(chosen) = cheapest_shares(&offers, count) else { break };
             let shares: Vec<(usize, usize)> =
                 chosen.into_iter().map(|(node, offer)| (likely[node], offer)).collect();
@@ -244,7 +251,8 @@ impl<'a> Run<'_, 'a> {
                     is_settled &= self.reckon(visit, *position, site, *offer);
                 }
             }
-            found = plan_of(sites, shares, count).or(found);
+            found = plan_of(sites, shares.clone(), count).or(found);
+            is_settled &= !offer_less(sites, &shares, count);
             if is_settled {
                 break;
             }
@@ -272,9 +280,7 @@ impl<'a> Run<'_, 'a> {
         };
         let found = cheapest(&used, &site.candidates, fits);
         let tried = found.as_ref().map_or(0, |set| set.tried);
-        (0..tried / TRIED_PER_UNIT).for_each(|_| {
-            self.meter.spend();
-        });
+        self.meter.spend_all(u64::from(tried / TRIED_PER_UNIT));
         let Some(Set { price: real, chosen, .. }) = found else {
             // Nor does it take more.
             site.offers.truncate(offer);
@@ -291,6 +297,12 @@ impl<'a> Run<'_, 'a> {
     fn keep_gang(&mut self, visit: Visit<'a>, plan: Plan<'a>) -> bool {
         let suits = self.suits(visit.task);
         let Plan { price, parts } = plan;
+        let victims: usize = parts.iter().map(|part| part.victims.len()).sum();
+        let frames = u64::from(visit.task.count) * FRAME_BYTES + victims as u64 * VICTIM_BYTES;
+        // All of it is one command, or nothing of it would be granted.
+        if visit.task.plan_bytes() + frames > GANG_PLAN_BYTES_MAX {
+            return false;
+        }
         let mut instance = 0;
         let mut kept: Vec<(usize, Vec<(AllocationId, Claim)>)> = Vec::new();
         for part in &parts {
@@ -342,6 +354,30 @@ impl<'a> Run<'_, 'a> {
     }
 }
 
+/// Where what was chosen takes more members than there are, the node with the least of them offers
+/// exactly as many as are left for it; whether one does that did not before.
+fn offer_less(sites: &mut Sites<'_>, shares: &[(usize, usize)], count: u32) -> bool {
+    let members = |(position, offer): &(usize, usize)| {
+        sites[position].offers.get(*offer).map_or(0, |offer| offer.members)
+    };
+    let sum: u32 = shares.iter().map(members).sum();
+    let least = shares.iter().copied().min_by_key(|share| (members(share), share.0));
+    let Some((position, at)) = least.filter(|_| sum > count) else { return false };
+    let Some(site) = sites.get_mut(&position) else { return false };
+    let Some(more) = site.offers.get(at).map(|offer| offer.members) else { return false };
+    let members = more.saturating_sub(sum - count);
+    if members == 0 || site.offers.iter().any(|offer| offer.members == members) {
+        return false;
+    }
+    let at = site.offers.partition_point(|offer| offer.members < members);
+    let below = at.checked_sub(1).and_then(|at| site.offers.get(at));
+    // They cost no less than fewer do.
+    let price = below.map_or(Price::NOTHING, |offer| offer.price);
+    site.offers.insert(at, Offer { members, price });
+    site.known.insert(at, None);
+    true
+}
+
 /// What was chosen, if it is known who ends for all of it.
 fn plan_of<'a>(sites: &Sites<'a>, mut shares: Vec<(usize, usize)>, count: u32) -> Option<Plan<'a>> {
     // Ranks fill first where most of them are.
@@ -385,10 +421,9 @@ fn shortlist(sites: &Sites<'_>, count: usize) -> Vec<usize> {
             Some((offer.price, *position))
         });
         let mut offers: Vec<(Price, usize)> = offers.collect();
-        let most = count.min(NODES_MAX);
-        if offers.len() > most {
-            offers.select_nth_unstable(most - 1);
-            offers.truncate(most);
+        if offers.len() > count {
+            offers.select_nth_unstable(count - 1);
+            offers.truncate(count);
         }
         likely.extend(offers.into_iter().map(|(_, position)| position));
     }

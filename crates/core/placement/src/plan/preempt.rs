@@ -23,7 +23,7 @@ use crate::victims::{Price, Set, at_least, cheapest};
 
 /// Nobody ends for an instance that has failed so often in a row: each further attempt might end
 /// another.
-const FAILURES_MAX: u32 = 2;
+pub(crate) const FAILURES_MAX: u32 = 2;
 /// Where nobody could end, nobody is looked for again before: what runs changes all the time, and
 /// a look at everything is not for every change.
 const HOPELESS_FOR: DurationMs = DurationMs(1_000);
@@ -145,9 +145,7 @@ impl<'a> Run<'_, 'a> {
                 false => at_least(&endable.candidates, shortage(host, visit.task, &suits, (1, 1))),
             };
             hunt.later = hunt.later.into_iter().chain(endable.later).min();
-            endable.candidates.iter().for_each(|_| {
-                self.meter.spend();
-            });
+            self.meter.spend_all(endable.candidates.len() as u64);
             hunt.bounds.extend(least.map(|least| Reverse((least, position))));
         }
         Some(hunt)
@@ -164,9 +162,7 @@ impl<'a> Run<'_, 'a> {
         let fits = |used: &NodeUse| has_room(&host.row, used, self.now, visit.task).is_ok();
         let Set { price, chosen, tried } = cheapest(host.used(), &candidates, fits)?;
         let victims = chosen.into_iter().flat_map(|at| candidates[at].ids.clone()).collect();
-        (0..tried / TRIED_PER_UNIT).for_each(|_| {
-            self.meter.spend();
-        });
+        self.meter.spend_all(u64::from(tried / TRIED_PER_UNIT));
         Some(Choice { position, price, victims, joins: None })
     }
 

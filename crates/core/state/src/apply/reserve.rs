@@ -1,7 +1,7 @@
 //! Keeping places: what is less urgent ends, and what it ends for starts in the same step as the
 //! last of them is gone. Until then the place is nobody else's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{AllocationId, Claim, InstanceIndex, JobId, NodeId, StopIntent, TaskIndex};
 
@@ -70,9 +70,14 @@ impl Step<'_> {
     fn reserve_gang(&mut self, members: &[Reservation]) -> Result<Vec<AllocationId>, Refusal> {
         let placements: Vec<Placement> = members.iter().map(|one| one.placement.clone()).collect();
         self.seats(&placements)?;
+        let ids: BTreeSet<AllocationId> = placements.iter().map(Placement::allocation).collect();
         let Some(Placement { job, .. }) = placements.first() else { return Ok(Vec::new()) };
         let job = self.state.job_row(*job)?.clone();
         let refuse = |cause| Refusal::GangRefused { job: job.id, cause: Box::new(cause) };
+        if ids.len() < placements.len() {
+            let twice = ids.first().copied().unwrap_or_default();
+            return Err(refuse(Refusal::NotPending(twice)));
+        }
         let mut nodes: BTreeMap<NodeId, Shared> = BTreeMap::new();
         for member in members {
             let victims = self.awaitable(member).map_err(refuse)?;
@@ -95,9 +100,7 @@ impl Step<'_> {
                 let claim = self.claim_fits(&job, &later, id, placement).map_err(refuse)?;
                 later.used.add(&claim);
                 let place = KeptPlace { claim, score: placement.score.clone() };
-                if shared.places.insert(id, place).is_some() {
-                    return Err(refuse(Refusal::NotPending(id)));
-                }
+                shared.places.insert(id, place);
             }
         }
         let rows: Vec<ReservationRow> = nodes.values().map(Shared::row).collect();
@@ -261,23 +264,26 @@ impl Step<'_> {
 
     /// Starts a gang for which places are kept, unless somebody is awaited on one of its nodes.
     fn start_gang(&mut self, member: AllocationId) {
-        let kept: Vec<_> = self.state.reservations_of(member.job, member.task).collect();
-        let mut placements = Vec::with_capacity(kept.len());
-        for (id, node) in &kept {
-            let found = self.reservation_where(*node, |one| one.members.contains_key(id));
-            let Some((_, mut reservation)) = found else { continue };
-            if !reservation.awaits.is_empty() {
-                return;
-            }
-            let place = reservation.members.remove(id);
-            placements.extend(place.map(|place| place.placement(*id, *node)));
+        let nodes = self.nodes_kept_for(member);
+        let of_gang = |id: &AllocationId| (id.job, id.task) == (member.job, member.task);
+        let is_awaited = |node: &NodeId| {
+            let row = self.state.nodes.get(node);
+            row.is_some_and(|row| row.awaits_for(member.job, member.task))
+        };
+        if nodes.iter().any(is_awaited) {
+            return;
         }
-        for (id, _) in &kept {
-            self.take_place(*id);
-        }
+        let kept = self.take_places(&nodes, of_gang);
+        let placements: Vec<Placement> =
+            kept.iter().map(|(id, (node, place))| place.clone().placement(*id, *node)).collect();
         if let Err(refusal) = self.grant_gang(&placements) {
-            kept.iter().for_each(|(id, node)| self.not_started(*id, *node, &refusal));
+            kept.iter().for_each(|(id, (node, _))| self.not_started(*id, *node, &refusal));
         }
+    }
+
+    /// Where places are kept for a gang.
+    fn nodes_kept_for(&self, member: AllocationId) -> BTreeSet<NodeId> {
+        self.state.reservations_of(member.job, member.task).map(|(_, node)| node).collect()
     }
 
     fn not_started(&mut self, id: AllocationId, node: NodeId, refusal: &Refusal) {
@@ -329,28 +335,44 @@ impl Step<'_> {
 
     /// With one member's place those of its whole gang go.
     fn drop_place(&mut self, id: AllocationId, reason: &str) {
-        let ids: Vec<AllocationId> = match self.is_of_gang(id) {
-            true => self.state.reservations_of(id.job, id.task).map(|(id, _)| id).collect(),
-            false => vec![id],
+        let Some(node) = self.state.index.reserved.get(&id).copied() else { return };
+        let kept = if self.is_of_gang(id) {
+            let of_gang = |one: &AllocationId| (one.job, one.task) == (id.job, id.task);
+            self.take_places(&self.nodes_kept_for(id), of_gang)
+        } else {
+            self.take_places(&[node].into(), |one| *one == id)
         };
         let reason = super::bounded(reason, crate::rows::REASON_BYTES_MAX);
-        for id in ids {
-            if let Some(node) = self.take_place(id) {
-                let reason = reason.clone();
-                self.emit_allocation(id, node, EventKind::ReservationDropped { reason });
-            }
+        for (id, (node, _)) in kept {
+            let reason = reason.clone();
+            self.emit_allocation(id, node, EventKind::ReservationDropped { reason });
         }
     }
 
-    /// The node on which a place was kept until now.
-    fn take_place(&mut self, id: AllocationId) -> Option<NodeId> {
-        let node = self.state.index.reserved.remove(&id)?;
-        let (at, reservation) =
-            self.reservation_where(node, |one| one.members.contains_key(&id))?;
-        self.change_reservation(node, at, reservation, |row| {
-            row.members.remove(&id);
+    /// The places that are kept for these on these nodes, and are not any more.
+    fn take_places(
+        &mut self,
+        nodes: &BTreeSet<NodeId>,
+        whom: impl Fn(&AllocationId) -> bool,
+    ) -> BTreeMap<AllocationId, (NodeId, KeptPlace)> {
+        let mut taken = BTreeMap::new();
+        for node in nodes {
+            while let Some((at, reservation)) =
+                self.reservation_where(*node, |one| one.members.keys().any(&whom))
+            {
+                self.change_reservation(*node, at, reservation, |row| {
+                    let (gone, left) =
+                        std::mem::take(&mut row.members).into_iter().partition(|(id, _)| whom(id));
+                    row.members = left;
+                    let gone: BTreeMap<AllocationId, KeptPlace> = gone;
+                    taken.extend(gone.into_iter().map(|(id, place)| (id, (*node, place))));
+                });
+            }
+        }
+        taken.keys().for_each(|id| {
+            self.state.index.reserved.remove(id);
         });
-        Some(node)
+        taken
     }
 
     /// The reservation that awaits exactly those who are named; none if nothing awaits any of

@@ -92,6 +92,11 @@ fn a_gang_has_places_for_all_its_members_or_nobody_ends() {
     check(&|_, kept| kept[2].awaits.clear(), "one who is not awaited holds the place");
     check(&|_, kept| kept[0].placement.ports.clear(), "no port to meet at");
     check(&|_, kept| kept[1].placement.devices = kept[0].placement.devices.clone(), "given twice");
+    let twice = |_: &mut World, kept: &mut Vec<Reservation>| {
+        kept[3].placement.instance = kept[0].placement.instance;
+        kept[3].placement.ports = kept[0].placement.ports.clone();
+    };
+    check(&twice, "a member given twice");
     let other = |world: &mut World, kept: &mut Vec<Reservation>| {
         let one = world.submit(&JobSpec { priority: 60, ..job(JobKind::Batch, "one", 1, 1) });
         let mut placement = world.placement(one, 0, NodeId(2));

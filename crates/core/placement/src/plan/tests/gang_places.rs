@@ -119,6 +119,65 @@ fn of_many_gangs_on_several_nodes_those_that_lose_least_end() {
     assert_eq!(cluster.state.allocations_of(id).count(), 4);
 }
 
+#[test]
+fn one_that_waits_for_its_next_attempt_has_no_places_kept() {
+    let mut cluster = Cluster::with_nodes([gpu_node(2)]);
+    let restart = RestartPolicy {
+        attempts: None,
+        backoff: DurationMs(600_000),
+        backoff_max: DurationMs(600_000),
+    };
+    let failed = urgent(60, TaskSpec { restart, ..gang(2, gpu_task(1)) });
+    let failed = cluster.submit(failed);
+    run_for(&mut cluster, 1_000);
+    let rows: Vec<_> = cluster.state.allocations_of(failed).cloned().collect();
+    rows.iter().for_each(|row| cluster.end_allocation(row.node, row.id, exit(1)));
+    cluster.submit(urgent(20, counted(2, gpu_task(1))));
+    run_for(&mut cluster, 60_000);
+    // One like it, which ends nobody and has no room either.
+    let mut shy = urgent(90, gang(2, gpu_task(1)));
+    shy.preemption.preempts = false;
+    cluster.submit(shy);
+    let outcome = plan_all(&cluster);
+    assert_eq!(outcome.reservations, []);
+    let why: Vec<Why> = outcome.report.waiting.iter().map(|waiting| waiting.why).collect();
+    assert_eq!(why, [Why::NoNode, Why::Backoff]);
+}
+
+#[test]
+fn a_gang_of_hundreds_has_its_places_if_an_entry_holds_them() {
+    let mut cluster = Cluster::with_nodes((0..200).map(|_| gpu_node(4)));
+    cluster.submit(urgent(20, counted(800, gpu_task(1))));
+    run_for(&mut cluster, 60_000);
+    let check = |count: u32, gpus: u32, expected: usize| {
+        let mut cluster = Cluster { state: cluster.state.clone(), now: cluster.now };
+        cluster.submit(urgent(60, gang(count, gpu_task(gpus))));
+        let outcome = plan_all(&cluster);
+        assert_eq!(outcome.reservations.len(), expected, "{count} of {gpus}");
+        reserve(&mut cluster, outcome.reservations);
+    };
+    check(200, 4, 200);
+    check(600, 1, 600);
+    // With all who end for them they are more than that.
+    check(800, 1, 0);
+}
+
+#[test]
+fn nobody_ends_for_members_that_are_elsewhere() {
+    let mut large = gpu_node(0);
+    large.cpu = CpuMilli(32_000);
+    let mut cluster = Cluster::with_nodes([large]);
+    let core = || TaskSpec { cpu: CpuMilli(1_000), ..task() };
+    cluster.submit(urgent(20, counted(32, core())));
+    run_for(&mut cluster, 60_000);
+    for count in [5, 7, 17, 32] {
+        let mut cluster = Cluster { state: cluster.state.clone(), now: cluster.now };
+        cluster.submit(urgent(60, gang(count, core())));
+        let ended = victims(&plan_all(&cluster)).concat();
+        assert_eq!(ended.len(), count as usize);
+    }
+}
+
 /// Who ends together, and what is lost by that.
 type Unit = (Vec<Arc<AllocationRow>>, u64);
 
