@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
-use berth_config::units::SimulatedGpus;
+use berth_config::units::{CPU_MILLI_PER_GPU, MEMORY_BYTES_PER_GPU, SimulatedGpus};
 use berth_model::{CpuMilli, MemoryBytes, Name};
 use berth_nvml_sim::{Ancestor, Gpu, Script};
 use tokio::sync::watch;
@@ -25,11 +25,6 @@ const FAULTS_FILE: &str = "faults";
 /// How much of each GPU's memory is claimed, by its index.
 pub type Claims = BTreeMap<u32, MemoryBytes>;
 
-/// What a simulated GPU brings along unless told otherwise: the cores and the memory
-/// of a common eight-GPU host, by GPU.
-const CPU_PER_GPU: CpuMilli = CpuMilli(16_000);
-const MEMORY_PER_GPU: MemoryBytes = MemoryBytes(128 << 30);
-
 const GPUS_PER_NUMA_NODE: u32 = 4;
 /// How many NVLinks to switches each GPU has, where a model's usual hosts have every GPU
 /// reach every other over them.
@@ -38,12 +33,12 @@ const SWITCH_NVLINKS: [(&str, u32); 6] =
 
 /// Cores that a host with such GPUs offers to workers.
 pub fn host_cpu(gpus: &SimulatedGpus) -> CpuMilli {
-    CpuMilli(CPU_PER_GPU.0 * u64::from(gpus.count))
+    CpuMilli(CPU_MILLI_PER_GPU * u64::from(gpus.count))
 }
 
 /// Memory that a host with such GPUs offers to workers.
 pub fn host_memory(gpus: &SimulatedGpus) -> MemoryBytes {
-    MemoryBytes(MEMORY_PER_GPU.0 * u64::from(gpus.count))
+    MemoryBytes(MEMORY_BYTES_PER_GPU * u64::from(gpus.count))
 }
 
 /// The uuids of the GPUs of the node `name`.

@@ -39,8 +39,8 @@ async fn explain(client: &Client, job: u64) -> v1::ExplainReply {
 }
 
 async fn planned(client: &Client, spec: &JobSpec) -> v1::PlanReply {
-    let plan = v1::PlanRequest { spec: Some(berth_wire::spec::job_spec_to_proto(spec)) };
-    client.plan(plan).await.unwrap()
+    let spec = Some(berth_wire::spec::job_spec_to_proto(spec));
+    client.plan(v1::PlanRequest { spec, ..v1::PlanRequest::default() }).await.unwrap()
 }
 
 async fn stop(client: &Client, job: u64) {
@@ -151,6 +151,19 @@ async fn an_urgent_gang_of_sixteen_has_its_places_from_the_cheapest() {
         let planned = planned(&client, &gang_of("modest", priority, 16)).await;
         assert_eq!((planned.placements.len(), planned.kept.len()), (0, places), "{priority}");
     }
+    // Two more hosts would do as well, and nobody ends then.
+    let hosts = v1::ImaginedNodes {
+        count: 2,
+        gpus: 8,
+        model: "H100".to_owned(),
+        gpu_memory_bytes: 80_000_000_000,
+        cpu_milli: 128_000,
+        memory_bytes: 1 << 40,
+    };
+    let spec = Some(berth_wire::spec::job_spec_to_proto(&gang_of("modest", 60, 16)));
+    let more = client.plan(v1::PlanRequest { spec, imagined: vec![hosts] }).await.unwrap();
+    let nodes: BTreeSet<&str> = more.placements.iter().map(|one| one.node.as_str()).collect();
+    assert_eq!((nodes, more.kept.len()), (["what-if-1", "what-if-2"].into(), 0));
     stop(&client, modest).await;
 
     let urgent = gang_of("urgent", 60, 16);

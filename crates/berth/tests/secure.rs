@@ -232,8 +232,10 @@ async fn a_token_sees_and_touches_its_own_namespaces_only() {
         denied(refusal(client.submit(support::request(&spec(namespace), "other")).await));
         let list = v1::ListJobsRequest { namespace: namespace.to_owned(), ..Default::default() };
         denied(refusal(client.list_jobs(list).await));
-        let plan =
-            v1::PlanRequest { spec: Some(berth_wire::spec::job_spec_to_proto(&spec(namespace))) };
+        let plan = v1::PlanRequest {
+            spec: Some(berth_wire::spec::job_spec_to_proto(&spec(namespace))),
+            ..v1::PlanRequest::default()
+        };
         denied(refusal(client.plan(plan).await));
     }
     let mut events = client.events(v1::EventsRequest::default());

@@ -3,7 +3,8 @@
 use berth_config::units;
 use berth_model::node::DEVICES_MAX;
 use berth_model::validate::INSTANCES_MAX;
-use berth_model::{GpuRequest, Name, Policy};
+use berth_model::{GpuRequest, IMAGINED_MAX, Name, Policy};
+use berth_proto::v1::ImaginedNodes;
 use berth_sim::jobs::{QueuePart, QueuePolicy};
 use berth_sim::place::MovesMax;
 
@@ -22,6 +23,24 @@ pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
 /// A duration that the configuration will read.
 pub(crate) fn timeout_text(text: &str) -> Result<String, String> {
     duration_ms(text).map(|_| text.to_owned())
+}
+
+/// `nodes=+COUNTxGPUS`, each with cores and memory as a simulated node has them.
+pub(crate) fn imagined_nodes(text: &str) -> Result<ImaginedNodes, String> {
+    const ALLOWED: &str = "expected nodes=+COUNTxGPUS, such as nodes=+2x8xH100-80GB";
+    let nodes = text.strip_prefix("nodes=+").ok_or(ALLOWED)?;
+    let (count, gpus) = nodes.split_once('x').ok_or(ALLOWED)?;
+    let count = count.parse().ok().filter(|count| (1..=IMAGINED_MAX).contains(count));
+    let count = count.ok_or_else(|| format!("expected 1 to {IMAGINED_MAX} nodes; {ALLOWED}"))?;
+    let gpus = units::simulated_gpus(gpus).map_err(|error| error.to_string())?;
+    Ok(ImaginedNodes {
+        count,
+        gpus: gpus.count,
+        gpu_memory_bytes: gpus.memory_bytes,
+        cpu_milli: units::CPU_MILLI_PER_GPU * u64::from(gpus.count),
+        memory_bytes: units::MEMORY_BYTES_PER_GPU * u64::from(gpus.count),
+        model: gpus.model,
+    })
 }
 
 /// Whole GPUs, a part of one, or `MODEL:COUNT`.
@@ -161,6 +180,28 @@ mod tests {
         for text in ["", "%", "-1", "1.5", "1.005%", "1.%", "+1%", "100.01%", "99999999999%"] {
             let error = moves_max(text).unwrap_err();
             assert!(error.contains("expected"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn nodes_are_imagined_by_count_and_what_they_have() {
+        let two = imagined_nodes("nodes=+2x8xH100-80GB").unwrap();
+        assert_eq!((two.count, two.gpus, two.model.as_str()), (2, 8, "H100"));
+        assert_eq!((two.gpu_memory_bytes, two.cpu_milli), (80_000_000_000, 128_000));
+        assert_eq!(two.memory_bytes, 1 << 40);
+        for text in [
+            "2x8xH100-80GB",
+            "nodes=2x8xH100-80GB",
+            "nodes=+8xH100",
+            "nodes=+0x8xH100-80GB",
+            "nodes=+10001x8xH100-80GB",
+            "nodes=+-1x8xH100-80GB",
+            "nodes=+2x65xH100-80GB",
+            "nodes=+2x8xH100-80",
+            "gpus=+2",
+        ] {
+            let error = imagined_nodes(text).unwrap_err();
+            assert!(error.contains("such as"), "{text}: {error}");
         }
     }
 

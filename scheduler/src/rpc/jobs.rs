@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use berth_model::{JobKind, TaskIndex};
-use berth_placement::what_would_happen;
+use berth_model::node::DEVICES_MAX;
+use berth_model::{CpuMilli, IMAGINED_MAX, JobKind, MemoryBytes, TaskIndex};
+use berth_placement::{ImaginedNodes, what_would_happen, with_nodes};
 use berth_proto::v1;
 use berth_proto::v1::jobs_client::JobsClient;
 use berth_state::{Command, JobChange, JobRow, SubmitJob};
@@ -267,7 +268,10 @@ impl JobsService {
         granted.check(&spec.namespace)?;
         let view = self.0.read(granted, 0).await?.state;
         let (soft, now) = (leader.loads(), leader.clock.now());
+        let imagined = imagined_nodes(asked.imagined)?;
         let preview = tokio::task::spawn_blocking(move || {
+            let view =
+                with_nodes(&view, now, &imagined).map_err(|why| status::from_refusal(&why))?;
             let preview = what_would_happen(&view, &soft, now, &spec);
             super::reads::plan_reply(&view, &preview, &spec, now)
         });
@@ -308,4 +312,26 @@ pub fn task_named(row: &JobRow, name: &str) -> Result<TaskIndex, Status> {
         };
         status::invalid_field("task", format!("{what}: {}", names.join(", ")))
     })
+}
+
+fn imagined_nodes(asked: Vec<v1::ImaginedNodes>) -> Result<Vec<ImaginedNodes>, Status> {
+    let total = asked.iter().fold(0_u32, |sum, nodes| sum.saturating_add(nodes.count));
+    if total > IMAGINED_MAX {
+        let message = format!("expected at most {IMAGINED_MAX} nodes in all, found {total}");
+        return Err(status::invalid_field("imagined", message));
+    }
+    let most = u32::try_from(DEVICES_MAX).unwrap_or(u32::MAX);
+    if let Some(nodes) = asked.iter().find(|nodes| nodes.gpus > most) {
+        let message = format!("expected at most {most} GPUs on a node, found {}", nodes.gpus);
+        return Err(status::invalid_field("imagined.gpus", message));
+    }
+    let nodes = asked.into_iter().map(|nodes| ImaginedNodes {
+        count: nodes.count,
+        gpus: nodes.gpus,
+        model: nodes.model,
+        gpu_memory: MemoryBytes(nodes.gpu_memory_bytes),
+        cpu: CpuMilli(nodes.cpu_milli),
+        memory: MemoryBytes(nodes.memory_bytes),
+    });
+    Ok(nodes.collect())
 }

@@ -16,8 +16,8 @@ use berth_proto::v1;
 use berth_scheduler::Seat;
 
 pub use child::{Child, TRIAL_SETTINGS};
-use ports::Ports;
 pub use ports::free_ports;
+use ports::{Ports, WorkerPorts};
 pub use ready::write_ready_file;
 
 /// What to start.
@@ -76,13 +76,12 @@ pub struct LocalAgent {
     pub data_dir: PathBuf,
     pub child: Child,
     arguments: Vec<String>,
+    /// Kept from other clusters of this host while this lives.
+    _worker_ports: WorkerPorts,
 }
 
 /// Whoever starts a local cluster may read the files of this machine anyway, and runs servers on it.
 const ARTIFACTS_ALLOW: &str = "https,http,file,loopback";
-/// Worker ports of the first agent begin here; each agent has a thousand.
-const WORKER_PORTS_FIRST: u16 = 20_000;
-const WORKER_PORTS_EACH: u16 = 1000;
 /// A local cluster that takes longer is not going to stand.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
@@ -246,8 +245,8 @@ impl LocalCluster {
     fn start_agent(&self, number: u16, http_port: u16) -> anyhow::Result<LocalAgent> {
         let name = format!("node-{number}");
         let data_dir = self.plan.data_dir.join(&name);
-        let first = WORKER_PORTS_FIRST + (number - 1) * WORKER_PORTS_EACH;
-        let ports = format!("{first}-{}", first + WORKER_PORTS_EACH - 1);
+        let worker_ports = WorkerPorts::of_agent(number);
+        let ports = format!("{}-{}", worker_ports.first, worker_ports.last);
         let http = format!("127.0.0.1:{http_port}");
         let arguments = [
             "agent",
@@ -275,7 +274,7 @@ impl LocalCluster {
         };
         let arguments = [arguments.to_vec(), simulated].concat();
         let child = spawn_agent(&self.plan, &name, &arguments)?;
-        Ok(LocalAgent { name, http, data_dir, child, arguments })
+        Ok(LocalAgent { name, http, data_dir, child, arguments, _worker_ports: worker_ports })
     }
 
     async fn wait_for_voters(&mut self, count: usize) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -56,6 +56,42 @@ impl Ports {
     }
 }
 
+/// The first that workers of local clusters are given; each agent has a thousand of its own.
+const WORKERS_FIRST: u16 = 20_000;
+const WORKERS_EACH: u16 = 1_000;
+/// So many ranges end below the ports that the kernel gives to connections.
+const WORKER_RANGES: u16 = 12;
+
+/// The ports of one agent's workers.
+#[derive(Debug)]
+pub struct WorkerPorts {
+    pub first: u16,
+    pub last: u16,
+    /// The port before them: who listens there has the range, so that clusters side by side on a
+    /// host do not take each other's ports.
+    _claim: Option<TcpListener>,
+}
+
+impl WorkerPorts {
+    /// The range of its number, else the next that no other cluster has; where all are taken it
+    /// is shared.
+    pub fn of_agent(number: u16) -> WorkerPorts {
+        let own = number.saturating_sub(1);
+        let begin_of = |range: u16| WORKERS_FIRST + range * WORKERS_EACH;
+        let of = |begin: u16, claim| WorkerPorts {
+            first: begin + 1,
+            last: begin + WORKERS_EACH - 1,
+            _claim: claim,
+        };
+        let mut begins = (0..WORKER_RANGES).map(|step| begin_of((own + step) % WORKER_RANGES));
+        let claimed = begins.find_map(|begin| {
+            let claim = TcpListener::bind((Ipv4Addr::LOCALHOST, begin)).ok()?;
+            Some(of(begin, Some(claim)))
+        });
+        claimed.unwrap_or_else(|| of(begin_of(own % WORKER_RANGES), None))
+    }
+}
+
 /// Ports that nobody listens on. None is given out twice by this process, and
 /// other processes begin elsewhere.
 ///
@@ -104,5 +140,16 @@ mod tests {
         let _listener = TcpListener::bind(("127.0.0.1", held[0])).unwrap();
         let more: BTreeSet<u16> = free_ports(200).unwrap().into_iter().collect();
         assert!(more.len() == 200 && !more.contains(&held[0]));
+    }
+
+    #[test]
+    fn no_two_agents_have_a_worker_port_in_common() {
+        let all = [1, 1, 2].map(WorkerPorts::of_agent);
+        for (at, one) in all.iter().enumerate() {
+            for other in &all[at + 1..] {
+                assert!(one.last < other.first || other.last < one.first, "{one:?}, {other:?}");
+            }
+        }
+        assert!(all.iter().all(|one| one.last < 32_768));
     }
 }

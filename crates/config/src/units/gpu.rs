@@ -7,6 +7,11 @@ use super::{UnitError, format_size, size_bytes};
 /// The most GPUs that one host may simulate.
 pub const SIMULATED_GPU_COUNT_MAX: u32 = 64;
 
+/// What a simulated GPU brings along unless told otherwise: the cores and the memory of a common
+/// eight-GPU host, by GPU.
+pub const CPU_MILLI_PER_GPU: u64 = 16_000;
+pub const MEMORY_BYTES_PER_GPU: u64 = 128 << 30;
+
 const ALLOWED: &str =
     "COUNTxMODEL-MEMORY such as 8xH100-80GB, with a count from 1 to 64 and memory from 1MiB";
 

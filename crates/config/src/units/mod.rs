@@ -18,7 +18,9 @@ mod tests;
 pub use address::{Address, address, listen_address};
 pub use cpu::{CPU_MILLI_MAX, cpu_milli, format_cpu};
 pub use duration::{DURATION_MS_MAX, duration_ms, duration_ms_between, format_duration};
-pub use gpu::{SIMULATED_GPU_COUNT_MAX, SimulatedGpus, simulated_gpus};
+pub use gpu::{
+    CPU_MILLI_PER_GPU, MEMORY_BYTES_PER_GPU, SIMULATED_GPU_COUNT_MAX, SimulatedGpus, simulated_gpus,
+};
 pub use label::{Label, label};
 pub use ports::{PortRange, port_range};
 pub use size::{SIZE_BYTES_MAX, format_size, size_bytes};

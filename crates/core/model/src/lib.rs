@@ -38,7 +38,8 @@ pub use namespace::{
 };
 pub use node::{
     DEVICES_MAX, Device, DeviceHealth, DeviceSlice, DeviceUse, DeviceWay, HEALTH_REASON_BYTES_MAX,
-    NVLINKS_MAX, NodeCapacity, NodeSpec, NodeUse, PcieWay, PortRange, TASKS_PER_DEVICE_MAX_DEFAULT,
+    IMAGINED_MAX, NVLINKS_MAX, NodeCapacity, NodeSpec, NodeUse, PcieWay, PortRange,
+    TASKS_PER_DEVICE_MAX_DEFAULT,
 };
 pub use preemption::{PREEMPTION_GAP, Preemption, outranks};
 pub use quantity::{CpuMilli, DiskBytes, MemoryBytes, ShareMilli};

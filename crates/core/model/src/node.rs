@@ -12,6 +12,8 @@ pub const DEVICES_MAX: usize = 64;
 pub const NVLINKS_MAX: u32 = 256;
 /// How many tasks may share one device unless its host's operator says otherwise.
 pub const TASKS_PER_DEVICE_MAX_DEFAULT: u32 = 4;
+/// Nodes of one kind that a dry run imagines: as many as the largest clusters have.
+pub const IMAGINED_MAX: u32 = 10_000;
 /// The longest reason for a device's health, in bytes.
 pub const HEALTH_REASON_BYTES_MAX: usize = 512;
 
