@@ -6,7 +6,7 @@ use berth_model::{AllocationId, NodeId, StateMs, StopIntent};
 use berth_state::{ClusterState, Command, Observation, Observed, Refusal};
 
 use crate::budget::Budget;
-use crate::explain::explain_task;
+use crate::explain::why_waiting;
 use crate::plan::plan_task;
 use crate::soft::SoftView;
 use crate::what_if::{apply_one, stopped};
@@ -71,10 +71,9 @@ impl<'a> Elsewhere<'a> {
 
     /// Why there is no place for it, for people.
     pub fn why_not(&self, id: AllocationId) -> String {
-        let explained = self.without(id).map(|copy| {
-            let why = explain_task(&copy, self.soft, self.now, id.job, id.task);
-            why.map_or_else(String::new, |why| why.summary)
-        });
+        let explained = self
+            .without(id)
+            .map(|copy| why_waiting(&copy, self.now, id.job, id.task).unwrap_or_default());
         explained.unwrap_or_else(|refusal| refusal.to_string())
     }
 

@@ -31,25 +31,21 @@ pub(crate) fn expected_start(
         ends: BTreeSet::new(),
         planner: Planner::default(),
         left: CANDIDATES_MAX,
+        begun: BTreeSet::new(),
     };
-    let live_of = |copy: &ClusterState| copy.tasks().get(&(job, task)).map_or(0, |row| row.live);
     let live: Vec<AllocationId> = view.allocations().values().map(|row| row.id).collect();
     live.into_iter().for_each(|id| future.expect(id, now));
     let mut at = now;
     for _ in 0..MOMENTS_MAX {
-        let before = live_of(&future.copy);
-        future.plan(soft, at)?;
-        if live_of(&future.copy) > before {
+        let planned = future.plan(soft, at);
+        if future.begun.contains(&(job, task)) {
             return Some(at);
         }
-        let next = future.ends.first()?.0;
-        at = at.max(next);
-        let before = live_of(&future.copy);
-        let ended = future.end_until(at);
-        // A place that was kept for it starts in the same step.
-        let own = ended.iter().filter(|id| (id.job, id.task) == (job, task)).count();
-        let own = u32::try_from(own).unwrap_or(u32::MAX);
-        if live_of(&future.copy) > before.saturating_sub(own) {
+        planned?;
+        at = at.max(future.ends.first()?.0);
+        future.end_until(at);
+        // A place that was kept for it.
+        if future.begun.contains(&(job, task)) {
             return Some(at);
         }
     }
@@ -64,6 +60,8 @@ struct Future {
     planner: Planner,
     /// Units of work that are left.
     left: u64,
+    /// Tasks of which something has started.
+    begun: BTreeSet<(JobId, TaskIndex)>,
 }
 
 impl Future {
@@ -99,14 +97,14 @@ impl Future {
     }
 
     fn begins(&mut self, id: AllocationId, at: StateMs) {
+        self.begun.insert((id.job, id.task));
         let started_at = WallMs(at.0);
         self.observe(id, at, Observed::Running { ready: true, started_at });
         self.expect(id, at);
     }
 
-    /// Ends what has ended by then; who that is.
-    fn end_until(&mut self, at: StateMs) -> Vec<AllocationId> {
-        let mut ended = Vec::new();
+    /// Ends what has ended by then.
+    fn end_until(&mut self, at: StateMs) {
         while let Some((end, id)) = self.ends.first().copied().filter(|(end, _)| *end <= at) {
             self.ends.remove(&(end, id));
             let running = self.copy.allocations().get(&id);
@@ -119,12 +117,10 @@ impl Future {
             }
             let mut kept: Vec<AllocationId> = self.copy.reservations().map(|(id, ..)| id).collect();
             self.observe(id, at, Observed::Ended(stopped(WallMs(at.0))));
-            ended.push(id);
             // Whom it ended for has begun.
             kept.retain(|id| self.copy.is_live(*id));
             kept.into_iter().for_each(|id| self.begins(id, at));
         }
-        ended
     }
 
     fn observe(&mut self, id: AllocationId, at: StateMs, observed: Observed) {

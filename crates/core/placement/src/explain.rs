@@ -74,17 +74,42 @@ pub fn explain(
     let row = view.jobs().get(&job)?;
     let tasks = (0..row.spec.tasks.len()).filter_map(|at| u16::try_from(at).ok()).map(TaskIndex);
     let mut waiting = tasks.filter(|task| waiting_count(view, row, *task) > 0);
-    explain_task(view, soft, now, job, waiting.next().unwrap_or_default())
+    let task = waiting.next().unwrap_or_default();
+    let (mut explanation, waiting) = reasoned(view, now, job, task)?;
+    if let Some(waiting) = waiting {
+        add_help(&mut explanation, &waiting, (view, soft, now));
+    }
+    Some(explanation)
 }
 
-/// Explains one task of a job; `None` when there is no such task.
-pub fn explain_task(
+/// Why a task of a job waits, in one sentence, without what would help; `None` when there is no
+/// such task.
+pub(crate) fn why_waiting(
     view: &ClusterState,
-    soft: &SoftView,
     now: StateMs,
     job: JobId,
     task: TaskIndex,
-) -> Option<Explanation> {
+) -> Option<String> {
+    reasoned(view, now, job, task).map(|(explanation, _)| explanation.summary)
+}
+
+/// What is known of a task that waits before anything is tried.
+struct Waiting<'v> {
+    row: &'v JobRow,
+    request: Request<'v>,
+    open: Vec<&'v NodeRow>,
+    /// What holds the task back whatever the nodes, the first of it.
+    hindrance: Option<String>,
+    shortage: Option<GangShortage>,
+}
+
+/// Everything but what would help, and for that what it needs, if the task waits.
+fn reasoned(
+    view: &ClusterState,
+    now: StateMs,
+    job: JobId,
+    task: TaskIndex,
+) -> Option<(Explanation, Option<Waiting<'_>>)> {
     let row = view.jobs().get(&job)?;
     let spec = row.spec.tasks.get(usize::from(task.0))?;
     let request = Request { task: spec, constraints: &row.spec.constraints };
@@ -112,19 +137,38 @@ pub fn explain_task(
     };
     if row.is_ended() || explanation.waiting == 0 {
         explanation.summary = settled_summary(row, &explanation);
-        return Some(explanation);
+        return Some((explanation, None));
     }
     let open = uncovered(view, row, task, &nodes);
     let hindrances = own_hindrances(view, row, task, now);
     let shortage = gang_shortage(&open, now, request).filter(|_| hindrances.is_empty());
-    explanation.smallest_change = match (hindrances.first(), &shortage) {
-        (Some(hindrance), _) => hindrance.detail.clone(),
+    let hindrance = hindrances.first().map(|hindrance| hindrance.detail.clone());
+    explanation.reasons = hindrances;
+    explanation.reasons.extend(shortage.as_ref().map(GangShortage::reason));
+    explanation.reasons.extend(node_reasons(&nodes, &open, now, request));
+    explanation.summary = waiting_summary(&explanation, never);
+    Some((explanation, Some(Waiting { row, request, open, hindrance, shortage })))
+}
+
+/// What would help, and when it starts without: tried on copies of the view.
+fn add_help(
+    explanation: &mut Explanation,
+    waiting: &Waiting<'_>,
+    (view, soft, now): (&ClusterState, &SoftView, StateMs),
+) {
+    let Waiting { row, request, open, hindrance, shortage } = waiting;
+    let task = (explanation.job, explanation.task);
+    explanation.smallest_change = match (hindrance, shortage) {
+        (Some(hindrance), _) => hindrance.clone(),
         (None, Some(shortage)) => shortage.smallest_change(),
-        (None, None) => smallest_change(view, soft, now, (job, task), (&open, request)),
+        (None, None) => smallest_change(view, soft, now, task, (open, *request)),
     };
-    let fits_now = shortage.is_none() && open.iter().any(|row| fits(row, now, request));
-    if hindrances.is_empty() && !fits_now && never.is_none() {
-        let urgent = priority_enough(view, soft, now, row, task);
+    if !explanation.can_ever_fit {
+        return;
+    }
+    let fits_now = shortage.is_none() && open.iter().any(|row| fits(row, now, *request));
+    if hindrance.is_none() && !fits_now {
+        let urgent = priority_enough(view, soft, now, row, explanation.task);
         let said = &mut explanation.smallest_change;
         urgent.iter().for_each(|priority| {
             said.push_str(&format!(
@@ -132,14 +176,9 @@ pub fn explain_task(
             ));
         });
     }
-    if never.is_none() && position.is_some() {
-        explanation.expected_start = expected_start(view, soft, now, (job, task));
+    if explanation.position.is_some() {
+        explanation.expected_start = expected_start(view, soft, now, task);
     }
-    explanation.reasons = hindrances;
-    explanation.reasons.extend(shortage.map(|shortage| shortage.reason()));
-    explanation.reasons.extend(node_reasons(&nodes, &open, now, request));
-    explanation.summary = waiting_summary(&explanation, never);
-    Some(explanation)
 }
 
 fn fits(row: &NodeRow, now: StateMs, request: Request<'_>) -> bool {

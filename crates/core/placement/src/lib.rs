@@ -48,7 +48,7 @@ pub mod what_if;
 pub use budget::Budget;
 pub use change::{Change, ChangeKind};
 pub use elsewhere::{Elsewhere, Taken};
-pub use explain::{Explanation, Running, explain, explain_task};
+pub use explain::{Explanation, Running, explain};
 pub use imagined::{ImaginedNodes, with_nodes};
 pub use mix::{Mix, MixCounts, MixKind};
 pub use never::never_fits;

@@ -97,6 +97,15 @@ pub(crate) struct Run<'p, 'a> {
     rooms: Rooms,
 }
 
+/// How many places are kept; all that is kept for a gang counts as one.
+fn places_kept(view: &ClusterState) -> u32 {
+    let kept: BTreeSet<_> = view
+        .reservations()
+        .map(|(id, ..)| (id.job, id.task, (!view.is_gang(id.job, id.task)).then_some(id)))
+        .collect();
+    u32::try_from(kept.len()).unwrap_or(u32::MAX)
+}
+
 /// Where a placement is, and at what priority.
 #[derive(Clone, Copy)]
 struct Handed {
@@ -132,6 +141,11 @@ impl<'a> Visit<'a> {
         self.job.spec.exclusive && view.has_orphan_of(self.allocation(view, instance))
     }
 
+    /// Whether places are kept for some of its instances, which of a gang is all.
+    fn has_kept_places(&self, view: &ClusterState) -> bool {
+        view.reservations_of(self.key.job, self.key.task).next().is_some()
+    }
+
     /// How often in a row the instance has failed.
     fn failures(&self, instance: u32) -> u32 {
         self.row.failures_of(instance)
@@ -163,12 +177,8 @@ impl<'p, 'a> Run<'p, 'a> {
         planner.observe(view, soft, now);
         let Planner { roster, searches, reckoned, hopeless } = planner;
         hopeless.retain(|_, until| now < *until);
-        // All that is kept for a gang counts as one place.
-        let kept: BTreeSet<_> = view
-            .reservations()
-            .map(|(id, ..)| (id.job, id.task, (!view.is_gang(id.job, id.task)).then_some(id)))
-            .collect();
-        let kept = u32::try_from(kept.len()).unwrap_or(u32::MAX);
+        // Where no more is kept anyway, as with each entry that is formed, nobody counts.
+        let kept = if budget.reservations_max > 0 { places_kept(view) } else { 0 };
         let next_wakeup = roster.rest_ends(now);
         Run {
             view,

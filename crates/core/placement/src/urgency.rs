@@ -1,7 +1,6 @@
 //! The least priority at which less urgent work would end for what waits: found by submitting
 //! the like of it to a copy of the view and planning, so that what is said to start does.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use berth_model::{JobSpec, Name, PREEMPTION_GAP, StateMs, TaskIndex};
@@ -23,8 +22,8 @@ pub(crate) fn priority_enough(
     job: &JobRow,
     task: TaskIndex,
 ) -> Option<u8> {
-    let highest = JobSpec { priority: JobSpec::PRIORITY_MAX, ..JobSpec::clone(&job.spec) };
-    if !may_preempt(&highest) {
+    let mut spec = JobSpec { priority: JobSpec::PRIORITY_MAX, ..JobSpec::clone(&job.spec) };
+    if !may_preempt(&spec) {
         return None;
     }
     let row = view.tasks().get(&(job.id, task))?;
@@ -32,7 +31,6 @@ pub(crate) fn priority_enough(
     if row.failures_of(first) >= FAILURES_MAX {
         return None;
     }
-    let mut spec = JobSpec::clone(&job.spec);
     let asked = spec.tasks.get_mut(usize::from(task.0))?;
     if asked.gang.is_none() {
         asked.count = 1;
@@ -41,12 +39,10 @@ pub(crate) fn priority_enough(
     spec.tasks = vec![asked.clone()];
     // A service of a name that there is would be updated.
     spec.name = Name::new(&format!("what-if-{}", job.id)).ok()?;
-    let live = view.jobs().values().filter(|row| row.live > 0 && row.spec.preemption.preemptible);
-    let steps: BTreeSet<u8> = live
-        .filter_map(|row| row.spec.priority.checked_add(PREEMPTION_GAP))
-        .filter(|enough| (spec.priority + 1..=JobSpec::PRIORITY_MAX).contains(enough))
-        .collect();
-    let steps: Vec<u8> = steps.into_iter().collect();
+    let lower = view.endable_priorities().into_iter();
+    let enough = lower.filter_map(|lower| lower.checked_add(PREEMPTION_GAP));
+    let higher = job.spec.priority + 1..=JobSpec::PRIORITY_MAX;
+    let steps: Vec<u8> = enough.filter(|priority| higher.contains(priority)).collect();
     let is_enough = |priority: &u8| {
         let spec = Arc::new(JobSpec { priority: *priority, ..spec.clone() });
         tried(view, soft, now, &spec).is_ok_and(|tried| tried.has_places())

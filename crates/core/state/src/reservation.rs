@@ -123,16 +123,18 @@ pub(crate) fn endable(row: &JobRow) -> Option<(u8, JobId)> {
 
 impl ReservationRow {
     pub(crate) fn to_hold(&self, state: &ClusterState) -> Claim {
-        let mut theirs = NodeUse::default();
         let rows = self.awaits.iter().filter_map(|id| state.allocations.get(id));
-        rows.for_each(|row| theirs.add(&row.claim));
-        held_of(self.members.values().map(|place| &place.claim), &theirs)
+        let members = self.members.values().map(|place| &place.claim);
+        held_of(members, rows.map(|row| &row.claim))
     }
 }
 
 /// What has to be held of these claims while others hold `theirs`. As those end the sum of both
 /// never grows beyond what the claims take in the end, whoever of them is first.
-pub fn held_of<'a>(claims: impl Iterator<Item = &'a Claim>, theirs: &NodeUse) -> Claim {
+pub fn held_of<'a>(
+    claims: impl Iterator<Item = &'a Claim>,
+    theirs: impl Iterator<Item = &'a Claim>,
+) -> Claim {
     let mut all = Claim::default();
     for claim in claims {
         all.cpu = CpuMilli(all.cpu.0.saturating_add(claim.cpu.0));
@@ -148,7 +150,9 @@ pub fn held_of<'a>(claims: impl Iterator<Item = &'a Claim>, theirs: &NodeUse) ->
         }
         all.ports.extend(claim.ports.iter().cloned());
     }
-    all.beyond(theirs)
+    let mut used = NodeUse::default();
+    theirs.for_each(|claim| used.add(claim));
+    all.beyond(&used)
 }
 
 impl NodeRow {
@@ -173,6 +177,11 @@ impl ClusterState {
     /// The lowest priority of what runs and may be ended for others.
     pub fn least_urgent(&self) -> Option<u8> {
         self.index.endable.get_min().map(|(priority, _)| *priority)
+    }
+
+    /// The priorities of what runs and may be ended for others, ascending, each once.
+    pub fn endable_priorities(&self) -> BTreeSet<u8> {
+        self.index.endable.iter().map(|(priority, _)| *priority).collect()
     }
 
     /// Whom places are kept for, and where.

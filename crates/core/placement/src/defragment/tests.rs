@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::filters::{Request, admits};
 use crate::fixture::{Cluster, gpu_node, gpu_task, job, share_task, task};
+use crate::what_if::stopped;
 use crate::{Budget, MixCounts, Planner, SoftView};
 
 const UNBOUNDED: RoomLimits =
@@ -55,15 +56,7 @@ fn scene(nodes: &[u32], tasks: &[(TaskSpec, bool)]) -> Scene {
 }
 
 fn ended(cause: EndCause) -> EndReport {
-    EndReport {
-        cause,
-        exit_code: None,
-        signal: None,
-        reason: String::new(),
-        stderr_tail: String::new(),
-        started_at: None,
-        finished_at: berth_model::WallMs(0),
-    }
+    EndReport { cause, ..stopped(berth_model::WallMs(0)) }
 }
 
 impl Scene {

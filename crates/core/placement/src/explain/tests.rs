@@ -4,6 +4,7 @@ use berth_state::{Command, JobChange, Purpose};
 use super::*;
 use crate::fixture::{Cluster, gpu_node, gpu_task, job, name, share_task, task};
 use crate::plan::plan;
+use crate::what_if::stopped;
 
 fn explained(cluster: &Cluster, job: JobId) -> Explanation {
     explain(&cluster.state, &SoftView::default(), cluster.now, job).unwrap()
@@ -194,12 +195,7 @@ fn a_gang_that_waits_says_how_many_places_there_are() {
     let node = cluster.state.allocations().get(&member).unwrap().node;
     let report = berth_model::EndReport {
         cause: berth_model::EndCause::HostRebooted,
-        exit_code: None,
-        signal: None,
-        reason: String::new(),
-        stderr_tail: String::new(),
-        started_at: None,
-        finished_at: berth_model::WallMs(0),
+        ..stopped(berth_model::WallMs(0))
     };
     cluster.end_allocation(node, member, report);
     let found = explained(&cluster, waiting);

@@ -7,6 +7,7 @@ use berth_state::reservation::{may_end, work_lost};
 use berth_state::{AllocationRow, NotAVictim};
 
 use super::{Run, Visit};
+use crate::filters::is_eligible;
 use crate::host::Host;
 use crate::victims::{Candidate, Price, Shortage};
 
@@ -21,6 +22,31 @@ pub(super) struct Endable<'a> {
 pub(super) type Units = BTreeMap<(JobId, TaskIndex), Result<Price, Option<StateMs>>>;
 
 impl<'a> Run<'_, 'a> {
+    /// Shows every node that the task could be on, with who may end there, and says when the first
+    /// of those who have not run for long enough has; `None` if the budget ends before.
+    pub(super) fn survey(
+        &mut self,
+        visit: Visit<'a>,
+        mut show: impl FnMut(&Self, usize, Vec<Candidate<'a>>),
+    ) -> Option<Option<StateMs>> {
+        let mut units = Units::default();
+        let mut first = None;
+        for position in 0..self.roster.len() {
+            if !self.meter.spend() {
+                return None;
+            }
+            let host = self.roster.host(position);
+            if !host.is_open || is_eligible(&host.row, visit.request()).is_err() {
+                continue;
+            }
+            let Endable { candidates, later } = self.who_may_end(visit, position, &mut units);
+            first = first.into_iter().chain(later).min();
+            self.meter.spend_all(candidates.len() as u64);
+            show(self, position, candidates);
+        }
+        Some(first)
+    }
+
     /// Those on a node, a gang's members there together. `units` are the gangs that were looked
     /// at for the same visit.
     pub(super) fn who_may_end(

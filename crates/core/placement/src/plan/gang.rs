@@ -21,7 +21,7 @@ impl<'a> Run<'_, 'a> {
         if waiting == 0 {
             return Tally::default();
         }
-        let is_kept = self.view.reservations_of(visit.key.job, visit.key.task).next().is_some();
+        let is_kept = visit.has_kept_places(self.view);
         let why = match self.gang_hindrance(visit).or_else(|| self.try_gang(visit)) {
             Some(Why::NoNode) if is_kept || self.reserve_gang(visit) => Some(Why::Reserved),
             Some(why) => Some(why),

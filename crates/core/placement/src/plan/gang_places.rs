@@ -9,11 +9,10 @@ use berth_model::{AllocationId, Claim, GANG_PLAN_BYTES_MAX, JobId, NodeUse, Stat
 use berth_state::reservation::held_of;
 use berth_state::{Placement, Reservation};
 
-use super::endable::{Endable, Units, shortage};
+use super::endable::shortage;
 use super::preempt::{HuntKey, TRIED_PER_UNIT, price_parts};
 use super::{Run, Visit};
 use crate::devices;
-use crate::filters::is_eligible;
 use crate::host::Host;
 use crate::resources::claim;
 use crate::search::FitKey;
@@ -100,29 +99,17 @@ impl<'a> Run<'_, 'a> {
     /// Looks at every node; `None` if the budget ends before.
     fn search_all(&mut self, visit: Visit<'a>) -> Option<Search<'a>> {
         let suits = self.suits(visit.task);
-        let mut units = Units::default();
-        let mut search = Search { sites: Sites::new(), wide: Wide::new(), later: None };
-        for position in 0..self.roster.len() {
-            if !self.meter.spend() {
-                return None;
-            }
-            let host = self.roster.host(position);
-            if !host.is_open || is_eligible(&host.row, visit.request()).is_err() {
-                continue;
-            }
-            let Endable { candidates, later } = self.who_may_end(visit, position, &mut units);
-            search.later = search.later.into_iter().chain(later).min();
-            self.meter.spend_all(candidates.len() as u64);
+        let (mut sites, mut all_wide) = (Sites::new(), Wide::new());
+        let later = self.survey(visit, |run, position, candidates| {
             let of_gang = |one: &Candidate<'_>| one.price.victims as usize > one.ids.len();
             let (wide, candidates): (Vec<_>, Vec<_>) = candidates.into_iter().partition(of_gang);
             for one in wide {
                 let of = (one.ids[0].job, one.ids[0].task);
-                search.wide.entry(of).or_default().insert(position, one);
+                all_wide.entry(of).or_default().insert(position, one);
             }
-            let site = self.site(visit, (position, &suits), Vec::new(), candidates);
-            search.sites.insert(position, site);
-        }
-        Some(search)
+            sites.insert(position, run.site(visit, (position, &suits), Vec::new(), candidates));
+        })?;
+        Some(Search { sites, wide: all_wide, later })
     }
 
     /// What a node offers once some have left it.
@@ -331,9 +318,7 @@ impl<'a> Run<'_, 'a> {
         let mut score = Some(price_parts(price, visit.job.spec.policy, self.view));
         score.iter_mut().for_each(|score| score.parts.push(("gang_hosts".to_owned(), hosts)));
         for (part, (position, claims)) in parts.into_iter().zip(kept) {
-            let mut theirs = NodeUse::default();
-            part.theirs.iter().for_each(|claim| theirs.add(claim));
-            let held = held_of(claims.iter().map(|(_, claim)| claim), &theirs);
+            let held = held_of(claims.iter().map(|(_, claim)| claim), part.theirs.into_iter());
             self.roster.hand_out(position, &held, self.now);
             self.all_end(&part.victims);
             let node = self.roster.host(position).row.id;

@@ -14,7 +14,7 @@ use berth_state::{ClusterState, Placement, Reservation, ReservationRow, ScorePar
 use super::endable::{Units, shortage};
 use super::{Run, Visit};
 use crate::devices;
-use crate::filters::{has_room, is_eligible};
+use crate::filters::has_room;
 use crate::host::Host;
 use crate::resources::claim;
 use crate::search::{FitKey, SearchKey};
@@ -33,7 +33,6 @@ pub(super) const TRIED_PER_UNIT: u32 = 2;
 /// The search for places of one kind of request at one priority. Within a plan nothing is freed,
 /// so that what a node costs only grows, unless more of it is to end, and what was found stays a
 /// lower bound.
-#[derive(Default)]
 pub(super) struct Hunt {
     /// What a place on each node costs at least, the cheapest first, and its position.
     bounds: BinaryHeap<Reverse<(Price, usize)>>,
@@ -126,29 +125,18 @@ impl<'a> Run<'_, 'a> {
 
     /// Looks at every node; `None` if the budget ends before.
     fn begin_hunt(&mut self, visit: Visit<'a>) -> Option<Hunt> {
-        let mut hunt = Hunt::default();
-        let mut units = Units::default();
         let suits = self.suits(visit.task);
-        for position in 0..self.roster.len() {
-            if !self.meter.spend() {
-                return None;
-            }
-            let host = self.roster.host(position);
-            if !host.is_open || is_eligible(&host.row, visit.request()).is_err() {
-                continue;
-            }
-            let endable = self.who_may_end(visit, position, &mut units);
-            let is_joined =
-                !host.row.reservations.is_empty() || self.groups.contains_key(&position);
+        let mut bounds = BinaryHeap::new();
+        let later = self.survey(visit, |run, position, candidates| {
+            let host = run.roster.host(position);
+            let is_joined = !host.row.reservations.is_empty() || run.groups.contains_key(&position);
             let least = match is_joined {
                 true => Some(Price::NOTHING),
-                false => at_least(&endable.candidates, shortage(host, visit.task, &suits, (1, 1))),
+                false => at_least(&candidates, shortage(host, visit.task, &suits, (1, 1))),
             };
-            hunt.later = hunt.later.into_iter().chain(endable.later).min();
-            self.meter.spend_all(endable.candidates.len() as u64);
-            hunt.bounds.extend(least.map(|least| Reverse((least, position))));
-        }
-        Some(hunt)
+            bounds.extend(least.map(|least| Reverse((least, position))));
+        })?;
+        Some(Hunt { bounds, later })
     }
 
     fn cheapest_on(&mut self, visit: Visit<'a>, position: usize) -> Option<Choice> {
@@ -279,10 +267,9 @@ impl<'a> Group<'a> {
     /// Takes one more in; what has to be held beside what is.
     fn take(&mut self, claim: Claim) -> Claim {
         self.members.push(claim);
-        let (mut before, mut theirs) = (NodeUse::default(), NodeUse::default());
+        let mut before = NodeUse::default();
         before.add(&self.held);
-        self.theirs.iter().for_each(|claim| theirs.add(claim));
-        self.held = held_of(self.members.iter(), &theirs);
+        self.held = held_of(self.members.iter(), self.theirs.iter().copied());
         self.held.beyond(&before)
     }
 }

@@ -16,8 +16,11 @@ impl<'a> Run<'_, 'a> {
         let left = visit.row.pending.len();
         let is_whole = left == u64::from(visit.task.count);
         // What is kept for it counts already.
-        let is_kept = self.view.reservations_of(visit.key.job, visit.key.task).next().is_some();
-        if is_whole && !is_kept && left > 0 && self.has_no_room(visit, visit.task.count) {
+        if is_whole
+            && !visit.has_kept_places(self.view)
+            && left > 0
+            && self.has_no_room(visit, visit.task.count)
+        {
             return Tally { placed: 0, left, why: Some(Why::Quota) };
         }
         self.place_gang(visit)

@@ -264,16 +264,14 @@ impl Step<'_> {
 
     /// Starts a gang for which places are kept, unless somebody is awaited on one of its nodes.
     fn start_gang(&mut self, member: AllocationId) {
-        let nodes = self.nodes_kept_for(member);
-        let of_gang = |id: &AllocationId| (id.job, id.task) == (member.job, member.task);
         let is_awaited = |node: &NodeId| {
             let row = self.state.nodes.get(node);
             row.is_some_and(|row| row.awaits_for(member.job, member.task))
         };
-        if nodes.iter().any(is_awaited) {
+        if self.nodes_kept_for(member).iter().any(is_awaited) {
             return;
         }
-        let kept = self.take_places(&nodes, of_gang);
+        let kept = self.take_places_of_gang(member);
         let placements: Vec<Placement> =
             kept.iter().map(|(id, (node, place))| place.clone().placement(*id, *node)).collect();
         if let Err(refusal) = self.grant_gang(&placements) {
@@ -336,17 +334,23 @@ impl Step<'_> {
     /// With one member's place those of its whole gang go.
     fn drop_place(&mut self, id: AllocationId, reason: &str) {
         let Some(node) = self.state.index.reserved.get(&id).copied() else { return };
-        let kept = if self.is_of_gang(id) {
-            let of_gang = |one: &AllocationId| (one.job, one.task) == (id.job, id.task);
-            self.take_places(&self.nodes_kept_for(id), of_gang)
-        } else {
-            self.take_places(&[node].into(), |one| *one == id)
+        let kept = match self.is_of_gang(id) {
+            true => self.take_places_of_gang(id),
+            false => self.take_places(&[node].into(), |one| *one == id),
         };
         let reason = super::bounded(reason, crate::rows::REASON_BYTES_MAX);
         for (id, (node, _)) in kept {
             let reason = reason.clone();
             self.emit_allocation(id, node, EventKind::ReservationDropped { reason });
         }
+    }
+
+    fn take_places_of_gang(
+        &mut self,
+        member: AllocationId,
+    ) -> BTreeMap<AllocationId, (NodeId, KeptPlace)> {
+        let of_gang = |id: &AllocationId| (id.job, id.task) == (member.job, member.task);
+        self.take_places(&self.nodes_kept_for(member), of_gang)
     }
 
     /// The places that are kept for these on these nodes, and are not any more.

@@ -14,25 +14,18 @@ use crate::policies::{Score, score, turn};
 use crate::scarcity::{Basis, Prices, Stock};
 use crate::terms::{Inputs, Look, Term, cost, terms_of};
 use crate::unusable::MixTable;
+use crate::what_if::stopped;
 
 pub(super) fn exit(code: i32) -> EndReport {
-    EndReport {
-        cause: EndCause::Exited,
-        exit_code: Some(code),
-        signal: None,
-        reason: String::new(),
-        stderr_tail: String::new(),
-        started_at: None,
-        finished_at: WallMs(0),
-    }
+    EndReport { cause: EndCause::Exited, exit_code: Some(code), ..stopped(WallMs(0)) }
 }
 
 pub(super) fn port_taken() -> EndReport {
-    EndReport { cause: EndCause::PortTaken, exit_code: None, ..exit(0) }
+    EndReport { cause: EndCause::PortTaken, ..stopped(WallMs(0)) }
 }
 
 pub(super) fn host_fault() -> EndReport {
-    EndReport { cause: EndCause::HostFault, exit_code: None, ..exit(0) }
+    EndReport { cause: EndCause::HostFault, ..stopped(WallMs(0)) }
 }
 
 /// What a placement is, its score aside.
