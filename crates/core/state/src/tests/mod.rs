@@ -11,6 +11,7 @@ mod lives;
 mod namespaces;
 mod nodes;
 mod orphans;
+mod quota_races;
 mod reservations;
 mod restores;
 mod truth;

@@ -6,19 +6,21 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, ArraySpec, Artifact, Attempt, Bounds, Checksum, Claim, Constraints, CpuMilli,
-    Device, DeviceClaim, DeviceHealth, DeviceSlice, DeviceWay, DiskBytes, Drain, Driver,
-    DurationMs, EndCause, EndReport, Gang, GpuRequest, Grant, HealthCheck, HealthProbe,
-    InstanceIndex, JobId, JobKind, JobSpec, JoinGrant, LeftOut, Limit, LimitRange, Limits, Machine,
-    MemoryBytes, Name, NamespaceSpec, NodeId, NodeSpec, PcieWay, Policy, PortClaim, PortRange,
-    Preemption, Quota, Resource, RestartPolicy, Role, Scope, ShareMilli, Signal, SpecDigest,
-    StartPhase, StateMs, StopIntent, StopPolicy, TaskIndex, TaskSpec, TokenId, WallMs,
+    AllocationId, Attempt, Bounds, Claim, CpuMilli, Device, DeviceClaim, DeviceHealth, DeviceSlice,
+    DeviceWay, Drain, DurationMs, EndCause, EndReport, Grant, InstanceIndex, JobId, JobSpec,
+    JoinGrant, LeftOut, Limit, LimitRange, Machine, MemoryBytes, Name, NamespaceSpec, NodeId,
+    NodeSpec, PcieWay, PortClaim, PortRange, Preemption, Quota, Resource, Role, Scope, ShareMilli,
+    SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
     Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
     Observed, Placement, Purpose, Reservation, ScoreParts, Seat, Security, Stock, SubmitJob,
     Unknown,
 };
+
+mod specs;
+
+use specs::{job, second_task};
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/log-v1-every-command.hex");
 
@@ -32,90 +34,6 @@ fn id(instance: u32) -> AllocationId {
         task: TaskIndex(1),
         instance: InstanceIndex(instance),
         attempt: Attempt(2),
-    }
-}
-
-fn job() -> JobSpec {
-    JobSpec {
-        name: name("llama-8b"),
-        namespace: name("research"),
-        kind: JobKind::Service,
-        priority: 70,
-        policy: Policy::Spread,
-        constraints: Constraints {
-            labels: BTreeMap::from([("b".into(), "2".into()), ("a".into(), "1".into())]),
-            pool: Some(name("h100")),
-            node: Some(name("gpu-01")),
-        },
-        tasks: vec![first_task(), second_task()],
-        deadline: Some(DurationMs(3_600_000)),
-        max_disconnect: DurationMs(10_000),
-        on_return: Default::default(),
-        progress_deadline: None,
-        exclusive: true,
-        preemption: Preemption::default(),
-    }
-}
-
-fn first_task() -> TaskSpec {
-    TaskSpec {
-        name: name("main"),
-        driver: Driver::Docker { image: "vllm/vllm-openai:v0.11.0".into() },
-        command: vec!["serve".into(), "--port".into(), "${PORT}".into(), String::new()],
-        env: BTreeMap::from([("Z".into(), String::new()), ("A".into(), "ä".into())]),
-        workdir: Some("/srv".into()),
-        artifacts: vec![Artifact {
-            source: "https://models.example/llama-8b.safetensors".into(),
-            checksum: Some(Checksum([7; 32])),
-            to: "models/llama-8b.safetensors".into(),
-        }],
-        count: 3,
-        array: Some(ArraySpec { start: 10, step: 2, parallel_max: Some(4) }),
-        gang: Some(Gang {}),
-        cpu: CpuMilli(4000),
-        memory: MemoryBytes(32 << 30),
-        left_out: LeftOut::default(),
-        limits: Limits {
-            cpu: Some(CpuMilli(8000)),
-            memory: Some(MemoryBytes(48 << 30)),
-            processes: Some(5000),
-            open_files: Some(4096),
-            disk: Some(DiskBytes(200 << 30)),
-        },
-        gpu: Some(GpuRequest {
-            count: 2,
-            models: vec!["H100".into(), "A100".into()],
-            memory_min: Some(MemoryBytes(40 << 30)),
-            share: ShareMilli::WHOLE,
-        }),
-        ports: vec![name("http"), name("metrics")],
-        stop: StopPolicy { signal: Signal::Int, grace: DurationMs(30_000) },
-        restart: RestartPolicy {
-            attempts: Some(0),
-            backoff: DurationMs(1000),
-            backoff_max: DurationMs(60_000),
-        },
-        health: Some(HealthCheck {
-            probe: HealthProbe::Http { path: "/health".into(), port: name("http") },
-            interval: DurationMs(2000),
-            timeout: DurationMs(1000),
-            failures: 3,
-            start_period: DurationMs(300_000),
-        }),
-        time_limit: Some(DurationMs(600_000)),
-    }
-}
-
-fn second_task() -> TaskSpec {
-    TaskSpec {
-        health: Some(HealthCheck {
-            probe: HealthProbe::Command { command: vec!["true".into()] },
-            interval: DurationMs(1),
-            timeout: DurationMs(1),
-            failures: 1,
-            start_period: DurationMs(0),
-        }),
-        ..TaskSpec::new(name("side"), JobKind::Service, vec!["sleep".into(), "1".into()])
     }
 }
 
