@@ -10,6 +10,7 @@ mod backup;
 pub mod command;
 pub mod event;
 pub mod invariants;
+pub mod lending;
 pub mod namespace;
 pub mod query;
 pub mod refusal;
@@ -31,6 +32,7 @@ pub use command::{
     Reservation, Stock, SubmitJob, Unknown,
 };
 pub use event::{Event, EventKind};
+pub use lending::{Asker, Right};
 pub use namespace::{NAMESPACE_ROWS_MAX, NamespaceRow};
 pub use refusal::Refusal;
 pub use reservation::{KeptPlace, NotAVictim, ReservationRow};

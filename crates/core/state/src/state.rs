@@ -62,6 +62,10 @@ pub(crate) struct Indices {
     pub token_expiries: OrdSet<(StateMs, TokenId)>,
     /// What each namespace holds and queues; of those that do neither nothing.
     pub usage: OrdMap<Name, Amounts>,
+    /// What of it ends already.
+    pub ending: OrdMap<Name, Amounts>,
+    /// Namespaces to which something is guaranteed.
+    pub guaranteed: OrdSet<Name>,
 }
 
 /// A task's place in the queue. Priority and age are one number, fixed at

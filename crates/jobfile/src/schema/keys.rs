@@ -121,11 +121,12 @@ pub(super) const NAMESPACE: Keys = Keys {
     ..keys(&["description", "name", "quota", "range"])
 };
 pub(super) const QUOTA: Keys = Keys {
-    later: &["borrow", "guaranteed"],
+    later: &["borrow"],
     elsewhere: QUOTA_LIMIT_KEYS,
     elsewhere_is: "under `[quota.limit]`",
-    ..keys(&["limit"])
+    ..keys(&["guaranteed", "limit"])
 };
 pub(super) const QUOTA_LIMIT: Keys = keys(QUOTA_LIMIT_KEYS);
+pub(super) const QUOTA_GUARANTEED: Keys = keys(&["cpu", "gpu_memory", "gpus", "memory"]);
 pub(super) const RANGE: Keys = keys(&["cpu", "gpu_memory", "gpus", "memory"]);
 pub(super) const BOUNDS: Keys = keys(&["default", "max", "min"]);

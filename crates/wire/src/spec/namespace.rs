@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use berth_model::{Bounds, Limit, LimitRange, NamespaceSpec, Quota, Resource};
+use berth_model::{Bounds, Guarantee, Limit, LimitRange, NamespaceSpec, Quota, Resource};
 use berth_proto::v1;
 
 use crate::problem::{Cause, Field, Problems};
@@ -21,7 +21,7 @@ pub fn namespace_spec_to_proto(spec: &NamespaceSpec) -> v1::NamespaceSpec {
 
 /// No limits are an absent message, so that there is one encoding.
 fn quota_to_proto(quota: &Quota) -> Option<v1::Quota> {
-    let Quota { limit } = quota;
+    let Quota { limit, guaranteed } = quota;
     let mut proto = v1::QuotaLimit {
         submits_per_second: limit.submits_per_second.map(NonZeroU32::get),
         ..v1::QuotaLimit::default()
@@ -29,7 +29,23 @@ fn quota_to_proto(quota: &Quota) -> Option<v1::Quota> {
     for (resource, amount) in &limit.amounts {
         *amount_of(&mut proto, *resource) = Some(*amount);
     }
-    (!limit.is_empty()).then_some(v1::Quota { limit: Some(proto) })
+    let limit = (!limit.is_empty()).then_some(proto);
+    let guaranteed = guarantee_to_proto(guaranteed);
+    (limit.is_some() || guaranteed.is_some()).then_some(v1::Quota { limit, guaranteed })
+}
+
+fn guarantee_to_proto(sure: &Guarantee) -> Option<v1::QuotaGuarantee> {
+    let of = |resource: Resource| sure.amounts.get(&resource).copied();
+    let [gpu_milli, gpu_memory_bytes, cpu_milli, memory_bytes] = Guarantee::RESOURCES.map(of);
+    let proto = v1::QuotaGuarantee { gpu_milli, gpu_memory_bytes, cpu_milli, memory_bytes };
+    (!sure.is_empty()).then_some(proto)
+}
+
+fn guarantee_from_proto(proto: v1::QuotaGuarantee) -> Guarantee {
+    let v1::QuotaGuarantee { gpu_milli, gpu_memory_bytes, cpu_milli, memory_bytes } = proto;
+    let given = [gpu_milli, gpu_memory_bytes, cpu_milli, memory_bytes];
+    let given = Guarantee::RESOURCES.into_iter().zip(given);
+    Guarantee { amounts: given.filter_map(|(one, amount)| Some((one, amount?))).collect() }
 }
 
 fn amount_of(proto: &mut v1::QuotaLimit, resource: Resource) -> &mut Option<u64> {
@@ -70,12 +86,13 @@ pub(crate) fn read_namespace(
 ) -> Option<NamespaceSpec> {
     let name = problems.name(at.named("name"), &proto.name);
     let quota_at = at.named("quota");
-    let limit = proto.quota.unwrap_or_default().limit.unwrap_or_default();
-    let limit = read_limit(quota_at.named("limit"), limit, problems);
+    let v1::Quota { limit, guaranteed } = proto.quota.unwrap_or_default();
+    let limit = read_limit(quota_at.named("limit"), limit.unwrap_or_default(), problems);
+    let guaranteed = guaranteed.map(guarantee_from_proto).unwrap_or_default();
     Some(NamespaceSpec {
         name: name?,
         description: proto.description,
-        quota: Quota { limit: limit? },
+        quota: Quota { limit: limit?, guaranteed },
         range: proto.range.map(range_from_proto).unwrap_or_default(),
     })
 }

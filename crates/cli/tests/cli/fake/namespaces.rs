@@ -14,11 +14,16 @@ fn research() -> Namespace {
         submits_per_second: Some(50),
         ..QuotaLimit::default()
     };
+    let guaranteed = QuotaGuarantee {
+        gpu_milli: Some(6_000),
+        memory_bytes: Some(128 << 30),
+        ..QuotaGuarantee::default()
+    };
     Namespace {
         spec: Some(NamespaceSpec {
             name: "research".into(),
             description: "models and their trials".into(),
-            quota: Some(Quota { limit: Some(limit) }),
+            quota: Some(Quota { limit: Some(limit), guaranteed: Some(guaranteed) }),
             range: Some(LimitRange {
                 cpu: Some(Bounds { default_amount: Some(2_000), min: Some(500), max: None }),
                 gpus: Some(Bounds { max: Some(4_000), ..Bounds::default() }),

@@ -14,6 +14,7 @@ use crate::soft::NodeLoad;
 mod agreement;
 mod gang_places;
 mod gangs;
+mod lending;
 mod preemption;
 mod properties;
 mod quota;

@@ -15,7 +15,8 @@ use crate::quota::{passes_quota, waits_for_quota};
 
 fn limit(cluster: &mut Cluster, namespace: &str, amounts: &[(Resource, u64)]) {
     let limit = Limit { amounts: amounts.iter().copied().collect(), submits_per_second: None };
-    let spec = NamespaceSpec { quota: Quota { limit }, ..NamespaceSpec::new(name(namespace)) };
+    let quota = Quota { limit, ..Quota::default() };
+    let spec = NamespaceSpec { quota, ..NamespaceSpec::new(name(namespace)) };
     let spec = Arc::new(spec);
     cluster.apply(Command::ApplyNamespace { spec, if_version: None }).unwrap();
 }
