@@ -36,7 +36,10 @@ fn a_namespace_is_the_same_in_every_syntax() {
         "gpu_memory": "640GiB", "cpu": "500m", "memory": "1TiB", "running_tasks": 100,
         "queued_jobs": 1000, "submits_per_second": 50}}}"#;
     assert_eq!(read("research.json", json), Ok(spec));
+    let heavy = read("a.toml", "name = \"a\"\nweight = 30\n").expect("it is as it should be");
+    assert_eq!(heavy.weight, 30);
     let nothing = read("research.toml", "name = \"research\"\n").expect("it has no limits");
+    assert_eq!(nothing.weight, NamespaceSpec::WEIGHT_DEFAULT);
     assert!(nothing.quota.limit.is_empty());
 }
 
@@ -82,6 +85,7 @@ fn what_is_no_namespace_is_refused_with_its_place() {
         "name = \"a\"\n[quota]\ngpus = 8\n",
         "n.toml:3:1: quota.gpus: unknown key `gpus` in `quota`",
     );
+    check("name = \"a\"\nweight = 0\n", "n.toml:2:10: weight: expected 1 to 1000, found 0");
     let limit = |line: &str| format!("name = \"a\"\n[quota.limit]\n{line}\n");
     check(&limit("gpu = 8"), "n.toml:3:1: quota.limit.gpu: unknown key `gpu` in `quota.limit`");
     check(&limit("gpus = -1"), "n.toml:3:8: quota.limit.gpus: expected 0 to 1000000, found -1");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_model::{Amounts, Name, NamespaceSpec, NodeState, Resource};
+use berth_model::{Amounts, Name, NamespaceSpec, Resource};
 use berth_proto::v1;
 use berth_proto::v1::namespaces_client::NamespacesClient;
 use berth_state::{ClusterState, Command, Reply};
@@ -100,8 +100,7 @@ fn overdrawn(view: &ClusterState, spec: &NamespaceSpec) -> Vec<String> {
 /// What is guaranteed to all namespaces together beyond what the nodes have: not all of them could
 /// have theirs.
 fn overpromised(view: &ClusterState, spec: &NamespaceSpec) -> Vec<String> {
-    let nodes = view.nodes().values().filter(|row| row.state == NodeState::Ready);
-    let have = nodes.fold(Amounts::default(), |sum, row| sum.plus(row.spec.amounts()));
+    let have = view.capacity();
     let all = view.guaranteed().filter_map(|name| view.guarantee(name));
     let all = all.fold(Amounts::default(), |sum, sure| sum.plus(sure.in_all()));
     let own = spec.quota.guaranteed.amounts.keys();
@@ -136,7 +135,9 @@ impl NamespacesService {
     ) -> Result<v1::Namespace, Status> {
         let view = self.0.read(granted, asked.consistency).await?;
         let name = named(granted, "name", &asked.name)?;
-        Ok(v1::Namespace { stale_ms: view.stale_ms, ..views::namespace(&view.state, &name) })
+        let capacity = view.state.capacity();
+        let found = views::namespace(&view.state, capacity, &name);
+        Ok(v1::Namespace { stale_ms: view.stale_ms, ..found })
     }
 
     async fn list_here(
@@ -154,7 +155,8 @@ impl NamespacesService {
         let names: std::collections::BTreeSet<&Name> = set.chain(used).filter(seen).collect();
         let more = names.len() > PAGE_MAX;
         let page = names.into_iter().take(PAGE_MAX);
-        let namespaces = page.map(|name| views::namespace(state, name)).collect();
+        let capacity = state.capacity();
+        let namespaces = page.map(|name| views::namespace(state, capacity, name)).collect();
         Ok(v1::ListNamespacesReply { namespaces, more, stale_ms: view.stale_ms })
     }
 }

@@ -91,7 +91,26 @@ fn namespace_json(namespace: &Namespace) -> Value {
         "range": range_json(namespace),
         "used": amounts(|resource| json!(used(&uses, resource))),
         "lent": of_nodes(&lent),
+        "weight": weight(namespace),
+        "share_now_milli": namespace.share_now_milli,
+        "share_lately_milli": namespace.share_lately_milli,
     })
+}
+
+fn weight(namespace: &Namespace) -> u32 {
+    let weight = namespace.spec.as_ref().and_then(|spec| spec.weight);
+    weight.unwrap_or(berth_model::NamespaceSpec::WEIGHT_DEFAULT)
+}
+
+/// What of the cluster it has, by which its place in the queue goes.
+fn share_text(namespace: &Namespace) -> String {
+    let percent = |milli: u32| format!("{}.{} %", milli / 10, milli % 10);
+    format!(
+        "share of the cluster: {} now, {} lately; weight {}\n",
+        percent(namespace.share_now_milli),
+        percent(namespace.share_lately_milli),
+        weight(namespace)
+    )
 }
 
 /// What is used beyond what is guaranteed, where something is.
@@ -159,7 +178,7 @@ fn quota_table(namespace: &Namespace) -> Table {
 pub(crate) fn quota_answer(namespace: &Namespace) -> Answer {
     Answer {
         json: namespace_json(namespace),
-        pieces: vec![Piece::Table(quota_table(namespace))],
+        pieces: vec![Piece::Table(quota_table(namespace)), Piece::Text(share_text(namespace))],
         ids: Resource::ALL.map(|resource| resource.name().to_owned()).to_vec(),
     }
 }
@@ -173,7 +192,11 @@ pub(crate) fn namespace_answer(namespace: &Namespace) -> Answer {
     if !description.is_empty() {
         facts.push_str(&format!("{description}\n"));
     }
-    let mut pieces = vec![Piece::Text(facts), Piece::Table(quota_table(namespace))];
+    let mut pieces = vec![
+        Piece::Text(facts),
+        Piece::Table(quota_table(namespace)),
+        Piece::Text(share_text(namespace)),
+    ];
     pieces.extend(range_table(namespace).map(Piece::Table));
     Answer { json: namespace_json(namespace), pieces, ids: vec![name] }
 }

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod artifact;
+pub mod decay;
 pub mod fits;
 pub mod gang;
 pub mod guarantee;
@@ -27,6 +28,7 @@ pub use access::{
     Grant, JoinGrant, Machine, NAMESPACES_MAX, ParseAccessError, Role, Scope, TokenId,
 };
 pub use artifact::{Artifact, Checksum, Location, Scheme, shown_source};
+pub use decay::{AverageUse, USE_HALF_LIFE, halved};
 pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, may_stay, open_devices};
 pub use gang::{GANG_MEMBERS_MAX, GANG_PLAN_BYTES_MAX, Gang, GangSeat};
 pub use guarantee::{Guarantee, LENT_MIN_RUN_MAX, Lent};

@@ -103,9 +103,25 @@ impl Amounts {
         self == Amounts::default()
     }
 
+    /// Whether nothing of it is of nodes: at most some jobs are queued.
+    pub fn holds_nothing(self) -> bool {
+        self.with(Resource::QueuedJobs, 0).is_zero()
+    }
+
     #[must_use]
     pub fn plus(self, other: Amounts) -> Amounts {
         self.each(other, u64::saturating_add)
+    }
+
+    /// The largest part that this is of any resource of the whole that nodes have, in millionths: a
+    /// dominant share. Of what the whole has none of nothing is counted.
+    pub fn dominant_ppm(self, whole: Amounts) -> u64 {
+        let part = |resource| {
+            let (held, all) = (u128::from(self.of(resource)), u128::from(whole.of(resource)));
+            (held * 1_000_000).checked_div(all).unwrap_or(0)
+        };
+        let most = Guarantee::RESOURCES.map(part).into_iter().max().unwrap_or(0);
+        u64::try_from(most).unwrap_or(u64::MAX)
     }
 
     /// At least nothing of each.
@@ -314,14 +330,26 @@ pub struct NamespaceSpec {
     pub description: String,
     pub quota: Quota,
     pub range: LimitRange,
+    /// Its part of what is idle is as large, beside those of others, as this is beside theirs: 1 to
+    /// [`NamespaceSpec::WEIGHT_MAX`].
+    pub weight: u32,
 }
 
 impl NamespaceSpec {
     /// A namespace for which nothing more is set.
     pub fn new(name: Name) -> NamespaceSpec {
-        let (description, quota) = (String::new(), Quota::default());
-        NamespaceSpec { name, description, quota, range: LimitRange::default() }
+        NamespaceSpec {
+            name,
+            description: String::new(),
+            quota: Quota::default(),
+            range: LimitRange::default(),
+            weight: NamespaceSpec::WEIGHT_DEFAULT,
+        }
     }
+
+    /// Of a namespace that says nothing; some may have less.
+    pub const WEIGHT_DEFAULT: u32 = 10;
+    pub const WEIGHT_MAX: u32 = 1000;
 }
 
 /// Everything wrong with what is set for a namespace.
@@ -331,6 +359,10 @@ pub fn validate_namespace(spec: &NamespaceSpec) -> Vec<Violation> {
     if found > DESCRIPTION_BYTES_MAX {
         let message = format!("expected at most {DESCRIPTION_BYTES_MAX} bytes, found {found}");
         violations.push(Violation { field: "description".to_owned(), message, hint: None });
+    }
+    if !(1..=NamespaceSpec::WEIGHT_MAX).contains(&spec.weight) {
+        let message = format!("expected 1 to {}, found {}", NamespaceSpec::WEIGHT_MAX, spec.weight);
+        violations.push(Violation { field: "weight".to_owned(), message, hint: None });
     }
     let Quota { limit, guaranteed } = &spec.quota;
     for (resource, sure) in &guaranteed.amounts {
@@ -387,6 +419,17 @@ mod tests {
         assert_eq!(check(R::Memory, u64::MAX, u64::MAX, gpus(1)), Ok(()));
         let said = short.of(&Name::new("research").unwrap()).to_string();
         assert_eq!(said, "namespace `research`: GPUs 8 of 8 in use, 2 asked for");
+    }
+
+    #[test]
+    fn the_largest_part_of_anything_is_the_share() {
+        use Resource as R;
+        let whole = Amounts::default().with(R::Gpus, 8000).with(R::Cpu, 64_000);
+        let of = |gpus, cpu| Amounts::default().with(R::Gpus, gpus).with(R::Cpu, cpu);
+        let found = [of(0, 0), of(2000, 16_000), of(0, 48_000), of(9000, 1)];
+        let found = found.map(|held| held.dominant_ppm(whole));
+        assert_eq!(found, [0, 250_000, 750_000, 1_125_000]);
+        assert_eq!(Amounts::default().with(R::Memory, 9).dominant_ppm(whole), 0);
     }
 
     #[test]

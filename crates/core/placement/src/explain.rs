@@ -7,6 +7,7 @@ use berth_state::{ClusterState, JobRow, NodeRow, QueueKey, ScoreParts};
 use crate::budget::Budget;
 use crate::change;
 use crate::expected::expected_start;
+use crate::fair;
 use crate::filters::{Request, admits};
 use crate::never::task_never_fits;
 use crate::places::places_now;
@@ -116,7 +117,7 @@ fn reasoned(
     let nodes: Vec<&NodeRow> = view.nodes().values().map(|node| node.as_ref()).collect();
     let never = task_never_fits(&nodes, request);
     let key = QueueKey::new(row.spec.priority, row.submitted_ms, job, task);
-    let position = view.queue().position(|waiting| *waiting == key);
+    let position = fair::position(view, key);
     let (running, running_left_off) = running_of(view, job);
     let mut explanation = Explanation {
         job,

@@ -13,6 +13,7 @@ pub mod domain;
 mod elsewhere;
 mod expected;
 pub mod explain;
+mod fair;
 mod filters;
 #[cfg(test)]
 mod fixture;

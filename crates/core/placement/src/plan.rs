@@ -18,6 +18,7 @@ use berth_state::{
 
 use crate::budget::{Budget, Meter};
 use crate::devices;
+use crate::fair::Shares;
 use crate::filters::Request;
 use crate::planner::{Planner, Searches};
 use crate::quota::Rooms;
@@ -98,8 +99,12 @@ pub(crate) struct Run<'p, 'a> {
     groups: BTreeMap<usize, Vec<Group<'a>>>,
     rooms: Rooms,
     round: Round,
-    /// What the first round did.
+    /// What earlier visits did for tasks that are visited again.
     done: AllDone,
+    in_turns: bool,
+    /// Once several namespaces have turns.
+    shares: Option<Shares>,
+    turn_instances: usize,
 }
 
 /// How many places are kept; all that is kept for a gang counts as one.
@@ -175,6 +180,7 @@ struct Tally {
     placed: u32,
     left: u64,
     why: Option<Why>,
+    next: Next,
 }
 
 impl<'p, 'a> Run<'p, 'a> {
@@ -217,6 +223,9 @@ impl<'p, 'a> Run<'p, 'a> {
             rooms: Rooms::default(),
             round: Round::Only,
             done: AllDone::new(),
+            in_turns: false,
+            shares: None,
+            turn_instances: usize::MAX,
         }
     }
 
@@ -244,14 +253,13 @@ impl<'p, 'a> Run<'p, 'a> {
         }
     }
 
-    fn visit(&mut self, key: QueueKey) {
+    fn visit(&mut self, key: QueueKey) -> Next {
         let view = self.view;
-        let Some(job) = view.jobs().get(&key.job).filter(|job| job.places()) else { return };
-        let Some(row) = view.tasks().get(&(key.job, key.task)) else { return };
-        let Some(task) = job.spec.tasks.get(usize::from(key.task.0)) else { return };
+        let job = view.jobs().get(&key.job).filter(|job| job.places());
+        let row = view.tasks().get(&(key.job, key.task));
+        let Some((job, row)) = job.zip(row) else { return Next::Done };
+        let Some(task) = job.spec.tasks.get(usize::from(key.task.0)) else { return Next::Done };
         let visit = Visit { key, job, row, task, right: Right::Priority };
-        let is_told = self.round != Round::Sure || job.kind() == JobKind::Daemon;
-        self.report.tasks_visited += u64::from(is_told);
         let tally = match job.kind() {
             JobKind::Batch | JobKind::Service if task.gang.is_some() => {
                 self.place_gang_in_quota(visit)
@@ -259,11 +267,15 @@ impl<'p, 'a> Run<'p, 'a> {
             JobKind::Batch | JobKind::Service => self.place_pending(visit),
             JobKind::Daemon => self.place_daemon(visit),
         };
+        let is_last = self.round != Round::Sure || job.kind() == JobKind::Daemon;
+        let is_told = is_last && tally.next == Next::Done;
+        self.report.tasks_visited += u64::from(is_told);
         if tally.left > 0 && is_told {
             let why = tally.why.unwrap_or(Why::NoNode);
             let Tally { placed, left, .. } = tally;
             self.report.note(WaitingTask { job: key.job, task: key.task, placed, left, why });
         }
+        tally.next
     }
 
     fn place_pending(&mut self, visit: Visit<'a>) -> Tally {
@@ -274,15 +286,21 @@ impl<'p, 'a> Run<'p, 'a> {
             .reservations_of(visit.key.job, visit.key.task)
             .map(|(id, _)| id.instance.0)
             .collect();
-        let taken = visit.row.live.saturating_add(u32::try_from(kept.len()).unwrap_or(u32::MAX));
-        let before = self.done_before(visit);
-        let new = before.instances.difference(&kept).count();
-        let taken = taken.saturating_add(u32::try_from(new).unwrap_or(u32::MAX));
+        let Done { instances: mut seen, placed, why } = self.done_before(visit);
+        // Those for which a place is kept count already.
+        let given = kept.union(&seen).count();
+        let taken = visit.row.live.saturating_add(u32::try_from(given).unwrap_or(u32::MAX));
         let mut parallel_left = visit.task.parallel_max().saturating_sub(taken);
-        let mut tally = Tally { placed: before.placed, left: 0, why: before.why };
-        let mut instances = BTreeSet::new();
-        let pending = visit.row.pending.iter();
-        for instance in pending.filter(|instance| !before.instances.contains(instance)) {
+        let mut tally = Tally { placed, left: 0, why, next: Next::Done };
+        let earlier = seen.len();
+        for instance in visit.row.pending.iter() {
+            if seen.contains(&instance) {
+                continue;
+            }
+            if seen.len() - earlier >= self.turn_instances {
+                tally.next = Next::More;
+                break;
+            }
             let Some(visit) = self.of_round(visit, 1) else { break };
             if parallel_left == 0 && !kept.contains(&instance) {
                 tally.why = Some(Why::ParallelLimit);
@@ -313,10 +331,10 @@ impl<'p, 'a> Run<'p, 'a> {
             if fits || (self.displace(visit) && self.place_one(visit, &key, instance)) {
                 tally.placed += 1;
                 self.plans_again |= is_kept;
-                instances.insert(instance);
+                seen.insert(instance);
             } else if is_kept || self.reserve(visit, &key, instance) {
                 tally.why = Some(Why::Reserved);
-                instances.insert(instance);
+                seen.insert(instance);
                 if !self.meter.spend() {
                     break;
                 }
@@ -331,7 +349,7 @@ impl<'p, 'a> Run<'p, 'a> {
             tally.why = Some(Why::Budget);
         }
         tally.left = visit.row.pending.len() - u64::from(tally.placed);
-        self.settle(visit, &tally, instances);
+        self.settle(visit, &tally, seen);
         tally
     }
 
@@ -432,9 +450,11 @@ mod lenders;
 mod preempt;
 mod quota;
 mod rounds;
+mod turns;
 
 pub(crate) use preempt::{FAILURES_MAX, HuntKey};
 use preempt::{Group, Hunt};
-use rounds::{AllDone, Round};
+use rounds::{AllDone, Done, Round};
+use turns::Next;
 #[cfg(test)]
 mod tests;

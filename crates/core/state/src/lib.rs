@@ -9,6 +9,7 @@ mod apply;
 mod backup;
 pub mod command;
 pub mod event;
+mod fair;
 pub mod invariants;
 pub mod lending;
 pub mod namespace;

@@ -146,8 +146,11 @@ impl ClusterState {
 
     /// Puts a live attempt in; what it holds is its namespace's use.
     pub(crate) fn insert_allocation(&mut self, row: AllocationRow) {
+        let name = self.namespace_of(row.id.job).cloned();
+        name.iter().for_each(|name| self.fold_use(name));
         self.count_allocation(&row);
         self.allocations.insert(row.id, Arc::new(row));
+        name.iter().for_each(|name| self.note_idle(name));
     }
 
     /// Changes a live attempt, which goes on holding what it holds.
@@ -169,8 +172,10 @@ impl ClusterState {
     pub(crate) fn remove_allocation(&mut self, id: AllocationId) -> Option<Arc<AllocationRow>> {
         let row = self.allocations.remove(&id)?;
         if let Some(name) = self.namespace_of(id.job).cloned() {
+            self.fold_use(&name);
             change_sum(&mut self.index.ending, &name, |sum| sum.minus(ending(&row)));
-            self.change_use(name, |used| used.minus(row.claim.amounts()));
+            change_sum(&mut self.index.usage, &name, |sum| sum.minus(row.claim.amounts()));
+            self.note_idle(&name);
         }
         Some(row)
     }
@@ -178,7 +183,7 @@ impl ClusterState {
     fn count_allocation(&mut self, row: &AllocationRow) {
         if let Some(name) = self.namespace_of(row.id.job).cloned() {
             change_sum(&mut self.index.ending, &name, |sum| sum.plus(ending(row)));
-            self.change_use(name, |used| used.plus(row.claim.amounts()));
+            change_sum(&mut self.index.usage, &name, |sum| sum.plus(row.claim.amounts()));
         }
     }
 
@@ -187,14 +192,14 @@ impl ClusterState {
         let one = Amounts::default().with(Resource::QueuedJobs, 1);
         let (was, is) = (before.filter(|row| is_queued(row)), after.filter(|row| is_queued(row)));
         match (was, is) {
-            (Some(was), None) => self.change_use(was.namespace().clone(), |used| used.minus(one)),
-            (None, Some(is)) => self.change_use(is.namespace().clone(), |used| used.plus(one)),
+            (Some(was), None) => {
+                change_sum(&mut self.index.usage, was.namespace(), |used| used.minus(one));
+            }
+            (None, Some(is)) => {
+                change_sum(&mut self.index.usage, is.namespace(), |used| used.plus(one));
+            }
             (Some(_), Some(_)) | (None, None) => {}
         }
-    }
-
-    fn change_use(&mut self, name: Name, change: impl FnOnce(Amounts) -> Amounts) {
-        change_sum(&mut self.index.usage, &name, change);
     }
 
     /// Sets what is set for a namespace; that something is guaranteed follows.
@@ -221,6 +226,7 @@ impl ClusterState {
         let rows = self.namespaces.values();
         let sure = rows.filter(|row| !row.spec.quota.guaranteed.is_empty());
         self.index.guaranteed = sure.map(|row| row.spec.name.clone()).collect();
+        self.rebuild_idle();
     }
 }
 

@@ -114,11 +114,10 @@ pub(super) const COMMAND: Keys =
 const QUOTA_LIMIT_KEYS: &[&str] =
     &["cpu", "gpu_memory", "gpus", "memory", "queued_jobs", "running_tasks", "submits_per_second"];
 pub(super) const NAMESPACE: Keys = Keys {
-    later: &["weight"],
     elsewhere: QUOTA_LIMIT_KEYS,
     elsewhere_is: "under `[quota.limit]`",
     of: "a namespace",
-    ..keys(&["description", "name", "quota", "range"])
+    ..keys(&["description", "name", "quota", "range", "weight"])
 };
 pub(super) const QUOTA: Keys = Keys {
     later: &["borrow"],

@@ -33,11 +33,14 @@ pub(crate) fn read_namespace(
     let description = description.and_then(|field| walk.text(&field).map(str::to_owned));
     let quota = walk.field(tree, "", "quota").map(|field| read_quota(&mut walk, &field));
     let range = walk.field(tree, "", "range").map(|field| read_range(&mut walk, &field));
+    let weight = walk.field(tree, "", "weight");
+    let weight = weight.and_then(|field| walk.integer(&field, 1, NamespaceSpec::WEIGHT_MAX));
     let spec = NamespaceSpec {
         name: name.unwrap_or_else(placeholder),
         description: description.unwrap_or_default(),
         quota: quota.unwrap_or_default(),
         range: range.unwrap_or_default(),
+        weight: weight.unwrap_or(NamespaceSpec::WEIGHT_DEFAULT),
     };
     check_sense(&mut walk, &spec, whole);
     walk.complaints.is_empty().then_some(spec)

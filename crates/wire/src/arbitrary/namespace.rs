@@ -34,11 +34,13 @@ fn range() -> impl Strategy<Value = LimitRange> {
 fn spec() -> impl Strategy<Value = NamespaceSpec> {
     let quota = (limit(), guarantee());
     let quota = quota.prop_map(|(limit, guaranteed)| Quota { limit, guaranteed });
-    (name(), text(), quota, range()).prop_map(|(name, description, quota, range)| NamespaceSpec {
+    let all = (name(), text(), quota, range(), any::<u32>());
+    all.prop_map(|(name, description, quota, range, weight)| NamespaceSpec {
         name,
         description,
         quota,
         range,
+        weight,
     })
 }
 

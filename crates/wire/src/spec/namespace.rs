@@ -10,12 +10,13 @@ use crate::problem::{Cause, Field, Problems};
 
 /// The message for what is set for a namespace.
 pub fn namespace_spec_to_proto(spec: &NamespaceSpec) -> v1::NamespaceSpec {
-    let NamespaceSpec { name, description, quota, range } = spec;
+    let NamespaceSpec { name, description, quota, range, weight } = spec;
     v1::NamespaceSpec {
         name: name.to_string(),
         description: description.clone(),
         quota: quota_to_proto(quota),
         range: range_to_proto(range),
+        weight: (*weight != NamespaceSpec::WEIGHT_DEFAULT).then_some(*weight),
     }
 }
 
@@ -94,6 +95,7 @@ pub(crate) fn read_namespace(
         description: proto.description,
         quota: Quota { limit: limit?, guaranteed },
         range: proto.range.map(range_from_proto).unwrap_or_default(),
+        weight: proto.weight.unwrap_or(NamespaceSpec::WEIGHT_DEFAULT),
     })
 }
 

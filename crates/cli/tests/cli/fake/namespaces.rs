@@ -29,6 +29,7 @@ fn research() -> Namespace {
                 gpus: Some(Bounds { max: Some(4_000), ..Bounds::default() }),
                 ..LimitRange::default()
             }),
+            weight: Some(20),
         }),
         version: 3,
         changed_at_ms: Some(1_790_000_000_000),
@@ -41,6 +42,8 @@ fn research() -> Namespace {
             queued_jobs: 12,
         }),
         stale_ms: None,
+        share_now_milli: 469,
+        share_lately_milli: 301,
     }
 }
 

@@ -31,8 +31,8 @@ impl<'a> Run<'_, 'a> {
             }
         };
         match why {
-            Some(_) => Tally { placed: 0, left: waiting, why },
-            None => Tally { placed: visit.task.count, left: 0, why },
+            Some(_) => Tally { left: waiting, why, ..Tally::default() },
+            None => Tally { placed: visit.task.count, ..Tally::default() },
         }
     }
 

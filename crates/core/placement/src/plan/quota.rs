@@ -17,9 +17,9 @@ impl<'a> Run<'_, 'a> {
         let before = self.done_before(visit);
         if !before.instances.is_empty() {
             let (placed, why) = (before.placed, before.why);
-            return Tally { placed, left: left - u64::from(placed), why };
+            return Tally { placed, left: left - u64::from(placed), why, ..Tally::default() };
         }
-        let nothing = Tally { placed: 0, left, why: None };
+        let nothing = Tally { left, ..Tally::default() };
         let Some(visit) = self.of_round(visit, visit.task.count) else { return nothing };
         let is_whole = left == u64::from(visit.task.count);
         // What is kept for it counts already.
@@ -45,6 +45,8 @@ impl<'a> Run<'_, 'a> {
     pub(super) fn count_handed(&mut self, job: JobId, claim: &Claim) {
         if let Some(job) = self.view.jobs().get(&job) {
             self.rooms.take(self.view, job.namespace(), claim.amounts());
+            let shares = self.shares.iter_mut();
+            shares.for_each(|shares| shares.take(job.namespace(), claim.amounts()));
         }
     }
 
@@ -52,6 +54,8 @@ impl<'a> Run<'_, 'a> {
     pub(super) fn count_back(&mut self, job: JobId, claim: &Claim) {
         if let Some(job) = self.view.jobs().get(&job) {
             self.rooms.give_back(job.namespace(), claim.amounts());
+            let shares = self.shares.iter_mut();
+            shares.for_each(|shares| shares.give_back(job.namespace(), claim.amounts()));
         }
     }
 }

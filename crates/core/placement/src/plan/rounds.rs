@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_model::{JobId, JobKind, TaskIndex};
 use berth_state::{QueueKey, Right};
 
+use super::turns::Next;
 use super::{Run, Tally, Visit};
 use crate::report::Why;
 
@@ -20,7 +21,7 @@ pub(super) enum Round {
     Lent,
 }
 
-/// What the first round came to for a task, so that the second leaves it alone.
+/// What earlier visits came to for a task, so that the next leaves it alone.
 #[derive(Default)]
 pub(super) struct Done {
     pub instances: BTreeSet<u32>,
@@ -52,15 +53,6 @@ impl<'a> Run<'_, 'a> {
         self.pass(tasks.into_iter().filter(|key| !is_daemon(key)));
     }
 
-    fn pass(&mut self, tasks: impl Iterator<Item = QueueKey>) {
-        for key in tasks {
-            if self.meter.exhausted || !self.meter.spend() {
-                break;
-            }
-            self.visit(key);
-        }
-    }
-
     /// The visit as it asks for so many instances at once; `None` if they are not for this round.
     pub(super) fn of_round(&mut self, visit: Visit<'a>, count: u32) -> Option<Visit<'a>> {
         let right = match self.round {
@@ -73,15 +65,16 @@ impl<'a> Run<'_, 'a> {
         is_for_it.then_some(Visit { right, ..visit })
     }
 
-    /// What the first round did for a task.
+    /// What earlier visits did for a task.
     pub(super) fn done_before(&mut self, visit: Visit<'a>) -> Done {
         let task = (visit.key.job, visit.key.task);
         self.done.remove(&task).unwrap_or_default()
     }
 
-    /// What is told of a visit, or kept for the second round.
+    /// Remembers what came of a visit, if the task is visited again.
     pub(super) fn settle(&mut self, visit: Visit<'a>, tally: &Tally, instances: BTreeSet<u32>) {
-        if self.round == Round::Sure && !instances.is_empty() {
+        let is_over = self.round != Round::Sure && tally.next == Next::Done;
+        if !is_over && !instances.is_empty() {
             let (placed, why) = (tally.placed, tally.why);
             let task = (visit.key.job, visit.key.task);
             self.done.insert(task, Done { instances, placed, why });

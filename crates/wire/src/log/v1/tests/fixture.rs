@@ -179,6 +179,7 @@ fn namespace() -> NamespaceSpec {
             ..Quota::default()
         },
         range: LimitRange([(Resource::Gpus, bounds)].into()),
+        weight: NamespaceSpec::WEIGHT_DEFAULT,
     }
 }
 
@@ -188,7 +189,7 @@ fn guarantee() -> Guarantee {
 
 fn guaranteed() -> Command {
     let quota = Quota { guaranteed: guarantee(), ..Quota::default() };
-    let spec = NamespaceSpec { quota, ..NamespaceSpec::new(name("research")) };
+    let spec = NamespaceSpec { quota, weight: 20, ..NamespaceSpec::new(name("research")) };
     Command::ApplyNamespace { spec: Arc::new(spec), if_version: None }
 }
 

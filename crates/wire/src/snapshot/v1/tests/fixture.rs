@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use berth_model::node::DeviceUse;
 use berth_model::{
-    AllocationId, AllocationState, Attempt, Bounds, Claim, Constraints, CpuMilli, Device,
-    DeviceClaim, DeviceHealth, Drain, DurationMs, GangSeat, Grant, Guarantee, InstanceIndex, JobId,
-    JobKind, JobSpec, JobState, JoinGrant, Limit, LimitRange, Machine, MemoryBytes, Name,
-    NamespaceSpec, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortClaim, PortRange, Quota,
-    RangeSet, Resource, Role, Scope, ShareMilli, SpecDigest, StartPhase, StateMs, StopIntent,
-    TaskIndex, TaskSpec, TokenId, WallMs,
+    AllocationId, AllocationState, Attempt, AverageUse, Bounds, Claim, Constraints, CpuMilli,
+    Device, DeviceClaim, DeviceHealth, Drain, DurationMs, GangSeat, Grant, Guarantee,
+    InstanceIndex, JobId, JobKind, JobSpec, JobState, JoinGrant, Limit, LimitRange, Machine,
+    MemoryBytes, Name, NamespaceSpec, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortClaim,
+    PortRange, Quota, RangeSet, Resource, Role, Scope, ShareMilli, SpecDigest, StartPhase, StateMs,
+    StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
@@ -74,6 +74,8 @@ pub(super) fn rows() -> Vec<Stored> {
     rows.push(with_a_kept_place());
     rows.push(namespace());
     rows.push(guaranteed());
+    let average = AverageUse { at: StateMs(77), fine: [1 << 33, 1 << 40, 3, 4] };
+    rows.push(Stored::Average(name("sure"), Arc::new(average)));
     rows
 }
 
@@ -88,6 +90,7 @@ fn namespace() -> Stored {
             ..Quota::default()
         },
         range: LimitRange([(Resource::Gpus, bounds)].into()),
+        weight: NamespaceSpec::WEIGHT_DEFAULT,
     };
     Stored::Namespace(Arc::new(NamespaceRow { spec, version: 3, changed_at: WallMs(12) }))
 }
@@ -95,7 +98,7 @@ fn namespace() -> Stored {
 fn guaranteed() -> Stored {
     let amounts = Guarantee::RESOURCES.into_iter().zip(900..).collect();
     let quota = Quota { guaranteed: Guarantee { amounts }, ..Quota::default() };
-    let spec = NamespaceSpec { quota, ..NamespaceSpec::new(name("sure")) };
+    let spec = NamespaceSpec { quota, weight: 20, ..NamespaceSpec::new(name("sure")) };
     Stored::Namespace(Arc::new(NamespaceRow { spec, version: 1, changed_at: WallMs(13) }))
 }
 
