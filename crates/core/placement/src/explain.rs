@@ -14,6 +14,7 @@ use crate::places::places_now;
 use crate::plan::plan_jobs;
 use crate::reasons::{Reason, node_reasons, own_hindrances, uncovered, waiting_count};
 use crate::soft::SoftView;
+use crate::sure::help;
 use crate::urgency::priority_enough;
 
 /// Live allocations that an explanation shows; the rest are counted.
@@ -177,8 +178,13 @@ fn add_help(
             ));
         });
     }
+    let sure = help(view, soft, now, (row, explanation.task));
+    let sure = sure.filter(|_| hindrance.is_none() && !fits_now);
+    sure.iter().for_each(|help| explanation.smallest_change.push_str(&help.words));
     if explanation.position.is_some() {
-        explanation.expected_start = expected_start(view, soft, now, task);
+        let taken_back = sure.and_then(|help| help.starts_by);
+        explanation.expected_start =
+            expected_start(view, soft, now, task).into_iter().chain(taken_back).min();
     }
 }
 

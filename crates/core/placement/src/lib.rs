@@ -38,6 +38,7 @@ mod roster;
 mod scarcity;
 mod search;
 pub mod soft;
+mod sure;
 mod terms;
 mod unusable;
 mod urgency;

@@ -60,7 +60,7 @@ impl Rooms {
     }
 
     /// What one instance takes of what the quota counts.
-    fn asked(&mut self, view: &ClusterState, quota: &Quota, task: &TaskSpec) -> Amounts {
+    pub fn asked(&mut self, view: &ClusterState, quota: &Quota, task: &TaskSpec) -> Amounts {
         let least = task.amounts_least();
         let counts = |amounts: &BTreeMap<Resource, u64>| amounts.contains_key(&Resource::GpuMemory);
         let Some(gpu) = &task.gpu else { return least };

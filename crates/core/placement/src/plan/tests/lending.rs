@@ -1,12 +1,15 @@
 //! What is lent is given back, to whom it is guaranteed, and no more of it than is.
 
-use berth_model::{Amounts, Gang, Guarantee, Name, NamespaceSpec, Preemption, Resource};
+use berth_model::{
+    Amounts, Gang, Guarantee, Name, NamespaceSpec, Preemption, Resource, StopPolicy,
+};
 use berth_state::{Reply, Reservation, invariants};
 use proptest::prelude::*;
 
 use super::preemption::{by_exhaustion, reserve, run_for};
 use super::reference::exit;
 use super::*;
+use crate::explain::explain;
 use crate::fixture::share_task;
 use crate::victims::Price;
 
@@ -145,6 +148,45 @@ fn what_has_just_begun_is_taken_back_when_it_has_run_for_long_enough() {
     };
     assert!(ends.since(began) <= DurationMs::from_secs(600), "{ends:?}");
     assert!(ends.since(began) >= DurationMs::from_secs(598), "{ends:?}");
+}
+
+#[test]
+fn what_waits_is_told_when_it_comes_back_or_what_would_bring_it() {
+    let mut cluster = Cluster::with_nodes([gpu_node(4)]);
+    guarantee(&mut cluster, "a", 2000);
+    guarantee(&mut cluster, "b", 1000);
+    let stop = StopPolicy { grace: DurationMs(7_000), ..gpu_task(1).stop };
+    let lent = TaskSpec { stop, ..gpu_task(1) };
+    let min_run = DurationMs::from_secs(90);
+    let preemption = Preemption { min_run, ..Preemption::default() };
+    cluster.submit(JobSpec { preemption, ..of("b", 50, counted(4, lent)) });
+    run_for(&mut cluster, 20_000);
+    let two = cluster.submit(of("a", 50, gpu_task(2)));
+    let told = |cluster: &Cluster, job| {
+        explain(&cluster.state, &SoftView::default(), cluster.now, job).unwrap()
+    };
+    let said = told(&cluster, two);
+    let back = "free 2 more GPU on node node-1; or nothing: namespace `a` is sure of it, and \
+                others to whom it is lent are asked to end in 70 s";
+    assert_eq!(said.smallest_change, back);
+    assert_eq!(said.expected_start, Some(cluster.now.after(DurationMs(77_000))));
+    cluster.now = cluster.now.after(DurationMs(69_999));
+    assert!(plan_all(&cluster).reservations.is_empty());
+    cluster.now = cluster.now.after(DurationMs(1));
+    settle(&mut cluster);
+    assert_eq!(gpus_of(&cluster, "a"), 2000);
+    // Beyond its guarantee; with more of that others could still give one.
+    let one = cluster.submit(of("a", 50, gpu_task(1)));
+    let change = "priority 60, so that less urgent work ends for it; or 3 instead of 2 GPUs \
+                  guaranteed to namespace `a`";
+    let said = told(&cluster, one).smallest_change;
+    assert_eq!(said, format!("free 1 more GPU on node node-1; or {change}"));
+    assert!(plan_all(&cluster).reservations.is_empty());
+    guarantee(&mut cluster, "a", 3000);
+    assert_eq!(plan_all(&cluster).reservations.len(), 1, "what is named is enough");
+    let two = cluster.submit(of("a", 50, gpu_task(2)));
+    let said = told(&cluster, two).smallest_change;
+    assert_eq!(said, "free 2 more GPU on node node-1", "nobody could give two");
 }
 
 /// GPUs of one node that hold what namespaces hold, by turns.
