@@ -19,6 +19,7 @@ use crate::host::Host;
 use crate::oracle::Exit;
 use crate::rng::Rng;
 use crate::session::ToAgent;
+use crate::work::GPUS_OF_A_NODE_MAX;
 use crate::world::{Event, MILLI, World, now};
 
 pub enum AgentEvent {
@@ -108,7 +109,7 @@ pub struct Agent {
 
 impl Agent {
     pub fn new(index: usize, rng: &mut Rng) -> Agent {
-        let gpus = u32::try_from(rng.range(3, 4)).unwrap();
+        let gpus = u32::try_from(rng.range(3, GPUS_OF_A_NODE_MAX)).unwrap();
         let device = |number: u32| {
             Device::new(format!("GPU-{index}-{number}"), number, "H100", MemoryBytes(80 << 30))
         };

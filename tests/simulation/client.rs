@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use berth_model::{JobId, NodeId, SpecDigest, StateMs};
+use berth_model::{JobId, Name, NodeId, SpecDigest, StateMs};
 use berth_raft::{ReadError, Runtime};
 use berth_state::{Command, JobChange, Purpose, Refusal, Reply, SubmitJob};
 use openraft_rt_sim::SimRuntime;
@@ -223,8 +223,9 @@ impl World {
             return self.reply(index, op, scheduler, None);
         }
         let view = self.schedulers[&scheduler].view();
-        let namespace = work::name("default");
-        let seen = |key: &String| view.keys().contains(&(namespace.clone(), key.clone()));
+        let names = work::NAMESPACES.map(work::name);
+        let is_in = |name: &Name, key: &String| view.keys().contains(&(name.clone(), key.clone()));
+        let seen = |key: &String| names.iter().any(|name| is_in(name, key));
         if let Some(key) = keys.iter().find(|key| !seen(key)) {
             let (key, at) = (key.clone(), view.applied_index());
             self.violated(format!("a read of scheduler {scheduler} at {at} does not see {key}"));

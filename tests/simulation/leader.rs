@@ -23,6 +23,7 @@ use crate::plan::{Plan, Wall};
 use crate::rng::Rng;
 use crate::scheduler::CLUSTER;
 use crate::session::Served;
+use crate::work;
 use crate::world::{Event, MILLI, SECOND, World, now};
 
 const TICK_US: u64 = 250 * MILLI;
@@ -145,7 +146,9 @@ impl World {
         self.count("terms begun");
         self.note(|| format!("scheduler {id} leads term {number}"));
         if view.cluster().id == [0; 16] {
-            let commands = vec![Command::Found { cluster_id: CLUSTER, security: None }];
+            let found = Command::Found { cluster_id: CLUSTER, security: None };
+            let spec = Arc::new(work::guarantee(self.plan.agents));
+            let commands = vec![found, Command::ApplyNamespace { spec, if_version: None }];
             self.wish(id, Wish { who: Who::Nobody, commands });
         }
         self.at(TICK_US, Event::Tick(id, number));

@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
-    AllocationId, EndCause, EndReport, InstanceIndex, JobId, JobKind, NodeId, Outcome, TaskIndex,
+    AllocationId, EndCause, EndReport, InstanceIndex, JobId, JobKind, Name, NodeId, Outcome,
+    TaskIndex,
 };
 use berth_state::{Applied, ClusterState, Command, Entry, EventKind, Reply, invariants};
 use berth_wire::log::v1 as log;
 
 use crate::rng::Fold;
+use crate::work;
 
 /// How a process truly ended.
 #[derive(Clone, Copy, Debug)]
@@ -194,6 +196,9 @@ impl Oracle {
                         self.violated(format!("entry {index}: {id} is back, which has succeeded"));
                     }
                 }
+                (EventKind::AllocationStopping { reason }, _) if reason.contains("guaranteed") => {
+                    self.count("workers ended for a guarantee");
+                }
                 (EventKind::RetryScheduled { .. }, _) => self.count("retries"),
                 (EventKind::PlaceReserved { .. }, Some(id)) => {
                     let of_gang = state.is_gang(id.job, id.task);
@@ -299,12 +304,13 @@ impl Oracle {
     /// Everything acknowledged by now is in the state of any entry from here
     /// on.
     fn check_acknowledged(&mut self, index: u64, state: &ClusterState) {
-        let namespace = berth_model::Name::new("default").unwrap();
+        let names = work::NAMESPACES.map(work::name);
         let missing: Vec<String> = self
             .acknowledged
             .iter()
             .filter(|(key, (job, _))| {
-                let row = state.keys().get(&(namespace.clone(), (*key).clone()));
+                let row = |name: &Name| state.keys().get(&(name.clone(), (*key).clone()));
+                let row = names.iter().find_map(row);
                 row.is_none_or(|row| row.job != *job) || state.jobs().get(job).is_none()
             })
             .map(|(key, _)| key.clone())

@@ -20,7 +20,7 @@ const PROGRESS_US: u64 = 150 * SECOND;
 
 /// What a suite of many seeds must have seen, or its faults are not drawn any
 /// more.
-const EXPECTED: [&str; 54] = [
+const EXPECTED: [&str; 55] = [
     "agents crashed",
     "agents cut off",
     "allocations given up",
@@ -56,6 +56,7 @@ const EXPECTED: [&str; 54] = [
     "places kept",
     "places of gangs kept",
     "places kept no longer",
+    "workers ended for a guarantee",
     "power cuts",
     "processes started",
     "proposals refused",

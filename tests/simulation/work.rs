@@ -4,8 +4,8 @@
 
 use berth_model::{
     ArraySpec, Constraints, CpuMilli, DurationMs, Gang, GpuRequest, HealthCheck, HealthProbe,
-    JobKind, JobSpec, MemoryBytes, Name, OnReturn, Policy, Preemption, RestartPolicy, ShareMilli,
-    StopPolicy, TaskSpec,
+    JobKind, JobSpec, MemoryBytes, Name, NamespaceSpec, OnReturn, Policy, Preemption, Resource,
+    RestartPolicy, ShareMilli, StopPolicy, TaskSpec,
 };
 
 use crate::rng::Rng;
@@ -15,6 +15,7 @@ pub fn name(text: &str) -> Name {
 }
 
 const ENDLESS_MS: u64 = 1_000_000;
+pub const GPUS_OF_A_NODE_MAX: u64 = 4;
 
 fn job(rng: &mut Rng, kind: JobKind, text: &str, worker: [u64; 3]) -> JobSpec {
     let numbers = worker.iter().map(u64::to_string);
@@ -68,7 +69,22 @@ pub fn batch(rng: &mut Rng, text: &str, nodes: usize) -> JobSpec {
     });
     task.restart.attempts = Some(rng.pick(&[0, 1, 3]));
     task.time_limit = rng.chance(60).then_some(DurationMs(2_000));
+    if spec.priority.is_multiple_of(3) {
+        spec.namespace = name(SURE);
+    }
     gang(spec, nodes)
+}
+
+/// A namespace that is sure of every GPU, and takes them back from all others.
+const SURE: &str = "sure";
+pub const NAMESPACES: [&str; 2] = ["default", SURE];
+
+/// What is set for it in a cluster of so many nodes.
+pub fn guarantee(nodes: usize) -> NamespaceSpec {
+    let mut spec = NamespaceSpec::new(name(SURE));
+    let gpu_milli = nodes as u64 * GPUS_OF_A_NODE_MAX * 1_000;
+    spec.quota.guaranteed.amounts.insert(Resource::Gpus, gpu_milli);
+    spec
 }
 
 /// Half of those that can be are gangs, none larger than what is sure to be free at one moment
