@@ -76,8 +76,8 @@ pub(crate) struct Run<'p, 'a> {
     dead: BTreeSet<FitKey>,
     /// The same of gangs, with the fewest members for which it was found.
     dead_gangs: BTreeMap<FitKey, u32>,
-    /// Of the last job whose policy looks at its own instances. Its tasks are neighbours in the
-    /// queue, so what this plan hands out for it is counted until they are done.
+    /// Of the last job whose policy looks at its own instances, with what this plan has handed out
+    /// for it.
     census: Option<Census>,
     placements: Vec<Placement>,
     /// Of each of the placements.
@@ -395,7 +395,12 @@ impl<'p, 'a> Run<'p, 'a> {
         let job = visit.key.job;
         let wanted = terms_of(policy, visit.task).contains(&Term::OnNode);
         if wanted && self.census.as_ref().is_none_or(|census| census.job != job) {
-            self.census = Some(Census::of(self.view, job));
+            let mut census = Census::of(self.view, job);
+            // What an earlier turn of it was given.
+            let given = self.placements.iter().filter(|placement| placement.job == job);
+            let given = given.filter_map(|placement| self.roster.position_of(placement.node));
+            given.for_each(|position| census.add(&self.roster.host(position).row));
+            self.census = Some(census);
         } else if !wanted {
             self.census = None;
         }

@@ -61,6 +61,25 @@ fn what_is_idle_is_shared_by_weight() {
 }
 
 #[test]
+fn a_job_that_is_spread_remembers_its_earlier_turns() {
+    let mut cluster = Cluster::with_nodes((0..3).map(|_| gpu_node(16)));
+    // The third node comes last in each turn.
+    let constraints = Constraints { node: Some(name("node-3")), ..Constraints::default() };
+    cluster.submit(JobSpec { constraints, ..of("a", 4) });
+    cluster.place(plan_all(&cluster).placements);
+    for namespace in ["a", "b"] {
+        cluster.submit(JobSpec { policy: Policy::Spread, ..of(namespace, 16) });
+    }
+    let outcome = plan_all(&cluster);
+    let mut each: BTreeMap<(JobId, NodeId), usize> = BTreeMap::new();
+    for placement in &outcome.placements {
+        *each.entry((placement.job, placement.node)).or_default() += 1;
+    }
+    assert_eq!(each.len(), 6);
+    assert!(each.values().all(|count| (5..=6).contains(count)), "{each:?}");
+}
+
+#[test]
 fn in_a_namespace_and_between_equals_the_queue_decides() {
     let mut cluster = Cluster::with_nodes([gpu_node(3)]);
     let low = cluster.submit(JobSpec { priority: 40, ..of("a", 1) });
