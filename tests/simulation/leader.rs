@@ -444,10 +444,8 @@ fn commands_of(outcome: PlanOutcome) -> Vec<Command> {
     let chunks = outcome.placements.chunks(PLACEMENTS_IN_COMMAND_MAX);
     let place = |placements: &[Placement]| Command::Place { placements: placements.to_vec() };
     let mut commands: Vec<Command> = chunks.map(place).collect();
-    let reservations = outcome.reservations;
-    if !reservations.is_empty() {
-        commands.push(Command::Reserve { reservations });
-    }
+    let kept = Some(outcome.reservations).filter(|kept| !kept.is_empty());
+    commands.extend(kept.map(|reservations| Command::Reserve { reservations }));
     commands
 }
 
@@ -464,6 +462,7 @@ fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         | Command::StopAwaiting
         | Command::Unreserve { .. }
         | Command::SetSchedulable { .. }
+        | Command::SetGuards { .. }
         | Command::SetDevicePurpose { .. }
         | Command::ApplyNamespace { .. }
         | Command::DeleteNamespace { .. } => true,

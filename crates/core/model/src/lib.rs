@@ -8,6 +8,7 @@ pub mod access;
 pub mod artifact;
 pub mod fits;
 pub mod gang;
+pub mod guard;
 pub mod ids;
 pub mod limit_range;
 pub mod limits;
@@ -28,6 +29,7 @@ pub use access::{
 pub use artifact::{Artifact, Checksum, Location, Scheme, shown_source};
 pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, may_stay, open_devices};
 pub use gang::{GANG_MEMBERS_MAX, GANG_PLAN_BYTES_MAX, Gang, GangSeat};
+pub use guard::{Guards, Shut};
 pub use ids::{AllocationId, Attempt, InstanceIndex, JobId, NodeId, ParseIdError, TaskIndex};
 pub use limit_range::{Bound, Bounds, LeftOut, LimitRange, OutOfRange};
 pub use limits::{Limits, QualityClass};

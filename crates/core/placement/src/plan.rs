@@ -124,7 +124,7 @@ struct Visit<'a> {
 
 impl<'a> Visit<'a> {
     fn request(&self) -> Request<'a> {
-        Request { task: self.task, constraints: &self.job.spec.constraints }
+        Request { task: self.task, constraints: &self.job.spec.constraints, kind: self.job.kind() }
     }
 
     fn allocation(&self, view: &ClusterState, instance: u32) -> AllocationId {

@@ -10,6 +10,7 @@ mod backup;
 pub mod command;
 pub mod event;
 pub mod invariants;
+pub mod movable;
 pub mod namespace;
 pub mod query;
 pub mod refusal;

@@ -228,7 +228,8 @@ fn a_part_of_a_gpu_is_taken_from_the_one_who_loses_least() {
 fn by_exhaustion(cluster: &Cluster, job: JobId, ended: &BTreeSet<AllocationId>) -> Option<Price> {
     let (view, now) = (&cluster.state, cluster.now);
     let job = view.jobs().get(&job).unwrap();
-    let request = Request { task: &job.spec.tasks[0], constraints: &job.spec.constraints };
+    let (task, constraints) = (&job.spec.tasks[0], &job.spec.constraints);
+    let request = Request { task, constraints, kind: job.kind() };
     let of_node = |node: &Arc<NodeRow>| {
         let awaited: BTreeSet<_> =
             node.reservations.iter().flat_map(|one| one.awaits.clone()).collect();
