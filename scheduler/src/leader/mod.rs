@@ -8,6 +8,7 @@ mod backlog;
 mod batch;
 pub mod clock;
 mod cuts;
+mod guarding;
 mod line;
 pub mod members;
 mod mix;
@@ -23,7 +24,7 @@ use berth_model::{DurationMs, NodeId, StateMs};
 use berth_placement::{NodeLoad, SoftView};
 use berth_proto::v1;
 use berth_raft::{ProductionNode, ProposeError};
-use berth_reconcile::{LivenessRules, SoftState};
+use berth_reconcile::{GuardRules, HostUse, HostWatch, LivenessRules, SoftState};
 use berth_state::{Command, Refusal, Reply};
 use berth_wire::log::v1 as log;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -64,6 +65,7 @@ pub struct Leader {
     pub term: u64,
     pub clock: Clock,
     pub rules: LivenessRules,
+    pub guards: GuardRules,
     node: Node,
     pub published: Arc<Published>,
     wishes: mpsc::Sender<Wish>,
@@ -79,6 +81,8 @@ pub struct Leader {
 /// What the leader knows without the log.
 struct Soft {
     heard: SoftState,
+    /// How much of their hosts is in use.
+    hosts: HostWatch,
     loads: SoftView,
     /// What agents last measured of their devices.
     devices: BTreeMap<NodeId, Arc<[v1::DeviceSample]>>,
@@ -90,6 +94,7 @@ struct Soft {
 #[derive(Clone, Copy, Debug)]
 pub struct LeaderSettings {
     pub rules: LivenessRules,
+    pub guards: GuardRules,
     /// Jobs that each namespace may submit in a second.
     pub submits_per_second: Option<NonZeroU32>,
 }
@@ -103,11 +108,12 @@ impl Leader {
         published: Arc<Published>,
         settings: LeaderSettings,
     ) -> Arc<Leader> {
-        let LeaderSettings { rules, submits_per_second } = settings;
+        let LeaderSettings { rules, guards, submits_per_second } = settings;
         let (wishes, queue) = mpsc::channel(WISHES_MAX);
         let clock = Clock::from(published.view().cluster().state_ms);
         let soft = Soft {
             heard: SoftState::new(clock.now()),
+            hosts: HostWatch::new(clock.now()),
             loads: SoftView::default(),
             devices: BTreeMap::new(),
             turned_away: BTreeMap::new(),
@@ -116,6 +122,7 @@ impl Leader {
             term,
             clock,
             rules,
+            guards,
             node,
             published,
             wishes,
@@ -208,10 +215,24 @@ impl Leader {
         (ago <= TURNED_AWAY_SHOWN).then_some((reason, ago.0))
     }
 
-    pub fn set_load(&self, node: NodeId, load: NodeLoad, devices: Vec<v1::DeviceSample>) {
+    pub fn set_load(
+        &self,
+        node: NodeId,
+        load: NodeLoad,
+        host: HostUse,
+        devices: Vec<v1::DeviceSample>,
+    ) {
+        let now = self.clock.now();
         let mut soft = self.soft();
+        soft.hosts.hear(node, host, &self.guards, now);
         soft.loads.loads.insert(node, Arc::new(load));
         soft.devices.insert(node, devices.into());
+    }
+
+    /// How much of a node's processors and memory is in use, in percent.
+    pub fn host_used_percent(&self, node: NodeId) -> (Option<u8>, Option<u8>) {
+        let now = self.clock.now();
+        self.soft().hosts.used_percent(node, now)
     }
 
     /// What a node's agent last measured of its devices.

@@ -282,6 +282,9 @@ fn shown(row: &NodeRow, leader: Option<&Leader>) -> v1::Node {
         // Of a node that is silent nothing is known.
         if row.state == NodeState::Ready {
             measured(&mut node.devices, &leader.device_samples(row.id));
+            let (cpu, memory) = leader.host_used_percent(row.id);
+            node.cpu_used_percent = cpu.map(u32::from);
+            node.memory_used_percent = memory.map(u32::from);
         }
     }
     node
