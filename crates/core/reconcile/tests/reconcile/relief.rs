@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
-    AllocationId, CpuMilli, DurationMs, Gang, JobKind, JobSpec, Limits, MemoryBytes, NodeId,
-    Preemption, QualityClass, StateMs, StopIntent,
+    AllocationId, Attempt, Claim, CpuMilli, DurationMs, Gang, InstanceIndex, JobKind, JobSpec,
+    Limits, MemoryBytes, NodeId, PortClaim, Preemption, QualityClass, StateMs, StopIntent,
+    TaskIndex,
 };
 use berth_reconcile::{GuardRules, HostUse, HostWatch, reliefs};
-use berth_state::{Command, Purpose};
+use berth_state::{Command, Placement, Purpose, ScoreParts};
 use proptest::prelude::*;
 
-use crate::world::{World, job, stopped};
+use crate::world::{World, job, name, stopped};
 
 const BEAT_MS: u64 = 2_000;
 
@@ -192,7 +193,14 @@ fn a_gang_is_left_alone() {
     let mut spec = movable("gang", 50, QualityClass::BestEffort);
     spec.tasks[0].gang = Some(Gang {});
     let id = hosts.world.submit(spec);
-    hosts.world.run(id, 0, 1);
+    let member = AllocationId::first_of(id, TaskIndex(0), InstanceIndex(0));
+    let member = AllocationId { attempt: Attempt::FIRST, ..member };
+    let ports = vec![PortClaim { name: name("master"), port: 20_000 }];
+    let claim = Claim { ports, ..Claim::default() };
+    let placement = Placement::new(member, NodeId(1), claim, ScoreParts::default());
+    hosts.world.one(Command::Place { placements: vec![placement] }).unwrap();
+    hosts.world.ready(member);
+    assert!(hosts.world.is_live(member));
     assert_eq!(hosts.beats(20, 99), []);
 }
 
