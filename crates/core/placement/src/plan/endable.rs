@@ -109,7 +109,8 @@ impl<'a> Run<'_, 'a> {
                 | NotAVictim::Daemon
                 | NotAVictim::TooUrgent { .. }
                 | NotAVictim::Awaited
-                | NotAVictim::Elsewhere,
+                | NotAVictim::Elsewhere
+                | NotAVictim::Stays(_),
             ) => Err(None),
         }
     }

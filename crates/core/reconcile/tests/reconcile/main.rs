@@ -6,6 +6,7 @@ mod drain;
 mod guards;
 mod liveness;
 mod lives;
+mod moves;
 mod relief;
 mod retention;
 mod rolling;

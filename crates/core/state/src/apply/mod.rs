@@ -9,6 +9,7 @@ mod fences;
 mod gangs;
 mod index;
 mod jobs;
+mod moves;
 mod namespaces;
 mod nodes;
 mod observe;

@@ -19,7 +19,7 @@ use super::world::{World, exited, job, join_token, name, proof, submit};
 use crate::reservation::may_end;
 use crate::{
     AllocationRow, ClusterState, Command, JobChange, JobRow, NewToken, Observation, Observed,
-    Purpose, Seat, Stock,
+    Purpose, Reservation, Seat, Stock,
 };
 
 #[derive(Clone, Debug)]
@@ -29,6 +29,7 @@ enum Move {
     Place { job: u8, instance: u32, node: u8, steal: bool },
     Observe { allocation: u8, what: u8, other_node: bool },
     Reserve { job: u8, instance: u32, node: u8, awaits: u8, drop: bool },
+    Elsewhere { allocation: u8, node: u8 },
     Stop { allocation: u8, intent: u8 },
     Node { node: u8, what: u8 },
     Scheduler { which: u8, what: u8 },
@@ -51,6 +52,8 @@ fn moves() -> impl Strategy<Value = Move> {
         }),
         6 => (any::<u8>(), 0..5u32, 0..4u8, any::<u8>(), proptest::bool::weighted(0.1))
             .prop_map(|(job, instance, node, awaits, drop)| Move::Reserve { job, instance, node, awaits, drop }),
+        4 => (any::<u8>(), 0..4u8)
+            .prop_map(|(allocation, node)| Move::Elsewhere { allocation, node }),
         1 => (any::<u8>(), 0..6u8)
             .prop_map(|(allocation, intent)| Move::Stop { allocation, intent }),
         2 => (0..4u8, 0..8u8).prop_map(|(node, what)| Move::Node { node, what }),
@@ -115,6 +118,13 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             let of_gang = pick(&waiting_gangs(world), job).filter(|_| awaits & 1 == 1);
             let (job, node) = (of_gang.or_else(|| pick(&jobs, job))?, pick(&nodes, node)?);
             reserve_command(world, (job, instance), node, (!drop).then_some(awaits))
+        }
+        Move::Elsewhere { allocation, node } => {
+            let mover = pick(&live, allocation)?;
+            let mut placement = world.placement(mover.job, mover.instance.0, pick(&nodes, node)?);
+            placement.attempt = world.state.attempt_after(mover)?;
+            let kept = Reservation { placement, awaits: vec![mover] };
+            Some(Command::Reserve { reservations: vec![kept.clone(), kept] })
         }
         Move::Stop { allocation, intent } => {
             use StopIntent as S;

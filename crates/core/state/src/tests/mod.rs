@@ -8,6 +8,7 @@ mod gang_places;
 mod gangs;
 mod jobs;
 mod lives;
+mod moves;
 mod namespaces;
 mod nodes;
 mod orphans;
