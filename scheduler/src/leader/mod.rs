@@ -27,7 +27,7 @@ use berth_raft::{ProductionNode, ProposeError};
 use berth_reconcile::{GuardRules, HostUse, HostWatch, LivenessRules, SoftState};
 use berth_state::{Command, Refusal, Reply};
 use berth_wire::log::v1 as log;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -75,6 +75,8 @@ pub struct Leader {
     members_wake: Notify,
     backlog: Backlog,
     pub admission: Arc<Admission>,
+    /// Whose turn it is to begin moves.
+    pub defrags: Arc<Semaphore>,
     pub ended: CancellationToken,
 }
 
@@ -131,6 +133,7 @@ impl Leader {
             members_wake: Notify::new(),
             backlog: Backlog::default(),
             admission: Arc::new(Admission::new(submits_per_second)),
+            defrags: Arc::new(Semaphore::new(1)),
             ended: CancellationToken::new(),
         });
         info!(term, "leading");

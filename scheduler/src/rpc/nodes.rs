@@ -113,6 +113,15 @@ impl v1::nodes_server::Nodes for NodesService {
             self.0.plan_defrag(granted, leader, asked)
         })
     }
+
+    async fn defrag(
+        &self,
+        request: Request<v1::DefragRequest>,
+    ) -> Result<Response<v1::DefragReply>, Status> {
+        at_leader!(self.0, request, NodesClient::defrag, |leader, granted, asked| {
+            self.0.defrag(granted, leader, asked)
+        })
+    }
 }
 
 impl NodesService {
