@@ -16,6 +16,7 @@ use super::namespaces::limits;
 use super::reservations::reservation;
 use super::restores::{restored, stock_of, take_stock};
 use super::world::{World, exited, job, join_token, name, proof, submit};
+use crate::movable::may_move;
 use crate::reservation::may_end;
 use crate::{
     AllocationRow, ClusterState, Command, JobChange, JobRow, NewToken, Observation, Observed,
@@ -120,11 +121,7 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             reserve_command(world, (job, instance), node, (!drop).then_some(awaits))
         }
         Move::Elsewhere { allocation, node } => {
-            let mover = pick(&live, allocation)?;
-            let mut placement = world.placement(mover.job, mover.instance.0, pick(&nodes, node)?);
-            placement.attempt = world.state.attempt_after(mover)?;
-            let kept = Reservation { placement, awaits: vec![mover] };
-            Some(Command::Reserve { reservations: vec![kept.clone(), kept] })
+            elsewhere_command(world, (&live, allocation), (&nodes, node))
         }
         Move::Stop { allocation, intent } => {
             use StopIntent as S;
@@ -165,12 +162,33 @@ fn any_job(kind: u8, count: u32, gpus: u32, named: u8) -> JobSpec {
     let mut spec = job(kind, &format!("job-{named}"), count, gpus);
     spec.on_return = OnReturn::ALL[usize::from(named)];
     spec.priority = [0, 60, 30][usize::from(named)];
+    // Batch work of the first name may not begin twice, and is not moved.
+    spec.tasks[0].restart.attempts = Some(named.into());
     spec.preemption.min_run = DurationMs(1_000 * u64::from(named));
     if named == 2 && kind != JobKind::Daemon {
         spec.tasks[0].gang = Some(Gang {});
         spec.tasks[0].restart.attempts = Some(2);
     }
     spec
+}
+
+/// Mostly of one that may move.
+fn elsewhere_command(
+    world: &World,
+    (live, allocation): (&[AllocationId], u8),
+    (nodes, node): (&[NodeId], u8),
+) -> Option<Command> {
+    let (state, now) = (&world.state, StateMs(world.now));
+    let may = |id: &&AllocationId| {
+        let row = state.allocations().get(*id).unwrap();
+        may_move(state, state.jobs().get(&id.job).unwrap(), row, now).is_ok()
+    };
+    let movable: Vec<AllocationId> = live.iter().filter(may).copied().collect();
+    let mover = pick(&movable, allocation).or_else(|| pick(live, allocation))?;
+    let mut placement = world.placement(mover.job, mover.instance.0, pick(nodes, node)?);
+    placement.attempt = state.attempt_after(mover)?;
+    let kept = Reservation { placement, awaits: vec![mover] };
+    Some(Command::Reserve { reservations: vec![kept.clone(), kept] })
 }
 
 /// Some of what lives on the node is to end, or no place is kept any more.
