@@ -26,7 +26,7 @@ fn meminfo(name: &str) -> Option<u64> {
     kibibytes_of(&fs::read_to_string("/proc/meminfo").ok()?, name)?.checked_mul(1024)
 }
 
-fn kibibytes_of(meminfo: &str, name: &str) -> Option<u64> {
+pub(crate) fn kibibytes_of(meminfo: &str, name: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
@@ -55,7 +55,7 @@ impl CpuMeter {
 }
 
 /// Busy and all ticks of `/proc/stat`'s first line.
-fn ticks(stat: &str) -> Option<(u64, u64)> {
+pub(crate) fn ticks(stat: &str) -> Option<(u64, u64)> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
     let fields: Vec<u64> = line.split_whitespace().map_while(|field| field.parse().ok()).collect();
     // user nice system idle iowait irq softirq steal; guest time is in user.

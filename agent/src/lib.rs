@@ -27,7 +27,7 @@
 //! | `shims/N/` | one shim each |
 //! | `artifacts/` | files that were fetched for tasks |
 //! | `gpus` | the GPUs that were last seen |
-//! | `simulated/` | the script of simulated GPUs |
+//! | `simulated/` | the script of simulated GPUs, and what is pretended of the host |
 
 #![deny(unsafe_code)]
 
@@ -48,6 +48,7 @@ mod frame;
 mod gpus;
 mod holds;
 mod host;
+pub mod host_use;
 mod http;
 mod journal;
 mod leftovers;
@@ -79,6 +80,7 @@ pub use gpus::{
     BadPretence, GpuDriver, KERNEL_LOG, Lister, Pace, Pretence, devices_listed, host_gpus,
     look_at_gpus, pretend, probe, self_test,
 };
+pub use host_use::{pretend_host, pretend_nothing_of_host};
 pub use metadata::{MetadataService, allow_metadata_service, refuse_metadata_service};
-pub use options::{AgentOptions, GpuTest, Hold, Program, Repair};
+pub use options::{AgentOptions, GpuTest, Hold, HostLoad, Program, Repair};
 pub use run::run;

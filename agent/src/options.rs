@@ -19,6 +19,16 @@ use crate::docker::Docker;
 use crate::gpus::{DEADLINE, Lister, Pace};
 use crate::metadata::MetadataService;
 
+/// What an agent tells of the load of its host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HostLoad {
+    /// What the kernel says; of a simulated host what is pretended.
+    #[default]
+    Measured,
+    /// What is pretended, and else nothing.
+    Pretended,
+}
+
 /// Everything that an agent is told from outside.
 #[derive(Clone)]
 pub struct AgentOptions {
@@ -42,6 +52,8 @@ pub struct AgentOptions {
     pub ports: PortRange,
     /// GPUs to pretend to have.
     pub simulate: Option<SimulatedGpus>,
+    /// Whether the load of the host is this agent's to tell.
+    pub host_load: HostLoad,
     /// NVIDIA's library, where the loader does not find it by itself.
     pub nvml_library: Option<PathBuf>,
     /// What lists the devices of this host instead, where they are not NVIDIA's.
@@ -175,6 +187,7 @@ impl AgentOptions {
             memory: None,
             ports: PortRange::DEFAULT,
             simulate: None,
+            host_load: HostLoad::default(),
             nvml_library: None,
             lister: None,
             gpu_pace: Pace::default(),

@@ -23,8 +23,9 @@ use crate::gpus::{
     Workshop,
 };
 use crate::holds::Holds;
+use crate::host_use::Source;
 use crate::node::{Ended, Event, Node, Repairs, Settings};
-use crate::options::{AgentOptions, GpuTest};
+use crate::options::{AgentOptions, GpuTest, HostLoad};
 use crate::session::{self, Facts, SessionSettings};
 use crate::{host, http, reachable};
 
@@ -103,6 +104,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
     tell_of_faults(happened, events.clone());
     let (sessions, session_events) = mpsc::channel(SESSION_EVENTS_MAX);
     let dialling = SessionSettings {
+        host: host_source(&options),
         servers: options.servers,
         dialer,
         retry_min: options.retry_min,
@@ -248,6 +250,16 @@ fn tell_of_faults(mut happened: mpsc::Receiver<Happened>, events: mpsc::Unbounde
             }
         }
     });
+}
+
+/// A host that is only pretended has no load of its own.
+fn host_source(options: &AgentOptions) -> Source {
+    match (options.host_load, &options.simulate) {
+        (HostLoad::Measured, None) => Source::Kernel,
+        (HostLoad::Measured, Some(_)) | (HostLoad::Pretended, _) => {
+            Source::pretended(&options.data_dir)
+        }
+    }
 }
 
 async fn node_spec(options: &AgentOptions) -> anyhow::Result<NodeSpec> {

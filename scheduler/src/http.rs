@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
 use berth_identity::tls::Listener;
 use berth_identity::{Authenticate, Page, serve_pages};
+use berth_model::Guards;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Authenticator;
@@ -71,6 +72,12 @@ async fn show_metrics(State(pages): State<Pages>) -> String {
     metrics::gauge!("berth_jobs").set(as_float(view.jobs().len() as u64));
     metrics::gauge!("berth_allocations_live").set(as_float(view.allocations().len() as u64));
     metrics::gauge!("berth_queue_tasks").set(as_float(view.queue_len() as u64));
+    let shut = |is_shut: fn(&Guards) -> bool| {
+        view.nodes().values().filter(|node| is_shut(&node.guards)).count() as u64
+    };
+    let (cpu, memory) = (shut(|one| one.cpu.is_some()), shut(|one| one.memory.is_some()));
+    metrics::gauge!("berth_nodes_guarded", "resource" => "cpu").set(as_float(cpu));
+    metrics::gauge!("berth_nodes_guarded", "resource" => "memory").set(as_float(memory));
     metrics::gauge!("berth_nodes").set(as_float(view.nodes().len() as u64));
     (pages.metrics)()
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use berth_raft::Timers;
-use berth_reconcile::LivenessRules;
+use berth_reconcile::{GuardRules, LivenessRules};
 use berth_state::Seat;
 
 use crate::copies::CopyOptions;
@@ -23,6 +23,8 @@ pub struct SchedulerOptions {
     pub formation: Formation,
     pub timers: Timers,
     pub liveness: LivenessRules,
+    /// When a node takes nothing new because its host is short of something.
+    pub guards: GuardRules,
     /// Jobs that each namespace may submit in a second; none: as many as there is
     /// room for.
     pub submits_per_second: Option<NonZeroU32>,

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use berth_model::{EndCause, JobKind, NodeId, StateMs, WallMs};
 use berth_placement::{Budget, PlanOutcome, Planner, SoftView};
-use berth_raft::Runtime;
-use berth_raft::{Proposal, ProposeError};
+use berth_raft::{Proposal, ProposeError, Runtime};
 use berth_reconcile::SoftState;
 use berth_state::{
     Applied, ClusterState, Command, Entry, EventKind, Observation, Observed, Placement, Refusal,
@@ -464,6 +463,7 @@ fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         | Command::StopAwaiting
         | Command::Unreserve { .. }
         | Command::SetSchedulable { .. }
+        | Command::SetGuards { .. }
         | Command::SetDevicePurpose { .. }
         | Command::ApplyNamespace { .. }
         | Command::DeleteNamespace { .. } => true,

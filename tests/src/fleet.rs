@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use berth_agent::ClusterFile;
+use berth_agent::host_use::Source;
 use berth_agent::session::{Facts, Greeting, SessionEvent, SessionSettings, keep};
 use berth_identity::Dialer;
 use berth_model::{CpuMilli, MemoryBytes, Name, NodeSpec, PortRange};
@@ -49,6 +50,8 @@ impl Fleet {
                 retry_max: RETRY_MAX,
                 // They are of one cluster: one file will do for all.
                 cluster: ClusterFile::below(folder),
+                // Nobody pretends anything.
+                host: Source::pretended(folder),
             };
             let (agent, mut first) = (Agent::new(number, up.clone())?, up.subscribe());
             Ok(tokio::spawn(async move {

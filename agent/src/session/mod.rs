@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 use crate::clock;
 use crate::data_dir::{ClusterFile, ClusterLife};
 use crate::host::{self, CpuMeter};
+use crate::host_use::{Meter, Source, Used};
 use changes::Changes;
 use dial::{Next, Turns};
 
@@ -94,6 +95,8 @@ pub struct SessionSettings {
     pub retry_min: Duration,
     pub retry_max: Duration,
     pub cluster: ClusterFile,
+    /// Where is read how much of the host is in use.
+    pub host: Source,
 }
 
 /// How a session ended.
@@ -133,7 +136,8 @@ pub async fn keep(
     loop {
         let address = turns.address();
         let mut schedulers = Vec::new();
-        let to = To { dialer: &settings.dialer, address: &address, changes };
+        let (dialer, host) = (&settings.dialer, &settings.host);
+        let to = To { dialer, host, address: &address, changes };
         let end = one(to, &cluster, &events, &facts, &mut schedulers).await;
         turns.learn(schedulers);
         let next = match end {
@@ -180,6 +184,7 @@ pub async fn keep(
 /// Whom to dial, and how.
 struct To<'a> {
     dialer: &'a Dialer,
+    host: &'a Source,
     address: &'a str,
     changes: Changes,
 }
@@ -193,7 +198,7 @@ async fn one(
     facts: &watch::Receiver<Facts>,
     schedulers: &mut Vec<String>,
 ) -> End {
-    let To { dialer, address, changes } = to;
+    let To { dialer, host, address, changes } = to;
     let channel = match dial::connect(dialer, address).await {
         Ok(channel) => channel,
         Err(error) => return End::Failed(error),
@@ -222,7 +227,8 @@ async fn one(
     if events.send(up).await.is_err() {
         return End::Closing;
     }
-    let pace = Beating { every: heartbeat, inventory, changes };
+    let host = Meter::new(host.clone());
+    let pace = Beating { every: heartbeat, inventory, changes, host };
     let end = pump(inbound, &outbound, pace, events, facts.clone()).await;
     match events.send(SessionEvent::Down).await {
         Ok(()) => end,
@@ -301,13 +307,14 @@ struct Beating {
     /// Which of the node's inventories the hello was of.
     inventory: u64,
     changes: Changes,
+    host: Meter,
 }
 
 /// Heartbeats out, everything else in, until something breaks.
 async fn pump(
     mut inbound: Streaming<berth_proto::v1::SchedulerMessage>,
     outbound: &mpsc::Sender<AgentMessage>,
-    pace: Beating,
+    mut pace: Beating,
     events: &mpsc::Sender<SessionEvent>,
     mut facts: watch::Receiver<Facts>,
 ) -> End {
@@ -355,7 +362,7 @@ async fn pump(
                 if heard_at.elapsed() > silence_max {
                     return End::Broken("it is silent".to_owned());
                 }
-                let message = beats.next(&facts.borrow_and_update());
+                let message = beats.next(&facts.borrow_and_update(), pace.host.look());
                 if outbound.try_send(message).is_err() {
                     return End::Broken("it takes nothing more".to_owned());
                 }
@@ -388,7 +395,7 @@ impl Beats {
         self.sent_at.map_or_else(Instant::now, |at| at + every)
     }
 
-    fn next(&mut self, facts: &Facts) -> AgentMessage {
+    fn next(&mut self, facts: &Facts, host: Used) -> AgentMessage {
         self.sequence += 1;
         self.sent_at = Some(Instant::now());
         self.devices.clone_from(&facts.devices);
@@ -399,6 +406,8 @@ impl Beats {
             cpu_used_milli: self.cpu.used().0,
             memory_used_bytes: host::memory_used().0,
             generation: facts.generation,
+            host_cpu_used_milli: host.cpu_milli,
+            host_memory_used_milli: host.memory_milli,
         };
         AgentMessage { message: Some(ToScheduler::Heartbeat(heartbeat)) }
     }

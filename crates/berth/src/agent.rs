@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use berth_agent::{
-    AgentOptions, Artifacts, Docker, GpuTest, Gpus, Hold, Lister, MetadataService, Pace, Repair,
-    Transport, Wish,
+    AgentOptions, Artifacts, Docker, GpuTest, Gpus, Hold, HostLoad, Lister, MetadataService, Pace,
+    Repair, Transport, Wish,
 };
 use berth_config::units::Address;
 use berth_config::{Agent, Flags, HostUse, Setting};
@@ -109,6 +109,9 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
     let ports = settings.ports.value;
     options.ports = PortRange { first: ports.first, last: ports.last };
     options.simulate = settings.simulate.as_ref().map(|gpus| gpus.value.clone());
+    if !settings.measure_host.value {
+        options.host_load = HostLoad::Pretended;
+    }
     options.nvml_library = settings.gpus.nvml_library.as_ref().map(|path| path.value.clone());
     options.lister = lister(settings);
     options.gpu_pace = pace(settings, options.lister.as_ref());

@@ -213,13 +213,16 @@ pub struct DevArguments {
 
 #[derive(Subcommand)]
 pub enum DevCommand {
-    /// Have a simulated GPU of a local cluster show a fault
+    /// Have a simulated GPU of a local cluster show a fault, or a host be short of something
     Fault(DevFaultArguments),
 }
 
 /// One thing or several; later ones add to earlier ones.
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("fault").required(true).multiple(true)
+    .args(["xid", "lost", "back", "recovery", "remap", "utilization", "temperature", "clear",
+        "cpu", "memory", "clear_host"]))]
+#[command(group = clap::ArgGroup::new("of_gpu").multiple(true).requires("gpu")
     .args(["xid", "lost", "back", "recovery", "remap", "utilization", "temperature", "clear"]))]
 pub struct DevFaultArguments {
     /// The agent's name, as `berth node list` has it
@@ -227,7 +230,7 @@ pub struct DevFaultArguments {
     pub agent: String,
     /// The GPU's index on its node
     #[arg(long, value_name = "INDEX")]
-    pub gpu: u32,
+    pub gpu: Option<u32>,
     /// Where the local cluster keeps its data, as it said when it began [default:
     /// BERTH_DEV_DATA_DIR]
     #[arg(long, value_name = "DIR")]
@@ -256,6 +259,15 @@ pub struct DevFaultArguments {
     /// Forget all that was said of it before, first
     #[arg(long)]
     pub clear: bool,
+    /// So much of its host's processors is in use, in percent
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub cpu: Option<u32>,
+    /// So much of its host's memory is in use, in percent
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub memory: Option<u32>,
+    /// Forget what was said of its host before, first
+    #[arg(long)]
+    pub clear_host: bool,
 }
 
 #[derive(Args)]

@@ -1,10 +1,11 @@
-//! `berth dev fault`: a simulated GPU of a local cluster shows a fault.
+//! `berth dev fault`: a simulated GPU of a local cluster shows a fault, or a host is short of
+//! something.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use berth_agent::{Pretence, pretend};
+use berth_agent::{Pretence, pretend, pretend_host, pretend_nothing_of_host};
 
 use crate::arguments::DevFaultArguments;
 use crate::settings::BadSettings;
@@ -25,8 +26,16 @@ pub fn run(arguments: &DevFaultArguments) -> anyhow::Result<ExitCode> {
         let problem = format!("--agent: there is no agent {agent} in {cluster}");
         return Err(BadSettings(problem).into());
     }
-    pretend(&data_dir, arguments.gpu, &pretences(arguments))
-        .with_context(|| format!("GPU {} of {}", arguments.gpu, arguments.agent))?;
+    if arguments.clear_host {
+        pretend_nothing_of_host(&data_dir)?;
+    }
+    if arguments.cpu.or(arguments.memory).is_some() {
+        pretend_host(&data_dir, arguments.cpu, arguments.memory)?;
+    }
+    if let Some(gpu) = arguments.gpu {
+        pretend(&data_dir, gpu, &pretences(arguments))
+            .with_context(|| format!("GPU {gpu} of {}", arguments.agent))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

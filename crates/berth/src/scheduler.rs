@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use berth_config::units::Address;
-use berth_config::{Flags, Scheduler};
+use berth_config::{Flags, Guards, Scheduler, Setting};
 use berth_model::DurationMs;
 use berth_raft::Timers;
-use berth_reconcile::LivenessRules;
+use berth_reconcile::{GuardRules, LivenessRules, Marks};
 use berth_scheduler::{
     CopyOptions, Formation, Leave, MemoryDisk, SchedulerOptions, Seat, Transport,
 };
@@ -108,6 +108,7 @@ fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
     };
     let (listen, http) = (socket(&settings.listen.value)?, socket(&settings.http.value)?);
     refuse_unreachable(settings, listen)?;
+    let guards = guard_rules(&settings.guards)?;
     Ok(SchedulerOptions {
         data_dir: data_dir.value.clone(),
         listen,
@@ -120,6 +121,7 @@ fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
             election_max_ms: timers.election_max_ms,
         },
         liveness,
+        guards,
         submits_per_second: u32::try_from(settings.submits_per_second.value)
             .ok()
             .and_then(NonZeroU32::new),
@@ -137,6 +139,18 @@ fn options(settings: &Scheduler) -> anyhow::Result<SchedulerOptions> {
             true => MemoryDisk::Allowed,
             false => MemoryDisk::Refused,
         },
+    })
+}
+
+fn guard_rules(settings: &Guards) -> anyhow::Result<GuardRules> {
+    let marks = |is_on: &Setting<bool>, low: &Setting<u64>, high: &Setting<u64>| {
+        let (low_percent, high_percent) = (u8::try_from(low.value)?, u8::try_from(high.value)?);
+        anyhow::Ok(is_on.value.then_some(Marks { high_percent, low_percent }))
+    };
+    Ok(GuardRules {
+        cpu: marks(&settings.cpu, &settings.cpu_low, &settings.cpu_high)?,
+        memory: marks(&settings.memory, &settings.memory_low, &settings.memory_high)?,
+        window: DurationMs(settings.window.value),
     })
 }
 

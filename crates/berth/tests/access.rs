@@ -70,7 +70,7 @@ const ANYONE: &str = "++ + + + + ++++ ++ ++ +++ +";
 /// Any machine whose certificate is good.
 const MEMBERS: &str = "uu + + + + ++++ ++ ++ uuu u";
 
-const CALLS: [(&str, &str); 63] = [
+const CALLS: [(&str, &str); 64] = [
     ("/berth.raft.v1.Peer/Call", PEERS),
     ("/berth.raft.v1.Peer/Snapshot", PEERS),
     ("/berth.v1.Agents/Session", AGENTS),
@@ -110,6 +110,7 @@ const CALLS: [(&str, &str); 63] = [
     ("/berth.v1.Namespaces/List", READ),
     ("/berth.v1.Namespaces/Delete", ADMIN),
     ("/berth.v1.Nodes/PlanDefrag", OPERATE),
+    ("/berth.v1.Nodes/Defrag", OPERATE),
     ("/berth.v1.Operator/Status", READ),
     ("/berth.v1.Operator/Join", JOINING),
     ("/berth.v1.Operator/Promote", OPERATE),

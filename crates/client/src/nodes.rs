@@ -3,9 +3,9 @@
 
 use berth_proto::v1::nodes_client::NodesClient;
 use berth_proto::v1::{
-    DeviceRef, DrainRequest, GetDeviceReply, GetDeviceRequest, GetNodeRequest, ListNodesReply,
-    ListNodesRequest, ListOrphansReply, ListOrphansRequest, Node, NodeRef, PlanDefragReply,
-    PlanDefragRequest, StopOrphansReply, StopOrphansRequest,
+    DefragReply, DefragRequest, DeviceRef, DrainRequest, GetDeviceReply, GetDeviceRequest,
+    GetNodeRequest, ListNodesReply, ListNodesRequest, ListOrphansReply, ListOrphansRequest, Node,
+    NodeRef, PlanDefragReply, PlanDefragRequest, StopOrphansReply, StopOrphansRequest,
 };
 
 use crate::cluster::{Client, Repeat};
@@ -22,6 +22,8 @@ calls! {
     uncordon_device(DeviceRef) -> Node = NodesClient.uncordon_device, Harmless;
     drain_node(DrainRequest) -> Node = NodesClient.drain, Harmless;
     list_orphans(ListOrphansRequest) -> ListOrphansReply = NodesClient.list_orphans, Read;
+    /// No more than may be under way is begun, however often it is asked.
+    defrag(DefragRequest) -> DefragReply = NodesClient.defrag, Harmless;
     plan_defrag(PlanDefragRequest) -> PlanDefragReply = NodesClient.plan_defrag, Read;
     stop_orphans(StopOrphansRequest) -> StopOrphansReply = NodesClient.stop_orphans, Harmless;
 }

@@ -77,6 +77,9 @@ pub(crate) const SWITCH: Kind<bool> =
     Kind { shape: Shape::Boolean, parse: switch, show: bool::to_string };
 pub(crate) const COUNT: Kind<u64> =
     Kind { shape: Shape::Integer, parse: count, show: u64::to_string };
+/// Of something that may run short: nobody waits for nothing to be in use.
+pub(crate) const PERCENT: Kind<u64> =
+    Kind { shape: Shape::Integer, parse: percent, show: u64::to_string };
 /// As many tasks as may share one GPU, at least the one.
 pub(crate) const SHARERS: Kind<u64> =
     Kind { shape: Shape::Integer, parse: sharers, show: u64::to_string };
@@ -184,6 +187,15 @@ fn count(text: &str) -> Result<u64, UnitError> {
         Ok(_) | Err(_) => {
             let allowed = format!("a whole number from 0 to {COUNT_MAX}");
             Err(UnitError::new(text, "is out of range", allowed))
+        }
+    }
+}
+
+fn percent(text: &str) -> Result<u64, UnitError> {
+    match text.parse::<u64>() {
+        Ok(percent @ 1..=100) if !text.starts_with('+') => Ok(percent),
+        Ok(_) | Err(_) => {
+            Err(UnitError::new(text, "is out of range", "a whole number from 1 to 100".to_owned()))
         }
     }
 }

@@ -37,6 +37,17 @@ pub(crate) fn check(config: &Config, reader: &Reader<'_>) -> Vec<Problem> {
     let lost = || Side::of("scheduler.lease.lost_after", &lease.lost_after);
     found.below(heartbeat(), suspect(), format_duration);
     found.below(suspect(), lost(), format_duration);
+    let guards = &config.scheduler.guards;
+    found.below(
+        Side::of("scheduler.guards.cpu_low", &guards.cpu_low),
+        Side::of("scheduler.guards.cpu_high", &guards.cpu_high),
+        |percent| percent.to_string(),
+    );
+    found.below(
+        Side::of("scheduler.guards.memory_low", &guards.memory_low),
+        Side::of("scheduler.guards.memory_high", &guards.memory_high),
+        |percent| percent.to_string(),
+    );
     let disconnect = &config.agent.disconnect;
     found.below(
         Side::of("agent.disconnect.retry_min", &disconnect.retry_min),

@@ -165,6 +165,7 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::NodesDrain
         | Call::NodesStopOrphans
         | Call::NodesPlanDefrag
+        | Call::NodesDefrag
         | Call::OperatorPromote
         | Call::OperatorRemove
         | Call::OperatorTransfer

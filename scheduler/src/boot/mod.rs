@@ -185,7 +185,11 @@ pub async fn start(
     engine.spawn(follow_leadership(
         node.clone(),
         published,
-        LeaderSettings { rules: options.liveness, submits_per_second: options.submits_per_second },
+        LeaderSettings {
+            rules: options.liveness,
+            guards: options.guards,
+            submits_per_second: options.submits_per_second,
+        },
         leader_sender,
         stop.clone(),
     ));

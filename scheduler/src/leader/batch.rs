@@ -273,6 +273,7 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             | Command::StopAwaiting
             | Command::Unreserve { .. }
             | Command::SetSchedulable { .. }
+            | Command::SetGuards { .. }
             | Command::SetDevicePurpose { .. }
             | Command::ApplyNamespace { .. }
             | Command::DeleteNamespace { .. } => return Effect::Room,

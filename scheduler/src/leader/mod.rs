@@ -8,6 +8,7 @@ mod backlog;
 mod batch;
 pub mod clock;
 mod cuts;
+mod guarding;
 mod line;
 pub mod members;
 mod mix;
@@ -23,10 +24,10 @@ use berth_model::{DurationMs, NodeId, StateMs};
 use berth_placement::{NodeLoad, SoftView};
 use berth_proto::v1;
 use berth_raft::{ProductionNode, ProposeError};
-use berth_reconcile::{LivenessRules, SoftState};
+use berth_reconcile::{GuardRules, HostUse, HostWatch, LivenessRules, SoftState};
 use berth_state::{Command, Refusal, Reply};
 use berth_wire::log::v1 as log;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -64,6 +65,7 @@ pub struct Leader {
     pub term: u64,
     pub clock: Clock,
     pub rules: LivenessRules,
+    pub guards: GuardRules,
     node: Node,
     pub published: Arc<Published>,
     wishes: mpsc::Sender<Wish>,
@@ -73,12 +75,16 @@ pub struct Leader {
     members_wake: Notify,
     backlog: Backlog,
     pub admission: Arc<Admission>,
+    /// Whose turn it is to begin moves.
+    pub defrags: Arc<Semaphore>,
     pub ended: CancellationToken,
 }
 
 /// What the leader knows without the log.
 struct Soft {
     heard: SoftState,
+    /// How much of their hosts is in use.
+    hosts: HostWatch,
     loads: SoftView,
     /// What agents last measured of their devices.
     devices: BTreeMap<NodeId, Arc<[v1::DeviceSample]>>,
@@ -90,6 +96,7 @@ struct Soft {
 #[derive(Clone, Copy, Debug)]
 pub struct LeaderSettings {
     pub rules: LivenessRules,
+    pub guards: GuardRules,
     /// Jobs that each namespace may submit in a second.
     pub submits_per_second: Option<NonZeroU32>,
 }
@@ -103,11 +110,12 @@ impl Leader {
         published: Arc<Published>,
         settings: LeaderSettings,
     ) -> Arc<Leader> {
-        let LeaderSettings { rules, submits_per_second } = settings;
+        let LeaderSettings { rules, guards, submits_per_second } = settings;
         let (wishes, queue) = mpsc::channel(WISHES_MAX);
         let clock = Clock::from(published.view().cluster().state_ms);
         let soft = Soft {
             heard: SoftState::new(clock.now()),
+            hosts: HostWatch::new(clock.now()),
             loads: SoftView::default(),
             devices: BTreeMap::new(),
             turned_away: BTreeMap::new(),
@@ -116,6 +124,7 @@ impl Leader {
             term,
             clock,
             rules,
+            guards,
             node,
             published,
             wishes,
@@ -124,6 +133,7 @@ impl Leader {
             members_wake: Notify::new(),
             backlog: Backlog::default(),
             admission: Arc::new(Admission::new(submits_per_second)),
+            defrags: Arc::new(Semaphore::new(1)),
             ended: CancellationToken::new(),
         });
         info!(term, "leading");
@@ -208,10 +218,24 @@ impl Leader {
         (ago <= TURNED_AWAY_SHOWN).then_some((reason, ago.0))
     }
 
-    pub fn set_load(&self, node: NodeId, load: NodeLoad, devices: Vec<v1::DeviceSample>) {
+    pub fn set_load(
+        &self,
+        node: NodeId,
+        load: NodeLoad,
+        host: HostUse,
+        devices: Vec<v1::DeviceSample>,
+    ) {
+        let now = self.clock.now();
         let mut soft = self.soft();
+        soft.hosts.hear(node, host, &self.guards, now);
         soft.loads.loads.insert(node, Arc::new(load));
         soft.devices.insert(node, devices.into());
+    }
+
+    /// How much of a node's processors and memory is in use, in percent.
+    pub fn host_used_percent(&self, node: NodeId) -> (Option<u8>, Option<u8>) {
+        let now = self.clock.now();
+        self.soft().hosts.used_percent(node, now)
     }
 
     /// What a node's agent last measured of its devices.

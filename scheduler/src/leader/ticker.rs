@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use berth_model::DurationMs;
 use berth_placement::Elsewhere;
-use berth_reconcile::LivenessRules;
+use berth_reconcile::{HostWatch, LivenessRules, reliefs};
 use berth_state::{ClusterState, Command};
 use tracing::warn;
 
 use super::Leader;
+use super::guarding::{self, Guarding};
 
 /// Often enough for limits given in seconds.
 const TICK: Duration = Duration::from_millis(250);
@@ -38,7 +39,9 @@ pub async fn run(leader: Arc<Leader>) {
             let pause_ms = pause.as_millis();
             warn!(pause_ms, "the leader did not run for a while; every node's time begins again");
             let now = leader.clock.now();
-            leader.soft().heard.restart_windows(now);
+            let mut soft = leader.soft();
+            soft.heard.restart_windows(now);
+            soft.hosts = HostWatch::new(now);
         }
         let rules = leader
             .rules
@@ -46,6 +49,7 @@ pub async fn run(leader: Arc<Leader>) {
         let view = leader.published.view();
         let look = look(&leader, view.clone(), rules, fruitless).await;
         fruitless = look.fruitless;
+        guarding::propose(&leader, look.guarding).await;
         // Heartbeats were heard all the while.
         last = Instant::now();
         if clock_is_behind(&leader, &view) {
@@ -68,6 +72,7 @@ pub async fn run(leader: Arc<Leader>) {
 #[derive(Default)]
 struct Look {
     commands: Vec<Command>,
+    guarding: Guarding,
     /// The turn in which something asked for a place and nothing had one: until the next
     /// nobody asks again, for each question costs a search among all nodes.
     fruitless: Option<u64>,
@@ -84,7 +89,11 @@ async fn look(
     let leader = leader.clone();
     let looking = move || {
         let now = leader.clock.now();
-        let heard = leader.soft().heard.clone();
+        let (heard, hosts) = {
+            let mut soft = leader.soft();
+            soft.hosts.look(&view, now);
+            (soft.heard.clone(), soft.hosts.clone())
+        };
         let turn = berth_reconcile::turn_of(now);
         let may_ask = fruitless != Some(turn);
         // Mostly nobody asks.
@@ -103,8 +112,11 @@ async fn look(
             may_move
         };
         let commands = berth_reconcile::tick(&view, &heard, &rules, &mut has_place, now);
+        let going = berth_reconcile::ordered(&commands);
+        let reliefs = reliefs(&view, &hosts, &leader.guards, &going, &mut has_place, now);
+        let guarding = Guarding { changes: hosts.commands(&view, &leader.guards, now), reliefs };
         let had_none = !may_ask || (asked > 0 && found == 0);
-        Look { commands, fruitless: had_none.then_some(turn) }
+        Look { commands, guarding, fruitless: had_none.then_some(turn) }
     };
     let looked = tokio::task::spawn_blocking(looking).await;
     looked.inspect_err(|error| warn!(%error, "a look did not finish")).unwrap_or_default()

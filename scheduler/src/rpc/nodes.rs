@@ -113,6 +113,15 @@ impl v1::nodes_server::Nodes for NodesService {
             self.0.plan_defrag(granted, leader, asked)
         })
     }
+
+    async fn defrag(
+        &self,
+        request: Request<v1::DefragRequest>,
+    ) -> Result<Response<v1::DefragReply>, Status> {
+        at_leader!(self.0, request, NodesClient::defrag, |leader, granted, asked| {
+            self.0.defrag(granted, leader, asked)
+        })
+    }
 }
 
 impl NodesService {
@@ -282,6 +291,9 @@ fn shown(row: &NodeRow, leader: Option<&Leader>) -> v1::Node {
         // Of a node that is silent nothing is known.
         if row.state == NodeState::Ready {
             measured(&mut node.devices, &leader.device_samples(row.id));
+            let (cpu, memory) = leader.host_used_percent(row.id);
+            node.cpu_used_percent = cpu.map(u32::from);
+            node.memory_used_percent = memory.map(u32::from);
         }
     }
     node

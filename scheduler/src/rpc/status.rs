@@ -435,6 +435,15 @@ pub fn too_old_to_join(newer: &NewerCluster) -> Status {
     )
 }
 
+/// Another call is just about to begin moves.
+pub fn other_defrag() -> Status {
+    with_hint(
+        Code::Aborted,
+        "somebody else is beginning moves at this moment".to_owned(),
+        "try again when they have been made; `berth node defrag --plan` shows what is left",
+    )
+}
+
 /// An agent of another time.
 pub fn other_protocol(other: &OtherProtocol) -> Status {
     let hint = match other.is_newer() {

@@ -330,7 +330,9 @@ fn spawn_agent(plan: &Plan, name: &str, arguments: &[String]) -> anyhow::Result<
         Workers::Confined => ("BERTH_AGENT__CONFINEMENT__HIDDEN", hidden.join(",")),
         Workers::Unconfined => ("BERTH_AGENT__CONFINEMENT__MODE", "off".to_owned()),
     };
-    Child::spawn_with(&plan.program, &format!("agent {name}"), arguments, &[settings])
+    // Several agents of one machine must not each take all of its load for theirs.
+    let load = ("BERTH_AGENT__MEASURE_HOST", "false".to_owned());
+    Child::spawn_with(&plan.program, &format!("agent {name}"), arguments, &[settings, load])
 }
 
 fn scheduler_arguments(plan: &Plan, number: u64, grpc: &str, http: &str) -> Vec<String> {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use berth_model::{CpuMilli, MemoryBytes};
 use berth_proto::v1::{
-    Device, DeviceHealth, DeviceStatus, DrainWait, GetDeviceReply, MemoryErrors, Node, NodeSpec,
+    Device, DeviceHealth, DeviceStatus, DrainWait, GetDeviceReply, MemoryErrors, Node, NodeGuard,
+    NodeSpec,
 };
 use serde_json::{Value, json};
 
@@ -107,6 +108,9 @@ fn node_json(node: &Node) -> Value {
         "name": node.name,
         "state": node.state,
         "schedulable": node.schedulable,
+        "guards": node.guards.iter().map(guard_json).collect::<Vec<Value>>(),
+        "cpu_used_percent": node.cpu_used_percent,
+        "memory_used_percent": node.memory_used_percent,
         "pool": spec.pool,
         "zone": spec.zone,
         "labels": labels,
@@ -125,6 +129,24 @@ fn node_json(node: &Node) -> Value {
     })
 }
 
+fn guard_json(guard: &NodeGuard) -> Value {
+    json!({
+        "resource": guard.resource,
+        "used_percent": guard.used_percent,
+        "opens_below_percent": guard.opens_below_percent,
+    })
+}
+
+/// As it says itself why nothing new is put on it.
+fn guard_line(guard: &NodeGuard) -> String {
+    let NodeGuard { resource, used_percent, opens_below_percent } = guard;
+    let resource = if resource == "cpu" { "CPU" } else { resource };
+    format!(
+        "{resource} {used_percent} % in use, pauses new placements until below \
+         {opens_below_percent} %"
+    )
+}
+
 fn nodes_table(nodes: &[Node]) -> Table {
     let mut table = Table::new(
         &["ID", "NAME", "STATE", "POOL", "GPUS", "CPU", "MEMORY", "ALLOCATIONS"],
@@ -132,9 +154,13 @@ fn nodes_table(nodes: &[Node]) -> Table {
     );
     for node in nodes {
         let spec = node.spec.clone().unwrap_or_default();
-        let cordoned = (!node.schedulable).then_some("cordoned");
+        let short: Vec<String> =
+            node.guards.iter().map(|guard| format!("short of {}", guard.resource)).collect();
+        let by_somebody = !node.schedulable && (short.is_empty() || node.cordoned);
+        let cordoned = by_somebody.then_some("cordoned");
         let refused = node.agent_refused.is_some().then_some("agent refused");
-        let notes: Vec<&str> = cordoned.into_iter().chain(refused).collect();
+        let notes: Vec<&str> =
+            cordoned.into_iter().chain(short.iter().map(String::as_str)).chain(refused).collect();
         let state = match notes.is_empty() {
             true => node.state.clone(),
             false => format!("{} ({})", node.state, notes.join(", ")),
@@ -249,6 +275,16 @@ pub(crate) fn node_answer(node: &Node) -> Answer {
     if let Some(refused) = &node.agent_refused {
         let ago = std::time::Duration::from_millis(refused.ms_ago).as_secs();
         pieces.push(Piece::Text(format!("\nits agent was refused {ago}s ago: {}", refused.reason)));
+    }
+    if !node.guards.is_empty() {
+        let lines: Vec<String> = node.guards.iter().map(guard_line).collect();
+        pieces.push(Piece::Text(format!("\n{}", lines.join("\n"))));
+    }
+    let used = [("CPU", node.cpu_used_percent), ("memory", node.memory_used_percent)];
+    let used = used.iter().filter_map(|(what, percent)| Some(format!("{what} {} %", (*percent)?)));
+    let used: Vec<String> = used.collect();
+    if !used.is_empty() {
+        pieces.push(Piece::Text(format!("\nin use on the host: {}", used.join(", "))));
     }
     if !devices(node).is_empty() {
         pieces.push(Piece::Text(String::new()));

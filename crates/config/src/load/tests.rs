@@ -293,6 +293,11 @@ fn two_variables_for_one_setting_must_agree() {
 fn relations_are_named_with_their_values() {
     for (text, expected) in [
         (
+            "[scheduler.guards]\nmemory_high = 80",
+            "berth.toml:2:1: scheduler.guards.memory_low (85) must be below \
+             scheduler.guards.memory_high (80)",
+        ),
+        (
             "[scheduler.raft]\nheartbeat = \"200ms\"",
             "berth.toml:2:1: scheduler.raft.heartbeat (200ms) must be below \
              scheduler.raft.election_min (150ms); scheduler.raft.election_min is from: default",
@@ -385,6 +390,10 @@ fn values_are_not_converted_silently() {
         (
             "[scheduler.raft]\nsnapshot_keep_entries = -1",
             "scheduler.raft.snapshot_keep_entries: `-1` is out of range",
+        ),
+        (
+            "[scheduler.guards]\ncpu_high = 101",
+            "scheduler.guards.cpu_high: `101` is out of range; expected a whole number from 1 to 100",
         ),
         (
             "[scheduler.raft]\nheartbeat = \"2h\"",

@@ -40,6 +40,8 @@ pub struct Agent {
     pub ports: Setting<PortRange>,
     /// GPUs to pretend to have.
     pub simulate: Option<Setting<SimulatedGpus>>,
+    /// Whether the load of the host is told, which of a simulated one it is not.
+    pub measure_host: Setting<bool>,
     /// The node's labels, by key.
     pub labels: BTreeMap<String, Setting<String>>,
     /// The pool the node belongs to.
@@ -195,6 +197,7 @@ impl Agent {
             memory: reader.optional("agent.memory", &SIZE),
             ports: reader.setting("agent.ports", &PORTS, worker_ports),
             simulate: reader.optional("agent.simulate", &GPUS),
+            measure_host: reader.setting("agent.measure_host", &SWITCH, true),
             labels: reader.labels("agent.labels"),
             pool: reader.setting("agent.pool", &NAME, "default".to_owned()),
             zone: reader.optional("agent.zone", &NAME),

@@ -10,7 +10,7 @@ pub use agent::{Agent, Artifacts, Devices, Disconnect, Docker, Gpus, HostUse};
 pub use client::{Client, OutputFormat};
 pub use log::{Log, LogFormat};
 pub use raft::{Raft, RaftProfile, RaftTimers};
-pub use scheduler::{Disk, Lease, Scheduler};
+pub use scheduler::{Disk, Guards, Lease, Scheduler};
 
 use crate::reader::Reader;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Raft;
-use crate::kind::{ADDRESS, COUNT, LISTEN, PATH, SIZE, SWITCH, TIMER, WAIT};
+use crate::kind::{ADDRESS, COUNT, LISTEN, PATH, PERCENT, SIZE, SWITCH, TIMER, WAIT};
 use crate::reader::Reader;
 use crate::source::Setting;
 use crate::units::Address;
@@ -42,8 +42,27 @@ pub struct Scheduler {
     pub disk: Disk,
     /// `[scheduler.lease]`
     pub lease: Lease,
+    /// `[scheduler.guards]`
+    pub guards: Guards,
     /// `[scheduler.backup]`
     pub backup: BackupCopies,
+}
+
+/// `[scheduler.guards]`: when a node takes nothing new because its host is short of something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guards {
+    /// Whether processors are watched.
+    pub cpu: Setting<bool>,
+    /// Percent in use above which a node is closed, and below which it opens again.
+    pub cpu_high: Setting<u64>,
+    pub cpu_low: Setting<u64>,
+    /// Milliseconds over which the use of processors is averaged.
+    pub window: Setting<u64>,
+    /// Whether memory is watched.
+    pub memory: Setting<bool>,
+    /// As for processors; above it work also leaves the node.
+    pub memory_high: Setting<u64>,
+    pub memory_low: Setting<u64>,
 }
 
 /// `[scheduler.backup]`: copies of the cluster's state that are made by
@@ -108,6 +127,15 @@ impl Scheduler {
                 heartbeat: reader.setting("scheduler.lease.heartbeat", &TIMER, 2_000),
                 suspect_after: reader.setting("scheduler.lease.suspect_after", &TIMER, 6_000),
                 lost_after: reader.setting("scheduler.lease.lost_after", &TIMER, 10_000),
+            },
+            guards: Guards {
+                cpu: reader.setting("scheduler.guards.cpu", &SWITCH, true),
+                cpu_high: reader.setting("scheduler.guards.cpu_high", &PERCENT, 85),
+                cpu_low: reader.setting("scheduler.guards.cpu_low", &PERCENT, 80),
+                window: reader.setting("scheduler.guards.window", &TIMER, 10_000),
+                memory: reader.setting("scheduler.guards.memory", &SWITCH, true),
+                memory_high: reader.setting("scheduler.guards.memory_high", &PERCENT, 90),
+                memory_low: reader.setting("scheduler.guards.memory_low", &PERCENT, 85),
             },
             backup: BackupCopies {
                 folder: reader.optional("scheduler.backup.folder", &PATH),

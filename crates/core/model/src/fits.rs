@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use thiserror::Error;
 
+use crate::guard::Shut;
 use crate::name::Name;
 use crate::node::{Device, DeviceHealth, DeviceUse, NodeCapacity, NodeSpec, NodeUse};
 use crate::quantity::{CpuMilli, MemoryBytes, ShareMilli};
@@ -90,6 +91,10 @@ pub enum Misfit {
     Draining,
     #[error("the node could not start a worker a moment ago and is left alone for a while")]
     Resting,
+    #[error("CPU {}", shut(*free_percent, *opens_below_percent))]
+    CpuPressure { free_percent: u8, opens_below_percent: u8 },
+    #[error("memory {}", shut(*free_percent, *opens_below_percent))]
+    MemoryPressure { free_percent: u8, opens_below_percent: u8 },
     #[error("{free} suitable GPUs are free, {asked} are asked for")]
     GpuBusy { asked: u32, free: u32 },
     #[error("no suitable GPU has {asked} thousandths and the memory that belongs to them left")]
@@ -110,6 +115,12 @@ pub enum Misfit {
     PortTaken { port: u16 },
     #[error("the claim is not what the task asks for")]
     ClaimMismatch,
+}
+
+/// What a guard says; by what is free, as the order of `Misfit` ends in the amount of which more
+/// is nearer.
+fn shut(free_percent: u8, opens_below_percent: u8) -> Shut {
+    Shut { used_percent: 100_u8.saturating_sub(free_percent), opens_below_percent }
 }
 
 /// Whether a task could ever run on a node, were it empty and ready.

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use berth_model::fits::open_devices;
-use berth_model::{Constraints, CpuMilli, MemoryBytes, Misfit, Name, StateMs, TaskSpec};
+use berth_model::{
+    Constraints, CpuMilli, Guards, JobKind, MemoryBytes, Misfit, Name, StateMs, TaskSpec,
+};
 use berth_state::NodeRow;
 
 use crate::filters::{Request, admits, has_room, is_eligible, takes_work};
@@ -45,6 +47,7 @@ pub enum NodeHindrance {
     Draining,
     Cordoned,
     Resting,
+    Pressed(Guards),
 }
 
 /// Why there is not enough.
@@ -83,7 +86,7 @@ fn sole_change(
     let request = relaxed.request();
     is_eligible(row, request).ok()?;
     if !matches!(kind, ChangeKind::NodeState(_)) {
-        takes_work(row, now).ok()?;
+        takes_work(row, now, request.kind).ok()?;
     }
     has_room(row, &row.used, now, request.task).ok()?;
     Some(kind)
@@ -96,6 +99,9 @@ fn change_for(row: &NodeRow, task: &TaskSpec, misfit: Misfit) -> Option<ChangeKi
         Misfit::Draining => Some(ChangeKind::NodeState(NodeHindrance::Draining)),
         Misfit::Cordoned => Some(ChangeKind::NodeState(NodeHindrance::Cordoned)),
         Misfit::Resting => Some(ChangeKind::NodeState(NodeHindrance::Resting)),
+        Misfit::CpuPressure { .. } | Misfit::MemoryPressure { .. } => {
+            Some(ChangeKind::NodeState(NodeHindrance::Pressed(row.guards)))
+        }
         Misfit::GpuBusy { asked, .. } => gpus(row, task, asked, Held),
         Misfit::GpuShareBusy { .. } => gpus(row, task, 1, Held),
         Misfit::GpuCount { asked, .. } => gpus(row, task, asked, Absent),
@@ -160,6 +166,7 @@ fn gpus(row: &NodeRow, task: &TaskSpec, asked: u32, shortage: Shortage) -> Optio
 pub(crate) struct Relaxed {
     pub task: TaskSpec,
     pub constraints: Constraints,
+    pub kind: JobKind,
 }
 
 impl Relaxed {
@@ -173,11 +180,11 @@ impl Relaxed {
             driver: request.task.driver.clone(),
             ..TaskSpec::new(request.task.name.clone(), berth_model::JobKind::Batch, Vec::new())
         };
-        Relaxed { task, constraints: request.constraints.clone() }
+        Relaxed { task, constraints: request.constraints.clone(), kind: request.kind }
     }
 
     pub fn request(&self) -> Request<'_> {
-        Request { task: &self.task, constraints: &self.constraints }
+        Request { task: &self.task, constraints: &self.constraints, kind: self.kind }
     }
 
     fn make(&mut self, change: &ChangeKind) {
@@ -227,6 +234,9 @@ impl fmt::Display for Change {
             }
             ChangeKind::NodeState(NodeHindrance::Resting) => {
                 write!(formatter, "wait: node {node} could not start a worker and is tried again")
+            }
+            ChangeKind::NodeState(NodeHindrance::Pressed(guards)) => {
+                write!(formatter, "wait: node {node}: {guards}")
             }
             ChangeKind::Gpus { shortage, missing, asked, free, model } => {
                 let less = format!("{} instead of {asked}", plural(*free, "GPU"));

@@ -6,15 +6,14 @@ mod batch;
 mod board;
 mod destinations;
 mod leaving;
-mod movable;
 
 mod room;
 mod sets;
 
 pub use batch::{Batch, BatchLimits};
+pub use berth_state::movable::{Stays, may_move};
 pub(crate) use board::Held;
 pub use board::{Board, MayMove};
-pub use movable::{Stays, may_move};
 pub use room::{Room, RoomLimits};
 
 use berth_model::{AllocationId, Claim, NodeId};

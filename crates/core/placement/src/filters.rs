@@ -5,7 +5,9 @@
 use std::collections::BTreeSet;
 
 use berth_model::fits::open_devices;
-use berth_model::{Constraints, Misfit, NodeState, NodeUse, StateMs, TaskSpec, eligible};
+use berth_model::{
+    Constraints, Guards, JobKind, Misfit, NodeState, NodeUse, Shut, StateMs, TaskSpec, eligible,
+};
 use berth_state::{NodeRow, Purpose};
 
 /// What is looked for: a task with the constraints of its job.
@@ -13,6 +15,8 @@ use berth_state::{NodeRow, Purpose};
 pub(crate) struct Request<'a> {
     pub task: &'a TaskSpec,
     pub constraints: &'a Constraints,
+    /// Of the job.
+    pub kind: JobKind,
 }
 
 /// All questions in the order of `Misfit`.
@@ -23,7 +27,7 @@ pub(crate) fn admits(
     request: Request<'_>,
 ) -> Result<(), Misfit> {
     is_eligible(row, request)?;
-    takes_work(row, now)?;
+    takes_work(row, now, request.kind)?;
     has_room(row, used, now, request.task)
 }
 
@@ -32,15 +36,32 @@ pub(crate) fn is_eligible(row: &NodeRow, request: Request<'_>) -> Result<(), Mis
     eligible(&row.name, &row.spec, request.constraints, request.task)
 }
 
-/// Whether the node takes anything new.
-pub(crate) fn takes_work(row: &NodeRow, now: StateMs) -> Result<(), Misfit> {
+/// Whether the node takes anything new of such a job.
+pub(crate) fn takes_work(row: &NodeRow, now: StateMs, kind: JobKind) -> Result<(), Misfit> {
     match (row.state, row.purpose) {
         (NodeState::Disconnected | NodeState::Down, _) => Err(Misfit::NotReady),
         (NodeState::Ready, Purpose::Cordoned) => Err(Misfit::Cordoned),
         (NodeState::Ready, Purpose::Draining(_)) => Err(Misfit::Draining),
         (NodeState::Ready, Purpose::Work) if row.rests(now) => Err(Misfit::Resting),
-        (NodeState::Ready, Purpose::Work) => Ok(()),
+        (NodeState::Ready, Purpose::Work) => pressures(row, kind).next().map_or(Ok(()), Err),
     }
+}
+
+/// What the host is short of, for whoever has to wait for that; see `NodeRow::takes_new_work`.
+pub(crate) fn pressures(row: &NodeRow, kind: JobKind) -> impl Iterator<Item = Misfit> + use<> {
+    let Guards { cpu, memory } = match kind {
+        JobKind::Batch | JobKind::Service => row.guards,
+        JobKind::Daemon => Guards::default(),
+    };
+    let free = |shut: Shut| (100_u8.saturating_sub(shut.used_percent), shut.opens_below_percent);
+    let cpu = cpu.map(free).map(|(free_percent, opens_below_percent)| Misfit::CpuPressure {
+        free_percent,
+        opens_below_percent,
+    });
+    let memory = memory.map(free).map(|(free_percent, opens_below_percent)| {
+        Misfit::MemoryPressure { free_percent, opens_below_percent }
+    });
+    cpu.into_iter().chain(memory)
 }
 
 /// Whether enough is free on an eligible node. Agrees with `resources::claim`:

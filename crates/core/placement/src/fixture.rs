@@ -59,6 +59,7 @@ pub(crate) fn node_row(id: u64, spec: NodeSpec) -> NodeRow {
         reservations: Vec::new(),
         away: Default::default(),
         cordoned_devices: Default::default(),
+        guards: Default::default(),
     }
 }
 
@@ -147,6 +148,15 @@ impl Cluster {
 
     pub fn set_purpose(&mut self, node: u64, purpose: Purpose) {
         self.apply(Command::SetSchedulable { node: NodeId(node), purpose }).unwrap();
+    }
+
+    /// What the host of a node is short of, each in percent that are in use.
+    pub fn set_guards(&mut self, node: u64, cpu: Option<u8>, memory: Option<u8>) {
+        let shut = |opens_below_percent| {
+            move |used_percent| berth_model::Shut { used_percent, opens_below_percent }
+        };
+        let guards = berth_model::Guards { cpu: cpu.map(shut(80)), memory: memory.map(shut(85)) };
+        self.apply(Command::SetGuards { node: NodeId(node), guards }).unwrap();
     }
 
     pub fn apply(&mut self, command: Command) -> Result<Reply, Refusal> {

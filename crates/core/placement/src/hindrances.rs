@@ -5,7 +5,7 @@ use berth_model::{CpuMilli, Driver, MemoryBytes, Misfit, NodeState, StateMs};
 use berth_state::{NodeRow, Purpose};
 
 use crate::change::Relaxed;
-use crate::filters::{Request, has_room, is_eligible};
+use crate::filters::{Request, has_room, is_eligible, pressures};
 
 /// In the order of [`crate::filters::admits`], whose answer is the first; of the GPUs at most one
 /// thing. Empty where the request fits. Costs O(devices) for each.
@@ -14,6 +14,7 @@ pub(crate) fn hindrances(row: &NodeRow, now: StateMs, request: Request<'_>) -> V
     let mut relaxed = Relaxed::of(request);
     name_all(&mut relaxed, &mut found, |request| is_eligible(row, request));
     found.extend(states(row, now));
+    found.extend(pressures(row, request.kind));
     name_all(&mut relaxed, &mut found, |request| has_room(row, &row.used, now, request.task));
     found
 }
@@ -48,7 +49,7 @@ fn states(row: &NodeRow, now: StateMs) -> impl Iterator<Item = Misfit> {
 
 /// Asks no longer for what a node does not have; whether that can be done.
 fn put_aside(relaxed: &mut Relaxed, misfit: &Misfit) -> bool {
-    let Relaxed { task, constraints } = relaxed;
+    let Relaxed { task, constraints, kind: _ } = relaxed;
     match misfit {
         Misfit::OtherNode { .. } => constraints.node = None,
         Misfit::OtherPool { .. } => constraints.pool = None,
@@ -69,6 +70,8 @@ fn put_aside(relaxed: &mut Relaxed, misfit: &Misfit) -> bool {
         | Misfit::Cordoned
         | Misfit::Draining
         | Misfit::Resting
+        | Misfit::CpuPressure { .. }
+        | Misfit::MemoryPressure { .. }
         | Misfit::DeviceGone { .. }
         | Misfit::DeviceBusy { .. }
         | Misfit::DeviceCrowded { .. }
@@ -82,7 +85,10 @@ fn put_aside(relaxed: &mut Relaxed, misfit: &Misfit) -> bool {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use berth_model::{Constraints, Drain, GpuRequest, JobId, JobSpec, Name, Policy, TaskSpec};
+    use berth_model::{
+        Constraints, Drain, GpuRequest, Guards, JobId, JobKind, JobSpec, Name, Policy, Shut,
+        TaskSpec,
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -93,8 +99,12 @@ mod tests {
     use crate::soft::SoftView;
 
     /// What one thing alone is asked of a node: everything else is small and anything will do.
-    fn blocks(node: &NodeRow, constraints: Constraints, task: &TaskSpec) -> Option<&'static str> {
-        let request = Request { task, constraints: &constraints };
+    fn blocks(
+        node: &NodeRow,
+        constraints: Constraints,
+        (task, kind): (&TaskSpec, JobKind),
+    ) -> Option<&'static str> {
+        let request = Request { task, constraints: &constraints, kind };
         let refused = admits(node, &node.used, StateMs(0), request);
         refused.err().map(|misfit| misfit_code(&misfit))
     }
@@ -105,21 +115,29 @@ mod tests {
         let least =
             TaskSpec { cpu: CpuMilli::ZERO, memory: MemoryBytes::ZERO, gpu: None, ..task() };
         let (any, of) = (Constraints::default, &asked.tasks[0]);
-        let open = NodeRow { state: NodeState::Ready, purpose: Purpose::Work, ..node.clone() };
+        let (least, guards) = ((&least, asked.kind), Guards::default());
+        let open =
+            NodeRow { state: NodeState::Ready, purpose: Purpose::Work, guards, ..node.clone() };
         let idle = NodeRow { used: Default::default(), ..open.clone() };
         let mut found = BTreeSet::new();
-        found.extend(blocks(&NodeRow { purpose: Purpose::Work, ..node.clone() }, any(), &least));
-        found.extend(blocks(&NodeRow { state: NodeState::Ready, ..node.clone() }, any(), &least));
-        let Constraints { node: at, pool, labels, .. } = asked.constraints.clone();
-        found.extend(blocks(&idle, Constraints { node: at, ..any() }, &least));
-        found.extend(blocks(&idle, Constraints { pool, ..any() }, &least));
-        found.extend(blocks(&idle, Constraints { labels, ..any() }, &least));
-        for task in [
-            TaskSpec { gpu: of.gpu.clone(), ..least.clone() },
-            TaskSpec { cpu: of.cpu, ..least.clone() },
-            TaskSpec { memory: of.memory, ..least.clone() },
+        for row in [
+            NodeRow { purpose: Purpose::Work, guards, ..node.clone() },
+            NodeRow { state: NodeState::Ready, guards, ..node.clone() },
+            NodeRow { guards: Guards { memory: None, ..node.guards }, ..open.clone() },
+            NodeRow { guards: Guards { cpu: None, ..node.guards }, ..open.clone() },
         ] {
-            found.extend(blocks(&open, any(), &task));
+            found.extend(blocks(&row, any(), least));
+        }
+        let Constraints { node: at, pool, labels, .. } = asked.constraints.clone();
+        found.extend(blocks(&idle, Constraints { node: at, ..any() }, least));
+        found.extend(blocks(&idle, Constraints { pool, ..any() }, least));
+        found.extend(blocks(&idle, Constraints { labels, ..any() }, least));
+        for task in [
+            TaskSpec { gpu: of.gpu.clone(), ..least.0.clone() },
+            TaskSpec { cpu: of.cpu, ..least.0.clone() },
+            TaskSpec { memory: of.memory, ..least.0.clone() },
+        ] {
+            found.extend(blocks(&open, any(), (&task, asked.kind)));
         }
         found
     }
@@ -134,20 +152,33 @@ mod tests {
         purpose: u8,
         is_gold: bool,
         is_labelled: bool,
+        guards: Guards,
+    }
+
+    fn some_guards() -> impl Strategy<Value = Guards> {
+        let shut = || {
+            let used = prop::option::of(80..101_u8);
+            used.prop_map(|used| {
+                used.map(|used_percent| Shut { used_percent, opens_below_percent: 80 })
+            })
+        };
+        (shut(), shut()).prop_map(|(cpu, memory)| Guards { cpu, memory })
     }
 
     fn a_node() -> impl Strategy<Value = Case> {
         let used = (0..5_u32, 0..5_u32, 0..70_u64, 0..300_u64);
-        (used, 0..4_u8, 0..4_u8, any::<bool>(), any::<bool>()).prop_map(
-            |((gpus, busy, cpu_used, memory_used), state, purpose, is_gold, is_labelled)| Case {
+        let labels = (any::<bool>(), any::<bool>());
+        (used, 0..4_u8, 0..4_u8, labels, some_guards()).prop_map(
+            |((gpus, busy, cpu_used, memory_used), state, purpose, labels, guards)| Case {
                 gpus,
                 busy,
                 cpu_used,
                 memory_used,
                 state,
                 purpose,
-                is_gold,
-                is_labelled,
+                is_gold: labels.0,
+                is_labelled: labels.1,
+                guards,
             },
         )
     }
@@ -164,6 +195,7 @@ mod tests {
         }
         row.used.cpu = CpuMilli(case.cpu_used * 1000);
         row.used.memory = MemoryBytes(case.memory_used << 30);
+        row.guards = case.guards;
         row.state = [NodeState::Ready, NodeState::Ready, NodeState::Disconnected, NodeState::Down]
             [usize::from(case.state)];
         let draining = Purpose::Draining(Drain { deadline: None });
@@ -173,12 +205,13 @@ mod tests {
     }
 
     fn asked() -> impl Strategy<Value = JobSpec> {
-        let wishes = (prop::bool::ANY, prop::bool::ANY, prop::bool::ANY);
+        let kind = prop::sample::select(vec![JobKind::Batch, JobKind::Daemon]);
+        let wishes = (prop::bool::ANY, prop::bool::ANY, prop::bool::ANY, kind);
         (0..6_u32, 0..80_u64, 0..300_u64, wishes).prop_map(|(gpus, cpu, memory, wishes)| {
             let gpu = (gpus > 0).then(|| GpuRequest::whole(gpus));
             let memory = MemoryBytes(memory << 30);
             let task = TaskSpec { gpu, cpu: CpuMilli(1 + cpu * 1000), memory, ..task() };
-            let (named, pooled, labelled) = wishes;
+            let (named, pooled, labelled, kind) = wishes;
             let mut constraints = Constraints {
                 node: named.then(|| name("node-1")),
                 pool: pooled.then(|| name("gold")),
@@ -187,7 +220,7 @@ mod tests {
             if labelled {
                 constraints.labels.insert("disk".to_owned(), "fast".to_owned());
             }
-            JobSpec { constraints, ..job(Policy::BestFit, task) }
+            JobSpec { constraints, kind, ..job(Policy::BestFit, task) }
         })
     }
 
@@ -200,7 +233,8 @@ mod tests {
         ) {
             let rows: Vec<NodeRow> =
                 (1..).zip(&cases).map(|(id, case)| node_of(id, case)).collect();
-            let request = Request { task: &spec.tasks[0], constraints: &spec.constraints };
+            let (task, constraints) = (&spec.tasks[0], &spec.constraints);
+            let request = Request { task, constraints, kind: spec.kind };
             let mut buckets: BTreeMap<&str, (u64, BTreeMap<&str, u64>)> = BTreeMap::new();
             for row in &rows {
                 let found = hindrances(row, StateMs(0), request);

@@ -162,7 +162,7 @@ impl Host {
     fn reckon(&mut self, now: StateMs) {
         let Host { row, handed_out, spots, .. } = self;
         let used = handed_out.as_ref().unwrap_or(&row.used);
-        self.is_open = row.accepts_work() && !row.rests(now);
+        self.is_open = row.takes_new_work(now);
         self.cpu_free = row.spec.cpu.saturating_sub(used.cpu).0;
         self.memory_free = row.spec.memory.saturating_sub(used.memory).0;
         self.ports_free = free_ports(row, used, now);

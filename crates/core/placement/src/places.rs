@@ -23,6 +23,7 @@ pub(crate) fn places_ever(nodes: &[&NodeRow], request: Request<'_>) -> u64 {
         blocked_ports: Default::default(),
         rests_until: StateMs(0),
         cordoned_devices: Default::default(),
+        guards: Default::default(),
         ..NodeRow::clone(row)
     };
     nodes.iter().map(|row| places_on(Arc::new(empty(row)), StateMs(0), request)).sum()

@@ -137,7 +137,7 @@ struct Visit<'a> {
 
 impl<'a> Visit<'a> {
     fn request(&self) -> Request<'a> {
-        Request { task: self.task, constraints: &self.job.spec.constraints }
+        Request { task: self.task, constraints: &self.job.spec.constraints, kind: self.job.kind() }
     }
 
     fn asker(&self) -> Asker<'a> {

@@ -34,7 +34,8 @@ pub(crate) fn waiting_count(view: &ClusterState, job: &JobRow, task: TaskIndex) 
     match job.kind() {
         JobKind::Batch | JobKind::Service => row.pending.len(),
         JobKind::Daemon => {
-            let request = Request { task: spec, constraints: &job.spec.constraints };
+            let constraints = &job.spec.constraints;
+            let request = Request { task: spec, constraints, kind: job.kind() };
             let covered = covered_nodes(view, job, task);
             let lacks = |node: &NodeRow| {
                 !covered.contains(&node.id)
@@ -221,6 +222,8 @@ pub(crate) fn node_reasons(
             Misfit::GpuCount { .. }
             | Misfit::CpuCapacity { .. }
             | Misfit::MemoryCapacity { .. }
+            | Misfit::CpuPressure { .. }
+            | Misfit::MemoryPressure { .. }
             | Misfit::GpuBusy { .. }
             | Misfit::GpuShareBusy { .. }
             | Misfit::CpuBusy { .. }
@@ -269,6 +272,8 @@ pub fn misfit_code(misfit: &Misfit) -> &'static str {
         Misfit::Cordoned => "cordoned",
         Misfit::Draining => "draining",
         Misfit::Resting => "resting",
+        Misfit::CpuPressure { .. } => "cpu-pressure",
+        Misfit::MemoryPressure { .. } => "memory-pressure",
         Misfit::GpuBusy { .. } | Misfit::GpuShareBusy { .. } => "gpu-busy",
         Misfit::CpuBusy { .. } => "cpu-busy",
         Misfit::MemoryBusy { .. } => "memory-busy",

@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, Constraints, GpuRequest, JobId, Name, Policy, StateMs, TaskSpec};
+use berth_model::{
+    AllocationId, Constraints, GpuRequest, JobId, JobKind, Name, Policy, StateMs, TaskSpec,
+};
 
 use crate::budget::Meter;
 use crate::filters::{Request, is_eligible};
@@ -103,7 +105,7 @@ pub(crate) struct Surface<'p> {
 
 impl FitKey {
     pub fn of(request: Request<'_>) -> FitKey {
-        let Request { task, constraints } = request;
+        let Request { task, constraints, kind: _ } = request;
         FitKey {
             cpu_milli: task.cpu.0,
             memory_bytes: task.memory.0,
@@ -263,7 +265,8 @@ impl Search {
     /// Ranks one node anew.
     fn rank(&mut self, position: usize, surface: Surface<'_>) {
         let host = surface.roster.host(position);
-        let request = Request { task: &self.task, constraints: &self.constraints };
+        let request =
+            Request { task: &self.task, constraints: &self.constraints, kind: JobKind::Batch };
         let is_in = host.is_open && is_eligible(&host.row, request).is_ok();
         let standing = if is_in { Standing::In } else { Standing::Out };
         if std::mem::replace(&mut self.standing[position], standing) != standing {

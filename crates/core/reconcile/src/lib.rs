@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod drain;
+mod guards;
 mod liveness;
+mod relief;
 mod replicas;
 mod reservations;
 mod retention;
@@ -14,7 +16,9 @@ mod soft;
 mod time_limits;
 
 pub use drain::{DrainWait, HasPlace, drain_waits, turn_of};
+pub use guards::{GuardRules, HostUse, HostWatch, Marks};
 pub use liveness::{Liveness, LivenessRules};
+pub use relief::{Relief, reliefs};
 pub use soft::{Heard, SoftState};
 
 use std::collections::BTreeSet;
@@ -58,7 +62,7 @@ fn waited_long_enough(view: &ClusterState, now: StateMs) -> Option<Command> {
 
 /// The allocations that these commands end: one tick gives one order about
 /// each, the first one, since a later one would change what its end means.
-fn ordered(commands: &[Command]) -> BTreeSet<AllocationId> {
+pub fn ordered(commands: &[Command]) -> BTreeSet<AllocationId> {
     let mut ordered = BTreeSet::new();
     for command in commands {
         if let Command::LoseAllocations { allocations, .. }

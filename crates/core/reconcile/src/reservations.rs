@@ -11,7 +11,7 @@ pub(crate) fn commands(view: &ClusterState) -> Vec<Command> {
     let mut stuck = Vec::new();
     let mut lost = Vec::new();
     for (id, node, reservation) in view.reservations() {
-        if !waits(view, id) {
+        if !waits(view, id) && !moves(view, reservation) {
             idle.push(id);
         } else if is_stuck(view, reservation) {
             stuck.push(id);
@@ -43,6 +43,12 @@ fn waits(view: &ClusterState, id: AllocationId) -> bool {
         return false;
     }
     row.pending.contains(instance) && view.next_attempt(job.id, row, instance) == id.attempt
+}
+
+/// Whether it is the next attempt of one that ends elsewhere.
+fn moves(view: &ClusterState, reservation: &ReservationRow) -> bool {
+    let is_live = |id: &AllocationId| view.allocations().get(id).is_some();
+    reservation.is_move() && reservation.awaits.iter().all(is_live)
 }
 
 fn lacks_device(node: &NodeRow, reservation: &ReservationRow, id: AllocationId) -> bool {

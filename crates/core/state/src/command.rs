@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Attempt, Claim, DeviceClaim, Drain, EndReport, InstanceIndex, JobId, JobSpec,
-    Machine, Name, NamespaceSpec, NodeId, NodeSpec, PortClaim, SpecDigest, StartPhase, StateMs,
-    StopIntent, TaskIndex, TokenId, WallMs,
+    AllocationId, Attempt, Claim, DeviceClaim, Drain, EndReport, Guards, InstanceIndex, JobId,
+    JobSpec, Machine, Name, NamespaceSpec, NodeId, NodeSpec, PortClaim, SpecDigest, StartPhase,
+    StateMs, StopIntent, TaskIndex, TokenId, WallMs,
 };
 
 use crate::access::{JoinProof, NewToken, Security};
@@ -106,6 +106,11 @@ pub enum Command {
         node: NodeId,
         uuid: String,
         purpose: DevicePurpose,
+    },
+    /// What the host of a node is short of, or is no longer.
+    SetGuards {
+        node: NodeId,
+        guards: Guards,
     },
     /// These allocations of a silent node are given up.
     LoseAllocations {
@@ -345,6 +350,7 @@ impl Command {
             Command::DownNode { .. } => "down-node",
             Command::SetSchedulable { .. } => "set-schedulable",
             Command::SetDevicePurpose { .. } => "set-device-purpose",
+            Command::SetGuards { .. } => "set-guards",
             Command::LoseAllocations { .. } => "lose-allocations",
             Command::Place { .. } => "place",
             Command::Reserve { .. } => "reserve",

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, AllocationState, DeviceHealth, EndReport, JobId, JobState, Machine, Name, NodeId,
-    NodeState, Outcome, TokenId,
+    AllocationId, AllocationState, DeviceHealth, EndReport, Guards, JobId, JobState, Machine, Name,
+    NodeId, NodeState, Outcome, TokenId,
 };
 
 use crate::rows::{AllocationRow, Seat};
@@ -86,6 +86,10 @@ pub enum EventKind {
     DevicePurposeChanged {
         uuid: String,
         purpose: crate::command::DevicePurpose,
+    },
+    /// Its host is short of something else than before, or of nothing.
+    NodeGuarded {
+        guards: Guards,
     },
     DeviceHealthChanged {
         uuid: String,
@@ -183,6 +187,7 @@ impl EventKind {
             EventKind::NodeStateChanged { .. } => "node-state",
             EventKind::NodePurposeChanged { .. } => "node-purpose",
             EventKind::DevicePurposeChanged { .. } => "device-purpose",
+            EventKind::NodeGuarded { .. } => "node-guard",
             EventKind::DeviceHealthChanged { .. } => "device-health",
             EventKind::NodeReaped => "node-reaped",
             EventKind::AllocationReturned { .. } => "allocation-returned",

@@ -163,7 +163,8 @@ fn check_reservations(
     for one in &node.reservations {
         sum.add(&one.held);
         let ends = |awaited: &AllocationId| {
-            let row = state.allocations.get(awaited).filter(|row| row.node == node.id);
+            let row = state.allocations.get(awaited);
+            let row = row.filter(|row| (row.node != node.id) == one.is_move());
             row.is_some_and(|row| row.state.stop_intent().is_some()) && seen.insert(*awaited)
         };
         let first = one.members.keys().next().copied();

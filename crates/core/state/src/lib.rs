@@ -12,6 +12,7 @@ pub mod event;
 mod fair;
 pub mod invariants;
 pub mod lending;
+pub mod movable;
 pub mod namespace;
 pub mod query;
 pub mod refusal;

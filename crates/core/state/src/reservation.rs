@@ -12,8 +12,9 @@ use berth_model::{
 use imbl::OrdMap;
 use thiserror::Error;
 
-use crate::command::Placement;
+use crate::command::{Placement, Reservation};
 use crate::lending::{Asker, Right};
+use crate::movable::Stays;
 use crate::rows::{AllocationRow, JobRow, NodeRow, ScoreParts};
 use crate::state::ClusterState;
 
@@ -23,8 +24,8 @@ use crate::state::ClusterState;
 pub struct ReservationRow {
     /// Whom for; never empty. They are placed together.
     pub members: BTreeMap<AllocationId, KeptPlace>,
-    /// Live on the same node, ending, and awaited by no other reservation. Empty only of a gang
-    /// that awaits others elsewhere.
+    /// Live on the same node, ending, and awaited by no other reservation of it. Empty only of a gang
+    /// that awaits others elsewhere. Of a move it is the member's own earlier attempt on another node.
     pub awaits: BTreeSet<AllocationId>,
     /// The part of the members' claims that those do not hold: part of the node's `used`, so that
     /// nobody else is given it.
@@ -66,6 +67,8 @@ pub enum NotAVictim {
     Elsewhere,
     #[error("its namespace holds no more than it is guaranteed")]
     Guaranteed,
+    #[error("{}", .0.text())]
+    Stays(Stays),
 }
 
 /// Whether a job ends others at all.
@@ -134,11 +137,36 @@ pub(crate) fn endable(row: &JobRow) -> Option<(u8, JobId)> {
 }
 
 impl ReservationRow {
+    /// Whether its member awaits its own end on another node.
+    pub fn is_move(&self) -> bool {
+        let (members, awaits) = (self.members.keys(), self.awaits.iter());
+        members.len() == 1
+            && awaits.len() == 1
+            && members.zip(awaits).all(|(to, of)| follows(to, of))
+    }
+
     pub(crate) fn to_hold(&self, state: &ClusterState) -> Claim {
-        let rows = self.awaits.iter().filter_map(|id| state.allocations.get(id));
+        let here = match self.is_move() {
+            true => &BTreeSet::new(),
+            false => &self.awaits,
+        };
+        let rows = here.iter().filter_map(|id| state.allocations.get(id));
         let members = self.members.values().map(|place| &place.claim);
         held_of(members, rows.map(|row| &row.claim))
     }
+}
+
+impl Reservation {
+    /// Whether an instance awaits its own end.
+    pub fn is_move(&self) -> bool {
+        let id = self.placement.allocation();
+        matches!(self.awaits.as_slice(), [mover] if follows(&id, mover))
+    }
+}
+
+/// Whether one is a later attempt of what the other is.
+fn follows(id: &AllocationId, of: &AllocationId) -> bool {
+    (id.job, id.task, id.instance) == (of.job, of.task, of.instance) && of.attempt < id.attempt
 }
 
 /// What has to be held of these claims while others hold `theirs`. As those end the sum of both

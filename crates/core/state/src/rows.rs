@@ -6,9 +6,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, AllocationState, Attempt, AverageUse, Claim, Device, GangSeat, JobId, JobKind,
-    JobSpec, JobState, Name, NodeCapacity, NodeId, NodeSpec, NodeState, NodeUse, Outcome, RangeSet,
-    SpecDigest, StateMs, TaskIndex, WallMs,
+    AllocationId, AllocationState, Attempt, AverageUse, Claim, Device, GangSeat, Guards, JobId,
+    JobKind, JobSpec, JobState, Name, NodeCapacity, NodeId, NodeSpec, NodeState, NodeUse, Outcome,
+    RangeSet, SpecDigest, StateMs, TaskIndex, WallMs,
 };
 
 use crate::access::{Authority, RevocationRow, TokenRow};
@@ -250,6 +250,9 @@ pub struct NodeRow {
     pub reservations: Vec<ReservationRow>,
     /// Devices that an operator wants nothing new on, by uuid, also while they are away.
     pub cordoned_devices: BTreeSet<String>,
+    /// What its host is short of. Whoever plans puts nothing new on it; apply does not ask, as
+    /// what was planned a moment before breaks nothing.
+    pub guards: Guards,
 }
 
 /// A worker that was given up while its node was silent, or whose place an earlier attempt
@@ -363,7 +366,7 @@ impl Hash for NodeRow {
         (self.used.cpu, self.used.memory, self.live.len()).hash(hasher);
         (&self.blocked_ports, self.rests_until).hash(hasher);
         (self.stock_incarnation, &self.orphans, &self.cordoned_devices).hash(hasher);
-        (&self.away, &self.reservations).hash(hasher);
+        (&self.away, &self.reservations, self.guards).hash(hasher);
     }
 }
 
@@ -447,9 +450,16 @@ impl TaskRow {
 }
 
 impl NodeRow {
-    /// Whether new work may be put on it.
+    /// Whether it is there, and meant for work.
     pub fn accepts_work(&self) -> bool {
         self.state == NodeState::Ready && self.purpose == Purpose::Work
+    }
+
+    /// Whether new work may be put on it now, as far as its host goes. A daemon asks
+    /// [`NodeRow::accepts_work`] alone: it belongs to its node and has nowhere else to go, and
+    /// may be what watches over a host that runs short of something.
+    pub fn takes_new_work(&self, now: StateMs) -> bool {
+        self.accepts_work() && !self.rests(now) && self.guards.are_open()
     }
 
     /// What it has, beside what is used of it.

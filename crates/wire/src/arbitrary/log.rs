@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use berth_model::{
-    Claim, CpuMilli, DeviceClaim, Drain, EndReport, JobId, MemoryBytes, NodeId, ShareMilli,
-    StateMs, StopIntent, TaskIndex, WallMs,
+    Claim, CpuMilli, DeviceClaim, Drain, EndReport, Guards, JobId, MemoryBytes, NodeId, ShareMilli,
+    Shut, StateMs, StopIntent, TaskIndex, WallMs,
 };
 use berth_state::{
     Command, DevicePurpose, Entry, JobChange, Observation, Observed, Placement, Purpose,
@@ -113,6 +113,17 @@ pub(crate) fn purpose() -> impl Strategy<Value = Purpose> {
     ]
 }
 
+pub(crate) fn guards() -> impl Strategy<Value = Guards> {
+    let shut = || {
+        let percents = any::<(u8, u8)>();
+        option::of(percents.prop_map(|(used_percent, opens_below_percent)| Shut {
+            used_percent,
+            opens_below_percent,
+        }))
+    };
+    (shut(), shut()).prop_map(|(cpu, memory)| Guards { cpu, memory })
+}
+
 fn node_command() -> BoxedStrategy<Command> {
     prop_oneof![
         (name(), any::<[u8; 16]>(), node()).prop_map(|(name, instance_key, spec)| {
@@ -135,6 +146,7 @@ fn node_command() -> BoxedStrategy<Command> {
             .prop_map(|(node, purpose)| Command::SetSchedulable { node, purpose }),
         (node_id(), text(), select(vec![DevicePurpose::Work, DevicePurpose::Cordoned]))
             .prop_map(|(node, uuid, purpose)| Command::SetDevicePurpose { node, uuid, purpose }),
+        (node_id(), guards()).prop_map(|(node, guards)| Command::SetGuards { node, guards }),
     ]
     .boxed()
 }

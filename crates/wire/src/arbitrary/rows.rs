@@ -19,7 +19,7 @@ use proptest::sample::select;
 
 use super::access::{authority, revocation_row, token_row};
 use super::agent::{allocation, phase};
-use super::log::{claim, intent, job_id, node_id, purpose, score, seat, state_ms, wall_ms};
+use super::log::{claim, guards, intent, job_id, node_id, purpose, score, seat, state_ms, wall_ms};
 use super::namespace::namespace_row;
 use super::spec::{digest, gang_seat, job, node};
 use super::{name, number, text};
@@ -257,13 +257,14 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
                 btree_set(text(), 0..3),
                 vec(away(), 0..3),
                 vec(reservation(), 0..3),
+                guards(),
             ),
         ),
     )
         .prop_map(|(head, rest)| {
             let (id, name, instance_key, spec, state, purpose) = head;
             let (session, generation, used, live, times, sets) = rest;
-            let (blocked_ports, orphans, cordoned_devices, away, reservations) = sets;
+            let (blocked_ports, orphans, cordoned_devices, away, reservations, guards) = sets;
             let (since, rests_until, stock_incarnation) = times;
             NodeRow {
                 id,
@@ -284,6 +285,7 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
                 cordoned_devices,
                 away: away.into_iter().map(|away| (away.row.id, away)).collect(),
                 reservations,
+                guards,
             }
         })
         .boxed()

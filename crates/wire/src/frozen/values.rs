@@ -1,10 +1,11 @@
 //! The values of which log entries and snapshot rows are made.
 
 use berth_model::{
-    AllocationId, Attempt, Claim, CpuMilli, Drain, EndCause, InstanceIndex, JobId, JobState,
-    MemoryBytes, NodeState, StartPhase, StateMs, StopIntent, TaskIndex,
+    AllocationId, Attempt, Claim, CpuMilli, Drain, EndCause, Guards, InstanceIndex, JobId,
+    JobState, MemoryBytes, NodeState, Shut, StartPhase, StateMs, StopIntent, TaskIndex,
 };
 use berth_proto::log::v1;
+use berth_proto::log::v1::guards::Shut as ShutProto;
 use berth_proto::log::v1::purpose::{Cordoned, Draining, Purpose as PurposeKind, Work};
 use berth_state::{Purpose, ScoreParts};
 
@@ -120,6 +121,40 @@ pub(crate) fn read_purpose(
             Purpose::Draining(Drain { deadline: deadline_state_ms.map(StateMs) })
         }
     })
+}
+
+/// None closed is an absent message, so that there is one encoding.
+pub(crate) fn guards_to_proto(guards: Guards) -> Option<v1::Guards> {
+    let shut = |shut: Shut| ShutProto {
+        used_percent: u32::from(shut.used_percent),
+        opens_below_percent: u32::from(shut.opens_below_percent),
+    };
+    let Guards { cpu, memory } = guards;
+    (!guards.are_open()).then(|| v1::Guards { cpu: cpu.map(shut), memory: memory.map(shut) })
+}
+
+pub(crate) fn read_guards(
+    at: Field<'_>,
+    proto: Option<v1::Guards>,
+    problems: &mut Problems,
+) -> Option<Guards> {
+    let v1::Guards { cpu, memory } = proto.unwrap_or_default();
+    let cpu = read_shut(at.named("cpu"), cpu, problems)?;
+    let memory = read_shut(at.named("memory"), memory, problems)?;
+    Some(Guards { cpu, memory })
+}
+
+fn read_shut(
+    at: Field<'_>,
+    proto: Option<ShutProto>,
+    problems: &mut Problems,
+) -> Option<Option<Shut>> {
+    let Some(ShutProto { used_percent, opens_below_percent }) = proto else { return Some(None) };
+    let (used_at, opens_at) = (at.named("used_percent"), at.named("opens_below_percent"));
+    Some(Some(Shut {
+        used_percent: problems.narrow(used_at, "0 to 255", used_percent)?,
+        opens_below_percent: problems.narrow(opens_at, "0 to 255", opens_below_percent)?,
+    }))
 }
 
 /// No score is an absent message, so that there is one encoding.

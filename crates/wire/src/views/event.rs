@@ -1,6 +1,6 @@
 //! What has happened, each in a sentence.
 
-use berth_model::{AllocationState, Name, Outcome, WallMs};
+use berth_model::{AllocationState, Guards, Name, Outcome, WallMs};
 use berth_proto::v1;
 use berth_state::{ClusterState, DevicePurpose, Event, EventKind, Purpose, Seat};
 
@@ -54,12 +54,11 @@ fn sentence(kind: &EventKind, node: &str) -> String {
         EventKind::NodeRegistered { name } => format!("node {name} has registered"),
         EventKind::NodeStateChanged { state } => format!("node {node} is {}", state.name()),
         EventKind::NodePurposeChanged { purpose } => purpose_sentence(*purpose, node),
-        EventKind::DevicePurposeChanged { uuid, purpose } => {
-            format!("GPU {uuid} of node {node} takes {}", what_it_takes(*purpose))
-        }
+        EventKind::DevicePurposeChanged { uuid, purpose } => what_it_takes(uuid, *purpose, node),
         EventKind::DeviceHealthChanged { uuid, health, reason } => {
             because(&format!("GPU {uuid} of node {node} is {}", health.name()), reason)
         }
+        EventKind::NodeGuarded { guards } => guarded(*guards, node),
         EventKind::NodeReaped => format!("node {node} was forgotten"),
         EventKind::AllocationReturned { reason } => because("goes on", reason),
         EventKind::AllocationAdopted => format!("was found on node {node} and taken back"),
@@ -124,11 +123,19 @@ fn update_failed(version: u32, reason: &str) -> String {
     because(&format!("the update to version {version} has failed"), reason)
 }
 
-fn what_it_takes(purpose: DevicePurpose) -> &'static str {
-    match purpose {
+fn guarded(guards: Guards, node: &str) -> String {
+    match guards.are_open() {
+        true => format!("the host of node {node} has enough of everything again"),
+        false => format!("node {node}: {guards}"),
+    }
+}
+
+fn what_it_takes(uuid: &str, purpose: DevicePurpose, node: &str) -> String {
+    let what = match purpose {
         DevicePurpose::Work => "work",
         DevicePurpose::Cordoned => "nothing new",
-    }
+    };
+    format!("GPU {uuid} of node {node} takes {what}")
 }
 
 fn because(what: &str, reason: &str) -> String {

@@ -1,6 +1,6 @@
 //! Nodes and what is in use of them.
 
-use berth_model::NodeState;
+use berth_model::{Guards, NodeState, Shut};
 use berth_proto::v1;
 use berth_state::{NodeRow, Purpose};
 
@@ -23,7 +23,7 @@ pub fn node(row: &NodeRow) -> v1::Node {
         id: row.id.0,
         name: row.name.to_string(),
         state: state_name(row).to_owned(),
-        schedulable: row.accepts_work(),
+        schedulable: row.accepts_work() && row.guards.are_open(),
         spec: Some(node_spec_to_proto(&row.spec)),
         allocated_cpu_milli: row.used.cpu.0,
         allocated_memory_bytes: row.used.memory.0,
@@ -33,7 +33,24 @@ pub fn node(row: &NodeRow) -> v1::Node {
         generation: row.generation,
         agent_refused: None,
         drain_waits: Vec::new(),
+        guards: guards(row.guards),
+        cpu_used_percent: None,
+        memory_used_percent: None,
+        cordoned: row.purpose != Purpose::Work,
     }
+}
+
+fn guards(guards: Guards) -> Vec<v1::NodeGuard> {
+    let shut = [("cpu", guards.cpu), ("memory", guards.memory)];
+    let shut = shut.into_iter().filter_map(|(resource, shut)| {
+        let Shut { used_percent, opens_below_percent } = shut?;
+        Some(v1::NodeGuard {
+            resource: resource.to_owned(),
+            used_percent: u32::from(used_percent),
+            opens_below_percent: u32::from(opens_below_percent),
+        })
+    });
+    shut.collect()
 }
 
 /// A node that is gone is gone, whatever it was being emptied for.

@@ -3,9 +3,9 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, AllocationState, Attempt, Constraints, CpuMilli, Device, DeviceClaim, Drain,
-    DurationMs, EndCause, EndReport, GpuRequest, InstanceIndex, JobId, JobKind, JobSpec, JobState,
-    MemoryBytes, Name, NodeId, NodeSpec, NodeState, Outcome, Policy, PortRange, RestartPolicy,
-    ShareMilli, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, WallMs,
+    DurationMs, EndCause, EndReport, GpuRequest, Guards, InstanceIndex, JobId, JobKind, JobSpec,
+    JobState, MemoryBytes, Name, NodeId, NodeSpec, NodeState, Outcome, Policy, PortRange,
+    RestartPolicy, ShareMilli, Shut, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, WallMs,
 };
 use berth_proto::v1;
 use berth_state::{
@@ -314,6 +314,11 @@ fn every_kind_of_event_has_its_sentence() {
     check(EventKind::NodeStateChanged { state: NodeState::Down }, "node gpu-01 is down");
     let drain = Purpose::Draining(Drain { deadline: None });
     check(EventKind::NodePurposeChanged { purpose: drain }, "node gpu-01 is being emptied");
+    let shut = Some(Shut { used_percent: 91, opens_below_percent: 80 });
+    let guarded = |cpu| EventKind::NodeGuarded { guards: Guards { cpu, memory: None } };
+    let pauses = "node gpu-01: CPU 91 % in use, pauses new placements until below 80 %";
+    check(guarded(shut), pauses);
+    check(guarded(None), "the host of node gpu-01 has enough of everything again");
     check(EventKind::NodeReaped, "node gpu-01 was forgotten");
     let desired = EventKind::DesiredChanged { generation: 5 };
     check(desired, "what should be on node gpu-01 has generation 5");

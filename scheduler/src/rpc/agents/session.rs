@@ -9,6 +9,7 @@ use berth_placement::NodeLoad;
 use berth_proto::v1;
 use berth_proto::v1::agent_message::Message as FromAgent;
 use berth_proto::v1::scheduler_message::Message as ToAgent;
+use berth_reconcile::HostUse;
 use berth_state::{ClusterState, Command, Reply};
 use berth_wire::agent::Hello;
 use bytes::Bytes;
@@ -195,7 +196,8 @@ impl Open {
                 Err(Status::unavailable("this scheduler has lost its majority; dial another"))
             }
             Some(FromAgent::Heartbeat(heartbeat)) => {
-                self.leader.set_load(self.node, load(&heartbeat), heartbeat.devices);
+                let (load, host) = (load(&heartbeat), host_use(&heartbeat));
+                self.leader.set_load(self.node, load, host, heartbeat.devices);
                 let sequence = heartbeat.sequence;
                 self.send(message(ToAgent::HeartbeatAck(v1::HeartbeatAck { sequence }))).await?;
                 self.come_back().await
@@ -243,6 +245,14 @@ fn fences_held_back(view: &ClusterState, node: NodeId, said: &NodeSpec) -> Vec<S
     let uuids = said.devices.iter().map(|device| device.uuid.as_str());
     let held_back = uuids.filter(|uuid| is_fenced(said, uuid) && !is_fenced(&row.spec, uuid));
     held_back.map(str::to_owned).collect()
+}
+
+/// Of an agent from before it told, nothing is known.
+fn host_use(heartbeat: &v1::Heartbeat) -> HostUse {
+    HostUse {
+        cpu_milli: heartbeat.host_cpu_used_milli,
+        memory_milli: heartbeat.host_memory_used_milli,
+    }
 }
 
 fn load(heartbeat: &v1::Heartbeat) -> NodeLoad {

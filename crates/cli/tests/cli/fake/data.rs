@@ -300,6 +300,7 @@ pub fn defrag(moves_max: Option<u32>) -> PlanDefragReply {
         to: "gpu-02".into(),
         devices: vec![DeviceClaim { uuid: "GPU-7".into(), share_milli, memory_bytes: 40 << 30 }],
         lost_gpu_ms,
+        next_id: String::new(),
     };
     let mut moves = vec![one("17.0.3.1", 500, 65_000), one("18.0.0.1", 250, 7_500)];
     moves.truncate(moves_max.unwrap_or(2) as usize);
@@ -311,6 +312,18 @@ pub fn defrag(moves_max: Option<u32>) -> PlanDefragReply {
         moves_unseen: 3,
         staying: vec![Staying { why: "a member of a gang".into(), allocations: 4 }],
     }
+}
+
+/// One move, which is made by the next look.
+pub fn moved(asked: &DefragRequest) -> DefragReply {
+    let watched = asked.watched.iter();
+    let states = watched.map(|id| MoveState { next_id: id.clone(), state: "running".into() });
+    let mut moves = match asked.moves_max {
+        Some(0) | None => Vec::new(),
+        Some(_) => defrag(Some(1)).moves,
+    };
+    moves.iter_mut().for_each(|one| one.next_id = "17.0.3.2".into());
+    DefragReply { moves, refused: Vec::new(), under_way: 0, states: states.collect() }
 }
 
 /// A backup of a cluster that was just founded.

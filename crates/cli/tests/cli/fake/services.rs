@@ -404,6 +404,11 @@ impl Nodes for Fake {
         Ok(Response::new(data::defrag(request.into_inner().moves_max)))
     }
 
+    async fn defrag(&self, request: Request<DefragRequest>) -> Answer<DefragReply> {
+        self.enter()?;
+        Ok(Response::new(data::moved(&request.into_inner())))
+    }
+
     async fn stop_orphans(&self, request: Request<StopOrphansRequest>) -> Answer<StopOrphansReply> {
         self.enter()?;
         let StopOrphansRequest { allocation_ids: ids, node } = request.into_inner();

@@ -142,7 +142,7 @@ impl Board {
             let Some(task) = job.spec.tasks.get(usize::from(id.task.0)) else { continue };
             let Some(cost) = may_move(job, row) else { continue };
             let constraints = &job.spec.constraints;
-            let kind = self.kind_of(Request { task, constraints });
+            let kind = self.kind_of(Request { task, constraints, kind: job.kind() });
             let held = Held::of(self.roster.host(position), row);
             movers.push(Mover { id, cost, kind, held });
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_model::{Constraints, TaskSpec};
+use berth_model::{Constraints, JobKind, TaskSpec};
 
 use crate::filters::{Request, is_eligible};
 use crate::host::Host;
@@ -71,7 +71,8 @@ impl Destinations {
 
     /// Whether the request could run there at all, and the node takes work.
     pub fn may_use(&self, host: &Host) -> bool {
-        let request = Request { task: &self.task, constraints: &self.constraints };
+        let request =
+            Request { task: &self.task, constraints: &self.constraints, kind: JobKind::Batch };
         host.is_open && is_eligible(&host.row, request).is_ok()
     }
 

@@ -1,7 +1,7 @@
 //! Room for one request that fits nowhere: the fewest who move, and of those sets the one that
 //! leaves the most of the cluster of use.
 
-use berth_model::{Constraints, NodeId, StateMs, TaskSpec};
+use berth_model::{Constraints, JobKind, NodeId, StateMs, TaskSpec};
 
 use super::Move;
 use super::board::{Board, Settled};
@@ -60,7 +60,7 @@ impl Board {
         now: StateMs,
         limits: RoomLimits,
     ) -> Option<Room> {
-        let kind = self.kind_of(Request { task, constraints });
+        let kind = self.kind_of(Request { task, constraints, kind: JobKind::Batch });
         self.catch_up();
         if self.kinds[kind].ranked().next().is_some() {
             return None;

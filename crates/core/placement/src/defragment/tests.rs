@@ -221,7 +221,7 @@ proptest! {
         if let Some(room) = room {
             let used = scene.replay(&room.moves);
             let constraints = Default::default();
-            let request = Request { task: &asked, constraints: &constraints };
+            let request = Request { task: &asked, constraints: &constraints, kind: JobKind::Batch };
             let row = scene.cluster.state.nodes().get(&room.node).unwrap();
             prop_assert_eq!(admits(row, &used[&room.node], scene.cluster.now, request), Ok(()));
         }

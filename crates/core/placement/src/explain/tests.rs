@@ -54,6 +54,34 @@ fn every_node_is_counted_once_by_its_first_reason() {
 }
 
 #[test]
+fn hosts_that_are_short_of_something_are_counted_as_such() {
+    let mut cluster = Cluster::with_nodes([gpu_node(2), gpu_node(2), gpu_node(2), gpu_node(0)]);
+    cluster.set_guards(1, Some(97), None);
+    cluster.set_guards(2, Some(91), Some(95));
+    cluster.set_guards(3, None, Some(93));
+    let waiting = cluster.submit(job(Policy::BestFit, gpu_task(2)));
+    let found = explained(&cluster, waiting);
+    assert_eq!(codes(&found), [("gpu-model", 1), ("cpu-pressure", 2), ("memory-pressure", 1)]);
+    let details: Vec<&str> = found.reasons.iter().map(|one| one.detail.as_str()).collect();
+    assert_eq!(
+        details[1..],
+        [
+            "nearest node: CPU 91 % in use, pauses new placements until below 80 %",
+            "memory 93 % in use, pauses new placements until below 85 %",
+        ]
+    );
+    assert_eq!(found.reasons[1].also, [("memory-pressure", 1)]);
+    let change = "wait: node node-3: memory 93 % in use, pauses new placements until below 85 %";
+    assert_eq!(found.smallest_change, change);
+    assert!(found.can_ever_fit);
+    // A daemon waits for none of that.
+    let daemon = JobSpec { kind: JobKind::Daemon, ..job(Policy::BestFit, gpu_task(2)) };
+    let daemon = cluster.submit(daemon);
+    let found = explained(&cluster, daemon);
+    assert_eq!(codes(&found), [("gpu-model", 1), ("fits", 3)]);
+}
+
+#[test]
 fn what_can_never_fit_is_said_so() {
     let mut cluster = Cluster::with_nodes([gpu_node(8), gpu_node(4)]);
     let waiting = cluster.submit(job(Policy::BestFit, gpu_task(16)));

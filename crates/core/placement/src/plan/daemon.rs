@@ -31,7 +31,9 @@ impl<'a> Run<'_, 'a> {
             }
             let host = self.roster.host(position);
             let row = &host.row;
-            let Some(instance) = instance_of(row.id).filter(|_| host.is_open) else { continue };
+            // Whatever its host is short of; see `NodeRow::takes_new_work`.
+            let takes = row.accepts_work() && !row.rests(self.now);
+            let Some(instance) = instance_of(row.id).filter(|_| takes) else { continue };
             let covered = live.contains(&InstanceIndex(instance))
                 || visit.row.failed.contains(instance)
                 || row.has_orphan_of_task(visit.key.job, visit.key.task)

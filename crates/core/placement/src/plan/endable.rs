@@ -128,7 +128,8 @@ impl<'a> Run<'_, 'a> {
                 | NotAVictim::TooUrgent { .. }
                 | NotAVictim::Awaited
                 | NotAVictim::Elsewhere
-                | NotAVictim::Guaranteed,
+                | NotAVictim::Guaranteed
+                | NotAVictim::Stays(_),
             ) => Err(None),
         }
     }

@@ -178,7 +178,9 @@ impl<'a> Run<'_, 'a> {
         }
         let view = self.view;
         let groups = self.groups.entry(position).or_insert_with(|| {
-            let kept = row.reservations.iter().filter(|one| !is_of_gang(one, view));
+            // A place of one that moves there is its own.
+            let kept = row.reservations.iter();
+            let kept = kept.filter(|one| !is_of_gang(one, view) && !one.is_move());
             kept.map(|one| Group::of(one, view)).collect()
         });
         let may_end = |id: &AllocationId| {

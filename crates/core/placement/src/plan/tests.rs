@@ -255,6 +255,32 @@ fn a_daemon_runs_once_on_every_node_that_takes_work() {
 }
 
 #[test]
+fn a_host_that_is_short_of_something_gets_daemons_alone() {
+    let mut cluster = Cluster::with_nodes([gpu_node(1), gpu_node(1), gpu_node(1)]);
+    cluster.set_guards(1, Some(91), None);
+    cluster.set_guards(2, None, Some(93));
+    let kind = JobKind::Daemon;
+    let of_daemon = TaskSpec { restart: RestartPolicy::default_for(kind), ..task() };
+    cluster.submit(JobSpec { kind, ..job(Policy::BestFit, of_daemon) });
+    let daemons = plan_all(&cluster);
+    assert_eq!(nodes_of(&daemons), [1, 2, 3]);
+    cluster.place(daemons.placements);
+    cluster.submit(job(Policy::BestFit, counted(3, gpu_task(1))));
+    let outcome = plan_all(&cluster);
+    assert_eq!(nodes_of(&outcome), [3]);
+    cluster.place(outcome.placements);
+    // What is urgent ends nobody there: it could not start in their place.
+    cluster.set_guards(3, Some(100), None);
+    let urgent = JobSpec { priority: 100, ..job(Policy::BestFit, gpu_task(1)) };
+    cluster.submit(urgent);
+    cluster.now = cluster.now.after(DurationMs::from_secs(3_600));
+    let outcome = plan_all(&cluster);
+    assert_eq!((outcome.placements, outcome.reservations), (Vec::new(), Vec::new()));
+    cluster.set_guards(1, None, None);
+    assert_eq!(nodes_of(&plan_all(&cluster)), [1]);
+}
+
+#[test]
 fn a_retry_waits_for_its_time_and_takes_the_next_attempt() {
     let mut cluster = Cluster::with_nodes([gpu_node(0)]);
     let restart =

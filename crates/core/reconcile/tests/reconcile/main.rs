@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "tests may unwrap, and so may what they share")]
 
 mod drain;
+mod guards;
 mod liveness;
 mod lives;
+mod moves;
+mod relief;
 mod retention;
 mod rolling;
 mod time_limits;

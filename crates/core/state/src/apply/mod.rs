@@ -9,6 +9,7 @@ mod fences;
 mod gangs;
 mod index;
 mod jobs;
+mod moves;
 mod namespaces;
 mod nodes;
 mod observe;
@@ -108,6 +109,7 @@ impl Step<'_> {
             Command::SetDevicePurpose { node, uuid, purpose } => {
                 self.set_device_purpose(*node, uuid, *purpose)
             }
+            Command::SetGuards { node, guards } => self.set_guards(*node, *guards),
             Command::LoseAllocations { node, session, allocations, reason } => {
                 self.lose_allocations(*node, *session, allocations, reason)
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Misfit, Name, NodeId, NodeSpec, NodeState, NodeUse, StateMs, StopIntent,
+    AllocationId, Guards, Misfit, Name, NodeId, NodeSpec, NodeState, NodeUse, StateMs, StopIntent,
     may_stay, validate_node,
 };
 
@@ -157,6 +157,7 @@ impl Step<'_> {
             away: Default::default(),
             reservations: Default::default(),
             cordoned_devices: Default::default(),
+            guards: Guards::default(),
         };
         self.state.nodes.insert(node, Arc::new(row));
         self.state.index.node_names.insert(name.clone(), node);
@@ -279,6 +280,15 @@ impl Step<'_> {
             };
         });
         self.emit_node(node, EventKind::DevicePurposeChanged { uuid: uuid.to_owned(), purpose });
+        Ok(Reply::Done)
+    }
+
+    /// Places that are kept stay kept: what ends for them gives back what its host is short of.
+    pub(super) fn set_guards(&mut self, node: NodeId, guards: Guards) -> Result<Reply, Refusal> {
+        if self.state.node_row(node)?.guards != guards {
+            self.state.nodes.edit(&node, |row| row.guards = guards);
+            self.emit_node(node, EventKind::NodeGuarded { guards });
+        }
         Ok(Reply::Done)
     }
 

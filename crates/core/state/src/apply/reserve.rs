@@ -26,7 +26,13 @@ impl Step<'_> {
         for (unit, reservations) in self.units(reservations, |one| &one.placement) {
             let ids = match unit {
                 Unit::Gang => self.reserve_gang(reservations),
-                Unit::Single => reservations.iter().map(|one| self.reserve_one(one)).collect(),
+                Unit::Single => {
+                    let ids = reservations.iter().map(|one| match one.is_move() {
+                        true => self.move_one(one),
+                        false => self.reserve_one(one),
+                    });
+                    ids.collect()
+                }
             };
             match ids {
                 Ok(ids) => granted.extend(ids),
@@ -138,7 +144,7 @@ impl Step<'_> {
         }
     }
 
-    fn put_places(
+    pub(super) fn put_places(
         &mut self,
         node: NodeId,
         joined: Option<usize>,
@@ -261,6 +267,12 @@ impl Step<'_> {
 
     /// An allocation of the node has ended: what waited for it and for nothing else starts.
     pub(super) fn awaited_ended(&mut self, node: NodeId, ended: AllocationId) {
+        for at in self.where_awaited(node, ended) {
+            self.awaited_ended_at(at, ended);
+        }
+    }
+
+    fn awaited_ended_at(&mut self, node: NodeId, ended: AllocationId) {
         let Some((at, reservation)) =
             self.reservation_where(node, |one| one.awaits.contains(&ended))
         else {
@@ -348,9 +360,11 @@ impl Step<'_> {
     /// An awaited allocation is no longer live, and what it holds is not free.
     pub(super) fn drop_places_for(&mut self, node: NodeId, awaited: AllocationId) {
         let waits = |one: &ReservationRow| one.awaits.contains(&awaited);
-        if let Some((_, reservation)) = self.reservation_where(node, waits) {
-            let ids: Vec<AllocationId> = reservation.members.keys().copied().collect();
-            self.drop_named(&ids, "what it waited for gave its place to another attempt");
+        for at in self.where_awaited(node, awaited) {
+            if let Some((_, reservation)) = self.reservation_where(at, waits) {
+                let ids: Vec<AllocationId> = reservation.members.keys().copied().collect();
+                self.drop_named(&ids, "what it waited for gave its place to another attempt");
+            }
         }
     }
 

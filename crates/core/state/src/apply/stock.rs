@@ -46,6 +46,12 @@ impl ClusterState {
         floor.map_or(counted, |restore| counted.max(restore.attempt_floor))
     }
 
+    /// The attempt that comes after one that is live; `None` of what is not there.
+    pub fn attempt_after(&self, id: AllocationId) -> Option<Attempt> {
+        let task = self.tasks.get(&(id.job, id.task))?;
+        Some(self.next_attempt(id.job, task, id.instance.0).max(id.attempt.next()))
+    }
+
     /// Whether an orphan runs any instance of this task.
     pub fn has_orphan_of_task(&self, job: JobId, task: TaskIndex) -> bool {
         self.cluster.restore.is_some()

@@ -17,10 +17,11 @@ use super::reservations::reservation;
 use super::restores::{restored, stock_of, take_stock};
 use super::world::{World, exited, job, join_token, name, proof, submit};
 use crate::lending::Asker;
+use crate::movable::may_move;
 use crate::reservation::may_end;
 use crate::{
     AllocationRow, ClusterState, Command, JobChange, JobRow, NewToken, Observation, Observed,
-    Purpose, Seat, Stock,
+    Purpose, Reservation, Seat, Stock,
 };
 
 #[derive(Clone, Debug)]
@@ -30,6 +31,7 @@ enum Move {
     Place { job: u8, instance: u32, node: u8, steal: bool },
     Observe { allocation: u8, what: u8, other_node: bool },
     Reserve { job: u8, instance: u32, node: u8, awaits: u8, drop: bool },
+    Elsewhere { allocation: u8, node: u8 },
     Stop { allocation: u8, intent: u8 },
     Node { node: u8, what: u8 },
     Scheduler { which: u8, what: u8 },
@@ -52,6 +54,8 @@ fn moves() -> impl Strategy<Value = Move> {
         }),
         6 => (any::<u8>(), 0..5u32, 0..4u8, any::<u8>(), proptest::bool::weighted(0.1))
             .prop_map(|(job, instance, node, awaits, drop)| Move::Reserve { job, instance, node, awaits, drop }),
+        4 => (any::<u8>(), 0..4u8)
+            .prop_map(|(allocation, node)| Move::Elsewhere { allocation, node }),
         1 => (any::<u8>(), 0..6u8)
             .prop_map(|(allocation, intent)| Move::Stop { allocation, intent }),
         2 => (0..4u8, 0..8u8).prop_map(|(node, what)| Move::Node { node, what }),
@@ -117,6 +121,9 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             let (job, node) = (of_gang.or_else(|| pick(&jobs, job))?, pick(&nodes, node)?);
             reserve_command(world, (job, instance), node, (!drop).then_some(awaits))
         }
+        Move::Elsewhere { allocation, node } => {
+            elsewhere_command(world, (&live, allocation), (&nodes, node))
+        }
         Move::Stop { allocation, intent } => {
             use StopIntent as S;
             let intents = [S::Cancel, S::TimeOut, S::Drain, S::Replace, S::Unhealthy, S::Preempt];
@@ -160,12 +167,33 @@ fn any_job(kind: u8, count: u32, gpus: u32, named: u8) -> JobSpec {
     let mut spec = job(kind, &format!("job-{named}"), count, gpus);
     spec.on_return = OnReturn::ALL[usize::from(named)];
     spec.priority = [0, 60, 30][usize::from(named)];
+    // Batch work of the first name may not begin twice, and is not moved.
+    spec.tasks[0].restart.attempts = Some(named.into());
     spec.preemption.min_run = DurationMs(1_000 * u64::from(named));
     if named == 2 && kind != JobKind::Daemon {
         spec.tasks[0].gang = Some(Gang {});
         spec.tasks[0].restart.attempts = Some(2);
     }
     spec
+}
+
+/// Mostly of one that may move.
+fn elsewhere_command(
+    world: &World,
+    (live, allocation): (&[AllocationId], u8),
+    (nodes, node): (&[NodeId], u8),
+) -> Option<Command> {
+    let (state, now) = (&world.state, StateMs(world.now));
+    let may = |id: &&AllocationId| {
+        let row = state.allocations().get(*id).unwrap();
+        may_move(state, state.jobs().get(&id.job).unwrap(), row, now).is_ok()
+    };
+    let movable: Vec<AllocationId> = live.iter().filter(may).copied().collect();
+    let mover = pick(&movable, allocation).or_else(|| pick(live, allocation))?;
+    let mut placement = world.placement(mover.job, mover.instance.0, pick(nodes, node)?);
+    placement.attempt = state.attempt_after(mover)?;
+    let kept = Reservation { placement, awaits: vec![mover] };
+    Some(Command::Reserve { reservations: vec![kept.clone(), kept] })
 }
 
 /// Some of what lives on the node is to end, or no place is kept any more.

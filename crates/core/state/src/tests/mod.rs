@@ -9,6 +9,7 @@ mod gangs;
 mod jobs;
 mod lending;
 mod lives;
+mod moves;
 mod namespaces;
 mod nodes;
 mod orphans;

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationState, DeviceHealth, EndCause, EndReport, JobKind, Name, NodeId, NodeState,
-    PortRange, StopIntent,
+    AllocationState, DeviceHealth, EndCause, EndReport, Guards, JobKind, Name, NodeId, NodeState,
+    PortRange, Shut, StateMs, StopIntent,
 };
 
 use super::world::{World, exited, job, name, node_spec};
@@ -35,6 +35,28 @@ fn work_leaves_a_lost_device_and_stays_on_one_that_takes_nothing_new() {
     assert_eq!(told(DeviceHealth::Cordoned), [None, None]);
     assert_eq!(told(DeviceHealth::Healthy), [None, None]);
     assert_eq!(told(DeviceHealth::Lost), [Some(StopIntent::Drain), None]);
+}
+
+/// Who plans puts nothing new there; what was planned a moment before is granted all the same.
+#[test]
+fn guards_stand_with_their_node_until_they_change() {
+    let mut world = World::new(1);
+    let node = only(&world);
+    let shut = Some(Shut { used_percent: 91, opens_below_percent: 80 });
+    let guards = Guards { cpu: shut, memory: None };
+    let (open, before) = (world.now, world.state.hash());
+    assert!(world.state.nodes().get(&node).unwrap().takes_new_work(StateMs(open)));
+    world.one(Command::SetGuards { node, guards }).unwrap();
+    assert_ne!(world.state.hash(), before);
+    let row = world.state.nodes().get(&node).unwrap();
+    assert_eq!((row.guards, row.accepts_work()), (guards, true));
+    assert!(!row.takes_new_work(StateMs(open)));
+    let id = world.submit(&job(JobKind::Batch, "a", 1, 1));
+    world.place(id, 0).unwrap();
+    world.one(register("node-0", 0, 2)).unwrap();
+    assert_eq!(world.state.nodes().get(&node).unwrap().guards, guards, "its host is as busy");
+    let nowhere = Command::SetGuards { node: NodeId(99), guards };
+    assert_eq!(world.one(nowhere), Err(Refusal::NoSuchNode(NodeId(99))));
 }
 
 /// An operator's word outlives what the agent says of the device, also while it is away.

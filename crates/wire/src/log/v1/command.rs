@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use berth_model::{AllocationId, JobId, Name, NodeId, NodeSpec, SpecDigest, StopIntent, TokenId};
+use berth_model::{
+    AllocationId, Guards, JobId, Name, NodeId, NodeSpec, SpecDigest, StopIntent, TokenId,
+};
 use berth_proto::log::v1;
 use berth_proto::log::v1::change_job::{Change, Hold, Purge, Release, Restart, Rollback, Stop};
 use berth_proto::log::v1::command::Command as Kind;
@@ -13,7 +15,8 @@ use bytes::Bytes;
 use super::{access, namespace, observation, plan, stock};
 use crate::enumeration;
 use crate::frozen::values::{
-    allocations_to_proto, purpose_to_proto, read_allocations, read_purpose,
+    allocations_to_proto, guards_to_proto, purpose_to_proto, read_allocations, read_guards,
+    read_purpose,
 };
 use crate::problem::{Field, Problems};
 use crate::spec::{job_spec_to_proto, node_spec_to_proto, read_job, read_node};
@@ -61,6 +64,7 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
         Command::SetDevicePurpose { node, uuid, purpose } => {
             set_device_to_proto(*node, uuid, *purpose)
         }
+        Command::SetGuards { node, guards } => set_guards_to_proto(*node, *guards),
         Command::LoseAllocations { node, session, allocations, reason } => {
             Kind::LoseAllocations(lose_to_proto(*node, *session, allocations, reason))
         }
@@ -128,6 +132,10 @@ fn set_node_to_proto(node: NodeId, purpose: Purpose) -> Kind {
 fn set_device_to_proto(node: NodeId, uuid: &str, purpose: DevicePurpose) -> Kind {
     let cordoned = purpose == DevicePurpose::Cordoned;
     Kind::SetDevicePurpose(v1::SetDevicePurpose { node: node.0, uuid: uuid.to_owned(), cordoned })
+}
+
+fn set_guards_to_proto(node: NodeId, guards: Guards) -> Kind {
+    Kind::SetGuards(v1::SetGuards { node: node.0, guards: guards_to_proto(guards) })
 }
 
 fn lose_to_proto(
@@ -221,6 +229,7 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
             purpose: read_purpose(at.named("purpose"), purpose, problems)?,
         },
         Kind::SetDevicePurpose(set) => read_set_device(set),
+        Kind::SetGuards(set) => read_set_guards(at, set, problems)?,
         Kind::LoseAllocations(lose) => Command::LoseAllocations {
             node: NodeId(lose.node),
             session: lose.session,
@@ -265,6 +274,16 @@ fn read_set_device(proto: v1::SetDevicePurpose) -> Command {
     let v1::SetDevicePurpose { node, uuid, cordoned } = proto;
     let purpose = if cordoned { DevicePurpose::Cordoned } else { DevicePurpose::Work };
     Command::SetDevicePurpose { node: NodeId(node), uuid, purpose }
+}
+
+fn read_set_guards(
+    at: Field<'_>,
+    proto: v1::SetGuards,
+    problems: &mut Problems,
+) -> Option<Command> {
+    let v1::SetGuards { node, guards } = proto;
+    let guards = read_guards(at.named("guards"), guards, problems)?;
+    Some(Command::SetGuards { node: NodeId(node), guards })
 }
 
 fn read_admit(

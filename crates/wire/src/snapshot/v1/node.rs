@@ -14,8 +14,9 @@ use bytes::Bytes;
 use super::allocation;
 use crate::enumeration;
 use crate::frozen::values::{
-    allocation_to_proto, allocations_to_proto, claim_to_proto, purpose_to_proto, read_allocation,
-    read_allocations, read_claim, read_purpose, read_score, score_to_proto,
+    allocation_to_proto, allocations_to_proto, claim_to_proto, guards_to_proto, purpose_to_proto,
+    read_allocation, read_allocations, read_claim, read_guards, read_purpose, read_score,
+    score_to_proto,
 };
 use crate::problem::{Cause, Field, Problems};
 use crate::spec::{node_spec_to_proto, read_node};
@@ -47,6 +48,7 @@ pub(super) fn to_proto(row: &NodeRow) -> v1::NodeRow {
         cordoned_devices: row.cordoned_devices.iter().cloned().collect(),
         away: row.away.values().map(away_to_proto).collect(),
         reservations: row.reservations.iter().map(reservation_to_proto).collect(),
+        guards: guards_to_proto(row.guards),
     }
 }
 
@@ -108,6 +110,7 @@ pub(super) fn read(at: Field<'_>, proto: v1::NodeRow, problems: &mut Problems) -
         cordoned_devices: proto.cordoned_devices.into_iter().collect(),
         away: read_away(at.named("away"), proto.away, problems)?,
         reservations,
+        guards: read_guards(at.named("guards"), proto.guards, problems)?,
     })
 }
 

@@ -199,6 +199,7 @@ fn places_one_by_one(cluster: &Cluster, job: &JobRow, task: &TaskSpec) -> u32 {
     for node in cluster.state.nodes().values() {
         let closed = !node.accepts_work()
             || node.rests(cluster.now)
+            || !node.guards.are_open()
             || eligible(&node.name, &node.spec, &job.spec.constraints, task).is_err();
         if closed {
             continue;
@@ -254,6 +255,7 @@ enum Step {
     End(usize, bool),
     Advance(u64),
     Purpose(usize, bool),
+    Guard(usize, bool),
 }
 
 fn a_node() -> impl Strategy<Value = NodeSpec> {
@@ -301,6 +303,7 @@ fn a_step() -> impl Strategy<Value = Step> {
         4 => (0..100usize, any::<bool>()).prop_map(|(which, well)| Step::End(which, well)),
         1 => (1..40_000u64).prop_map(Step::Advance),
         1 => (0..6usize, any::<bool>()).prop_map(|(which, open)| Step::Purpose(which, open)),
+        1 => (0..6usize, any::<bool>()).prop_map(|(which, open)| Step::Guard(which, open)),
     ]
 }
 
@@ -360,6 +363,10 @@ proptest! {
                     }
                 }
                 Step::Advance(span) => cluster.now = cluster.now.after(DurationMs(span)),
+                Step::Guard(which, open) => {
+                    let node = which % cluster.state.nodes().len() + 1;
+                    cluster.set_guards(node as u64, None, (!open).then_some(95));
+                }
                 Step::Purpose(which, open) => {
                     let node = which % cluster.state.nodes().len() + 1;
                     let purpose = if open { Purpose::Work } else { Purpose::Cordoned };

@@ -69,6 +69,33 @@ fn the_place_where_the_least_work_is_lost_is_kept() {
 }
 
 #[test]
+fn a_place_of_one_that_moves_is_its_own_and_the_one_it_leaves_anybodys() {
+    let mut cluster = Cluster::with_nodes([gpu_node(1), gpu_node(1)]);
+    cluster.set_purpose(2, Purpose::Cordoned);
+    let again = RestartPolicy { attempts: None, ..gpu_task(1).restart };
+    cluster.submit(urgent(50, TaskSpec { restart: again, ..gpu_task(1) }));
+    run_for(&mut cluster, 60_000);
+    cluster.set_purpose(2, Purpose::Work);
+    let mover = *cluster.state.allocations().iter().next().unwrap().0;
+    let next = AllocationId { attempt: cluster.state.attempt_after(mover).unwrap(), ..mover };
+    let mut claim = cluster.state.allocations().get(&mover).unwrap().claim.clone();
+    let there = cluster.state.nodes().get(&NodeId(2)).unwrap().spec.devices[0].uuid.clone();
+    claim.devices[0].uuid = there;
+    let placement = Placement::new(next, NodeId(2), claim, Default::default());
+    reserve(&mut cluster, vec![Reservation { placement, awaits: vec![mover] }]);
+    let job = cluster.submit(urgent(90, counted(2, gpu_task(1))));
+    let outcome = plan_all(&cluster);
+    assert_eq!(victims(&outcome), [[mover.to_string()]]);
+    assert_eq!(outcome.reservations[0].placement.node, NodeId(1));
+    reserve(&mut cluster, outcome.reservations);
+    assert_eq!(plan_all(&cluster).reservations, [], "nobody can be ended for the other");
+    cluster.end_allocation(NodeId(1), mover, exit(143));
+    let live = cluster.state.allocations().values();
+    let live: Vec<(JobId, u64)> = live.map(|row| (row.id.job, row.node.0)).collect();
+    assert_eq!(live, [(mover.job, 2), (job, 1)]);
+}
+
+#[test]
 fn what_one_end_makes_room_for_shares_it() {
     let mut cluster = Cluster::with_nodes([gpu_node(4), gpu_node(2)]);
     cluster.submit(urgent(50, gpu_task(4)));
@@ -244,7 +271,8 @@ fn by_right(
 ) -> Option<Price> {
     let (view, now) = (&cluster.state, cluster.now);
     let job = view.jobs().get(&job).unwrap();
-    let request = Request { task: &job.spec.tasks[0], constraints: &job.spec.constraints };
+    let (task, constraints) = (&job.spec.tasks[0], &job.spec.constraints);
+    let request = Request { task, constraints, kind: job.kind() };
     let asker = Asker { spec: &job.spec, right };
     let is_own = |row: &AllocationRow| {
         let owner = view.jobs().get(&row.id.job).unwrap();

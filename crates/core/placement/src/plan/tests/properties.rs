@@ -24,6 +24,8 @@ enum Step {
     End(usize, EndReport),
     Advance(u64),
     SetPurpose(usize, Purpose),
+    /// So much of its processors is in use.
+    Guard(usize, Option<u8>),
     Change(usize, JobChange),
 }
 
@@ -177,6 +179,7 @@ fn a_step() -> impl Strategy<Value = Step> {
         5 => (0..100usize, report).prop_map(|(which, report)| Step::End(which, report)),
         2 => (1..700_000u64).prop_map(Step::Advance),
         1 => (0..6usize, purpose).prop_map(|(which, purpose)| Step::SetPurpose(which, purpose)),
+        1 => (0..6usize, prop::option::of(86..101_u8)).prop_map(|(which, used)| Step::Guard(which, used)),
         1 => (0..20usize, change).prop_map(|(which, change)| Step::Change(which, change)),
     ]
 }
@@ -224,6 +227,10 @@ fn run(cluster: &mut Cluster, planner: &mut Planner, soft: &mut SoftView, step: 
         Step::SetPurpose(which, purpose) => {
             let node = which % cluster.state.nodes().len() + 1;
             cluster.set_purpose(node as u64, purpose);
+        }
+        Step::Guard(which, used) => {
+            let node = which % cluster.state.nodes().len() + 1;
+            cluster.set_guards(node as u64, used, None);
         }
         Step::Change(which, change) => {
             let job = JobId(which as u64 + 1);

@@ -159,6 +159,14 @@ fn price_steps(
     (hosts.iter().map(of_host).collect(), prices.of_core())
 }
 
+/// Whether its host is short of nothing that the job has to wait for.
+fn has_enough(node: &NodeRow, job: &JobRow) -> bool {
+    match job.kind() {
+        JobKind::Batch | JobKind::Service => node.guards.are_open(),
+        JobKind::Daemon => true,
+    }
+}
+
 /// The claim with which an instance fits a node.
 pub(super) fn grant(
     node: &NodeRow,
@@ -169,6 +177,7 @@ pub(super) fn grant(
     let own = job.kind() != JobKind::Daemon || u64::from(id.instance.0) == node.id.0;
     let suits = node.accepts_work()
         && !node.rests(now)
+        && has_enough(node, job)
         && own
         && eligible(&node.name, &node.spec, &job.spec.constraints, task).is_ok();
     let fresh = Fresh::new(node, used, soft, now, task);
@@ -193,7 +202,7 @@ fn best(
     let ring: Vec<NodeId> = view
         .nodes()
         .values()
-        .filter(|node| node.accepts_work() && !node.rests(now))
+        .filter(|node| node.accepts_work() && !node.rests(now) && has_enough(node, job))
         .filter(|node| eligible(&node.name, &node.spec, &job.spec.constraints, task).is_ok())
         .map(|node| node.id)
         .collect();

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, Attempt, Bounds, Claim, CpuMilli, Device, DeviceClaim, DeviceHealth, DeviceSlice,
-    DeviceWay, Drain, DurationMs, EndCause, EndReport, Grant, Guarantee, InstanceIndex, JobId,
-    JobSpec, JoinGrant, LeftOut, Limit, LimitRange, Machine, MemoryBytes, Name, NamespaceSpec,
-    NodeId, NodeSpec, PcieWay, PortClaim, PortRange, Preemption, Quota, Resource, Role, Scope,
-    ShareMilli, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
+    DeviceWay, Drain, DurationMs, EndCause, EndReport, Grant, Guarantee, Guards, InstanceIndex,
+    JobId, JobSpec, JoinGrant, LeftOut, Limit, LimitRange, Machine, MemoryBytes, Name,
+    NamespaceSpec, NodeId, NodeSpec, PcieWay, PortClaim, PortRange, Preemption, Quota, Resource,
+    Role, Scope, ShareMilli, Shut, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex,
+    TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
     Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
@@ -157,6 +158,7 @@ pub(super) fn entry() -> Entry {
     commands.extend(after_a_restore());
     commands.extend(access());
     commands.extend(devices());
+    commands.extend(guards());
     commands.extend(preemptions());
     commands.extend(namespaces());
     commands.push(guaranteed());
@@ -418,6 +420,16 @@ fn devices() -> impl Iterator<Item = Command> {
     [DevicePurpose::Work, DevicePurpose::Cordoned]
         .into_iter()
         .map(|purpose| Command::SetDevicePurpose { node: NodeId(1), uuid: "GPU-0".into(), purpose })
+}
+
+fn guards() -> impl Iterator<Item = Command> {
+    let shut = |used_percent, opens_below_percent| Some(Shut { used_percent, opens_below_percent });
+    let all = [
+        Guards::default(),
+        Guards { cpu: shut(91, 80), memory: None },
+        Guards { cpu: shut(100, 80), memory: shut(93, 85) },
+    ];
+    all.into_iter().map(|guards| Command::SetGuards { node: NodeId(1), guards })
 }
 
 fn stops() -> impl Iterator<Item = Command> {

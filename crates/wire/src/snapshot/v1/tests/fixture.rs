@@ -8,11 +8,11 @@ use std::sync::Arc;
 use berth_model::node::DeviceUse;
 use berth_model::{
     AllocationId, AllocationState, Attempt, AverageUse, Bounds, Claim, Constraints, CpuMilli,
-    Device, DeviceClaim, DeviceHealth, Drain, DurationMs, GangSeat, Grant, Guarantee,
+    Device, DeviceClaim, DeviceHealth, Drain, DurationMs, GangSeat, Grant, Guarantee, Guards,
     InstanceIndex, JobId, JobKind, JobSpec, JobState, JoinGrant, Limit, LimitRange, Machine,
     MemoryBytes, Name, NamespaceSpec, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortClaim,
-    PortRange, Quota, RangeSet, Resource, Role, Scope, ShareMilli, SpecDigest, StartPhase, StateMs,
-    StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
+    PortRange, Quota, RangeSet, Resource, Role, Scope, ShareMilli, Shut, SpecDigest, StartPhase,
+    StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
@@ -400,6 +400,13 @@ fn node(state: NodeState, purpose: Purpose) -> NodeRow {
         cordoned_devices: match state {
             NodeState::Disconnected => BTreeSet::from(["GPU-9".into()]),
             NodeState::Ready | NodeState::Down => BTreeSet::new(),
+        },
+        guards: match purpose {
+            Purpose::Cordoned => Guards {
+                cpu: None,
+                memory: Some(Shut { used_percent: 93, opens_below_percent: 85 }),
+            },
+            Purpose::Work | Purpose::Draining(_) => Guards::default(),
         },
     }
 }

@@ -1,9 +1,11 @@
-//! Who of what a cluster runs may be moved to tidy it up: what loses little by beginning again
-//! elsewhere and whose owner has agreed to being interrupted.
+//! Who of what a cluster runs may be moved for the good of others: what loses little by beginning
+//! again elsewhere and whose owner has agreed to being interrupted.
 
 use berth_model::{AllocationState, JobKind, StateMs};
-use berth_state::reservation::work_lost;
-use berth_state::{AllocationRow, ClusterState, JobRow};
+
+use crate::reservation::work_lost;
+use crate::rows::{AllocationRow, JobRow};
+use crate::state::ClusterState;
 
 /// Without a check, or with one that passes.
 const RUNS: AllocationState = AllocationState::Running { ready: true };
