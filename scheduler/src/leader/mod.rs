@@ -8,6 +8,7 @@ mod backlog;
 mod batch;
 pub mod clock;
 mod cuts;
+pub mod decisions;
 mod line;
 pub mod members;
 mod mix;
@@ -37,6 +38,8 @@ use backlog::Backlog;
 pub use batch::ENTRY_BYTES_MAX;
 use batch::Wish;
 use clock::Clock;
+use decisions::Decisions;
+pub use planner::BUDGET;
 pub use rates::TooFast;
 
 pub type Node = ProductionNode<ClusterApp>;
@@ -72,6 +75,7 @@ pub struct Leader {
     planner_wake: Notify,
     members_wake: Notify,
     backlog: Backlog,
+    pub decisions: Decisions,
     pub admission: Arc<Admission>,
     pub ended: CancellationToken,
 }
@@ -123,6 +127,7 @@ impl Leader {
             planner_wake: Notify::new(),
             members_wake: Notify::new(),
             backlog: Backlog::default(),
+            decisions: Decisions::default(),
             admission: Arc::new(Admission::new(submits_per_second)),
             ended: CancellationToken::new(),
         });

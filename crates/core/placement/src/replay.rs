@@ -23,8 +23,7 @@ pub fn decide_anew(inputs: &Inputs) -> PlanOutcome {
     let Inputs { view, now, scope, bounds, loads, asked, gave_up, stop } = inputs;
     let mix = Arc::new(MixCounts::of_asked(asked).mix());
     let soft = SoftView { loads: loads.clone(), mix };
-    let hopeless = gave_up.iter().map(|one| (hunt_key(one), one.until)).collect();
-    let mut planner = Planner { hopeless, ..Planner::default() };
+    let mut planner = Planner::that_gave_up(gave_up);
     let budget = Budget {
         candidates_examined_max: u64::MAX,
         placements_max: bounds.placements_max,
@@ -55,6 +54,12 @@ pub fn decision_of(
 }
 
 impl Planner {
+    /// One that knows nothing but for whom nobody ends.
+    pub fn that_gave_up(gave_up: &[GaveUp]) -> Planner {
+        let hopeless = gave_up.iter().map(|one| (hunt_key(one), one.until)).collect();
+        Planner { hopeless, ..Planner::default() }
+    }
+
     /// For whom it has found that nobody ends, which is all that it remembers beside what
     /// follows from the nodes.
     pub fn gave_up(&self) -> Vec<GaveUp> {
