@@ -67,19 +67,20 @@ pub fn differences(view: &ClusterState, then: &Made, now: &Made) -> Differences 
     found
 }
 
-/// A place, and who ends for it.
-type Place<'a> = (&'a Placement, &'a [AllocationId]);
+/// A place; of one that is kept, who ends for it there.
+pub type Place<'a> = (&'a Placement, Option<&'a [AllocationId]>);
 
-fn places(made: &Made) -> Vec<Place<'_>> {
-    let placed = made.placements.iter().map(|one| (one, [].as_slice()));
+/// The places that a decision gives, and then those that it keeps.
+pub fn places(made: &Made) -> Vec<Place<'_>> {
+    let placed = made.placements.iter().map(|one| (one, None));
     let kept = made.reservations.iter();
-    let kept = kept.map(|Reservation { placement, awaits }| (placement, awaits.as_slice()));
+    let kept = kept.map(|Reservation { placement, awaits }| (placement, Some(awaits.as_slice())));
     placed.chain(kept).collect()
 }
 
 fn compare_places(view: &ClusterState, then: &Made, now: &Made, found: &mut Differences) {
     let (before, after) = (places(then), places(now));
-    if before == after && then.placements.len() == now.placements.len() {
+    if before == after {
         return;
     }
     let count = found.shown.len();
@@ -116,9 +117,12 @@ fn words(view: &ClusterState, (one, awaits): Place<'_>) -> String {
     for port in &one.ports {
         text.push_str(&format!(" {}={}", port.name, port.port));
     }
-    if !awaits.is_empty() {
+    if let Some(awaits) = awaits {
         let awaits: Vec<String> = awaits.iter().map(ToString::to_string).collect();
-        text.push_str(&format!(" after {}", awaits.join(" ")));
+        match awaits.is_empty() {
+            true => text.push_str(" kept"),
+            false => text.push_str(&format!(" kept until {} end", awaits.join(" "))),
+        }
     }
     let parts: Vec<String> =
         one.score.parts.iter().map(|(name, value)| format!("{name} {value}")).collect();
