@@ -179,15 +179,17 @@ async fn one_plan(
         budget,
         gave_up: working.gave_up(),
     };
+    let noting = leader.clone();
     let planning = move || {
         let outcome = asked.plan(&mut working);
-        (working, asked, outcome)
+        // Here, as what was placed is copied for it.
+        noting.decisions.note(asked, &outcome);
+        noting.decisions.note_gave_up(working.gave_up());
+        (working, outcome)
     };
     let planned = tokio::task::spawn_blocking(planning).await;
     let planned = planned.inspect_err(|error| warn!(%error, "plan did not finish")).ok();
-    let (working, asked, outcome) = planned?;
-    leader.decisions.note(asked, &outcome);
-    leader.decisions.note_gave_up(working.gave_up());
+    let (working, outcome) = planned?;
     *planner = working;
     Some(outcome)
 }

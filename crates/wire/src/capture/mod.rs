@@ -31,6 +31,10 @@ pub const DECISIONS_MAX: usize = 64;
 /// Rows in a file: more than a state of a million jobs has, and a bound on what a reader holds.
 pub const ROWS_MAX: usize = 8_000_000;
 
+/// Instances of all tasks of all rows together: many times what is ever submitted, and a bound on
+/// what it takes to look at each of them.
+pub const INSTANCES_MAX: usize = 50_000_000;
+
 /// What is known of a capture as a whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CaptureHeader {

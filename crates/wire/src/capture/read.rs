@@ -8,7 +8,9 @@ use berth_proto::log::v1::capture_record::Record;
 use berth_state::{CLUSTER_VERSION_MAX, ClusterState, Stored};
 
 use super::frames::{FrameReader, Place};
-use super::{Capture, CaptureError, CaptureHeader, Captured, DECISIONS_MAX, ROWS_MAX, convert};
+use super::{
+    Capture, CaptureError, CaptureHeader, Captured, DECISIONS_MAX, INSTANCES_MAX, ROWS_MAX, convert,
+};
 use crate::frozen::converted;
 use crate::snapshot::v1::rows;
 
@@ -29,6 +31,7 @@ pub fn read_capture(source: impl Read) -> Result<Capture, CaptureError> {
         }
     };
     let mut stored = Vec::new();
+    let mut instances = 0;
     let mut decisions = Vec::new();
     loop {
         let (record, place) = frames.next(&header.writer)?;
@@ -37,7 +40,9 @@ pub fn read_capture(source: impl Read) -> Result<Capture, CaptureError> {
                 if stored.len() >= ROWS_MAX {
                     return Err(CaptureError::TooMany { what: "rows", most: ROWS_MAX });
                 }
-                stored.push(read_row(row, place, &header.writer)?);
+                let row = read_row(row, place, &header.writer)?;
+                count_instances(&row, &mut instances)?;
+                stored.push(row);
             }
             Record::Decision(decision) => {
                 if decisions.len() >= DECISIONS_MAX {
@@ -85,6 +90,26 @@ fn read_row(row: v1::SnapshotRecord, place: Place, writer: &str) -> Result<Store
     let record = row.record.ok_or_else(|| place.misplaced())?;
     converted(writer, |at, problems| rows::read(at, record, problems))
         .map_err(|source| place.undecoded(source))
+}
+
+/// A few bytes of a range, or of a count, may stand for very many.
+fn count_instances(row: &Stored, instances: &mut u64) -> Result<(), CaptureError> {
+    let more = match row {
+        Stored::Task(_, _, row) => row.pending.len().saturating_add(row.ended()),
+        Stored::Job(row) => row.spec.tasks.iter().map(|task| u64::from(task.count)).sum(),
+        Stored::Cluster(_)
+        | Stored::Allocation(_)
+        | Stored::Node(_)
+        | Stored::Key(..)
+        | Stored::Token(_)
+        | Stored::Revocation(_)
+        | Stored::Namespace(_) => 0,
+    };
+    *instances = instances.saturating_add(more);
+    if *instances > INSTANCES_MAX as u64 {
+        return Err(CaptureError::TooMany { what: "instances", most: INSTANCES_MAX });
+    }
+    Ok(())
 }
 
 fn read_decision(

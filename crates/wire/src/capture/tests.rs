@@ -449,6 +449,11 @@ fn sound_frames_that_make_no_capture_are_refused() {
     check(vec![header(|_| ()), decision(rows), end(0, 1)], &misplaced(1, 43));
     let expected = "the rows of decision 1 do not belong together";
     check(vec![header(|_| ()), decision(|_| ()), end(0, 1)], expected);
+    let pending = Some(v1::Ranges { spans: vec![0, u32::MAX] });
+    let task = v1::TaskRow { job: 1, pending, ..Default::default() };
+    let row = v1::snapshot_record::Record::Task(task);
+    let row = Record::Row(v1::SnapshotRecord { record: Some(row) });
+    check(vec![header(|_| ()), row], "the capture has more than 50000000 instances");
     let cannot = "record 1 of the capture, at byte 43, cannot be read";
     let error = check(vec![header(|_| ()), decision(|one| one.origin = 9), end(0, 1)], cannot);
     assert!(error.needs_another_build());
