@@ -439,16 +439,13 @@ fn add_placements(planner: &mut Planner, view: &ClusterState, entry: &mut Entry)
     outcome.exhausted || outcome.held_back || outcome.next_wakeup.is_some() || retries
 }
 
-/// A plan as the leader proposes it, the places that are kept after the placements.
+/// A plan as the leader proposes it, the places that are kept before the placements.
 fn commands_of(outcome: PlanOutcome) -> Vec<Command> {
     let chunks = outcome.placements.chunks(PLACEMENTS_IN_COMMAND_MAX);
     let place = |placements: &[Placement]| Command::Place { placements: placements.to_vec() };
-    let mut commands: Vec<Command> = chunks.map(place).collect();
     let reservations = outcome.reservations;
-    if !reservations.is_empty() {
-        commands.push(Command::Reserve { reservations });
-    }
-    commands
+    let kept = (!reservations.is_empty()).then_some(Command::Reserve { reservations });
+    kept.into_iter().chain(chunks.map(place)).collect()
 }
 
 fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {

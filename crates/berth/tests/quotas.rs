@@ -31,7 +31,7 @@ fn limits(amounts: &[(Resource, u64)]) -> Limit {
 
 async fn set(client: &Client, limit: Limit) -> v1::ApplyNamespaceReply {
     let spec = NamespaceSpec::new(support::text("default"));
-    apply(client, NamespaceSpec { quota: Quota { limit }, ..spec }).await
+    apply(client, NamespaceSpec { quota: Quota { limit, ..Quota::default() }, ..spec }).await
 }
 
 async fn apply(client: &Client, spec: NamespaceSpec) -> v1::ApplyNamespaceReply {

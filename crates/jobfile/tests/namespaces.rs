@@ -1,7 +1,7 @@
 //! Files of namespaces: what is taken, and what is refused in which words.
 
 use berth_jobfile::{Syntax, parse_namespace};
-use berth_model::{Bounds, Limit, LimitRange, NamespaceSpec, Resource};
+use berth_model::{Bounds, Guarantee, Limit, LimitRange, NamespaceSpec, Resource};
 
 const WHOLE: &str = "name = \"research\"\ndescription = \"models\"\n[quota.limit]\ngpus = 7.5\n\
                      gpu_memory = \"640GiB\"\ncpu = \"500m\"\nmemory = \"1TiB\"\n\
@@ -36,8 +36,26 @@ fn a_namespace_is_the_same_in_every_syntax() {
         "gpu_memory": "640GiB", "cpu": "500m", "memory": "1TiB", "running_tasks": 100,
         "queued_jobs": 1000, "submits_per_second": 50}}}"#;
     assert_eq!(read("research.json", json), Ok(spec));
+    let heavy = read("a.toml", "name = \"a\"\nweight = 30\n").expect("it is as it should be");
+    assert_eq!(heavy.weight, 30);
     let nothing = read("research.toml", "name = \"research\"\n").expect("it has no limits");
+    assert_eq!(nothing.weight, NamespaceSpec::WEIGHT_DEFAULT);
     assert!(nothing.quota.limit.is_empty());
+}
+
+#[test]
+fn what_is_guaranteed_stands_beside_the_limit() {
+    let text = "name = \"a\"\n[quota.limit]\ngpus = 8\n[quota.guaranteed]\ngpus = 7.5\n\
+                cpu = \"500m\"\nmemory = \"1TiB\"\ngpu_memory = \"640GiB\"\n";
+    let quota = read("a.toml", text).expect("it is as it should be").quota;
+    let expected = [
+        (Resource::Gpus, 7_500),
+        (Resource::GpuMemory, 640 << 30),
+        (Resource::Cpu, 500),
+        (Resource::Memory, 1 << 40),
+    ];
+    assert_eq!(quota.guaranteed, Guarantee { amounts: expected.into() });
+    assert_eq!(quota.limit.amounts, [(Resource::Gpus, 8_000)].into());
 }
 
 #[test]
@@ -67,6 +85,7 @@ fn what_is_no_namespace_is_refused_with_its_place() {
         "name = \"a\"\n[quota]\ngpus = 8\n",
         "n.toml:3:1: quota.gpus: unknown key `gpus` in `quota`",
     );
+    check("name = \"a\"\nweight = 0\n", "n.toml:2:10: weight: expected 1 to 1000, found 0");
     let limit = |line: &str| format!("name = \"a\"\n[quota.limit]\n{line}\n");
     check(&limit("gpu = 8"), "n.toml:3:1: quota.limit.gpu: unknown key `gpu` in `quota.limit`");
     check(&limit("gpus = -1"), "n.toml:3:8: quota.limit.gpus: expected 0 to 1000000, found -1");
@@ -85,8 +104,13 @@ fn what_is_no_namespace_is_refused_with_its_place() {
         "n.toml:3:22: quota.limit.submits_per_second: expected 1 to 4294967295, found 0",
     );
     check(
-        "name = \"a\"\n[quota.guaranteed]\ngpus = 8\n",
-        "n.toml:2:8: quota.guaranteed: `guaranteed` is not supported by this version",
+        "name = \"a\"\n[quota.guaranteed]\nrunning_tasks = 8\n",
+        "n.toml:3:1: quota.guaranteed.running_tasks: unknown key `running_tasks` in \
+         `quota.guaranteed`",
+    );
+    check(
+        "name = \"a\"\n[quota]\nlimit = { gpus = 4 }\nguaranteed = { gpus = 4.5 }\n",
+        "n.toml:4:23: quota.guaranteed.gpus: expected at most the limit of 4, found 4.5",
     );
     let range = |lines: &str| format!("name = \"a\"\n[range.cpu]\n{lines}\n");
     check(

@@ -102,11 +102,12 @@ async fn round(leader: &Arc<Leader>, planner: &mut Planner) -> Next {
 async fn propose(leader: &Arc<Leader>, outcome: PlanOutcome) -> Option<Duration> {
     let PlanOutcome { placements, reservations, gangs, .. } = outcome;
     let planned = placements.len() + reservations.len();
-    let placed = propose_parts(leader, &placements, &gangs, PLACEMENTS_IN_COMMAND_MAX).await;
-    let Ok(placed) = placed else { return Some(REFUSED_WAIT) };
-    // After the placements, which were planned to be there.
+    // Before the placements: with what is lent to it by them a namespace may hold more than what
+    // is guaranteed to it, and takes nothing back then.
     let kept = propose_parts(leader, &reservations, &gangs, RESERVATIONS_IN_COMMAND_MAX).await;
     let Ok(kept) = kept else { return Some(REFUSED_WAIT) };
+    let placed = propose_parts(leader, &placements, &gangs, PLACEMENTS_IN_COMMAND_MAX).await;
+    let Ok(placed) = placed else { return Some(REFUSED_WAIT) };
     let granted_count = placed.granted_count + kept.granted_count;
     debug!(planned, granted_count, "plan proposed");
     (granted_count == 0).then_some(placed.again.max(kept.again))

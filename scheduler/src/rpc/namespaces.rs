@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_model::{Name, NamespaceSpec, Resource};
+use berth_model::{Amounts, Name, NamespaceSpec, Resource};
 use berth_proto::v1;
 use berth_proto::v1::namespaces_client::NamespacesClient;
 use berth_state::{ClusterState, Command, Reply};
@@ -78,7 +78,9 @@ async fn apply_here(
     let Reply::NamespaceSet { version } = settle(&leader, command).await? else {
         return Err(Status::internal("a namespace was answered as something else"));
     };
-    let warnings = overdrawn(&leader.published.view(), &spec);
+    let view = leader.published.view();
+    let warnings = overdrawn(&view, &spec).into_iter().chain(overpromised(&view, &spec));
+    let warnings = warnings.collect();
     Ok(v1::ApplyNamespaceReply { version, warnings })
 }
 
@@ -91,6 +93,24 @@ fn overdrawn(view: &ClusterState, spec: &NamespaceSpec) -> Vec<String> {
         let (label, used) = (resource.label(), resource.show(used.of(*resource)));
         let (most, what) = (resource.show(*most), what_waits(*resource));
         format!("{label}: {used} in use and {most} allowed; nothing is ended, {what} until less is")
+    });
+    told.collect()
+}
+
+/// What is guaranteed to all namespaces together beyond what the nodes have: not all of them could
+/// have theirs.
+fn overpromised(view: &ClusterState, spec: &NamespaceSpec) -> Vec<String> {
+    let have = view.capacity();
+    let all = view.guaranteed().filter_map(|name| view.guarantee(name));
+    let all = all.fold(Amounts::default(), |sum, sure| sum.plus(sure.in_all()));
+    let own = spec.quota.guaranteed.amounts.keys();
+    let over = own.filter(|resource| all.of(**resource) > have.of(**resource));
+    let told = over.map(|resource| {
+        let (all, have) = (resource.show(all.of(*resource)), resource.show(have.of(*resource)));
+        let label = resource.label();
+        format!(
+            "{label}: {all} are guaranteed to all namespaces together, and the nodes have {have}"
+        )
     });
     told.collect()
 }
@@ -115,7 +135,9 @@ impl NamespacesService {
     ) -> Result<v1::Namespace, Status> {
         let view = self.0.read(granted, asked.consistency).await?;
         let name = named(granted, "name", &asked.name)?;
-        Ok(v1::Namespace { stale_ms: view.stale_ms, ..views::namespace(&view.state, &name) })
+        let capacity = view.state.capacity();
+        let found = views::namespace(&view.state, capacity, &name);
+        Ok(v1::Namespace { stale_ms: view.stale_ms, ..found })
     }
 
     async fn list_here(
@@ -133,7 +155,8 @@ impl NamespacesService {
         let names: std::collections::BTreeSet<&Name> = set.chain(used).filter(seen).collect();
         let more = names.len() > PAGE_MAX;
         let page = names.into_iter().take(PAGE_MAX);
-        let namespaces = page.map(|name| views::namespace(state, name)).collect();
+        let capacity = state.capacity();
+        let namespaces = page.map(|name| views::namespace(state, capacity, name)).collect();
         Ok(v1::ListNamespacesReply { namespaces, more, stale_ms: view.stale_ms })
     }
 }

@@ -1,11 +1,13 @@
 //! Histories of a small cluster, with a planner that has planned before.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{
     AllocationId, Constraints, CpuMilli, Device, Driver, DurationMs, EndCause, EndReport, Gang,
-    GpuRequest, JobKind, JobSpec, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange,
-    Preemption, RestartPolicy, ShareMilli, SpecDigest, StateMs, TaskSpec, WallMs,
+    GpuRequest, Guarantee, JobKind, JobSpec, Limit, MemoryBytes, Name, NamespaceSpec, NodeId,
+    NodeSpec, Policy, PortRange, Preemption, Quota, Resource, RestartPolicy, ShareMilli,
+    SpecDigest, StateMs, TaskSpec, WallMs,
 };
 use berth_placement::{Budget, MixCounts, NodeLoad, Planner, SoftView, decision_of};
 use berth_state::decision::{Decision, Scope};
@@ -13,7 +15,7 @@ use berth_state::{ClusterState, Command, Entry, Observation, Observed, Reply, Su
 use proptest::prelude::*;
 
 /// All that is named here; none of it is left where names are replaced.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 16] = [
     "node-1",
     "node-2",
     "gold-pool",
@@ -26,10 +28,13 @@ pub const NAMES: [&str; 15] = [
     "job-name",
     "daemon-name",
     "space-1",
+    "space-2",
     "task-name",
     "port-one",
     "uuid-1-",
 ];
+
+const SPACES: [&str; 2] = ["space-1", "space-2"];
 
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -46,6 +51,13 @@ pub enum Step {
     Run(u64),
     Reckon,
     Load(u64, u32),
+    /// What is set for a namespace: GPUs at most, GPUs guaranteed, its weight.
+    Set {
+        namespace: &'static str,
+        most: u64,
+        guaranteed: u64,
+        weight: u32,
+    },
 }
 
 fn name(text: &str) -> Name {
@@ -116,8 +128,9 @@ fn a_task() -> impl Strategy<Value = TaskSpec> {
 }
 
 fn a_job() -> impl Strategy<Value = JobSpec> {
-    (a_task(), some_constraints(), 0..Policy::ALL.len(), 0..11_u8, 0..12_u8).prop_map(
-        |(task, constraints, policy, priority, kind)| {
+    let spaces = prop::sample::select(SPACES.to_vec());
+    (a_task(), some_constraints(), 0..Policy::ALL.len(), 0..11_u8, 0..12_u8, spaces).prop_map(
+        |(task, constraints, policy, priority, kind, space)| {
             let kind = if kind == 0 { JobKind::Daemon } else { JobKind::Batch };
             let plain = kind == JobKind::Daemon;
             let task = TaskSpec {
@@ -126,7 +139,7 @@ fn a_job() -> impl Strategy<Value = JobSpec> {
                 ..task
             };
             let title = if plain { "daemon-name" } else { "job-name" };
-            let spec = JobSpec::new(name(title), name("space-1"), kind, vec![task]);
+            let spec = JobSpec::new(name(title), name(space), kind, vec![task]);
             let preemption = Preemption { min_run: DurationMs(0), ..Preemption::default() };
             JobSpec {
                 constraints,
@@ -149,7 +162,15 @@ pub fn a_step() -> impl Strategy<Value = Step> {
         2 => (1..3_000_u64).prop_map(Step::Run),
         1 => Just(Step::Reckon),
         1 => (1..6_u64, 0..1_000_u32).prop_map(|(node, util)| Step::Load(node, util)),
+        1 => a_quota(),
     ]
+}
+
+fn a_quota() -> impl Strategy<Value = Step> {
+    let spaces = prop::sample::select(SPACES.to_vec());
+    (spaces, 0..8_u64, 0..8_u64, 1..5_u32).prop_map(|(namespace, most, guaranteed, weight)| {
+        Step::Set { namespace, most, guaranteed: guaranteed.min(most), weight }
+    })
 }
 
 /// A cluster, and a planner that goes on from plan to plan.
@@ -191,6 +212,15 @@ impl World {
             Step::End { which, code } => self.end(which, code),
             Step::Run(span) => self.run(span),
             Step::Reckon => self.soft.mix = Arc::new(MixCounts::of(&self.state).mix()),
+            Step::Set { namespace, most, guaranteed, weight } => {
+                let gpus = |count: u64| BTreeMap::from([(Resource::Gpus, count * 1_000)]);
+                let limit = Limit { amounts: gpus(most), submits_per_second: None };
+                let guaranteed = Guarantee { amounts: gpus(guaranteed) };
+                let spec = NamespaceSpec::new(name(namespace));
+                let quota = Quota { limit, guaranteed };
+                let spec = Arc::new(NamespaceSpec { quota, weight, ..spec });
+                self.apply(Command::ApplyNamespace { spec, if_version: None });
+            }
             Step::Load(node, util) => {
                 let load = NodeLoad { gpu_util_milli: Some(util), ..NodeLoad::default() };
                 self.soft.loads.insert(NodeId(node), Arc::new(load));

@@ -1,7 +1,9 @@
 //! Namespaces: what they may use, and what they do use.
 
-use berth_model::Resource;
-use berth_proto::v1::{Bounds, LimitRange, Namespace, NamespaceSpec, QuotaLimit, QuotaUse};
+use berth_model::{Guarantee, Resource};
+use berth_proto::v1::{
+    Bounds, LimitRange, Namespace, NamespaceSpec, QuotaGuarantee, QuotaLimit, QuotaUse,
+};
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Piece, Table, rfc3339_or_null};
@@ -19,6 +21,21 @@ fn limit(limit: &QuotaLimit, resource: Resource) -> Option<u64> {
         Resource::Memory => limit.memory_bytes,
         Resource::RunningTasks => limit.running_tasks,
         Resource::QueuedJobs => limit.queued_jobs,
+    }
+}
+
+fn guarantee_of(namespace: &Namespace) -> QuotaGuarantee {
+    let quota = namespace.spec.as_ref().and_then(|spec| spec.quota.as_ref());
+    quota.and_then(|quota| quota.guaranteed).unwrap_or_default()
+}
+
+fn guaranteed(sure: &QuotaGuarantee, resource: Resource) -> Option<u64> {
+    match resource {
+        Resource::Gpus => sure.gpu_milli,
+        Resource::GpuMemory => sure.gpu_memory_bytes,
+        Resource::Cpu => sure.cpu_milli,
+        Resource::Memory => sure.memory_bytes,
+        Resource::RunningTasks | Resource::QueuedJobs => None,
     }
 }
 
@@ -56,15 +73,49 @@ fn namespace_json(namespace: &Namespace) -> Value {
     let uses = namespace.used.unwrap_or_default();
     let mut limit = amounts(|resource| json!(limit(&limits, resource)));
     limit.insert("submits_per_second".to_owned(), json!(limits.submits_per_second));
+    let sure = guarantee_of(namespace);
+    let of_nodes = |of: &dyn Fn(Resource) -> Option<u64>| -> Map<String, Value> {
+        let resources = Guarantee::RESOURCES.into_iter();
+        resources.map(|resource| (key(resource).to_owned(), json!(of(resource)))).collect()
+    };
+    let lent = |resource| lent(&sure, &uses, resource);
     json!({
         "name": name,
         "description": description,
         "version": namespace.version,
         "changed_at": rfc3339_or_null(namespace.changed_at_ms),
-        "quota": { "limit": limit },
+        "quota": {
+            "limit": limit,
+            "guaranteed": of_nodes(&|resource| guaranteed(&sure, resource)),
+        },
         "range": range_json(namespace),
         "used": amounts(|resource| json!(used(&uses, resource))),
+        "lent": of_nodes(&lent),
+        "weight": weight(namespace),
+        "share_now_milli": namespace.share_now_milli,
+        "share_lately_milli": namespace.share_lately_milli,
     })
+}
+
+fn weight(namespace: &Namespace) -> u32 {
+    let weight = namespace.spec.as_ref().and_then(|spec| spec.weight);
+    weight.unwrap_or(berth_model::NamespaceSpec::WEIGHT_DEFAULT)
+}
+
+/// What of the cluster it has, by which its place in the queue goes.
+fn share_text(namespace: &Namespace) -> String {
+    let percent = |milli: u32| format!("{}.{} %", milli / 10, milli % 10);
+    format!(
+        "share of the cluster: {} now, {} lately; weight {}\n",
+        percent(namespace.share_now_milli),
+        percent(namespace.share_lately_milli),
+        weight(namespace)
+    )
+}
+
+/// What is used beyond what is guaranteed, where something is.
+fn lent(sure: &QuotaGuarantee, uses: &QuotaUse, resource: Resource) -> Option<u64> {
+    Some(used(uses, resource).saturating_sub(guaranteed(sure, resource)?))
 }
 
 fn bounds_of(namespace: &Namespace) -> Vec<(Resource, Bounds)> {
@@ -102,19 +153,24 @@ fn range_table(namespace: &Namespace) -> Option<Table> {
 }
 
 fn quota_table(namespace: &Namespace) -> Table {
-    let mut table = Table::new(&["RESOURCE", "USED", "LIMIT"], &[]);
-    let limits = limit_of(namespace);
+    let mut table = Table::new(&["RESOURCE", "USED", "GUARANTEED", "LENT", "LIMIT"], &[]);
+    let (limits, sure) = (limit_of(namespace), guarantee_of(namespace));
     let uses = namespace.used.unwrap_or_default();
     for resource in Resource::ALL {
-        let most = limit(&limits, resource);
+        let or_dash = |amount: Option<u64>| {
+            amount.map_or_else(|| "-".to_owned(), |amount| resource.show(amount))
+        };
         table.row(vec![
             resource.name().to_owned(),
             resource.show(used(&uses, resource)),
-            most.map_or_else(|| "-".to_owned(), |most| resource.show(most)),
+            or_dash(guaranteed(&sure, resource)),
+            or_dash(lent(&sure, &uses, resource)),
+            or_dash(limit(&limits, resource)),
         ]);
     }
     let rate = limits.submits_per_second.map_or_else(|| "-".to_owned(), |rate| rate.to_string());
-    table.row(vec!["submits_per_second".to_owned(), String::new(), rate]);
+    let none = || "-".to_owned();
+    table.row(vec!["submits_per_second".to_owned(), none(), none(), none(), rate]);
     table
 }
 
@@ -122,7 +178,7 @@ fn quota_table(namespace: &Namespace) -> Table {
 pub(crate) fn quota_answer(namespace: &Namespace) -> Answer {
     Answer {
         json: namespace_json(namespace),
-        pieces: vec![Piece::Table(quota_table(namespace))],
+        pieces: vec![Piece::Table(quota_table(namespace)), Piece::Text(share_text(namespace))],
         ids: Resource::ALL.map(|resource| resource.name().to_owned()).to_vec(),
     }
 }
@@ -136,7 +192,11 @@ pub(crate) fn namespace_answer(namespace: &Namespace) -> Answer {
     if !description.is_empty() {
         facts.push_str(&format!("{description}\n"));
     }
-    let mut pieces = vec![Piece::Text(facts), Piece::Table(quota_table(namespace))];
+    let mut pieces = vec![
+        Piece::Text(facts),
+        Piece::Table(quota_table(namespace)),
+        Piece::Text(share_text(namespace)),
+    ];
     pieces.extend(range_table(namespace).map(Piece::Table));
     Answer { json: namespace_json(namespace), pieces, ids: vec![name] }
 }

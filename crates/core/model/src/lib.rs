@@ -6,8 +6,10 @@
 
 pub mod access;
 pub mod artifact;
+pub mod decay;
 pub mod fits;
 pub mod gang;
+pub mod guarantee;
 pub mod ids;
 pub mod limit_range;
 pub mod limits;
@@ -26,15 +28,17 @@ pub use access::{
     Grant, JoinGrant, Machine, NAMESPACES_MAX, ParseAccessError, Role, Scope, TokenId,
 };
 pub use artifact::{Artifact, Checksum, Location, Scheme, shown_source};
+pub use decay::{AverageUse, USE_HALF_LIFE, halved};
 pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, may_stay, open_devices};
 pub use gang::{GANG_MEMBERS_MAX, GANG_PLAN_BYTES_MAX, Gang, GangSeat};
+pub use guarantee::{Guarantee, LENT_MIN_RUN_MAX, Lent};
 pub use ids::{AllocationId, Attempt, InstanceIndex, JobId, NodeId, ParseIdError, TaskIndex};
 pub use limit_range::{Bound, Bounds, LeftOut, LimitRange, OutOfRange};
 pub use limits::{Limits, QualityClass};
 pub use name::{Name, NameError};
 pub use namespace::{
-    Amounts, DESCRIPTION_BYTES_MAX, Limit, NamespaceSpec, OverQuota, Quota, Resource, Shortage,
-    validate_namespace,
+    Amounts, Borrowing, DESCRIPTION_BYTES_MAX, Limit, NamespaceSpec, OverQuota, Quota, QuotaPart,
+    Resource, Shortage, validate_namespace,
 };
 pub use node::{
     DEVICES_MAX, Device, DeviceHealth, DeviceSlice, DeviceUse, DeviceWay, HEALTH_REASON_BYTES_MAX,

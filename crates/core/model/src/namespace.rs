@@ -8,10 +8,12 @@ use std::num::NonZeroU32;
 use thiserror::Error;
 
 use crate::fits::Claim;
+use crate::guarantee::Guarantee;
 use crate::limit_range::LimitRange;
 use crate::name::Name;
+use crate::node::NodeSpec;
 use crate::quantity::{CpuMilli, MemoryBytes, ShareMilli};
-use crate::spec::TaskSpec;
+use crate::spec::{JobKind, JobSpec, TaskSpec};
 use crate::validate::Violation;
 
 /// The longest description, in bytes.
@@ -101,9 +103,25 @@ impl Amounts {
         self == Amounts::default()
     }
 
+    /// Whether nothing of it is of nodes: at most some jobs are queued.
+    pub fn holds_nothing(self) -> bool {
+        self.with(Resource::QueuedJobs, 0).is_zero()
+    }
+
     #[must_use]
     pub fn plus(self, other: Amounts) -> Amounts {
         self.each(other, u64::saturating_add)
+    }
+
+    /// The largest part that this is of any resource of the whole that nodes have, in millionths: a
+    /// dominant share. Of what the whole has none of nothing is counted.
+    pub fn dominant_ppm(self, whole: Amounts) -> u64 {
+        let part = |resource| {
+            let (held, all) = (u128::from(self.of(resource)), u128::from(whole.of(resource)));
+            (held * 1_000_000).checked_div(all).unwrap_or(0)
+        };
+        let most = Guarantee::RESOURCES.map(part).into_iter().max().unwrap_or(0);
+        u64::try_from(most).unwrap_or(u64::MAX)
     }
 
     /// At least nothing of each.
@@ -139,6 +157,19 @@ impl Claim {
     }
 }
 
+impl NodeSpec {
+    /// What a node has of what a quota counts.
+    pub fn amounts(&self) -> Amounts {
+        let gpus = self.devices.len() as u64;
+        let memory = self.devices.iter().fold(0, |sum: u64, one| sum.saturating_add(one.memory.0));
+        Amounts::default()
+            .with(Resource::Gpus, gpus.saturating_mul(ShareMilli::WHOLE.0.into()))
+            .with(Resource::GpuMemory, memory)
+            .with(Resource::Cpu, self.cpu.0)
+            .with(Resource::Memory, self.memory.0)
+    }
+}
+
 impl TaskSpec {
     /// What one instance counts against a quota at least: how much memory its GPUs have is
     /// known only once they are named.
@@ -164,9 +195,18 @@ pub struct Limit {
     pub submits_per_second: Option<NonZeroU32>,
 }
 
-/// A limit leaves no room for what is asked for.
+/// Which part of a quota is too small.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum QuotaPart {
+    Limit,
+    /// Beyond it only what may be ended for others is lent anything.
+    Guarantee,
+}
+
+/// A quota leaves no room for what is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Shortage {
+    pub part: QuotaPart,
     pub resource: Resource,
     pub limit: u64,
     pub used: u64,
@@ -180,14 +220,7 @@ impl Limit {
     /// # Errors
     /// The first resource that is short.
     pub fn check(&self, used: Amounts, asked: Amounts) -> Result<(), Shortage> {
-        for (resource, limit) in &self.amounts {
-            let (resource, limit) = (*resource, *limit);
-            let (used, asked) = (used.of(resource), asked.of(resource));
-            if asked > 0 && used.saturating_add(asked) > limit {
-                return Err(Shortage { resource, limit, used, asked });
-            }
-        }
-        Ok(())
+        Shortage::of_any(&self.amounts, QuotaPart::Limit, used, asked)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -196,6 +229,23 @@ impl Limit {
 }
 
 impl Shortage {
+    /// The first of these bounds that leaves no room for what is asked for of it.
+    pub(crate) fn of_any(
+        bounds: &BTreeMap<Resource, u64>,
+        part: QuotaPart,
+        used: Amounts,
+        asked: Amounts,
+    ) -> Result<(), Shortage> {
+        for (resource, limit) in bounds {
+            let (resource, limit) = (*resource, *limit);
+            let (used, asked) = (used.of(resource), asked.of(resource));
+            if asked > 0 && used.saturating_add(asked) > limit {
+                return Err(Shortage { part, resource, limit, used, asked });
+            }
+        }
+        Ok(())
+    }
+
     /// Whether it would be short even if nothing were used.
     pub fn is_for_ever(&self) -> bool {
         self.asked > self.limit
@@ -209,11 +259,19 @@ impl Shortage {
 /// A namespace has no room for what is asked for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Error)]
 #[error(
-    "namespace `{namespace}`: {} {} of {} in use, {} asked for",
+    "namespace `{namespace}`: {} {} of {} {}, {} asked for{}",
     .shortage.resource.label(),
     .shortage.resource.show(.shortage.used),
     .shortage.resource.show(.shortage.limit),
-    .shortage.resource.show(.shortage.asked)
+    match .shortage.part {
+        QuotaPart::Limit => "in use",
+        QuotaPart::Guarantee => "that are guaranteed in use",
+    },
+    .shortage.resource.show(.shortage.asked),
+    match .shortage.part {
+        QuotaPart::Limit => "",
+        QuotaPart::Guarantee => ", and what may not be ended for others is lent nothing",
+    }
 )]
 pub struct OverQuota {
     pub namespace: Name,
@@ -224,6 +282,45 @@ pub struct OverQuota {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Quota {
     pub limit: Limit,
+    /// No more than the limit.
+    pub guaranteed: Guarantee,
+}
+
+impl Quota {
+    /// Whether there is room for `asked` beside `used`, in the limit, and of what may not be ended
+    /// for others in the guarantee: what is lent has to come back.
+    ///
+    /// # Errors
+    /// The first resource that is short.
+    pub fn check(
+        &self,
+        used: Amounts,
+        asked: Amounts,
+        borrowing: Borrowing,
+    ) -> Result<(), Shortage> {
+        self.limit.check(used, asked)?;
+        match borrowing {
+            Borrowing::Allowed => Ok(()),
+            Borrowing::Barred => self.guaranteed.check(used, asked),
+        }
+    }
+}
+
+/// Whether a job's instances may hold more than what is guaranteed to their namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Borrowing {
+    Allowed,
+    Barred,
+}
+
+impl JobSpec {
+    /// Only what may be ended for others may be lent anything.
+    pub fn borrowing(&self) -> Borrowing {
+        match self.preemption.preemptible && self.kind != JobKind::Daemon {
+            true => Borrowing::Allowed,
+            false => Borrowing::Barred,
+        }
+    }
 }
 
 /// What is set for a namespace.
@@ -233,14 +330,26 @@ pub struct NamespaceSpec {
     pub description: String,
     pub quota: Quota,
     pub range: LimitRange,
+    /// Its part of what is idle is as large, beside those of others, as this is beside theirs: 1 to
+    /// [`NamespaceSpec::WEIGHT_MAX`].
+    pub weight: u32,
 }
 
 impl NamespaceSpec {
     /// A namespace for which nothing more is set.
     pub fn new(name: Name) -> NamespaceSpec {
-        let (description, quota) = (String::new(), Quota::default());
-        NamespaceSpec { name, description, quota, range: LimitRange::default() }
+        NamespaceSpec {
+            name,
+            description: String::new(),
+            quota: Quota::default(),
+            range: LimitRange::default(),
+            weight: NamespaceSpec::WEIGHT_DEFAULT,
+        }
     }
+
+    /// Of a namespace that says nothing; some may have less.
+    pub const WEIGHT_DEFAULT: u32 = 10;
+    pub const WEIGHT_MAX: u32 = 1000;
 }
 
 /// Everything wrong with what is set for a namespace.
@@ -250,6 +359,24 @@ pub fn validate_namespace(spec: &NamespaceSpec) -> Vec<Violation> {
     if found > DESCRIPTION_BYTES_MAX {
         let message = format!("expected at most {DESCRIPTION_BYTES_MAX} bytes, found {found}");
         violations.push(Violation { field: "description".to_owned(), message, hint: None });
+    }
+    if !(1..=NamespaceSpec::WEIGHT_MAX).contains(&spec.weight) {
+        let message = format!("expected 1 to {}, found {}", NamespaceSpec::WEIGHT_MAX, spec.weight);
+        violations.push(Violation { field: "weight".to_owned(), message, hint: None });
+    }
+    let Quota { limit, guaranteed } = &spec.quota;
+    for (resource, sure) in &guaranteed.amounts {
+        let most = limit.amounts.get(resource).filter(|most| sure > *most);
+        let message = match most {
+            Some(most) => {
+                let (most, sure) = (resource.show(*most), resource.show(*sure));
+                format!("expected at most the limit of {most}, found {sure}")
+            }
+            None if Guarantee::RESOURCES.contains(resource) => continue,
+            None => "this cannot be guaranteed".to_owned(),
+        };
+        let field = format!("quota.guaranteed.{}", resource.name());
+        violations.push(Violation { field, message, hint: None });
     }
     violations.extend(spec.range.violations());
     violations
@@ -282,7 +409,8 @@ mod tests {
         };
         let gpus = |milli| Amounts::default().with(R::Gpus, milli).with(R::Cpu, 1);
         assert_eq!(check(R::Gpus, 8000, 6000, gpus(2000)), Ok(()));
-        let short = Shortage { resource: R::Gpus, limit: 8000, used: 8000, asked: 2000 };
+        let (part, limit, used, asked) = (QuotaPart::Limit, 8000, 8000, 2000);
+        let short = Shortage { part, resource: R::Gpus, limit, used, asked };
         assert_eq!(check(R::Gpus, 8000, 8000, gpus(2000)), Err(short));
         assert!(!short.is_for_ever());
         assert!(check(R::Gpus, 8000, 0, gpus(8001)).unwrap_err().is_for_ever());
@@ -291,6 +419,50 @@ mod tests {
         assert_eq!(check(R::Memory, u64::MAX, u64::MAX, gpus(1)), Ok(()));
         let said = short.of(&Name::new("research").unwrap()).to_string();
         assert_eq!(said, "namespace `research`: GPUs 8 of 8 in use, 2 asked for");
+    }
+
+    #[test]
+    fn the_largest_part_of_anything_is_the_share() {
+        use Resource as R;
+        let whole = Amounts::default().with(R::Gpus, 8000).with(R::Cpu, 64_000);
+        let of = |gpus, cpu| Amounts::default().with(R::Gpus, gpus).with(R::Cpu, cpu);
+        let found = [of(0, 0), of(2000, 16_000), of(0, 48_000), of(9000, 1)];
+        let found = found.map(|held| held.dominant_ppm(whole));
+        assert_eq!(found, [0, 250_000, 750_000, 1_125_000]);
+        assert_eq!(Amounts::default().with(R::Memory, 9).dominant_ppm(whole), 0);
+    }
+
+    #[test]
+    fn what_may_not_be_ended_is_lent_nothing() {
+        let gpus = |milli| Amounts::default().with(Resource::Gpus, milli);
+        let guaranteed = Guarantee { amounts: [(Resource::Gpus, 6000)].into() };
+        let quota = Quota { limit: limit(Resource::Gpus, 8000), guaranteed };
+        assert_eq!(quota.check(gpus(6000), gpus(2000), Borrowing::Allowed), Ok(()));
+        assert_eq!(quota.check(gpus(4000), gpus(2000), Borrowing::Barred), Ok(()));
+        let short = quota.check(gpus(5000), gpus(2000), Borrowing::Barred).unwrap_err();
+        let said = short.of(&Name::new("research").unwrap()).to_string();
+        let expected = "namespace `research`: GPUs 5 of 6 that are guaranteed in use, 2 asked for, \
+                        and what may not be ended for others is lent nothing";
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn what_is_guaranteed_is_no_more_than_the_limit() {
+        let mut spec = NamespaceSpec::new(Name::new("research").unwrap());
+        spec.quota.limit = limit(Resource::Gpus, 8000);
+        spec.quota.guaranteed.amounts = [(Resource::Gpus, 8000), (Resource::Cpu, 9)].into();
+        assert!(validate_namespace(&spec).is_empty());
+        let amounts = [(Resource::Gpus, 8500), (Resource::RunningTasks, 1)];
+        spec.quota.guaranteed.amounts = amounts.into();
+        let told: Vec<String> = validate_namespace(&spec)
+            .into_iter()
+            .map(|one| format!("{}: {}", one.field, one.message))
+            .collect();
+        let expected = [
+            "quota.guaranteed.gpus: expected at most the limit of 8, found 8.5",
+            "quota.guaranteed.running_tasks: this cannot be guaranteed",
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{
-    CpuMilli, Device, GpuRequest, JobKind, JobSpec, MemoryBytes, Name, NodeSpec, Policy, PortRange,
-    SpecDigest, StateMs, TaskSpec, WallMs,
+    CpuMilli, Device, GpuRequest, JobKind, JobSpec, MemoryBytes, Name, NamespaceSpec, NodeSpec,
+    Policy, PortRange, Resource, SpecDigest, StateMs, TaskSpec, WallMs,
 };
 use berth_placement::{Budget, SoftView, plan};
 use berth_state::{ClusterState, Command, Entry, SubmitJob};
@@ -27,7 +27,11 @@ enum Shape {
     Jobs(u32),
     /// The same, but of thirty-two kinds in turn.
     MixedJobs(u32),
+    /// All alike, in fifty namespaces in turn, each sure of half of what it asks for.
+    Tenants(u32),
 }
+
+const TENANTS: u32 = 50;
 
 fn main() {
     let nodes = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(5_000);
@@ -37,13 +41,14 @@ fn main() {
         ("array", Shape::Array(count)),
         ("jobs", Shape::Jobs(count)),
         ("mixed", Shape::MixedJobs(count)),
+        ("tenants", Shape::Tenants(count)),
     ];
     let mut cases = Vec::new();
     for policy in Policy::ALL {
         for (name, shape) in shapes {
             for gpus in [0, 1] {
                 let view = with_work(&cluster, policy, shape, gpus);
-                cases.push((format!("{:<13}{name:<7}{gpus} GPU", policy.name()), view, Vec::new()));
+                cases.push((format!("{:<13}{name:<8}{gpus} GPU", policy.name()), view, Vec::new()));
             }
         }
     }
@@ -78,7 +83,7 @@ fn report(nodes: u64, cases: &mut [(String, ClusterState, Vec<u64>)]) {
     for (name, _, rates) in cases {
         rates.sort_unstable();
         let [first, .., last] = rates.as_slice() else { continue };
-        println!("{name:<28}{first:>10}{:>10}{last:>10}", rates[RUNS / 2]);
+        println!("{name:<29}{first:>10}{:>10}{last:>10}", rates[RUNS / 2]);
     }
 }
 
@@ -142,16 +147,25 @@ fn with_work(cluster: &ClusterState, policy: Policy, shape: Shape, gpus: u32) ->
             gpu: (gpus > 0).then_some(gpu),
             ..TaskSpec::new(name("main"), JobKind::Batch, vec!["true".to_owned()])
         };
-        let spec = JobSpec::new(name("work"), name("default"), JobKind::Batch, vec![task]);
-        JobSpec { policy, ..spec }
+        JobSpec {
+            policy,
+            ..JobSpec::new(name("work"), name("default"), JobKind::Batch, vec![task])
+        }
     };
+    let tenant = |number: u32| name(&format!("tenant-{}", number % TENANTS));
     let (jobs, count, kinds) = match shape {
         Shape::Array(count) => (1, count, 1),
         Shape::Jobs(jobs) => (jobs, 1, 1),
         Shape::MixedJobs(jobs) => (jobs, 1, 32),
+        Shape::Tenants(jobs) => (jobs, 1, 1),
+    };
+    let namespace = |number: u32| match shape {
+        Shape::Array(_) | Shape::Jobs(_) | Shape::MixedJobs(_) => name("default"),
+        Shape::Tenants(_) => tenant(number),
     };
     let submit = |number: u32| {
-        let spec = Arc::new(spec(count, number % kinds));
+        let namespace = namespace(number);
+        let spec = Arc::new(JobSpec { namespace, ..spec(count, number % kinds) });
         Command::Submit(SubmitJob {
             key: None,
             spec,
@@ -159,6 +173,15 @@ fn with_work(cluster: &ClusterState, policy: Policy, shape: Shape, gpus: u32) ->
             if_version: None,
         })
     };
+    if let Shape::Tenants(jobs) = shape {
+        let guarantee = |number| {
+            let mut spec = NamespaceSpec::new(tenant(number));
+            let gpu_milli = u64::from(jobs / TENANTS / 2) * 1000;
+            spec.quota.guaranteed.amounts.insert(Resource::Gpus, gpu_milli);
+            Command::ApplyNamespace { spec: Arc::new(spec), if_version: None }
+        };
+        apply(&mut state, (0..TENANTS).map(guarantee).collect());
+    }
     apply(&mut state, (0..jobs).map(submit).collect());
     state
 }

@@ -7,12 +7,14 @@ use berth_state::{ClusterState, JobRow, NodeRow, QueueKey, ScoreParts};
 use crate::budget::Budget;
 use crate::change;
 use crate::expected::expected_start;
+use crate::fair;
 use crate::filters::{Request, admits};
 use crate::never::task_never_fits;
 use crate::places::places_now;
 use crate::plan::plan_jobs;
 use crate::reasons::{Reason, node_reasons, own_hindrances, uncovered, waiting_count};
 use crate::soft::SoftView;
+use crate::sure::help;
 use crate::urgency::priority_enough;
 
 /// Live allocations that an explanation shows; the rest are counted.
@@ -116,7 +118,7 @@ fn reasoned(
     let nodes: Vec<&NodeRow> = view.nodes().values().map(|node| node.as_ref()).collect();
     let never = task_never_fits(&nodes, request);
     let key = QueueKey::new(row.spec.priority, row.submitted_ms, job, task);
-    let position = view.queue().position(|waiting| *waiting == key);
+    let position = fair::position(view, key);
     let (running, running_left_off) = running_of(view, job);
     let mut explanation = Explanation {
         job,
@@ -176,8 +178,13 @@ fn add_help(
             ));
         });
     }
+    let sure = help(view, soft, now, (row, explanation.task));
+    let sure = sure.filter(|_| hindrance.is_none() && !fits_now);
+    sure.iter().for_each(|help| explanation.smallest_change.push_str(&help.words));
     if explanation.position.is_some() {
-        explanation.expected_start = expected_start(view, soft, now, task);
+        let taken_back = sure.and_then(|help| help.starts_by);
+        explanation.expected_start =
+            expected_start(view, soft, now, task).into_iter().chain(taken_back).min();
     }
 }
 

@@ -13,6 +13,7 @@ pub mod domain;
 mod elsewhere;
 mod expected;
 pub mod explain;
+mod fair;
 mod filters;
 #[cfg(test)]
 mod fixture;
@@ -38,6 +39,7 @@ mod roster;
 mod scarcity;
 mod search;
 pub mod soft;
+mod sure;
 mod terms;
 mod unusable;
 mod urgency;

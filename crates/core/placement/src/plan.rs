@@ -13,10 +13,13 @@ use berth_model::{
     AllocationId, Claim, InstanceIndex, JobId, JobKind, Policy, StateMs, TaskIndex, TaskSpec,
 };
 use berth_state::decision::Stop;
-use berth_state::{ClusterState, JobRow, Placement, QueueKey, Reservation, ScoreParts, TaskRow};
+use berth_state::{
+    Asker, ClusterState, JobRow, Placement, QueueKey, Reservation, Right, ScoreParts, TaskRow,
+};
 
 use crate::budget::{Budget, Meter};
 use crate::devices;
+use crate::fair::Shares;
 use crate::filters::Request;
 use crate::planner::{Planner, Searches};
 use crate::quota::Rooms;
@@ -96,6 +99,13 @@ pub(crate) struct Run<'p, 'a> {
     /// Places that are kept, by the position of their node, where one was looked at.
     groups: BTreeMap<usize, Vec<Group<'a>>>,
     rooms: Rooms,
+    round: Round,
+    /// What earlier visits did for tasks that are visited again.
+    done: AllDone,
+    in_turns: bool,
+    /// Once several namespaces have turns.
+    shares: Option<Shares>,
+    turn_instances: usize,
 }
 
 /// How many places are kept; all that is kept for a gang counts as one.
@@ -112,6 +122,7 @@ fn places_kept(view: &ClusterState) -> u32 {
 struct Handed {
     position: usize,
     priority: u8,
+    right: Right,
 }
 
 /// The task that is being visited.
@@ -121,11 +132,17 @@ struct Visit<'a> {
     job: &'a JobRow,
     row: &'a TaskRow,
     task: &'a TaskSpec,
+    /// By what right the next of it has others end.
+    right: Right,
 }
 
 impl<'a> Visit<'a> {
     fn request(&self) -> Request<'a> {
         Request { task: self.task, constraints: &self.job.spec.constraints }
+    }
+
+    fn asker(&self) -> Asker<'a> {
+        Asker { spec: &self.job.spec, right: self.right }
     }
 
     fn allocation(&self, view: &ClusterState, instance: u32) -> AllocationId {
@@ -164,6 +181,7 @@ struct Tally {
     placed: u32,
     left: u64,
     why: Option<Why>,
+    next: Next,
 }
 
 impl<'p, 'a> Run<'p, 'a> {
@@ -204,6 +222,11 @@ impl<'p, 'a> Run<'p, 'a> {
             hunts: BTreeMap::new(),
             groups: BTreeMap::new(),
             rooms: Rooms::default(),
+            round: Round::Only,
+            done: AllDone::new(),
+            in_turns: false,
+            shares: None,
+            turn_instances: usize::MAX,
         }
     }
 
@@ -221,14 +244,8 @@ impl<'p, 'a> Run<'p, 'a> {
             let restore = self.view.cluster().restore.as_ref();
             restore.into_iter().for_each(|restore| self.wake(restore.place_from));
         }
-        for key in tasks.take_while(|_| !awaiting) {
-            if !self.meter.spend() {
-                break;
-            }
-            self.visit(key);
-            if self.meter.exhausted {
-                break;
-            }
+        if !awaiting {
+            self.rounds(tasks);
         }
         self.report.candidates_examined = self.meter.examined;
         self.report.placements = self.meter.placed;
@@ -244,13 +261,13 @@ impl<'p, 'a> Run<'p, 'a> {
         }
     }
 
-    fn visit(&mut self, key: QueueKey) {
+    fn visit(&mut self, key: QueueKey) -> Next {
         let view = self.view;
-        let Some(job) = view.jobs().get(&key.job).filter(|job| job.places()) else { return };
-        let Some(row) = view.tasks().get(&(key.job, key.task)) else { return };
-        let Some(task) = job.spec.tasks.get(usize::from(key.task.0)) else { return };
-        let visit = Visit { key, job, row, task };
-        self.report.tasks_visited += 1;
+        let job = view.jobs().get(&key.job).filter(|job| job.places());
+        let row = view.tasks().get(&(key.job, key.task));
+        let Some((job, row)) = job.zip(row) else { return Next::Done };
+        let Some(task) = job.spec.tasks.get(usize::from(key.task.0)) else { return Next::Done };
+        let visit = Visit { key, job, row, task, right: Right::Priority };
         let tally = match job.kind() {
             JobKind::Batch | JobKind::Service if task.gang.is_some() => {
                 self.place_gang_in_quota(visit)
@@ -258,11 +275,15 @@ impl<'p, 'a> Run<'p, 'a> {
             JobKind::Batch | JobKind::Service => self.place_pending(visit),
             JobKind::Daemon => self.place_daemon(visit),
         };
-        if tally.left > 0 {
+        let is_last = self.round != Round::Sure || job.kind() == JobKind::Daemon;
+        let is_told = is_last && tally.next == Next::Done;
+        self.report.tasks_visited += u64::from(is_told);
+        if tally.left > 0 && is_told {
             let why = tally.why.unwrap_or(Why::NoNode);
             let Tally { placed, left, .. } = tally;
             self.report.note(WaitingTask { job: key.job, task: key.task, placed, left, why });
         }
+        tally.next
     }
 
     fn place_pending(&mut self, visit: Visit<'a>) -> Tally {
@@ -273,10 +294,22 @@ impl<'p, 'a> Run<'p, 'a> {
             .reservations_of(visit.key.job, visit.key.task)
             .map(|(id, _)| id.instance.0)
             .collect();
-        let taken = visit.row.live.saturating_add(u32::try_from(kept.len()).unwrap_or(u32::MAX));
+        let Done { instances: mut seen, placed, why } = self.done_before(visit);
+        // Those for which a place is kept count already.
+        let given = kept.union(&seen).count();
+        let taken = visit.row.live.saturating_add(u32::try_from(given).unwrap_or(u32::MAX));
         let mut parallel_left = visit.task.parallel_max().saturating_sub(taken);
-        let mut tally = Tally::default();
+        let mut tally = Tally { placed, left: 0, why, next: Next::Done };
+        let earlier = seen.len();
         for instance in visit.row.pending.iter() {
+            if seen.contains(&instance) {
+                continue;
+            }
+            if seen.len() - earlier >= self.turn_instances {
+                tally.next = Next::More;
+                break;
+            }
+            let Some(visit) = self.of_round(visit, 1) else { break };
             if parallel_left == 0 && !kept.contains(&instance) {
                 tally.why = Some(Why::ParallelLimit);
                 break;
@@ -306,8 +339,10 @@ impl<'p, 'a> Run<'p, 'a> {
             if fits || (self.displace(visit) && self.place_one(visit, &key, instance)) {
                 tally.placed += 1;
                 self.plans_again |= is_kept;
+                seen.insert(instance);
             } else if is_kept || self.reserve(visit, &key, instance) {
                 tally.why = Some(Why::Reserved);
+                seen.insert(instance);
                 if !self.meter.spend() {
                     break;
                 }
@@ -322,6 +357,7 @@ impl<'p, 'a> Run<'p, 'a> {
             tally.why = Some(Why::Budget);
         }
         tally.left = visit.row.pending.len() - u64::from(tally.placed);
+        self.settle(visit, &tally, seen);
         tally
     }
 
@@ -358,7 +394,7 @@ impl<'p, 'a> Run<'p, 'a> {
         let Some(claim) = claim(row, used, self.now, visit.task, allocation, &chosen) else {
             return false;
         };
-        self.hand_out(allocation, position, claim, parts, visit.job.spec.priority);
+        self.hand_out(visit, allocation, (position, claim), parts);
         true
     }
 
@@ -375,15 +411,17 @@ impl<'p, 'a> Run<'p, 'a> {
 
     fn hand_out(
         &mut self,
+        visit: Visit<'a>,
         allocation: AllocationId,
-        position: usize,
-        claim: Claim,
+        (position, claim): (usize, Claim),
         score: ScoreParts,
-        priority: u8,
     ) {
+        // Members of a gang do not give way alone, and daemons to nobody.
+        let gives_way = visit.task.gang.is_none() && visit.job.kind() != JobKind::Daemon;
+        let priority = if gives_way { visit.job.spec.priority } else { u8::MAX };
         self.roster.hand_out(position, &claim, self.now);
         self.count_handed(allocation.job, &claim);
-        self.handed.push(Handed { position, priority });
+        self.handed.push(Handed { position, priority, right: visit.right });
         self.least_placed = self.least_placed.min(priority);
         let row = &self.roster.host(position).row;
         if let Some(census) = self.census.as_mut().filter(|census| census.job == allocation.job) {
@@ -416,10 +454,15 @@ mod displace;
 mod endable;
 mod gang;
 mod gang_places;
+mod lenders;
 mod preempt;
 mod quota;
+mod rounds;
+mod turns;
 
 pub(crate) use preempt::{FAILURES_MAX, HuntKey};
 use preempt::{Group, Hunt};
+use rounds::{AllDone, Done, Round};
+use turns::Next;
 #[cfg(test)]
 mod tests;

@@ -4,8 +4,12 @@
 use std::collections::BTreeMap;
 
 use berth_model::fits::suits;
-use berth_model::{Amounts, GpuRequest, JobSpec, Name, OverQuota, Resource, TaskIndex, TaskSpec};
-use berth_state::{ClusterState, JobRow};
+use berth_model::{
+    Amounts, GpuRequest, JobSpec, Name, OverQuota, Quota, Resource, TaskIndex, TaskSpec,
+};
+use berth_state::{ClusterState, JobRow, Right};
+
+use crate::victims::{Lender, Lenders};
 
 /// What the namespaces that a plan has met use, with what the plan hands out.
 #[derive(Default)]
@@ -13,6 +17,8 @@ pub(crate) struct Rooms {
     used: BTreeMap<Name, Amounts>,
     /// The memory of all devices of one instance, by request.
     device_memory: BTreeMap<GpuRequest, u64>,
+    /// Once they were asked for.
+    lenders: Option<Lenders>,
 }
 
 impl Rooms {
@@ -23,20 +29,63 @@ impl Rooms {
     pub fn check(
         &mut self,
         view: &ClusterState,
-        namespace: &Name,
+        spec: &JobSpec,
         (task, count): (&TaskSpec, u32),
     ) -> Result<(), OverQuota> {
+        let namespace = &spec.namespace;
         let Some(row) = view.namespace(namespace) else { return Ok(()) };
-        let limit = &row.spec.quota.limit;
-        let mut one = task.amounts_least();
-        if limit.amounts.contains_key(&Resource::GpuMemory)
-            && let Some(gpu) = &task.gpu
-        {
-            let known = self.device_memory.entry(gpu.clone());
-            one = one.with(Resource::GpuMemory, *known.or_insert_with(|| most_memory(view, gpu)));
-        }
+        let quota = &row.spec.quota;
+        let asked = self.asked(view, quota, task).times(count);
         let used = *self.used_by(view, namespace);
-        limit.check(used, one.times(count)).map_err(|shortage| shortage.of(namespace))
+        quota.check(used, asked, spec.borrowing()).map_err(|shortage| shortage.of(namespace))
+    }
+
+    /// By what right so many more instances of a task are asked for, all at once.
+    pub fn right(
+        &mut self,
+        view: &ClusterState,
+        spec: &JobSpec,
+        (task, count): (&TaskSpec, u32),
+    ) -> Right {
+        let Some(row) = view.namespace(&spec.namespace) else { return Right::Priority };
+        let quota = &row.spec.quota;
+        if quota.guaranteed.is_empty() {
+            return Right::Priority;
+        }
+        let asked = self.asked(view, quota, task).times(count);
+        match quota.guaranteed.covers(*self.used_by(view, &spec.namespace), asked) {
+            true => Right::Guarantee,
+            false => Right::Priority,
+        }
+    }
+
+    /// What one instance takes of what the quota counts.
+    pub fn asked(&mut self, view: &ClusterState, quota: &Quota, task: &TaskSpec) -> Amounts {
+        let least = task.amounts_least();
+        let counts = |amounts: &BTreeMap<Resource, u64>| amounts.contains_key(&Resource::GpuMemory);
+        let Some(gpu) = &task.gpu else { return least };
+        if !counts(&quota.limit.amounts) && !counts(&quota.guaranteed.amounts) {
+            return least;
+        }
+        let known = self.device_memory.entry(gpu.clone());
+        least.with(Resource::GpuMemory, *known.or_insert_with(|| most_memory(view, gpu)))
+    }
+
+    /// What namespaces to which something is guaranteed can do without. Costs O(namespaces) once.
+    pub fn lenders(&mut self, view: &ClusterState) -> &mut Lenders {
+        self.lenders.get_or_insert_with(|| {
+            let lender = |name: &Name| {
+                let lent = view.lent_to(name)?;
+                Some((name.clone(), Lender { lent, taken: Amounts::default() }))
+            };
+            view.guaranteed().filter_map(lender).collect()
+        })
+    }
+
+    /// The same, of whom somebody was looked for already.
+    pub fn known_lenders(&self) -> &Lenders {
+        static NOBODY: Lenders = Lenders::new();
+        self.lenders.as_ref().unwrap_or(&NOBODY)
     }
 
     pub fn take(&mut self, view: &ClusterState, namespace: &Name, amounts: Amounts) {
@@ -67,18 +116,14 @@ fn most_memory(view: &ClusterState, gpu: &GpuRequest) -> u64 {
 }
 
 /// What a namespace is short of for the next instance of a task, or for the whole of a gang.
-pub(crate) fn shortage(
-    view: &ClusterState,
-    namespace: &Name,
-    task: &TaskSpec,
-) -> Option<OverQuota> {
+pub(crate) fn shortage(view: &ClusterState, spec: &JobSpec, task: &TaskSpec) -> Option<OverQuota> {
     let together = if task.gang.is_some() { task.count } else { 1 };
-    Rooms::default().check(view, namespace, (task, together)).err()
+    Rooms::default().check(view, spec, (task, together)).err()
 }
 
 /// Why a job could never start all that it is, even if its namespace held nothing else.
 pub fn passes_quota(view: &ClusterState, spec: &JobSpec) -> Option<String> {
-    let short = spec.tasks.iter().filter_map(|task| shortage(view, &spec.namespace, task));
+    let short = spec.tasks.iter().filter_map(|task| shortage(view, spec, task));
     short.filter(|short| short.shortage.is_for_ever()).map(|short| told(&short)).next()
 }
 
@@ -92,7 +137,7 @@ pub fn waits_for_quota(view: &ClusterState, job: &JobRow) -> Option<String> {
         (!row.pending.is_empty() && !is_kept).then_some(())
     };
     let first = (0..job.spec.tasks.len()).find(|at| job.places() && waits(at).is_some())?;
-    let short = shortage(view, job.namespace(), job.spec.tasks.get(first)?)?;
+    let short = shortage(view, &job.spec, job.spec.tasks.get(first)?)?;
     Some(told(&short))
 }
 

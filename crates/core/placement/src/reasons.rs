@@ -112,7 +112,7 @@ pub(crate) fn own_hindrances(
     let spec = job.spec.tasks.get(usize::from(task.0));
     let row = view.tasks().get(&(job.id, task));
     let (Some(spec), Some(row)) = (spec, row) else { return reasons };
-    if !is_kept && let Some(short) = quota::shortage(view, job.namespace(), spec) {
+    if !is_kept && let Some(short) = quota::shortage(view, &job.spec, spec) {
         reasons.push(own("quota", quota::told(&short)));
     }
     if spec.gang.is_some() && row.live > 0 {

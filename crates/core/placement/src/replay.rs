@@ -31,7 +31,7 @@ pub fn decide_anew(inputs: &Inputs) -> PlanOutcome {
     };
     let run = Run::new(&mut planner, view, &soft, *now, budget).ending_at(*stop);
     match scope {
-        Scope::Everything => run.over(walk::everything(view)),
+        Scope::Everything => run.in_turns().over(walk::everything(view)),
         Scope::Jobs(jobs) => run.over(walk::of_jobs(view, jobs)),
     }
 }
@@ -69,7 +69,7 @@ impl Planner {
 }
 
 fn gave_up(key: &HuntKey, until: StateMs) -> GaveUp {
-    let HuntKey { fit, priority, members } = key;
+    let HuntKey { fit, priority, members, by } = key;
     let FitKey { cpu_milli, memory_bytes, port_count, in_container, gpu, constraints } = fit;
     GaveUp {
         cpu: CpuMilli(*cpu_milli),
@@ -80,6 +80,7 @@ fn gave_up(key: &HuntKey, until: StateMs) -> GaveUp {
         constraints: constraints.clone(),
         priority: *priority,
         members: *members,
+        by: by.clone(),
         until,
     }
 }
@@ -93,5 +94,5 @@ fn hunt_key(one: &GaveUp) -> HuntKey {
         gpu: one.gpu.clone(),
         constraints: one.constraints.clone(),
     };
-    HuntKey { fit, priority: one.priority, members: one.members }
+    HuntKey { fit, priority: one.priority, members: one.members, by: one.by.clone() }
 }

@@ -6,8 +6,9 @@ mod shares;
 pub(crate) use shares::{Offer, cheapest_shares};
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
-use berth_model::{AllocationId, Claim, NodeUse};
+use berth_model::{AllocationId, Amounts, Claim, Lent, Name, NodeUse};
 
 /// Who may end, one alone or a gang with all of it.
 #[derive(Clone, Debug)]
@@ -18,11 +19,38 @@ pub(crate) struct Candidate<'a> {
     pub claims: Vec<&'a Claim>,
     /// What its end costs, wherever it is.
     pub price: Price,
+    /// Where something is guaranteed to its namespace, that namespace and what it holds in all.
+    pub lent: Option<(&'a Name, Amounts)>,
+}
+
+/// What a namespace can do without.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Lender {
+    pub lent: Lent,
+    /// What of it ends for others before.
+    pub taken: Amounts,
+}
+
+/// Namespaces to which something is guaranteed.
+pub(crate) type Lenders = BTreeMap<Name, Lender>;
+
+/// Whether their namespaces can do without all of these. Then so they can without fewer.
+pub(crate) fn can_be_spared<'a>(
+    lenders: &Lenders,
+    units: impl Iterator<Item = (&'a Name, Amounts)>,
+) -> bool {
+    let mut by_lender: BTreeMap<&Name, Vec<Amounts>> = BTreeMap::new();
+    units.for_each(|(name, held)| by_lender.entry(name).or_default().push(held));
+    by_lender.into_iter().all(|(name, held)| {
+        let lender = lenders.get(name);
+        lender.is_none_or(|lender| lender.lent.gives_all(lender.taken, &held))
+    })
 }
 
 impl<'a> Candidate<'a> {
     pub fn alone(id: AllocationId, claim: &'a Claim, lost: u64) -> Candidate<'a> {
-        Candidate { ids: vec![id], claims: vec![claim], price: Price { lost, victims: 1 } }
+        let price = Price { lost, victims: 1 };
+        Candidate { ids: vec![id], claims: vec![claim], price, lent: None }
     }
 
     pub fn leaves(&self, used: &mut NodeUse) {
@@ -71,13 +99,14 @@ pub(crate) struct Set {
     pub tried: u32,
 }
 
-/// The cheapest set of candidates without which `fits`; `None` if there is none. `fits` must go on
-/// holding when less is used.
+/// The cheapest set of candidates without which `fits` and which their lenders can do without;
+/// `None` if there is none. `fits` must go on holding when less is used.
 ///
 /// Costs O(2^candidates) calls of `fits`, at most [`TRIED_MAX`].
 pub(crate) fn cheapest(
     used: &NodeUse,
     candidates: &[Candidate<'_>],
+    lenders: &Lenders,
     mut fits: impl FnMut(&NodeUse) -> bool,
 ) -> Option<Set> {
     let mut order: Vec<usize> = (0..candidates.len()).collect();
@@ -88,7 +117,7 @@ pub(crate) fn cheapest(
     if !fits(&without) {
         return None;
     }
-    let mut tries = Tries { candidates, order, fits, best: None, chosen: None, tried: 0 };
+    let mut tries = Tries { candidates, lenders, order, fits, best: None, chosen: None, tried: 0 };
     tries.descend(0, &mut without, Price::NOTHING, &mut Vec::new());
     let mut chosen = tries.chosen?;
     chosen.sort_unstable();
@@ -157,6 +186,7 @@ fn covered(
 
 struct Tries<'c, 'a, F> {
     candidates: &'c [Candidate<'a>],
+    lenders: &'c Lenders,
     order: Vec<usize>,
     fits: F,
     best: Option<Price>,
@@ -183,7 +213,10 @@ impl<F: FnMut(&NodeUse) -> bool> Tries<'_, '_, F> {
         }
         candidate.leaves(used);
         ended.push(at);
-        self.descend(depth + 1, used, price.and(candidate.price), ended);
+        let units = ended.iter().filter_map(|at| self.candidates[*at].lent);
+        if candidate.lent.is_none() || can_be_spared(self.lenders, units) {
+            self.descend(depth + 1, used, price.and(candidate.price), ended);
+        }
         ended.pop();
     }
 }

@@ -51,8 +51,8 @@ pub fn what_would_happen(
     let never_fits = never_fits(view.nodes().values().map(AsRef::as_ref), spec);
     let Tried { mut copy, job, version, outcome } = tried(view, soft, now, spec)?;
     let PlanOutcome { placements, reservations, exhausted, .. } = outcome;
-    apply_one(&mut copy, now, Command::Place { placements: placements.clone() })?;
     apply_one(&mut copy, now, Command::Reserve { reservations: reservations.clone() })?;
+    apply_one(&mut copy, now, Command::Place { placements: placements.clone() })?;
 
     let waiting = waiting_of(&copy, job);
     let why = explain(&copy, soft, now, job).filter(|_| waiting > 0);

@@ -2,10 +2,11 @@
 //! and made anew elsewhere. The state itself does not use it.
 
 use berth_model::{
-    Constraints, CpuMilli, GpuRequest, JobId, MemoryBytes, NodeId, StateMs, TaskIndex,
+    Constraints, CpuMilli, GpuRequest, JobId, MemoryBytes, Name, NodeId, StateMs, TaskIndex,
 };
 
 use crate::command::{Placement, Reservation};
+use crate::lending::Right;
 use crate::state::ClusterState;
 use crate::table::Table;
 
@@ -80,6 +81,8 @@ pub struct GaveUp {
     pub priority: u8,
     /// Of a gang that is placed as one.
     pub members: u32,
+    /// Where something is guaranteed, whose and by what right.
+    pub by: Option<(Name, Right)>,
     pub until: StateMs,
 }
 

@@ -322,6 +322,10 @@ fn check_namespaces(state: &ClusterState, broken: &mut Vec<Broken>) {
     if state.namespaces.len() > crate::namespace::NAMESPACE_ROWS_MAX {
         broken.push(Broken::Unbounded("namespaces"));
     }
+    let idle = state.index.idle.len();
+    if idle > crate::fair::IDLE_REMEMBERED_MAX + 1 {
+        broken.push(Broken::Unbounded("averages of use"));
+    }
     let mut sums: BTreeMap<&Name, Amounts> = BTreeMap::new();
     for row in state.allocations.values() {
         let Some(job) = state.jobs.get(&row.id.job) else { continue };
@@ -361,7 +365,8 @@ fn check_derived(state: &ClusterState, broken: &mut Vec<Broken>) {
         && state.keys.hash() == state.keys.hash_from_rows()
         && state.tokens.hash() == state.tokens.hash_from_rows()
         && state.revocations.hash() == state.revocations.hash_from_rows()
-        && state.namespaces.hash() == state.namespaces.hash_from_rows();
+        && state.namespaces.hash() == state.namespaces.hash_from_rows()
+        && state.averages.hash() == state.averages.hash_from_rows();
     if !hashes {
         broken.push(Broken::WrongHash);
     }

@@ -10,7 +10,9 @@ mod backup;
 pub mod command;
 pub mod decision;
 pub mod event;
+mod fair;
 pub mod invariants;
+pub mod lending;
 pub mod namespace;
 pub mod query;
 pub mod refusal;
@@ -32,6 +34,7 @@ pub use command::{
     Reservation, Stock, SubmitJob, Unknown,
 };
 pub use event::{Event, EventKind};
+pub use lending::{Asker, Right};
 pub use namespace::{NAMESPACE_ROWS_MAX, NamespaceRow};
 pub use refusal::Refusal;
 pub use reservation::{KeptPlace, NotAVictim, ReservationRow};

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Amounts, JobId, JobState, Name, NamespaceSpec, NodeId, OverQuota, Resource,
-    WallMs,
+    AllocationId, Amounts, JobId, JobSpec, JobState, Name, NamespaceSpec, NodeId, OverQuota,
+    Resource, WallMs,
 };
+use imbl::OrdMap;
 
 use crate::reservation::ReservationRow;
 use crate::rows::{AllocationRow, JobRow};
@@ -60,18 +61,23 @@ impl ClusterState {
     /// What is short.
     pub(crate) fn check_quota(
         &self,
-        name: &Name,
+        spec: &JobSpec,
         asked: Amounts,
         starting: Option<AllocationId>,
     ) -> Result<(), OverQuota> {
+        let name = &spec.namespace;
         let Some(row) = self.namespaces.get(name) else { return Ok(()) };
         let used = self.namespace_use(name).plus(self.kept_use(name, starting));
-        row.spec.quota.limit.check(used, asked).map_err(|shortage| shortage.of(name))
+        let checked = row.spec.quota.check(used, asked, spec.borrowing());
+        checked.map_err(|shortage| shortage.of(name))
     }
 
     /// Whether one more job may be queued.
     pub(crate) fn check_queue(&self, name: &Name) -> Result<(), OverQuota> {
-        self.check_quota(name, Amounts::default().with(Resource::QueuedJobs, 1), None)
+        let Some(row) = self.namespaces.get(name) else { return Ok(()) };
+        let one = Amounts::default().with(Resource::QueuedJobs, 1);
+        let checked = row.spec.quota.limit.check(self.namespace_use(name), one);
+        checked.map_err(|shortage| shortage.of(name))
     }
 
     /// Whether its quota has room for more places that are kept until others have ended, in rows
@@ -79,10 +85,11 @@ impl ClusterState {
     /// and counts no longer then.
     pub(crate) fn check_kept_quota(
         &self,
-        name: &Name,
+        spec: &JobSpec,
         before: Option<&ReservationRow>,
         added: &[ReservationRow],
     ) -> Result<(), OverQuota> {
+        let name = &spec.namespace;
         let Some(row) = self.namespaces.get(name) else { return Ok(()) };
         let claims = added.iter().flat_map(|one| one.members.values());
         let asked = claims.fold(Amounts::default(), |sum, place| sum.plus(place.claim.amounts()));
@@ -97,7 +104,8 @@ impl ClusterState {
         // With what would be held in all; not less, so that nobody ends for what could not
         // start in the end.
         let used = others.plus(after).minus(asked);
-        row.spec.quota.limit.check(used, asked).map_err(|shortage| shortage.of(name))
+        let checked = row.spec.quota.check(used, asked, spec.borrowing());
+        checked.map_err(|shortage| shortage.of(name))
     }
 
     fn kept_use(&self, name: &Name, but: Option<AllocationId>) -> Amounts {
@@ -126,7 +134,7 @@ impl ClusterState {
             .minus(awaited.fold(Amounts::default(), Amounts::plus))
     }
 
-    fn namespace_of(&self, job: JobId) -> Option<&Name> {
+    pub(crate) fn namespace_of(&self, job: JobId) -> Option<&Name> {
         self.jobs.get(&job).map(|row| row.namespace())
     }
 
@@ -138,22 +146,44 @@ impl ClusterState {
 
     /// Puts a live attempt in; what it holds is its namespace's use.
     pub(crate) fn insert_allocation(&mut self, row: AllocationRow) {
+        let name = self.namespace_of(row.id.job).cloned();
+        name.iter().for_each(|name| self.fold_use(name));
         self.count_allocation(&row);
         self.allocations.insert(row.id, Arc::new(row));
+        name.iter().for_each(|name| self.note_idle(name));
+    }
+
+    /// Changes a live attempt, which goes on holding what it holds.
+    pub(crate) fn edit_allocation(
+        &mut self,
+        id: AllocationId,
+        change: impl FnOnce(&mut AllocationRow),
+    ) {
+        let Some(before) = self.allocations.get(&id).cloned() else { return };
+        self.allocations.edit(&id, change);
+        let Some(after) = self.allocations.get(&id).cloned() else { return };
+        let Some(name) = self.namespace_of(id.job).cloned() else { return };
+        change_sum(&mut self.index.ending, &name, |sum| {
+            sum.minus(ending(&before)).plus(ending(&after))
+        });
     }
 
     /// Takes an attempt that is no longer live out.
     pub(crate) fn remove_allocation(&mut self, id: AllocationId) -> Option<Arc<AllocationRow>> {
         let row = self.allocations.remove(&id)?;
         if let Some(name) = self.namespace_of(id.job).cloned() {
-            self.change_use(name, |used| used.minus(row.claim.amounts()));
+            self.fold_use(&name);
+            change_sum(&mut self.index.ending, &name, |sum| sum.minus(ending(&row)));
+            change_sum(&mut self.index.usage, &name, |sum| sum.minus(row.claim.amounts()));
+            self.note_idle(&name);
         }
         Some(row)
     }
 
     fn count_allocation(&mut self, row: &AllocationRow) {
         if let Some(name) = self.namespace_of(row.id.job).cloned() {
-            self.change_use(name, |used| used.plus(row.claim.amounts()));
+            change_sum(&mut self.index.ending, &name, |sum| sum.plus(ending(row)));
+            change_sum(&mut self.index.usage, &name, |sum| sum.plus(row.claim.amounts()));
         }
     }
 
@@ -162,20 +192,29 @@ impl ClusterState {
         let one = Amounts::default().with(Resource::QueuedJobs, 1);
         let (was, is) = (before.filter(|row| is_queued(row)), after.filter(|row| is_queued(row)));
         match (was, is) {
-            (Some(was), None) => self.change_use(was.namespace().clone(), |used| used.minus(one)),
-            (None, Some(is)) => self.change_use(is.namespace().clone(), |used| used.plus(one)),
+            (Some(was), None) => {
+                change_sum(&mut self.index.usage, was.namespace(), |used| used.minus(one));
+            }
+            (None, Some(is)) => {
+                change_sum(&mut self.index.usage, is.namespace(), |used| used.plus(one));
+            }
             (Some(_), Some(_)) | (None, None) => {}
         }
     }
 
-    fn change_use(&mut self, name: Name, change: impl FnOnce(Amounts) -> Amounts) {
-        let after = change(self.namespace_use(&name));
-        // What holds nothing is not remembered: names cost nothing to make up.
-        if after.is_zero() {
-            self.index.usage.remove(&name);
-        } else {
-            self.index.usage.insert(name, after);
-        }
+    /// Sets what is set for a namespace; that something is guaranteed follows.
+    pub(crate) fn put_namespace(&mut self, row: Arc<NamespaceRow>) {
+        let name = row.spec.name.clone();
+        match row.spec.quota.guaranteed.is_empty() {
+            true => self.index.guaranteed.remove(&name),
+            false => self.index.guaranteed.insert(name.clone()),
+        };
+        self.namespaces.insert(name, row);
+    }
+
+    pub(crate) fn remove_namespace(&mut self, name: &Name) {
+        self.index.guaranteed.remove(name);
+        self.namespaces.remove(name);
     }
 
     /// Counts everything anew, into an empty index.
@@ -184,6 +223,30 @@ impl ClusterState {
         jobs.iter().for_each(|row| self.count_queued(None, Some(row)));
         let rows: Vec<_> = self.allocations.values().cloned().collect();
         rows.iter().for_each(|row| self.count_allocation(row));
+        let rows = self.namespaces.values();
+        let sure = rows.filter(|row| !row.spec.quota.guaranteed.is_empty());
+        self.index.guaranteed = sure.map(|row| row.spec.name.clone()).collect();
+        self.rebuild_idle();
+    }
+}
+
+/// What an allocation holds that ends already.
+fn ending(row: &AllocationRow) -> Amounts {
+    row.state.stop_intent().map_or(Amounts::default(), |_| row.claim.amounts())
+}
+
+fn change_sum(
+    sums: &mut OrdMap<Name, Amounts>,
+    name: &Name,
+    change: impl FnOnce(Amounts) -> Amounts,
+) {
+    let before = sums.get(name).copied().unwrap_or_default();
+    let after = change(before);
+    // What holds nothing is not remembered: names cost nothing to make up.
+    if after.is_zero() {
+        sums.remove(name);
+    } else if after != before {
+        sums.insert(name.clone(), after);
     }
 }
 

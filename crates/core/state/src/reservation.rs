@@ -5,13 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
-    AllocationId, Claim, CpuMilli, InstanceIndex, JobId, JobKind, JobSpec, MemoryBytes, NodeId,
-    NodeUse, PREEMPTION_GAP, ShareMilli, StateMs, StopIntent, TaskIndex, outranks,
+    AllocationId, Borrowing, Claim, CpuMilli, InstanceIndex, JobId, JobKind, JobSpec,
+    LENT_MIN_RUN_MAX, MemoryBytes, NodeId, NodeUse, PREEMPTION_GAP, ShareMilli, StateMs,
+    StopIntent, TaskIndex, outranks,
 };
 use imbl::OrdMap;
 use thiserror::Error;
 
 use crate::command::Placement;
+use crate::lending::{Asker, Right};
 use crate::rows::{AllocationRow, JobRow, NodeRow, ScoreParts};
 use crate::state::ClusterState;
 
@@ -62,22 +64,25 @@ pub enum NotAVictim {
     Awaited,
     #[error("it is not on the node")]
     Elsewhere,
+    #[error("its namespace holds no more than it is guaranteed")]
+    Guaranteed,
 }
 
 /// Whether a job ends others at all.
 pub fn may_preempt(spec: &JobSpec) -> bool {
-    spec.preemption.preempts && spec.kind != JobKind::Daemon && spec.priority >= PREEMPTION_GAP
+    spec.preemption.preempts && spec.kind != JobKind::Daemon
 }
 
-/// Whether a live allocation of `owner` may be ended for a job like `spec`; with a member of a
+/// Whether a live allocation of `owner` may be ended for what asks; with a member of a
 /// gang all of it ends. One that ends for good
 /// may be waited for by anybody; one that ends and comes back by whom it might be ended for,
-/// however short it has run: its place is that of its own next attempt first.
+/// however short it has run: its place is that of its own next attempt first. Whether its
+/// namespace is sure of it is asked of all together who would end.
 ///
 /// # Errors
 /// Why not.
 pub fn may_end(
-    spec: &JobSpec,
+    asker: Asker<'_>,
     owner: &JobRow,
     row: &AllocationRow,
     now: StateMs,
@@ -92,14 +97,22 @@ pub fn may_end(
     if !of.preemption.preemptible {
         return Err(NotAVictim::NotPreemptible);
     }
-    let (found, asked) = (of.priority, spec.priority);
-    if !outranks(asked, found) {
+    let (found, asked) = (of.priority, asker.spec.priority);
+    let takes_back = match asker.right {
+        Right::Priority => false,
+        Right::Guarantee => of.namespace != asker.spec.namespace,
+    };
+    if !outranks(asked, found) && !takes_back {
         return Err(NotAVictim::TooUrgent { found, asked });
     }
     if row.state.stop_intent().is_some() {
         return Ok(());
     }
-    let until = row.running_since.unwrap_or(row.planned_at).after(of.preemption.min_run);
+    let min_run = match takes_back {
+        true => of.preemption.min_run.min(LENT_MIN_RUN_MAX),
+        false => of.preemption.min_run,
+    };
+    let until = row.running_since.unwrap_or(row.planned_at).after(min_run);
     if now < until { Err(NotAVictim::TooYoung { until }) } else { Ok(()) }
 }
 
@@ -116,8 +129,7 @@ pub fn work_lost(row: &AllocationRow, now: StateMs) -> u64 {
 
 /// What a job with something live that may be ended is found by.
 pub(crate) fn endable(row: &JobRow) -> Option<(u8, JobId)> {
-    let may_end =
-        row.live > 0 && row.spec.preemption.preemptible && row.spec.kind != JobKind::Daemon;
+    let may_end = row.live > 0 && row.spec.borrowing() == Borrowing::Allowed;
     may_end.then_some((row.spec.priority, row.id))
 }
 

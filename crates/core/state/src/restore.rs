@@ -41,6 +41,9 @@ impl ClusterState {
             .chain(self.tokens.values().map(|row| Stored::Token(row.clone())))
             .chain(self.revocations.values().map(|row| Stored::Revocation(row.clone())))
             .chain(self.namespaces.values().map(|row| Stored::Namespace(row.clone())))
+            .chain(
+                self.averages.iter().map(|(name, row)| Stored::Average(name.clone(), row.clone())),
+            )
     }
 
     /// The state that `rows` describe, at `applied_index`.
@@ -86,6 +89,10 @@ impl ClusterState {
                     let name = row.spec.name.clone();
                     let doubled = format!("namespace {name}");
                     state.namespaces.insert(name, row).map(|_| doubled)
+                }
+                Stored::Average(name, row) => {
+                    let doubled = format!("average use of {name}");
+                    state.averages.insert(name, row).map(|_| doubled)
                 }
                 Stored::Key(namespace, key, row) => {
                     let doubled = state.keys.contains(&(namespace.clone(), key.clone()));

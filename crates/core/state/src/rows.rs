@@ -6,8 +6,8 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, AllocationState, Attempt, Claim, Device, GangSeat, JobId, JobKind, JobSpec,
-    JobState, Name, NodeCapacity, NodeId, NodeSpec, NodeState, NodeUse, Outcome, RangeSet,
+    AllocationId, AllocationState, Attempt, AverageUse, Claim, Device, GangSeat, JobId, JobKind,
+    JobSpec, JobState, Name, NodeCapacity, NodeId, NodeSpec, NodeState, NodeUse, Outcome, RangeSet,
     SpecDigest, StateMs, TaskIndex, WallMs,
 };
 
@@ -306,6 +306,7 @@ pub enum Stored {
     Token(Arc<TokenRow>),
     Revocation(Arc<RevocationRow>),
     Namespace(Arc<NamespaceRow>),
+    Average(Name, Arc<AverageUse>),
 }
 
 /// Versions of a job that are kept, the current one included.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Amounts, JobId, Machine, Name, NodeId, StateMs, TaskIndex, TokenId,
+    AllocationId, Amounts, AverageUse, JobId, Machine, Name, NodeId, StateMs, TaskIndex, TokenId,
 };
 use imbl::{OrdMap, OrdSet};
 
@@ -29,6 +29,8 @@ pub struct ClusterState {
     pub(crate) tokens: Table<TokenId, TokenRow>,
     pub(crate) revocations: Table<(Machine, String), RevocationRow>,
     pub(crate) namespaces: Table<Name, NamespaceRow>,
+    /// What they held until their holdings last changed.
+    pub(crate) averages: Table<Name, AverageUse>,
     pub(crate) index: Indices,
 }
 
@@ -62,6 +64,12 @@ pub(crate) struct Indices {
     pub token_expiries: OrdSet<(StateMs, TokenId)>,
     /// What each namespace holds and queues; of those that do neither nothing.
     pub usage: OrdMap<Name, Amounts>,
+    /// What of it ends already.
+    pub ending: OrdMap<Name, Amounts>,
+    /// Namespaces that hold nothing any more, and whose average is remembered, by its time.
+    pub idle: OrdSet<(StateMs, Name)>,
+    /// Namespaces to which something is guaranteed.
+    pub guaranteed: OrdSet<Name>,
 }
 
 /// A task's place in the queue. Priority and age are one number, fixed at
@@ -198,6 +206,7 @@ impl ClusterState {
             self.tokens.hash(),
             self.revocations.hash(),
             self.namespaces.hash(),
+            self.averages.hash(),
         ] {
             hasher.write_u64(sum);
         }

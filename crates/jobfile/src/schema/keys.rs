@@ -114,18 +114,18 @@ pub(super) const COMMAND: Keys =
 const QUOTA_LIMIT_KEYS: &[&str] =
     &["cpu", "gpu_memory", "gpus", "memory", "queued_jobs", "running_tasks", "submits_per_second"];
 pub(super) const NAMESPACE: Keys = Keys {
-    later: &["weight"],
     elsewhere: QUOTA_LIMIT_KEYS,
     elsewhere_is: "under `[quota.limit]`",
     of: "a namespace",
-    ..keys(&["description", "name", "quota", "range"])
+    ..keys(&["description", "name", "quota", "range", "weight"])
 };
 pub(super) const QUOTA: Keys = Keys {
-    later: &["borrow", "guaranteed"],
+    later: &["borrow"],
     elsewhere: QUOTA_LIMIT_KEYS,
     elsewhere_is: "under `[quota.limit]`",
-    ..keys(&["limit"])
+    ..keys(&["guaranteed", "limit"])
 };
 pub(super) const QUOTA_LIMIT: Keys = keys(QUOTA_LIMIT_KEYS);
+pub(super) const QUOTA_GUARANTEED: Keys = keys(&["cpu", "gpu_memory", "gpus", "memory"]);
 pub(super) const RANGE: Keys = keys(&["cpu", "gpu_memory", "gpus", "memory"]);
 pub(super) const BOUNDS: Keys = keys(&["default", "max", "min"]);

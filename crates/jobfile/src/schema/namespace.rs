@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use berth_model::{
-    Bounds, Limit, LimitRange, Name, NamespaceSpec, Quota, Resource, validate_namespace,
+    Bounds, Guarantee, Limit, LimitRange, Name, NamespaceSpec, Quota, Resource, validate_namespace,
 };
 
 use super::keys;
@@ -33,11 +33,14 @@ pub(crate) fn read_namespace(
     let description = description.and_then(|field| walk.text(&field).map(str::to_owned));
     let quota = walk.field(tree, "", "quota").map(|field| read_quota(&mut walk, &field));
     let range = walk.field(tree, "", "range").map(|field| read_range(&mut walk, &field));
+    let weight = walk.field(tree, "", "weight");
+    let weight = weight.and_then(|field| walk.integer(&field, 1, NamespaceSpec::WEIGHT_MAX));
     let spec = NamespaceSpec {
         name: name.unwrap_or_else(placeholder),
         description: description.unwrap_or_default(),
         quota: quota.unwrap_or_default(),
         range: range.unwrap_or_default(),
+        weight: weight.unwrap_or(NamespaceSpec::WEIGHT_DEFAULT),
     };
     check_sense(&mut walk, &spec, whole);
     walk.complaints.is_empty().then_some(spec)
@@ -62,7 +65,20 @@ fn check_sense(walk: &mut Walk<'_>, spec: &NamespaceSpec, whole: Span) {
 fn read_quota(walk: &mut Walk<'_>, field: &Field<'_>) -> Quota {
     let Some(table) = walk.table(field, &keys::QUOTA) else { return Quota::default() };
     let limit = walk.field(table, &field.path, "limit");
-    Quota { limit: limit.map(|limit| read_limit(walk, &limit)).unwrap_or_default() }
+    let limit = limit.map(|limit| read_limit(walk, &limit)).unwrap_or_default();
+    let guaranteed = walk.field(table, &field.path, "guaranteed");
+    let guaranteed = guaranteed.map(|sure| read_guarantee(walk, &sure)).unwrap_or_default();
+    Quota { limit, guaranteed }
+}
+
+fn read_guarantee(walk: &mut Walk<'_>, field: &Field<'_>) -> Guarantee {
+    let mut sure = Guarantee::default();
+    let Some(table) = walk.table(field, &keys::QUOTA_GUARANTEED) else { return sure };
+    for resource in Guarantee::RESOURCES {
+        let Some(amount) = walk.field(table, &field.path, resource.name()) else { continue };
+        sure.amounts.extend(read_amount(walk, &amount, resource).map(|most| (resource, most)));
+    }
+    sure
 }
 
 fn read_limit(walk: &mut Walk<'_>, field: &Field<'_>) -> Limit {

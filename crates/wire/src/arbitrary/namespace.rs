@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use berth_model::{Bounds, Limit, LimitRange, NamespaceSpec, Quota, Resource};
+use berth_model::{Bounds, Guarantee, Limit, LimitRange, NamespaceSpec, Quota, Resource};
 use berth_state::{Command, NamespaceRow};
 use proptest::collection::btree_map;
 use proptest::option;
@@ -19,6 +19,11 @@ fn limit() -> impl Strategy<Value = Limit> {
     (amounts, rate).prop_map(|(amounts, submits_per_second)| Limit { amounts, submits_per_second })
 }
 
+fn guarantee() -> impl Strategy<Value = Guarantee> {
+    btree_map(select(Guarantee::RESOURCES.to_vec()), number(), 0..4)
+        .prop_map(|amounts| Guarantee { amounts })
+}
+
 fn range() -> impl Strategy<Value = LimitRange> {
     let amount = || option::of(number());
     let bounds =
@@ -27,11 +32,15 @@ fn range() -> impl Strategy<Value = LimitRange> {
 }
 
 fn spec() -> impl Strategy<Value = NamespaceSpec> {
-    (name(), text(), limit(), range()).prop_map(|(name, description, limit, range)| NamespaceSpec {
+    let quota = (limit(), guarantee());
+    let quota = quota.prop_map(|(limit, guaranteed)| Quota { limit, guaranteed });
+    let all = (name(), text(), quota, range(), any::<u32>());
+    all.prop_map(|(name, description, quota, range, weight)| NamespaceSpec {
         name,
         description,
-        quota: Quota { limit },
+        quota,
         range,
+        weight,
     })
 }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use berth_model::{CpuMilli, JobId, MemoryBytes, NodeId, StateMs};
+use berth_model::{CpuMilli, JobId, MemoryBytes, Name, NodeId, StateMs};
 use berth_proto::log::v1;
 use berth_state::decision::{
     Asked, Decision, GaveUp, Made, NodeLoad, Scope, Seen, Stop, Waiting, WorkBounds,
 };
-use berth_state::{ClusterState, Table, decision};
+use berth_state::{ClusterState, Right, Table, decision};
 
 use super::Origin;
 use crate::enumeration::{self, Enumeration};
@@ -161,6 +161,7 @@ fn gave_up_to_proto(one: &GaveUp) -> v1::CapturedGaveUp {
         constraints,
         priority,
         members,
+        by,
         until,
     } = one;
     v1::CapturedGaveUp {
@@ -172,6 +173,7 @@ fn gave_up_to_proto(one: &GaveUp) -> v1::CapturedGaveUp {
         constraints: constraints_to_proto(constraints),
         priority: u32::from(*priority),
         members: *members,
+        by: by.as_ref().map(|(namespace, right)| right_to_proto(namespace, *right)),
         until_state_ms: until.0,
     }
 }
@@ -182,6 +184,10 @@ fn read_gave_up(
     problems: &mut Problems,
 ) -> Option<GaveUp> {
     let constraints = proto.constraints.unwrap_or_default();
+    let by = match proto.by {
+        None => None,
+        Some(by) => Some(read_right(at.named("by"), by, problems)?),
+    };
     Some(GaveUp {
         cpu: CpuMilli(proto.cpu_milli),
         memory: MemoryBytes(proto.memory_bytes),
@@ -191,8 +197,26 @@ fn read_gave_up(
         constraints: read_constraints(at.named("constraints"), constraints, problems)?,
         priority: problems.narrow(at.named("priority"), "0 to 255", proto.priority)?,
         members: proto.members,
+        by,
         until: StateMs(proto.until_state_ms),
     })
+}
+
+fn right_to_proto(namespace: &Name, right: Right) -> v1::CapturedRight {
+    let guarantee = match right {
+        Right::Priority => false,
+        Right::Guarantee => true,
+    };
+    v1::CapturedRight { namespace: namespace.to_string(), guarantee }
+}
+
+fn read_right(
+    at: Field<'_>,
+    proto: v1::CapturedRight,
+    problems: &mut Problems,
+) -> Option<(Name, Right)> {
+    let namespace = problems.name(at.named("namespace"), &proto.namespace)?;
+    Some((namespace, if proto.guarantee { Right::Guarantee } else { Right::Priority }))
 }
 
 fn made_to_proto(made: &Made) -> v1::CapturedMade {

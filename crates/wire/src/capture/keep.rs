@@ -28,6 +28,8 @@ pub(super) fn kept(stored: &Stored, is_over: &dyn Fn(JobId) -> bool) -> Option<S
         Stored::Allocation(row) => Some(Stored::Allocation(changed(row, allocation))),
         Stored::Node(row) => Some(Stored::Node(changed(row, node))),
         Stored::Namespace(row) => Some(Stored::Namespace(changed(row, namespace))),
+        // Numbers, and whose they are.
+        Stored::Average(..) => Some(stored.clone()),
         Stored::Key(..) | Stored::Token(_) | Stored::Revocation(_) => None,
     }
 }
@@ -262,6 +264,6 @@ fn node_spec(spec: &mut NodeSpec) {
 fn namespace(row: &mut NamespaceRow) {
     let NamespaceRow { spec, version: _, changed_at } = row;
     *changed_at = WallMs(0);
-    let NamespaceSpec { name: _, description, quota: _, range: _ } = spec;
+    let NamespaceSpec { name: _, description, quota: _, range: _, weight: _ } = spec;
     description.clear();
 }

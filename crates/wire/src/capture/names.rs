@@ -77,6 +77,7 @@ pub(super) fn in_row(row: &mut Stored, names: &mut impl Names) {
         Stored::Allocation(row) => in_allocation(Arc::make_mut(row), names),
         Stored::Node(row) => in_node(Arc::make_mut(row), names),
         Stored::Namespace(row) => names.name(&mut Arc::make_mut(row).spec.name),
+        Stored::Average(name, _) => names.name(name),
         // They are not kept.
         Stored::Key(..) | Stored::Token(_) | Stored::Revocation(_) => {}
     }
@@ -85,7 +86,10 @@ pub(super) fn in_row(row: &mut Stored, names: &mut impl Names) {
 /// In what belongs to a decision beside its view.
 pub(super) fn in_decision(decision: &mut Decision, names: &mut impl Names) {
     let inputs = &mut decision.inputs;
-    inputs.gave_up.iter_mut().for_each(|one| in_constraints(&mut one.constraints, names));
+    for one in &mut inputs.gave_up {
+        in_constraints(&mut one.constraints, names);
+        one.by.iter_mut().for_each(|(namespace, _)| names.name(namespace));
+    }
     let made = &mut decision.made;
     made.placements.iter_mut().for_each(|one| in_placement(one, names));
     made.reservations.iter_mut().for_each(|one| in_placement(&mut one.placement, names));

@@ -103,7 +103,8 @@ fn count_instances(row: &Stored, instances: &mut u64) -> Result<(), CaptureError
         | Stored::Key(..)
         | Stored::Token(_)
         | Stored::Revocation(_)
-        | Stored::Namespace(_) => 0,
+        | Stored::Namespace(_)
+        | Stored::Average(..) => 0,
     };
     *instances = instances.saturating_add(more);
     if *instances > INSTANCES_MAX as u64 {

@@ -12,8 +12,8 @@ use berth_state::decision::{
     Asked, GaveUp, Inputs, Made, NodeLoad, Scope, Seen, Stop, Waiting, WorkBounds,
 };
 use berth_state::{
-    CLUSTER_VERSION_MAX, ClusterState, Command, Entry, Placement, Reservation, Stored, SubmitJob,
-    Table,
+    CLUSTER_VERSION_MAX, ClusterState, Command, Entry, Placement, Reservation, Right, Stored,
+    SubmitJob, Table,
 };
 use proptest::prelude::*;
 use prost::Message as _;
@@ -146,6 +146,7 @@ fn decision(view: ClusterState) -> Decision {
         constraints: spec().constraints,
         priority: 50,
         members: 4,
+        by: Some((name("name-space"), Right::Guarantee)),
         until: StateMs(99),
     };
     let inputs = Inputs {
@@ -320,6 +321,7 @@ fn of_each_kind_of_row_only_names_and_known_words_are_kept() {
             Stored::Allocation(_) => ("allocation", true),
             Stored::Node(_) => ("node", true),
             Stored::Namespace(_) => ("namespace", true),
+            Stored::Average(..) => ("average", true),
             Stored::Key(..) => ("key", false),
             Stored::Token(_) => ("token", false),
             Stored::Revocation(_) => ("revocation", false),
@@ -338,7 +340,7 @@ fn of_each_kind_of_row_only_names_and_known_words_are_kept() {
             assert!(words.contains(&text.as_str()), "{kind} keeps {text:?}");
         }
     }
-    assert_eq!(kinds.len(), 9);
+    assert_eq!(kinds.len(), 10);
     // A task goes with its job.
     let task = Stored::Task(JobId(1), TaskIndex(0), Arc::default());
     assert_eq!(kept(&task, &|_| true), None);

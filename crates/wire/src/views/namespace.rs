@@ -1,14 +1,18 @@
 //! A namespace: what is set for it, and what it uses.
 
-use berth_model::{Name, Resource};
+use berth_model::{Amounts, Name, Resource};
 use berth_proto::v1;
 use berth_state::ClusterState;
 
 use crate::spec::namespace_spec_to_proto;
 
-/// A namespace, also one for which nothing is set. Costs O(reservations).
-pub fn namespace(state: &ClusterState, name: &Name) -> v1::Namespace {
+/// A namespace, also one for which nothing is set; `capacity` is that of the cluster. Costs
+/// O(reservations).
+pub fn namespace(state: &ClusterState, capacity: Amounts, name: &Name) -> v1::Namespace {
     let used = state.quota_use(name);
+    let milli =
+        |held: Amounts| u32::try_from(held.dominant_ppm(capacity) / 1000).unwrap_or(u32::MAX);
+    let (now, lately) = (milli(used), milli(state.average_use(name).amounts()));
     let used = v1::QuotaUse {
         gpu_milli: used.of(Resource::Gpus),
         gpu_memory_bytes: used.of(Resource::GpuMemory),
@@ -25,5 +29,7 @@ pub fn namespace(state: &ClusterState, name: &Name) -> v1::Namespace {
         changed_at_ms: row.map(|row| row.changed_at.0),
         used: Some(used),
         stale_ms: None,
+        share_now_milli: now,
+        share_lately_milli: lately,
     }
 }

@@ -14,16 +14,22 @@ fn research() -> Namespace {
         submits_per_second: Some(50),
         ..QuotaLimit::default()
     };
+    let guaranteed = QuotaGuarantee {
+        gpu_milli: Some(6_000),
+        memory_bytes: Some(128 << 30),
+        ..QuotaGuarantee::default()
+    };
     Namespace {
         spec: Some(NamespaceSpec {
             name: "research".into(),
             description: "models and their trials".into(),
-            quota: Some(Quota { limit: Some(limit) }),
+            quota: Some(Quota { limit: Some(limit), guaranteed: Some(guaranteed) }),
             range: Some(LimitRange {
                 cpu: Some(Bounds { default_amount: Some(2_000), min: Some(500), max: None }),
                 gpus: Some(Bounds { max: Some(4_000), ..Bounds::default() }),
                 ..LimitRange::default()
             }),
+            weight: Some(20),
         }),
         version: 3,
         changed_at_ms: Some(1_790_000_000_000),
@@ -36,6 +42,8 @@ fn research() -> Namespace {
             queued_jobs: 12,
         }),
         stale_ms: None,
+        share_now_milli: 469,
+        share_lately_milli: 301,
     }
 }
 

@@ -90,7 +90,7 @@ impl<'a> Run<'_, 'a> {
         let view_index = self.view.applied_index();
         let parts = ScoreParts { policy: "daemon".to_owned(), parts: Vec::new(), view_index };
         // It gives way to nobody: it belongs to its node.
-        self.hand_out(allocation, position, taken, parts, u8::MAX);
+        self.hand_out(visit, allocation, (position, taken), parts);
         None
     }
 }

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::outranks;
+use berth_state::Right;
 use berth_state::reservation::may_preempt;
 
 use super::{Run, Visit};
 use crate::filters::{has_room, is_eligible};
-use crate::victims::{Candidate, cheapest};
+use crate::victims::{Candidate, Lenders, cheapest};
 
 impl<'a> Run<'_, 'a> {
     /// Takes back as few as possible of this plan's placements of what is less urgent, so that the
@@ -22,7 +23,11 @@ impl<'a> Run<'_, 'a> {
         }
         let mut by_node: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (at, handed) in self.handed.iter().enumerate() {
-            if outranks(priority, handed.priority) {
+            let owner = self.view.jobs().get(&self.placements[at].job);
+            let is_own = owner.is_some_and(|owner| owner.namespace() == visit.job.namespace());
+            // What a namespace is sure of gives way to its own alone.
+            let gives_way = handed.right == Right::Priority || is_own;
+            if gives_way && outranks(priority, handed.priority) {
                 by_node.entry(handed.position).or_default().push(at);
             }
         }
@@ -40,7 +45,9 @@ impl<'a> Run<'_, 'a> {
             let candidates: Vec<Candidate<'_>> =
                 handed.iter().zip(&claims).map(candidate).collect();
             let fits = |used: &_| has_room(&host.row, used, self.now, visit.task).is_ok();
-            let Some(set) = cheapest(host.used(), &candidates, fits) else { continue };
+            let Some(set) = cheapest(host.used(), &candidates, &Lenders::new(), fits) else {
+                continue;
+            };
             let count = set.price.victims;
             if best.as_ref().is_none_or(|(fewest, ..)| count < *fewest) {
                 let chosen = set.chosen.into_iter().map(|at| handed[at]).collect();

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, AllocationState, JobId, ShareMilli, StateMs, TaskIndex, TaskSpec};
+use berth_model::{
+    AllocationId, AllocationState, Amounts, JobId, Name, ShareMilli, StateMs, TaskIndex, TaskSpec,
+};
 use berth_state::reservation::{may_end, work_lost};
-use berth_state::{AllocationRow, NotAVictim};
+use berth_state::{AllocationRow, JobRow, NotAVictim, Right};
 
 use super::{Run, Visit};
 use crate::filters::is_eligible;
 use crate::host::Host;
-use crate::victims::{Candidate, Price, Shortage};
+use crate::victims::{Candidate, Price, Shortage, can_be_spared};
 
 /// Who on a node may end for a task.
 pub(super) struct Endable<'a> {
@@ -18,8 +20,11 @@ pub(super) struct Endable<'a> {
     pub later: Option<StateMs>,
 }
 
-/// What it costs that a gang ends, or until when it is left alone.
-pub(super) type Units = BTreeMap<(JobId, TaskIndex), Result<Price, Option<StateMs>>>;
+/// What it costs that something ends, and of which namespace's guarantee, if any.
+pub(super) type Cost<'a> = (Price, Option<(&'a Name, Amounts)>);
+
+/// The same of gangs, or until when they are left alone.
+pub(super) type Units<'a> = BTreeMap<(JobId, TaskIndex), Result<Cost<'a>, Option<StateMs>>>;
 
 impl<'a> Run<'_, 'a> {
     /// Shows every node that the task could be on, with who may end there, and says when the first
@@ -29,6 +34,9 @@ impl<'a> Run<'_, 'a> {
         visit: Visit<'a>,
         mut show: impl FnMut(&Self, usize, Vec<Candidate<'a>>),
     ) -> Option<Option<StateMs>> {
+        if self.view.has_guarantees() {
+            self.rooms.lenders(self.view);
+        }
         let mut units = Units::default();
         let mut first = None;
         for position in 0..self.roster.len() {
@@ -53,7 +61,7 @@ impl<'a> Run<'_, 'a> {
         &self,
         visit: Visit<'a>,
         position: usize,
-        units: &mut Units,
+        units: &mut Units<'a>,
     ) -> Endable<'a> {
         let row = &self.roster.host(position).row;
         let kept = row.reservations.iter();
@@ -65,19 +73,19 @@ impl<'a> Run<'_, 'a> {
             let task = (id.job, id.task);
             // What ends already ends for itself.
             let of_gang = live.state.stop_intent().is_none() && self.view.is_gang(id.job, id.task);
-            let price = match of_gang {
+            let cost = match of_gang {
                 true => *units.entry(task).or_insert_with(|| self.price_of_gang(visit, task)),
                 false => self.price_alone(visit, live),
             };
-            match price {
+            match cost {
                 Ok(_) if of_gang && gangs.contains_key(&task) => {
                     gangs.entry(task).and_modify(|known| {
                         known.ids.push(*id);
                         known.claims.push(&live.claim);
                     });
                 }
-                Ok(price) => {
-                    let one = Candidate { ids: vec![*id], claims: vec![&live.claim], price };
+                Ok((price, lent)) => {
+                    let one = Candidate { ids: vec![*id], claims: vec![&live.claim], price, lent };
                     match of_gang {
                         true => drop(gangs.insert(task, one)),
                         false => endable.candidates.push(one),
@@ -95,23 +103,48 @@ impl<'a> Run<'_, 'a> {
         &self,
         visit: Visit<'a>,
         live: &AllocationRow,
-    ) -> Result<Price, Option<StateMs>> {
+    ) -> Result<Cost<'a>, Option<StateMs>> {
         let owner = self.view.jobs().get(&live.id.job).ok_or(None)?;
         let is_stuck = matches!(live.state, AllocationState::Unkillable(_));
-        if is_stuck || self.ended.contains(&live.id) {
+        // Of what is guaranteed one's own is no part: it would be taken back by who ends.
+        let is_own = visit.right == Right::Guarantee
+            && owner.namespace() == visit.job.namespace()
+            && live.state.stop_intent().is_none();
+        if is_stuck || is_own || self.ended.contains(&live.id) {
             return Err(None);
         }
-        match may_end(&visit.job.spec, owner, live, self.now) {
-            Ok(()) => Ok(Price { lost: work_lost(live, self.now), victims: 1 }),
+        match may_end(visit.asker(), owner, live, self.now) {
+            Ok(()) => {
+                let lent = self.lent_of(visit, owner, live);
+                match can_be_spared(self.rooms.known_lenders(), lent.into_iter()) {
+                    true => Ok((Price { lost: work_lost(live, self.now), victims: 1 }, lent)),
+                    false => Err(None),
+                }
+            }
             Err(NotAVictim::TooYoung { until }) => Err(Some(until)),
             Err(
                 NotAVictim::NotPreemptible
                 | NotAVictim::Daemon
                 | NotAVictim::TooUrgent { .. }
                 | NotAVictim::Awaited
-                | NotAVictim::Elsewhere,
+                | NotAVictim::Elsewhere
+                | NotAVictim::Guaranteed,
             ) => Err(None),
         }
+    }
+
+    /// What counts of it against what its namespace is sure of. What ends anyway does no longer,
+    /// and within a namespace that is its own affair.
+    fn lent_of(
+        &self,
+        visit: Visit<'a>,
+        owner: &'a JobRow,
+        live: &AllocationRow,
+    ) -> Option<(&'a Name, Amounts)> {
+        let name = owner.namespace();
+        let is_other = live.state.stop_intent().is_none() && name != visit.job.namespace();
+        (is_other && self.rooms.known_lenders().contains_key(name))
+            .then(|| (name, live.claim.amounts()))
     }
 
     /// Of all of a gang, wherever its members are. One that may not end keeps the others.
@@ -119,24 +152,51 @@ impl<'a> Run<'_, 'a> {
         &self,
         visit: Visit<'a>,
         (job, task): (JobId, TaskIndex),
-    ) -> Result<Price, Option<StateMs>> {
+    ) -> Result<Cost<'a>, Option<StateMs>> {
         let live = self.view.allocations_of_task(job, task);
-        live.map(|live| self.price_alone(visit, live))
-            .try_fold(Price::NOTHING, |sum, price| Ok(sum.and(price?)))
+        live.map(|live| self.price_alone(visit, live)).try_fold((Price::NOTHING, None), both)
     }
 
     /// These end, and of a gang all.
     pub(super) fn all_end(&mut self, victims: &[AllocationId]) {
-        self.ended.extend(victims);
+        let mut all: BTreeSet<AllocationId> = victims.iter().copied().collect();
         let gangs: BTreeSet<(JobId, TaskIndex)> = victims
             .iter()
             .map(|id| (id.job, id.task))
             .filter(|(job, task)| self.view.is_gang(*job, *task))
             .collect();
         for (job, task) in gangs {
-            self.ended.extend(self.view.allocations_of_task(job, task).map(|live| live.id));
+            all.extend(self.view.allocations_of_task(job, task).map(|live| live.id));
+        }
+        for id in all {
+            if self.ended.insert(id) {
+                self.take_back(id);
+            }
         }
     }
+
+    /// Its namespace holds so much less, unless it ends anyway.
+    fn take_back(&mut self, id: AllocationId) {
+        let live = self.view.allocations().get(&id);
+        let goes_on = live.filter(|live| live.state.stop_intent().is_none());
+        let owner = self.view.jobs().get(&id.job);
+        let Some((live, owner)) = goes_on.zip(owner) else { return };
+        if self.view.guarantee(owner.namespace()).is_some()
+            && let Some(lender) = self.rooms.lenders(self.view).get_mut(owner.namespace())
+        {
+            lender.taken = lender.taken.plus(live.claim.amounts());
+        }
+    }
+}
+
+/// Of all of one gang, so far.
+fn both<'a, E>(sum: Cost<'a>, next: Result<Cost<'a>, E>) -> Result<Cost<'a>, E> {
+    let ((price, lent), (more, also)) = (sum, next?);
+    let held = match (lent, also) {
+        (Some((name, held)), Some((_, more))) => Some((name, held.plus(more))),
+        (lent, also) => lent.or(also),
+    };
+    Ok((price.and(more), held))
 }
 
 /// What so many members of a gang of `world` miss on a node; of what is no gang both are one.

@@ -31,8 +31,8 @@ impl<'a> Run<'_, 'a> {
             }
         };
         match why {
-            Some(_) => Tally { placed: 0, left: waiting, why },
-            None => Tally { placed: visit.task.count, left: 0, why },
+            Some(_) => Tally { left: waiting, why, ..Tally::default() },
+            None => Tally { placed: visit.task.count, ..Tally::default() },
         }
     }
 
@@ -145,8 +145,7 @@ impl<'a> Run<'_, 'a> {
                 };
                 // One says it for all: the plan has to fit an entry of the log.
                 let parts = parts.take().unwrap_or_default();
-                // None of them gives way alone.
-                self.hand_out(allocation, *position, claim, parts, u8::MAX);
+                self.hand_out(visit, allocation, (*position, claim), parts);
                 instance += 1;
             }
         }

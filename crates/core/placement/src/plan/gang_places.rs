@@ -10,7 +10,7 @@ use berth_state::reservation::held_of;
 use berth_state::{Placement, Reservation};
 
 use super::endable::shortage;
-use super::preempt::{HuntKey, TRIED_PER_UNIT, price_parts};
+use super::preempt::{TRIED_PER_UNIT, price_parts};
 use super::{Run, Visit};
 use crate::devices;
 use crate::host::Host;
@@ -38,10 +38,10 @@ const WIDE_TRIED_MAX: usize = 5;
 const WIDE_MAX: usize = 64;
 
 /// A node that could take members of the gang.
-struct Site<'a> {
+pub(super) struct Site<'a> {
     /// Who ends there anyway.
     freed: Vec<Candidate<'a>>,
-    candidates: Vec<Candidate<'a>>,
+    pub(super) candidates: Vec<Candidate<'a>>,
     /// Ascending. What they cost is a bound first.
     offers: Vec<Offer>,
     /// Who ends for each of the offers, where that is known.
@@ -49,31 +49,31 @@ struct Site<'a> {
 }
 
 /// By the position of their nodes.
-type Sites<'a> = BTreeMap<usize, Site<'a>>;
+pub(super) type Sites<'a> = BTreeMap<usize, Site<'a>>;
 
 /// Gangs on several nodes that may end, each with its part of every node. What they cost is not
 /// the sum of what they cost on each.
-type Wide<'a> = BTreeMap<(JobId, TaskIndex), BTreeMap<usize, Candidate<'a>>>;
+pub(super) type Wide<'a> = BTreeMap<(JobId, TaskIndex), BTreeMap<usize, Candidate<'a>>>;
 
 /// What one node takes.
-struct Part<'a> {
+pub(super) struct Part<'a> {
     position: usize,
     members: u32,
-    victims: Vec<AllocationId>,
+    pub(super) victims: Vec<AllocationId>,
     /// What those hold.
     theirs: Vec<&'a Claim>,
 }
 
 /// Where all members go, and who ends.
-struct Plan<'a> {
+pub(super) struct Plan<'a> {
     price: Price,
-    parts: Vec<Part<'a>>,
+    pub(super) parts: Vec<Part<'a>>,
 }
 
 /// The search for one gang.
-struct Search<'a> {
-    sites: Sites<'a>,
-    wide: Wide<'a>,
+pub(super) struct Search<'a> {
+    pub(super) sites: Sites<'a>,
+    pub(super) wide: Wide<'a>,
     /// When the first of those who have not run for long enough has.
     later: Option<StateMs>,
 }
@@ -82,13 +82,21 @@ impl<'a> Run<'_, 'a> {
     /// Keeps places for all members of a gang that nothing has room for; false if nobody ends for
     /// it.
     pub(super) fn reserve_gang(&mut self, visit: Visit<'a>) -> bool {
+        visit.by_each_right().any(|visit| self.reserve_gang_by(visit))
+    }
+
+    fn reserve_gang_by(&mut self, visit: Visit<'a>) -> bool {
         let fit = FitKey::of(visit.request());
-        let key = HuntKey { fit, priority: visit.job.spec.priority, members: visit.task.count };
+        let key = self.hunt_key(visit, fit, visit.task.count);
         if !self.may_hunt(visit, 0, &key) {
             return false;
         }
         let Some(mut search) = self.search_all(visit) else { return false };
-        let plan = self.best_plan(visit, &mut search);
+        let mut plan = self.best_plan(visit, &mut search);
+        if plan.as_ref().is_some_and(|plan| !self.can_all_be_spared(&search, plan)) {
+            self.leave_out(visit, &mut search);
+            plan = self.best_plan(visit, &mut search);
+        }
         let kept = plan.is_some_and(|plan| self.keep_gang(visit, plan));
         if !kept && !self.meter.exhausted {
             self.give_up_hunt(key, search.later);
@@ -113,7 +121,7 @@ impl<'a> Run<'_, 'a> {
     }
 
     /// What a node offers once some have left it.
-    fn site(
+    pub(super) fn site(
         &self,
         visit: Visit<'a>,
         (position, suits): (usize, &[bool]),
@@ -265,7 +273,7 @@ impl<'a> Run<'_, 'a> {
             laid.set_used(used.clone(), now);
             laid.members(visit.task, &suits) >= members
         };
-        let found = cheapest(&used, &site.candidates, fits);
+        let found = cheapest(&used, &site.candidates, self.rooms.known_lenders(), fits);
         let tried = found.as_ref().map_or(0, |set| set.tried);
         self.meter.spend_all(u64::from(tried / TRIED_PER_UNIT));
         let Some(Set { price: real, chosen, .. }) = found else {

@@ -6,10 +6,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use berth_model::{
-    AllocationId, AllocationState, Claim, DurationMs, NodeUse, Policy, StateMs, outranks,
+    AllocationId, AllocationState, Claim, DurationMs, Name, NodeUse, Policy, StateMs, outranks,
 };
 use berth_state::reservation::{held_of, may_end, may_preempt};
-use berth_state::{ClusterState, Placement, Reservation, ReservationRow, ScoreParts};
+use berth_state::{ClusterState, Placement, Reservation, ReservationRow, Right, ScoreParts};
 
 use super::endable::{Units, shortage};
 use super::{Run, Visit};
@@ -47,6 +47,8 @@ pub(crate) struct HuntKey {
     pub priority: u8,
     /// Of a gang that is placed as one.
     pub members: u32,
+    /// Where something is guaranteed, whose and by what right: who may end depends on it.
+    pub by: Option<(Name, Right)>,
 }
 
 /// Places that are kept together on one node.
@@ -70,8 +72,11 @@ struct Choice {
 impl<'a> Run<'_, 'a> {
     /// Keeps a place for an instance that nothing has room for; false if nobody ends for it.
     pub(super) fn reserve(&mut self, visit: Visit<'a>, key: &SearchKey, instance: u32) -> bool {
-        let priority = visit.job.spec.priority;
-        let hunt_key = HuntKey { fit: key.fit.clone(), priority, members: 1 };
+        visit.by_each_right().any(|visit| self.reserve_by(visit, key, instance))
+    }
+
+    fn reserve_by(&mut self, visit: Visit<'a>, key: &SearchKey, instance: u32) -> bool {
+        let hunt_key = self.hunt_key(visit, key.fit.clone(), 1);
         if !self.may_hunt(visit, instance, &hunt_key) {
             return false;
         }
@@ -105,10 +110,20 @@ impl<'a> Run<'_, 'a> {
         kept
     }
 
+    pub(super) fn hunt_key(&self, visit: Visit<'a>, fit: FitKey, members: u32) -> HuntKey {
+        let spec = &visit.job.spec;
+        let by = self.view.has_guarantees().then(|| (spec.namespace.clone(), visit.right));
+        HuntKey { fit, priority: spec.priority, members, by }
+    }
+
     /// Whether others might end for an instance.
     pub(super) fn may_hunt(&mut self, visit: Visit<'a>, instance: u32, key: &HuntKey) -> bool {
         let lowest = self.view.least_urgent();
-        lowest.is_some_and(|lowest| outranks(key.priority, lowest))
+        let may_take = |lowest| match visit.right {
+            Right::Priority => outranks(key.priority, lowest),
+            Right::Guarantee => true,
+        };
+        lowest.is_some_and(may_take)
             && visit.failures(instance) < FAILURES_MAX
             && may_preempt(&visit.job.spec)
             && self.hopeless.get(key).is_none_or(|until| *until <= self.now)
@@ -148,7 +163,8 @@ impl<'a> Run<'_, 'a> {
         let candidates = self.who_may_end(visit, position, &mut Units::default()).candidates;
         let host = self.roster.host(position);
         let fits = |used: &NodeUse| has_room(&host.row, used, self.now, visit.task).is_ok();
-        let Set { price, chosen, tried } = cheapest(host.used(), &candidates, fits)?;
+        let Set { price, chosen, tried } =
+            cheapest(host.used(), &candidates, self.rooms.known_lenders(), fits)?;
         let victims = chosen.into_iter().flat_map(|at| candidates[at].ids.clone()).collect();
         self.meter.spend_all(u64::from(tried / TRIED_PER_UNIT));
         Some(Choice { position, price, victims, joins: None })
@@ -170,7 +186,7 @@ impl<'a> Run<'_, 'a> {
             let owner = view.jobs().get(&id.job);
             live.zip(owner).is_some_and(|(live, owner)| {
                 !matches!(live.state, AllocationState::Unkillable(_))
-                    && may_end(&visit.job.spec, owner, live, self.now).is_ok()
+                    && may_end(visit.asker(), owner, live, self.now).is_ok()
             })
         };
         let used = self.roster.host(position).used();
@@ -220,6 +236,15 @@ impl<'a> Run<'_, 'a> {
         let look = Look { host, task: visit.task, suits: &suits, inputs, on_node: 0 };
         let chosen = devices::choose(key.policy, look)?;
         claim(&host.row, host.used(), self.now, visit.task, allocation, &chosen)
+    }
+}
+
+impl<'a> Visit<'a> {
+    /// What is lent to others is taken back before somebody of the same namespace ends, who would
+    /// take it back in turn.
+    pub(super) fn by_each_right(self) -> impl Iterator<Item = Visit<'a>> {
+        let sure = (self.right == Right::Guarantee).then_some(self);
+        sure.into_iter().chain([Visit { right: Right::Priority, ..self }])
     }
 }
 

@@ -14,6 +14,13 @@ impl<'a> Run<'_, 'a> {
     /// Gives a gang its places unless they would pass the quota of its namespace.
     pub(super) fn place_gang_in_quota(&mut self, visit: Visit<'a>) -> Tally {
         let left = visit.row.pending.len();
+        let before = self.done_before(visit);
+        if !before.instances.is_empty() {
+            let (placed, why) = (before.placed, before.why);
+            return Tally { placed, left: left - u64::from(placed), why, ..Tally::default() };
+        }
+        let nothing = Tally { left, ..Tally::default() };
+        let Some(visit) = self.of_round(visit, visit.task.count) else { return nothing };
         let is_whole = left == u64::from(visit.task.count);
         // What is kept for it counts already.
         if is_whole
@@ -21,20 +28,25 @@ impl<'a> Run<'_, 'a> {
             && left > 0
             && self.has_no_room(visit, visit.task.count)
         {
-            return Tally { placed: 0, left, why: Some(Why::Quota) };
+            return Tally { why: Some(Why::Quota), ..nothing };
         }
-        self.place_gang(visit)
+        let tally = self.place_gang(visit);
+        let is_done = tally.left == 0 || tally.why == Some(Why::Reserved);
+        let instances = (0..visit.task.count).filter(|_| is_done).collect();
+        self.settle(visit, &tally, instances);
+        tally
     }
 
     fn has_no_room(&mut self, visit: Visit<'a>, count: u32) -> bool {
-        let namespace = visit.job.namespace();
-        self.rooms.check(self.view, namespace, (visit.task, count)).is_err()
+        self.rooms.check(self.view, &visit.job.spec, (visit.task, count)).is_err()
     }
 
     /// Counts what this plan hands out.
     pub(super) fn count_handed(&mut self, job: JobId, claim: &Claim) {
         if let Some(job) = self.view.jobs().get(&job) {
             self.rooms.take(self.view, job.namespace(), claim.amounts());
+            let shares = self.shares.iter_mut();
+            shares.for_each(|shares| shares.take(job.namespace(), claim.amounts()));
         }
     }
 
@@ -42,6 +54,8 @@ impl<'a> Run<'_, 'a> {
     pub(super) fn count_back(&mut self, job: JobId, claim: &Claim) {
         if let Some(job) = self.view.jobs().get(&job) {
             self.rooms.give_back(job.namespace(), claim.amounts());
+            let shares = self.shares.iter_mut();
+            shares.for_each(|shares| shares.give_back(job.namespace(), claim.amounts()));
         }
     }
 }

@@ -13,8 +13,10 @@ use crate::soft::NodeLoad;
 
 mod agreement;
 mod anew;
+mod fair;
 mod gang_places;
 mod gangs;
+mod lending;
 mod preemption;
 mod properties;
 mod quota;

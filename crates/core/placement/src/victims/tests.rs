@@ -39,7 +39,7 @@ fn the_least_work_is_lost() {
     let check = |held: &[(Claim, u64)], cpu: u64, gpus: usize, expected: Option<&[usize]>| {
         let candidates = candidates(held);
         let used = sum(held.iter().map(|(claim, _)| claim));
-        let found = cheapest(&used, &candidates, |used| has_room(used, cpu, gpus));
+        let found = cheapest(&used, &candidates, &Lenders::new(), |used| has_room(used, cpu, gpus));
         assert_eq!(found.map(|set| set.chosen).as_deref(), expected, "{gpus} of {held:?}");
     };
     let one = |at: u8| claim(1, &[(at, 1000)]);
@@ -98,7 +98,7 @@ proptest! {
             let least = at_least(&candidates, shortage);
             prop_assert!(least.is_some_and(|least| least <= expected), "{:?}", least);
         }
-        let found = cheapest(&used, &candidates, |used| has_room(used, cpu, gpus));
+        let found = cheapest(&used, &candidates, &Lenders::new(), |used| has_room(used, cpu, gpus));
         prop_assert_eq!(found.as_ref().map(|set| set.price), expected);
         if let Some(found) = found {
             let set = found.chosen.iter().fold(0, |set, at| set | 1 << at);

@@ -61,7 +61,7 @@ impl Step<'_> {
             return;
         }
         let reason = bounded(reason, REASON_BYTES_MAX);
-        self.state.allocations.edit(&id, |row| {
+        self.state.edit_allocation(id, |row| {
             row.state = next;
             row.reason = reason.clone();
         });

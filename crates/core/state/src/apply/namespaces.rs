@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use berth_model::{
-    Amounts, JobKind, JobSpec, Limit, Name, NamespaceSpec, OverQuota, Shortage, SpecDigest,
+    Amounts, JobKind, JobSpec, Name, NamespaceSpec, OverQuota, Quota, Shortage, SpecDigest,
     validate_namespace,
 };
 
@@ -43,7 +43,7 @@ impl Step<'_> {
         }
         let version = found.saturating_add(1);
         let row = NamespaceRow { spec: spec.clone(), version, changed_at: self.wall };
-        self.state.namespaces.insert(name.clone(), Arc::new(row));
+        self.state.put_namespace(Arc::new(row));
         self.emit(None, None, None, EventKind::NamespaceChanged { name, version });
         Ok(Reply::NamespaceSet { version })
     }
@@ -61,7 +61,7 @@ impl Step<'_> {
         if jobs > 0 {
             return Err(Refusal::NamespaceInUse { name: name.clone(), jobs });
         }
-        self.state.namespaces.remove(name);
+        self.state.remove_namespace(name);
         self.emit(None, None, None, EventKind::NamespaceDeleted { name: name.clone() });
         Ok(Reply::Done)
     }
@@ -81,21 +81,21 @@ impl Step<'_> {
             }
             range.check(&submit.spec)?;
         }
-        self.check_replicas(&submit.spec, &row.spec.quota.limit)?;
+        self.check_replicas(&submit.spec, &row.spec.quota)?;
         Ok(submit)
     }
 
     /// A service runs with all of its replicas or is not what was asked for: one that could
     /// not even if the namespace held nothing else is refused. What of a batch job has no room
     /// waits for its turn.
-    fn check_replicas(&self, spec: &JobSpec, limit: &Limit) -> Result<(), OverQuota> {
+    fn check_replicas(&self, spec: &JobSpec, quota: &Quota) -> Result<(), OverQuota> {
         match spec.kind {
             JobKind::Service => {}
             JobKind::Batch | JobKind::Daemon => return Ok(()),
         }
         let tasks = spec.tasks.iter().map(|task| task.amounts_least().times(task.count));
         let asked = tasks.fold(Amounts::default(), Amounts::plus);
-        limit.check(Amounts::default(), asked).map_err(|shortage| {
+        quota.check(Amounts::default(), asked, spec.borrowing()).map_err(|shortage| {
             let used = self.state.quota_use(&spec.namespace).of(shortage.resource);
             Shortage { used, ..shortage }.of(&spec.namespace)
         })

@@ -56,7 +56,7 @@ impl Step<'_> {
             return Changed::No;
         }
         let now = self.now;
-        self.state.allocations.edit(&id, |row| {
+        self.state.edit_allocation(id, |row| {
             row.state = to;
             if let Observed::Running { started_at, .. } = observed {
                 row.running_since = row.running_since.or(Some(now));

@@ -1,7 +1,8 @@
 //! Granting placements: each is checked again as if nobody had planned it.
 
 use berth_model::{
-    AllocationId, AllocationState, Claim, GangSeat, JobKind, Misfit, NodeId, eligible, fits,
+    AllocationId, AllocationState, Claim, GangSeat, JobKind, Misfit, NodeId, TaskSpec, eligible,
+    fits,
 };
 
 use super::Step;
@@ -42,7 +43,7 @@ impl Step<'_> {
         self.may_begin(&job, placement)?;
         let node = self.state.node_row(placement.node)?.clone();
         let claim = self.claim_fits(&job, &node, id, placement)?;
-        self.state.check_quota(job.namespace(), claim.amounts(), Some(id))?;
+        self.state.check_quota(&job.spec, claim.amounts(), Some(id))?;
         if self.state.is_reserved(id.job, id.task, id.instance) {
             self.drop_named(&[id], "there is room for it without that");
         }
@@ -126,9 +127,7 @@ impl Step<'_> {
         placement: &Placement,
     ) -> Result<Claim, Refusal> {
         let refuse = |misfit| Refusal::DoesNotFit { allocation: id, misfit };
-        let Some(task) = job.spec.tasks.get(usize::from(id.task.0)) else {
-            return Err(Refusal::NotPending(id));
-        };
+        let (task, claim) = claim_asked(job, placement).ok_or(Refusal::NotPending(id))?;
         if node.state != berth_model::NodeState::Ready {
             return Err(refuse(Misfit::NotReady));
         }
@@ -141,12 +140,6 @@ impl Step<'_> {
             return Err(refuse(Misfit::Resting));
         }
         eligible(&node.name, &node.spec, &job.spec.constraints, task).map_err(refuse)?;
-        let claim = Claim {
-            cpu: task.cpu,
-            memory: task.memory,
-            devices: placement.devices.clone(),
-            ports: placement.ports.clone(),
-        };
         let asked = task.of_instance(id.instance);
         fits(node.capacity(&node.used), &asked, &claim).map_err(refuse)?;
         let blocked = claim.ports.iter().find(|claim| {
@@ -157,4 +150,14 @@ impl Step<'_> {
             None => Ok(claim),
         }
     }
+}
+
+/// What a placement would take, and for which task; `None` if the job has no such.
+pub(super) fn claim_asked<'a>(
+    job: &'a JobRow,
+    placement: &Placement,
+) -> Option<(&'a TaskSpec, Claim)> {
+    let task = job.spec.tasks.get(usize::from(placement.task.0))?;
+    let (devices, ports) = (placement.devices.clone(), placement.ports.clone());
+    Some((task, Claim { cpu: task.cpu, memory: task.memory, devices, ports }))
 }

@@ -3,12 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, Claim, InstanceIndex, JobId, NodeId, StopIntent, TaskIndex};
+use berth_model::{
+    AllocationId, Amounts, Claim, InstanceIndex, JobId, NodeId, PREEMPTION_GAP, StopIntent,
+    TaskIndex, outranks,
+};
 
 use super::Step;
 use super::gangs::Unit;
+use super::place::claim_asked;
 use crate::command::{Placement, Reservation};
 use crate::event::EventKind;
+use crate::lending::{Asker, Right};
 use crate::refusal::Refusal;
 use crate::reservation::{KeptPlace, NotAVictim, ReservationRow, may_end, may_preempt};
 use crate::rows::{AllocationRow, JobRow, NodeRow};
@@ -36,11 +41,14 @@ impl Step<'_> {
         let placement = &reservation.placement;
         let id = placement.allocation();
         let job = self.state.job_row(placement.job)?.clone();
-        let victims = self.awaitable(reservation)?;
+        let asked = asked_for(&job, std::slice::from_ref(placement));
+        let right = self.state.right_to(job.namespace(), asked);
+        let victims = self.awaitable(reservation, right)?;
         if victims.is_empty() {
             // All have ended meanwhile.
             return self.grant(placement, None);
         }
+        self.check_lent(&job, victims.values())?;
         let node = self.state.node_row(placement.node)?.clone();
         self.may_wait(&job, placement)?;
         let joined = self.joined(&node, &victims)?;
@@ -58,7 +66,7 @@ impl Step<'_> {
             awaits: victims.keys().copied().collect(),
             held: Claim::default(),
         };
-        self.state.check_kept_quota(job.namespace(), before, &[after])?;
+        self.state.check_kept_quota(&job.spec, before, &[after])?;
         self.put_places(node.id, joined, [(id, place)].into(), &victims);
         let awaited = u32::try_from(victims.len()).unwrap_or(u32::MAX);
         self.emit_allocation(id, node.id, EventKind::PlaceReserved { awaited });
@@ -78,15 +86,18 @@ impl Step<'_> {
             let twice = ids.first().copied().unwrap_or_default();
             return Err(refuse(Refusal::NotPending(twice)));
         }
+        let right = self.state.right_to(job.namespace(), asked_for(&job, &placements));
         let mut nodes: BTreeMap<NodeId, Shared> = BTreeMap::new();
         for member in members {
-            let victims = self.awaitable(member).map_err(refuse)?;
+            let victims = self.awaitable(member, right).map_err(refuse)?;
             nodes.entry(member.placement.node).or_default().victims.extend(victims);
         }
         let awaited: usize = nodes.values().map(|shared| shared.victims.len()).sum();
         if awaited == 0 {
             return self.grant_gang(&placements);
         }
+        let victims = nodes.values().flat_map(|shared| shared.victims.values());
+        self.check_lent(&job, victims).map_err(refuse)?;
         for (node, shared) in &mut nodes {
             let row = self.state.node_row(*node)?.clone();
             if self.joined(&row, &shared.victims).map_err(refuse)?.is_some() {
@@ -104,9 +115,7 @@ impl Step<'_> {
             }
         }
         let rows: Vec<ReservationRow> = nodes.values().map(Shared::row).collect();
-        self.state
-            .check_kept_quota(job.namespace(), None, &rows)
-            .map_err(|over| refuse(over.into()))?;
+        self.state.check_kept_quota(&job.spec, None, &rows).map_err(|over| refuse(over.into()))?;
         let awaited = u32::try_from(awaited).unwrap_or(u32::MAX);
         for (node, Shared { victims, places }) in nodes {
             let first = places.keys().next().copied().unwrap_or_default();
@@ -192,6 +201,7 @@ impl Step<'_> {
     fn awaitable(
         &self,
         reservation: &Reservation,
+        right: Right,
     ) -> Result<BTreeMap<AllocationId, AllocationRow>, Refusal> {
         let placement = &reservation.placement;
         let spec = &self.state.job_row(placement.job)?.spec;
@@ -207,15 +217,24 @@ impl Step<'_> {
                 let (found, asked) = (owner.spec.priority, spec.priority);
                 return Err(refuse(NotAVictim::TooUrgent { found, asked }));
             }
-            may_end(spec, owner, row, self.now).map_err(refuse)?;
+            may_end(Asker { spec, right }, owner, row, self.now).map_err(refuse)?;
             rows.insert(*victim, AllocationRow::clone(row));
         }
         Ok(rows)
     }
 
+    /// Whether their namespaces can do without all of these.
+    fn check_lent<'r>(
+        &self,
+        job: &JobRow,
+        victims: impl Iterator<Item = &'r AllocationRow>,
+    ) -> Result<(), Refusal> {
+        let refuse = |victim| Refusal::NotAVictim { victim, why: NotAVictim::Guaranteed };
+        self.state.check_lent(&job.spec, victims).map_err(refuse)
+    }
+
     /// What a victim is told: for whom, by which rule, and what is lost.
     fn receipt(&self, job: &JobRow, id: AllocationId, victim: &AllocationRow) -> String {
-        let found = self.state.jobs.get(&victim.id.job).map_or(0, |owner| owner.spec.priority);
         let ran = victim.running_since.map_or(0, |since| self.now.since(since).0);
         let gpu_milli = victim.claim.gpu_milli();
         let owner = self.state.jobs.get(&victim.id.job);
@@ -224,11 +243,15 @@ impl Step<'_> {
             true => format!("{id} of job `{}`", job.name()),
             false => format!("{id} of another namespace"),
         };
+        let (found, asked) = (owner.map_or(0, |owner| owner.spec.priority), job.spec.priority);
+        let rule = match outranks(asked, found) {
+            true => {
+                format!("priority {asked} against {found}, and a gap of {PREEMPTION_GAP} is enough")
+            }
+            false => "that one has less than is guaranteed to it, and this one more".to_owned(),
+        };
         format!(
-            "preempted for {named}: priority {} against {found}, and a gap of {} is enough; \
-             what it did in {}.{:03} s on {}.{:03} GPUs is lost",
-            job.spec.priority,
-            berth_model::PREEMPTION_GAP,
+            "preempted for {named}: {rule}; what it did in {}.{:03} s on {}.{:03} GPUs is lost",
             ran / 1000,
             ran % 1000,
             gpu_milli / 1000,
@@ -398,6 +421,12 @@ impl Step<'_> {
         }
         Ok(None)
     }
+}
+
+/// What these would take together.
+fn asked_for(job: &JobRow, placements: &[Placement]) -> Amounts {
+    let claims = placements.iter().filter_map(|placement| claim_asked(job, placement));
+    claims.fold(Amounts::default(), |sum, (_, claim)| sum.plus(claim.amounts()))
 }
 
 /// What members of a gang have together on one node.

@@ -16,6 +16,7 @@ use super::namespaces::limits;
 use super::reservations::reservation;
 use super::restores::{restored, stock_of, take_stock};
 use super::world::{World, exited, job, join_token, name, proof, submit};
+use crate::lending::Asker;
 use crate::reservation::may_end;
 use crate::{
     AllocationRow, ClusterState, Command, JobChange, JobRow, NewToken, Observation, Observed,
@@ -144,7 +145,11 @@ fn namespace_command(gpus: u64, queued: u64, what: u8) -> Command {
         return Command::DeleteNamespace { name: name("default"), if_version: None };
     }
     let amounts = [(Resource::Gpus, gpus * 1000), (Resource::QueuedJobs, queued)];
-    let spec = Arc::new(limits("default", &amounts));
+    let mut spec = limits("default", &amounts);
+    if what == 1 {
+        spec.quota.guaranteed.amounts = [(Resource::Gpus, gpus * 500)].into();
+    }
+    let spec = Arc::new(spec);
     Command::ApplyNamespace { spec, if_version: None }
 }
 
@@ -196,7 +201,7 @@ fn reserve_for_gang(world: &World, of: (JobId, usize), awaits: u8) -> Command {
     let jobs = world.state.jobs();
     let spec = &jobs.get(&of.0).unwrap().spec;
     let may = |owner: &JobRow, row: &AllocationRow| {
-        awaits == 1 || may_end(spec, owner, row, StateMs(world.now)).is_ok()
+        awaits == 1 || may_end(Asker::by_priority(spec), owner, row, StateMs(world.now)).is_ok()
     };
     let rows = world.state.allocations().values();
     let who = rows.filter(|row| may(jobs.get(&row.id.job).unwrap(), row)).enumerate();

@@ -7,6 +7,7 @@ mod fences;
 mod gang_places;
 mod gangs;
 mod jobs;
+mod lending;
 mod lives;
 mod namespaces;
 mod nodes;

@@ -13,7 +13,10 @@ use crate::{ClusterState, Command, EventKind, JobChange, Observed, Refusal, Repl
 
 pub fn limits(namespace: &str, amounts: &[(Resource, u64)]) -> NamespaceSpec {
     let limit = Limit { amounts: amounts.iter().copied().collect(), submits_per_second: None };
-    NamespaceSpec { quota: Quota { limit }, ..NamespaceSpec::new(name(namespace)) }
+    NamespaceSpec {
+        quota: Quota { limit, ..Quota::default() },
+        ..NamespaceSpec::new(name(namespace))
+    }
 }
 
 pub fn set(world: &mut World, amounts: &[(Resource, u64)]) {

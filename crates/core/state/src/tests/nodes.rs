@@ -243,10 +243,11 @@ fn rows_make_the_same_state_again_and_wrong_rows_are_refused() {
         let mut fewer = rows.clone();
         let gone = fewer.remove(missing);
         let restored = ClusterState::from_rows(9, fewer);
-        // A node without work may be missing without contradiction; nothing
-        // else may.
+        // A node without work may be missing without contradiction.
         let idle = matches!(&gone, Stored::Node(node) if node.live.is_empty());
-        assert_eq!(restored.is_ok(), idle, "without {gone:?}");
+        // Nothing else says what was held before.
+        let past = matches!(&gone, Stored::Average(..));
+        assert_eq!(restored.is_ok(), idle || past, "without {gone:?}");
     }
     let mut twice = rows.clone();
     twice.push(rows[1].clone());

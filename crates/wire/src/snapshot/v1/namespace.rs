@@ -1,6 +1,7 @@
-//! What is set for namespaces. What they use follows from the other rows.
+//! What is set for namespaces, and what they held lately. What they use now follows from the other
+//! rows.
 
-use berth_model::WallMs;
+use berth_model::{AverageUse, Name, StateMs, WallMs};
 use berth_proto::log::v1;
 use berth_state::NamespaceRow;
 
@@ -26,4 +27,19 @@ pub(super) fn read(
     let spec = read_namespace(spec_at, spec, problems)?;
     let changed_at = WallMs(proto.changed_wall_ms);
     Some(NamespaceRow { spec, version: proto.version, changed_at })
+}
+
+pub(super) fn average_to_proto(name: &Name, row: &AverageUse) -> v1::AverageUse {
+    let AverageUse { at, fine: [gpus, gpu_memory, cpu, memory] } = *row;
+    v1::AverageUse { namespace: name.to_string(), at_ms: at.0, gpus, gpu_memory, cpu, memory }
+}
+
+pub(super) fn read_average(
+    at: Field<'_>,
+    proto: v1::AverageUse,
+    problems: &mut Problems,
+) -> Option<(Name, AverageUse)> {
+    let v1::AverageUse { namespace, at_ms, gpus, gpu_memory, cpu, memory } = proto;
+    let name = problems.name(at.named("namespace"), &namespace)?;
+    Some((name, AverageUse { at: StateMs(at_ms), fine: [gpus, gpu_memory, cpu, memory] }))
 }

@@ -88,7 +88,8 @@ impl<R: Read> SnapshotReader<R> {
             | Record::Key(_)
             | Record::Token(_)
             | Record::Revocation(_)
-            | Record::Namespace(_) => Err(ReadError::NoHeader),
+            | Record::Namespace(_)
+            | Record::Average(_) => Err(ReadError::NoHeader),
         }
     }
 

@@ -19,6 +19,7 @@ pub(crate) fn to_proto(stored: &Stored) -> Record {
         Stored::Token(row) => Record::Token(access::token_to_proto(row)),
         Stored::Revocation(row) => Record::Revocation(access::revocation_to_proto(row)),
         Stored::Namespace(row) => Record::Namespace(namespace::to_proto(row)),
+        Stored::Average(name, row) => Record::Average(namespace::average_to_proto(name, row)),
     }
 }
 
@@ -62,6 +63,10 @@ pub(crate) fn read(at: Field<'_>, record: Record, problems: &mut Problems) -> Op
         Record::Namespace(row) => {
             let row = namespace::read(at.named("namespace"), row, problems)?;
             Some(Stored::Namespace(Arc::new(row)))
+        }
+        Record::Average(row) => {
+            let (name, row) = namespace::read_average(at.named("average"), row, problems)?;
+            Some(Stored::Average(name, Arc::new(row)))
         }
     }
 }

@@ -224,18 +224,41 @@ fn a_part_of_a_gpu_is_taken_from_the_one_who_loses_least() {
     check(601, &[&["1.0.0.1", "2.0.0.1"]]);
 }
 
-/// Of every set of allocations on every node the cheapest without which the instance fits.
-fn by_exhaustion(cluster: &Cluster, job: JobId, ended: &BTreeSet<AllocationId>) -> Option<Price> {
+/// Of every set of allocations on every node, of which their namespaces are not sure, the cheapest
+/// without which the instance fits.
+pub(super) fn by_exhaustion(
+    cluster: &Cluster,
+    job: JobId,
+    ended: &BTreeSet<AllocationId>,
+) -> Option<Price> {
+    let row = cluster.state.jobs().get(&job).unwrap();
+    let right = cluster.state.right_to(row.namespace(), row.spec.tasks[0].amounts_least());
+    let sure = (right == Right::Guarantee).then(|| by_right(cluster, (job, right), ended));
+    sure.flatten().or_else(|| by_right(cluster, (job, Right::Priority), ended))
+}
+
+fn by_right(
+    cluster: &Cluster,
+    (job, right): (JobId, Right),
+    ended: &BTreeSet<AllocationId>,
+) -> Option<Price> {
     let (view, now) = (&cluster.state, cluster.now);
     let job = view.jobs().get(&job).unwrap();
     let request = Request { task: &job.spec.tasks[0], constraints: &job.spec.constraints };
+    let asker = Asker { spec: &job.spec, right };
+    let is_own = |row: &AllocationRow| {
+        let owner = view.jobs().get(&row.id.job).unwrap();
+        row.state.stop_intent().is_none()
+            && right == Right::Guarantee
+            && owner.namespace() == job.namespace()
+    };
     let of_node = |node: &Arc<NodeRow>| {
         let awaited: BTreeSet<_> =
             node.reservations.iter().flat_map(|one| one.awaits.clone()).collect();
         let joined = node.reservations.iter().any(|one| {
             let may = |id: &AllocationId| {
                 let row = view.allocations().get(id).unwrap();
-                may_end(&job.spec, view.jobs().get(&id.job).unwrap(), row, now).is_ok()
+                may_end(asker, view.jobs().get(&id.job).unwrap(), row, now).is_ok()
             };
             let mut later = node.used.clone();
             later.remove(&one.held);
@@ -251,9 +274,8 @@ fn by_exhaustion(cluster: &Cluster, job: JobId, ended: &BTreeSet<AllocationId>) 
         let rows = node.live.iter().map(|id| view.allocations().get(id).unwrap());
         let candidates: Vec<&Arc<AllocationRow>> = rows
             .filter(|row| !awaited.contains(&row.id) && !ended.contains(&row.id))
-            .filter(|row| {
-                may_end(&job.spec, view.jobs().get(&row.id.job).unwrap(), row, now).is_ok()
-            })
+            .filter(|row| !is_own(row))
+            .filter(|row| may_end(asker, view.jobs().get(&row.id.job).unwrap(), row, now).is_ok())
             .collect();
         let sets = 0..1_usize << candidates.len();
         let price = |set: usize| {
@@ -261,6 +283,8 @@ fn by_exhaustion(cluster: &Cluster, job: JobId, ended: &BTreeSet<AllocationId>) 
             let mut used: NodeUse = node.used.clone();
             chosen().for_each(|at| used.remove(&candidates[at].claim));
             admits(node, &used, now, request).ok()?;
+            let rows = chosen().map(|at| AllocationRow::clone(candidates[at]));
+            view.check_lent(&job.spec, rows.collect::<Vec<_>>().iter()).ok()?;
             let lost = chosen().map(|at| work_lost(candidates[at], now)).sum();
             Some(Price { lost, victims: chosen().count() as u32 })
         };

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, Attempt, Bounds, Claim, CpuMilli, Device, DeviceClaim, DeviceHealth, DeviceSlice,
-    DeviceWay, Drain, DurationMs, EndCause, EndReport, Grant, InstanceIndex, JobId, JobSpec,
-    JoinGrant, LeftOut, Limit, LimitRange, Machine, MemoryBytes, Name, NamespaceSpec, NodeId,
-    NodeSpec, PcieWay, PortClaim, PortRange, Preemption, Quota, Resource, Role, Scope, ShareMilli,
-    SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
+    DeviceWay, Drain, DurationMs, EndCause, EndReport, Grant, Guarantee, InstanceIndex, JobId,
+    JobSpec, JoinGrant, LeftOut, Limit, LimitRange, Machine, MemoryBytes, Name, NamespaceSpec,
+    NodeId, NodeSpec, PcieWay, PortClaim, PortRange, Preemption, Quota, Resource, Role, Scope,
+    ShareMilli, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
     Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
@@ -159,6 +159,7 @@ pub(super) fn entry() -> Entry {
     commands.extend(devices());
     commands.extend(preemptions());
     commands.extend(namespaces());
+    commands.push(guaranteed());
     Entry {
         state_ms: StateMs(123_456_789),
         wall_ms: WallMs(1_790_000_000_000),
@@ -173,9 +174,23 @@ fn namespace() -> NamespaceSpec {
     NamespaceSpec {
         name: name("research"),
         description: "models and their trials".into(),
-        quota: Quota { limit: Limit { amounts, submits_per_second: NonZeroU32::new(50) } },
+        quota: Quota {
+            limit: Limit { amounts, submits_per_second: NonZeroU32::new(50) },
+            ..Quota::default()
+        },
         range: LimitRange([(Resource::Gpus, bounds)].into()),
+        weight: NamespaceSpec::WEIGHT_DEFAULT,
     }
+}
+
+fn guarantee() -> Guarantee {
+    Guarantee { amounts: Guarantee::RESOURCES.into_iter().zip(900..).collect() }
+}
+
+fn guaranteed() -> Command {
+    let quota = Quota { guaranteed: guarantee(), ..Quota::default() };
+    let spec = NamespaceSpec { quota, weight: 20, ..NamespaceSpec::new(name("research")) };
+    Command::ApplyNamespace { spec: Arc::new(spec), if_version: None }
 }
 
 fn namespaces() -> [Command; 4] {

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use berth_model::node::DeviceUse;
 use berth_model::{
-    AllocationId, AllocationState, Attempt, Bounds, Claim, Constraints, CpuMilli, Device,
-    DeviceClaim, DeviceHealth, Drain, DurationMs, GangSeat, Grant, InstanceIndex, JobId, JobKind,
-    JobSpec, JobState, JoinGrant, Limit, LimitRange, Machine, MemoryBytes, Name, NamespaceSpec,
-    NodeId, NodeSpec, NodeState, NodeUse, Policy, PortClaim, PortRange, Quota, RangeSet, Resource,
-    Role, Scope, ShareMilli, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec,
-    TokenId, WallMs,
+    AllocationId, AllocationState, Attempt, AverageUse, Bounds, Claim, Constraints, CpuMilli,
+    Device, DeviceClaim, DeviceHealth, Drain, DurationMs, GangSeat, Grant, Guarantee,
+    InstanceIndex, JobId, JobKind, JobSpec, JobState, JoinGrant, Limit, LimitRange, Machine,
+    MemoryBytes, Name, NamespaceSpec, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortClaim,
+    PortRange, Quota, RangeSet, Resource, Role, Scope, ShareMilli, SpecDigest, StartPhase, StateMs,
+    StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
@@ -73,6 +73,9 @@ pub(crate) fn rows() -> Vec<Stored> {
     rows.extend(access());
     rows.push(with_a_kept_place());
     rows.push(namespace());
+    rows.push(guaranteed());
+    let average = AverageUse { at: StateMs(77), fine: [1 << 33, 1 << 40, 3, 4] };
+    rows.push(Stored::Average(name("sure"), Arc::new(average)));
     rows
 }
 
@@ -82,10 +85,21 @@ fn namespace() -> Stored {
     let spec = NamespaceSpec {
         name: name("research"),
         description: "models and their trials".into(),
-        quota: Quota { limit: Limit { amounts, submits_per_second: NonZeroU32::new(50) } },
+        quota: Quota {
+            limit: Limit { amounts, submits_per_second: NonZeroU32::new(50) },
+            ..Quota::default()
+        },
         range: LimitRange([(Resource::Gpus, bounds)].into()),
+        weight: NamespaceSpec::WEIGHT_DEFAULT,
     };
     Stored::Namespace(Arc::new(NamespaceRow { spec, version: 3, changed_at: WallMs(12) }))
+}
+
+fn guaranteed() -> Stored {
+    let amounts = Guarantee::RESOURCES.into_iter().zip(900..).collect();
+    let quota = Quota { guaranteed: Guarantee { amounts }, ..Quota::default() };
+    let spec = NamespaceSpec { quota, weight: 20, ..NamespaceSpec::new(name("sure")) };
+    Stored::Namespace(Arc::new(NamespaceRow { spec, version: 1, changed_at: WallMs(13) }))
 }
 
 /// What only a cluster that speaks TLS has.
