@@ -1,6 +1,6 @@
 //! What a planner decides that has planned before is decided anew from what was written down.
 
-use berth_state::decision::Scope;
+use berth_state::decision::{Inputs, Scope, Seen, Stop};
 use proptest::prelude::*;
 
 use super::preemption::{a_move, make, reserve};
@@ -68,4 +68,24 @@ fn a_plan_says_where_its_work_ended_whatever_was_known_before() {
     assert!(further.placements.len() > 1 && further.stop.is_some());
     let whole = plan_and_again(&mut planner, &cluster, &soft, Budget::UNLIMITED);
     assert_eq!((whole.placements.len(), whole.stop), (8, None));
+}
+
+#[test]
+fn a_stop_that_no_plan_ever_told_does_no_harm() {
+    let mut cluster = Cluster::with_nodes((0..4).map(|_| gpu_node(1)));
+    cluster.submit(job(Policy::Berth, counted(6, gpu_task(1))));
+    let soft = SoftView::default();
+    let outcome = plan(&cluster.state, &soft, cluster.now, Budget::UNLIMITED);
+    let (view, asked) = (cluster.state.clone(), (Scope::Everything, Budget::UNLIMITED));
+    let decision = decision_of(view, &soft, cluster.now, asked, Vec::new(), &outcome);
+    let wild = [0, 1, 3, 4, 5, u64::MAX];
+    for numbers in 0..wild.len().pow(4) {
+        let number = |place: u32| wild[numbers / wild.len().pow(place) % wild.len()];
+        let seen = Some(Seen { first: number(0), of: number(1), count: number(2) });
+        let stop = Some(Stop { step: number(3), seen });
+        let placed = decide_anew(&Inputs { stop, ..decision.inputs.clone() }).placements.len();
+        // The first step is a visit, and the last instance has no place.
+        let most = if (2..=5).contains(&number(3)) { 0..=4 } else { 4..=4 };
+        assert!(most.contains(&placed), "{stop:?}: {placed}");
+    }
 }
