@@ -70,7 +70,7 @@ const ANYONE: &str = "++ + + + + ++++ ++ ++ +++ +";
 /// Any machine whose certificate is good.
 const MEMBERS: &str = "uu + + + + ++++ ++ ++ uuu u";
 
-const CALLS: [(&str, &str); 64] = [
+const CALLS: [(&str, &str); 65] = [
     ("/berth.raft.v1.Peer/Call", PEERS),
     ("/berth.raft.v1.Peer/Snapshot", PEERS),
     ("/berth.v1.Agents/Session", AGENTS),
@@ -118,6 +118,7 @@ const CALLS: [(&str, &str); 64] = [
     ("/berth.v1.Operator/Transfer", OPERATE),
     ("/berth.v1.Operator/Snapshot", OPERATE),
     ("/berth.v1.Operator/Backup", ADMIN),
+    ("/berth.v1.Operator/Capture", ADMIN),
     ("/berth.v1.Operator/Resume", OPERATE),
     ("/berth.v1.Operator/StateHash", OPERATE),
     ("/berth.v1.Operator/Finalize", OPERATE),

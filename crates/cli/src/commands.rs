@@ -25,6 +25,7 @@ pub(crate) mod node_defrag;
 pub(crate) mod node_drain;
 pub(crate) mod node_list;
 pub(crate) mod node_show;
+pub(crate) mod operator_debug;
 pub(crate) mod operator_finalize;
 pub(crate) mod operator_members;
 pub(crate) mod operator_recover_admin;

@@ -16,6 +16,8 @@ pub(crate) enum Exit {
     Done,
     /// `plan`: some instances would wait.
     WouldWait,
+    /// `sim replay`: a decision is another one now.
+    Different,
     /// `exec`: as the command itself ended.
     OfCommand(u8),
 }
@@ -25,6 +27,7 @@ impl Exit {
         match self {
             Exit::Done => 0,
             Exit::WouldWait => 6,
+            Exit::Different => 1,
             Exit::OfCommand(code) => code,
         }
     }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod captures;
 mod command;
 mod commands;
 mod console;

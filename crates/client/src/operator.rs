@@ -2,10 +2,10 @@
 
 use berth_proto::v1::operator_client::OperatorClient;
 use berth_proto::v1::{
-    BackupPiece, BackupRequest, ClusterStatus, FinalizeReply, FinalizeRequest, JoinReply,
-    JoinRequest, PromoteReply, PromoteRequest, RemoveReply, RemoveRequest, ResumeReply,
-    ResumeRequest, SnapshotReply, SnapshotRequest, StateHashReply, StateHashRequest, StatusRequest,
-    TransferReply, TransferRequest,
+    BackupPiece, BackupRequest, CapturePiece, CaptureRequest, ClusterStatus, FinalizeReply,
+    FinalizeRequest, JoinReply, JoinRequest, PromoteReply, PromoteRequest, RemoveReply,
+    RemoveRequest, ResumeReply, ResumeRequest, SnapshotReply, SnapshotRequest, StateHashReply,
+    StateHashRequest, StatusRequest, TransferReply, TransferRequest,
 };
 
 use bytes::Bytes;
@@ -42,6 +42,36 @@ impl Client {
             OperatorClient::new(channel).backup(without_limit(request)).await
         });
         Ok(BackupStream { open: open.await? })
+    }
+}
+
+impl Client {
+    /// The leader's last decisions and what they were made on, as the bytes of a file.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn capture(&self, request: CaptureRequest) -> Result<CaptureStream, ClientError> {
+        let open = self.call(Repeat::Read, request, |channel, request| async move {
+            OperatorClient::new(channel).capture(without_limit(request)).await
+        });
+        Ok(CaptureStream { open: open.await? })
+    }
+}
+
+/// The bytes of a capture. One that breaks off is begun anew by another call.
+#[derive(Debug)]
+pub struct CaptureStream {
+    open: Streaming<CapturePiece>,
+}
+
+impl CaptureStream {
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; what came before is of no use then.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        let piece = self.open.message().await;
+        piece.map(|piece| piece.map(|piece| piece.data)).map_err(|status| broken_off(&status))
     }
 }
 

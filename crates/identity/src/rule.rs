@@ -175,6 +175,8 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::OperatorStateHash => Rule::Person(Role::Operate),
         // A backup holds the environment of every job.
         Call::OperatorBackup
+        // And a capture the names of all that waits and runs, whosoever it is.
+        | Call::OperatorCapture
         | Call::AccessCreateToken
         | Call::AccessListTokens
         | Call::AccessRevokeToken

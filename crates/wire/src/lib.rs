@@ -9,6 +9,7 @@ pub mod agent;
 #[cfg(test)]
 mod arbitrary;
 pub mod backup;
+pub mod capture;
 mod enumeration;
 pub mod frozen;
 pub mod log;

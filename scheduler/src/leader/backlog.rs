@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use berth_model::JobId;
+pub use berth_state::decision::Scope;
 
 /// More new jobs than this are no fewer than everything.
 const NEW_MAX: usize = 10_000;
@@ -23,13 +24,6 @@ struct Known {
     settled: Option<u64>,
     /// Jobs that no plan has looked at.
     new: BTreeSet<JobId>,
-}
-
-/// What a plan looks at.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Scope {
-    Everything,
-    Jobs(Vec<JobId>),
 }
 
 /// A plan under way. The view that it plans on must be taken after it began.

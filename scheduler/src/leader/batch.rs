@@ -7,12 +7,15 @@ use std::sync::Arc;
 use berth_model::{EndCause, JobId, JobKind};
 use berth_placement::{Budget, Planner};
 use berth_raft::{Proposal, ProposeError};
+use berth_state::decision::Scope;
 use berth_state::{Applied, ClusterState, Command, Entry, EventKind, Observation, Observed, Reply};
+use berth_wire::capture::Origin;
 use berth_wire::log::v1 as log;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 use super::cuts::fitting;
+use super::decisions::Asked;
 use super::line::{Line, Room};
 use super::{Answers, Leader, clock};
 
@@ -122,6 +125,7 @@ async fn serve(
     let rest = add_placements(leader, planner, &mut entry, effect, bytes);
     match commit(leader, entry).await {
         Ok(applied) => {
+            leader.decisions.forget_before(leader.published.view().applied_index());
             note(leader, effect, rest, &applied);
             let mut replies = applied.replies.iter().cloned();
             for (wish, count) in wishes.into_iter().zip(counts) {
@@ -234,13 +238,21 @@ fn add_placements(
     if nothing_to_place {
         return if retries { Rest::Everything } else { Rest::Nothing };
     }
-    let (soft, now) = (leader.loads(), entry.state_ms);
-    let outcome = if only_new {
-        let jobs: Vec<JobId> = submitted(&applied).collect();
-        planner.plan_jobs(&imagined, &soft, now, Budget::INLINE, &jobs)
-    } else {
-        planner.plan(&imagined, &soft, now, Budget::INLINE)
+    let scope = match only_new {
+        true => Scope::Jobs(submitted(&applied).collect()),
+        false => Scope::Everything,
     };
+    let asked = Asked {
+        origin: Origin::Entry,
+        view: imagined,
+        soft: leader.loads(),
+        now: entry.state_ms,
+        scope,
+        budget: Budget::INLINE,
+        gave_up: planner.gave_up(),
+    };
+    let outcome = asked.plan(planner);
+    leader.decisions.note(asked, &outcome);
     let left = outcome.exhausted || outcome.next_wakeup.is_some() || retries;
     // Who is to end for others is the planner's to say, which has the time to look everywhere.
     let left = left || outcome.held_back;

@@ -8,6 +8,7 @@ mod backlog;
 mod batch;
 pub mod clock;
 mod cuts;
+pub mod decisions;
 mod guarding;
 mod line;
 pub mod members;
@@ -38,6 +39,8 @@ use backlog::Backlog;
 pub use batch::ENTRY_BYTES_MAX;
 use batch::Wish;
 use clock::Clock;
+use decisions::Decisions;
+pub use planner::BUDGET;
 pub use rates::TooFast;
 
 pub type Node = ProductionNode<ClusterApp>;
@@ -74,6 +77,7 @@ pub struct Leader {
     planner_wake: Notify,
     members_wake: Notify,
     backlog: Backlog,
+    pub decisions: Decisions,
     pub admission: Arc<Admission>,
     /// Whose turn it is to begin moves.
     pub defrags: Arc<Semaphore>,
@@ -132,6 +136,7 @@ impl Leader {
             planner_wake: Notify::new(),
             members_wake: Notify::new(),
             backlog: Backlog::default(),
+            decisions: Decisions::default(),
             admission: Arc::new(Admission::new(submits_per_second)),
             defrags: Arc::new(Semaphore::new(1)),
             ended: CancellationToken::new(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use berth_placement::{Budget, PlanOutcome, Planner};
 use berth_state::{Command, Reply};
+use berth_wire::capture::Origin;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
@@ -13,9 +14,10 @@ use super::Leader;
 use super::backlog::Scope;
 use super::batch::ENTRY_BYTES_MAX;
 use super::cuts::{Gangs, Part, fitting, units_within};
+use super::decisions::Asked;
 
 /// Work of one plan; at ten million candidates a second about 25 ms.
-const BUDGET: Budget =
+pub const BUDGET: Budget =
     Budget { candidates_examined_max: 250_000, placements_max: 1024, reservations_max: 64 };
 /// Placements in one command; fewer where they are long ones, of many devices.
 const PLACEMENTS_IN_COMMAND_MAX: usize = 128;
@@ -168,15 +170,22 @@ async fn one_plan(
     budget: Budget,
     scope: Scope,
 ) -> Option<PlanOutcome> {
-    let view = leader.published.view();
-    let soft = leader.loads();
-    let now = leader.clock.now();
     let mut working = std::mem::take(planner);
+    let asked = Asked {
+        origin: Origin::Planner,
+        view: leader.published.view(),
+        soft: leader.loads(),
+        now: leader.clock.now(),
+        scope,
+        budget,
+        gave_up: working.gave_up(),
+    };
+    let noting = leader.clone();
     let planning = move || {
-        let outcome = match scope {
-            Scope::Everything => working.plan(&view, &soft, now, budget),
-            Scope::Jobs(jobs) => working.plan_jobs(&view, &soft, now, budget, &jobs),
-        };
+        let outcome = asked.plan(&mut working);
+        // Here, as what was placed is copied for it.
+        noting.decisions.note(asked, &outcome);
+        noting.decisions.note_gave_up(working.gave_up());
         (working, outcome)
     };
     let planned = tokio::task::spawn_blocking(planning).await;

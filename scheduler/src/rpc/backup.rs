@@ -21,7 +21,7 @@ use crate::leader::clock::wall;
 /// Bytes of a piece: far below what a client decodes.
 const PIECE_BYTES: usize = 256 << 10;
 /// Pieces that wait for a reader.
-const PIECES_MAX: usize = 4;
+pub(super) const PIECES_MAX: usize = 4;
 
 /// Each reader holds a thread and a state of the time when it began.
 const READERS_MAX: usize = 4;
@@ -43,41 +43,48 @@ impl Shared {
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
             let _place = place;
-            let mut sink = Pieces { sender, runtime, held: Vec::with_capacity(PIECE_BYTES) };
+            let piece = |data| v1::BackupPiece { data };
+            let mut sink = Pieces { sender, runtime, piece, held: Vec::new() };
             let written = write_backup(&view, wall(), env!("CARGO_PKG_VERSION"), &mut sink);
-            match written {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                    debug!("the reader of a backup has gone");
-                }
-                Err(error) => sink.fail(&error),
-            }
+            sink.finish(written, "backup");
         });
         Ok(Box::pin(ReceiverStream::new(pieces)))
     }
 }
 
-struct Pieces {
-    sender: mpsc::Sender<Result<v1::BackupPiece, Status>>,
-    runtime: tokio::runtime::Handle,
-    held: Vec<u8>,
+/// A file on its way to a reader.
+pub(super) struct Pieces<P> {
+    pub sender: mpsc::Sender<Result<P, Status>>,
+    pub runtime: tokio::runtime::Handle,
+    pub piece: fn(Bytes) -> P,
+    /// Empty at first.
+    pub held: Vec<u8>,
 }
 
-impl Pieces {
+impl<P> Pieces<P> {
     fn send(&mut self) -> io::Result<()> {
         let data = Bytes::from(std::mem::take(&mut self.held));
-        let sending = self.sender.send_timeout(Ok(v1::BackupPiece { data }), PIECE_TIMEOUT);
+        let sending = self.sender.send_timeout(Ok((self.piece)(data)), PIECE_TIMEOUT);
         self.runtime.block_on(sending).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
-    fn fail(&self, error: &io::Error) {
-        let failed = Status::internal(format!("the backup cannot be written: {error}"));
-        // The reader may have gone, or not read.
-        let _ = self.sender.try_send(Err(failed));
+    /// Tells the reader, if the file could not be written.
+    pub fn finish(&self, written: io::Result<()>, what: &'static str) {
+        match written {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                debug!(what, "the reader of a file has gone");
+            }
+            Err(error) => {
+                let failed = Status::internal(format!("the {what} cannot be written: {error}"));
+                // The reader may have gone, or not read.
+                let _ = self.sender.try_send(Err(failed));
+            }
+        }
     }
 }
 
-impl Write for Pieces {
+impl<P> Write for Pieces<P> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = bytes.len().min(PIECE_BYTES - self.held.len());
         self.held.extend_from_slice(&bytes[..count]);

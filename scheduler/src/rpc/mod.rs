@@ -5,6 +5,7 @@ mod access;
 mod agents;
 mod asked;
 mod backup;
+mod capture;
 mod defrag;
 mod events;
 pub mod exec;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
 use super::backup::BackupStream;
+use super::capture::CaptureStream;
 use super::route::at_leader;
 use super::{Shared, members, settle, version};
 use crate::access::Granted;
@@ -102,6 +103,16 @@ impl v1::operator_server::Operator for OperatorService {
         request: Request<v1::BackupRequest>,
     ) -> Result<Response<BackupStream>, Status> {
         self.shared.backup(&Granted::of(&request)?).await.map(Response::new)
+    }
+
+    type CaptureStream = CaptureStream;
+
+    async fn capture(
+        &self,
+        request: Request<v1::CaptureRequest>,
+    ) -> Result<Response<CaptureStream>, Status> {
+        let granted = Granted::of(&request)?;
+        self.shared.capture(&granted, request.into_inner()).await.map(Response::new)
     }
 
     async fn resume(

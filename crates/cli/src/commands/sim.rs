@@ -2,6 +2,7 @@
 
 pub mod jobs;
 pub mod place;
+pub mod replay;
 
 use clap::Subcommand;
 
@@ -15,6 +16,8 @@ pub enum SimCommand {
     Place(Box<place::PlaceArgs>),
     /// Queue a list of jobs for a pool of GPUs, and compare in which order they are served
     Jobs(jobs::JobsArgs),
+    /// Make the decisions of a capture anew, and tell whether they are the same
+    Replay(replay::ReplayArgs),
 }
 
 impl SimCommand {
@@ -22,6 +25,7 @@ impl SimCommand {
         match self {
             SimCommand::Place(args) => place::run(&args, session),
             SimCommand::Jobs(args) => jobs::run(&args, session),
+            SimCommand::Replay(args) => replay::run(&args, session),
         }
     }
 }

@@ -140,7 +140,7 @@ async fn save(args: SaveArgs, session: &mut Session<'_, '_>) -> Result<Exit, Cli
     Ok(Exit::Done)
 }
 
-fn partial(file: &Path) -> Result<PathBuf, CliError> {
+pub(super) fn partial(file: &Path) -> Result<PathBuf, CliError> {
     let Some(name) = file.file_name() else {
         return Err(CliError::bad_input(format!("{} names no file", file.display())));
     };
@@ -160,12 +160,12 @@ async fn receive(partial: &Path, session: &mut Session<'_, '_>) -> Result<(), Cl
 }
 
 /// Specifications hold environments: nobody else is to read them.
-fn private_file(path: &Path) -> std::io::Result<File> {
+pub(super) fn private_file(path: &Path) -> std::io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
     File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
-fn put_in_place(partial: &Path, file: &Path) -> Result<(), CliError> {
+pub(super) fn put_in_place(partial: &Path, file: &Path) -> Result<(), CliError> {
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let put = || -> std::io::Result<()> {
         fs::rename(partial, file)?;

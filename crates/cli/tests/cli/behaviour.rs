@@ -293,3 +293,66 @@ async fn a_backup_is_read_back_before_it_gets_its_name() {
     assert_eq!(terminal.run(&["operator", "snapshot", "save", &nowhere]).await.status, 1);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing unfinished is left");
 }
+
+#[tokio::test]
+async fn a_capture_is_read_back_and_replayed() {
+    let fake = Fake::start(Behaviour::Answers).await;
+    let terminal = Terminal::new(&fake.address);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.capture");
+    let path = file.to_string_lossy().into_owned();
+    let capture = ["operator", "debug", "capture", "--out", &path];
+    let made = terminal.run(&capture).await;
+    assert_eq!((made.status, made.stdout.as_str()), (0, ""));
+    let length = data::capture().len();
+    let told = format!(
+        "{path}: {length} bytes, at index 4, 1 jobs that have not ended, 1 nodes, 3 decisions, with all names\n"
+    );
+    assert_eq!(made.stderr, told);
+    assert_eq!(std::fs::read(&file).unwrap(), data::capture());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let again = terminal.run(&capture).await;
+    assert_eq!(again.status, 1);
+    assert!(again.stderr.contains("exists already\nhint: name another"), "{}", again.stderr);
+    let again = terminal.run(&[&capture[..], &["--overwrite", "-o", "json"]].concat()).await;
+    assert!(again.stdout.contains("\"decisions\": 3"), "{}", again.stdout);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing unfinished is left");
+
+    // What stands in it was made up: nobody would decide so.
+    let replayed = terminal.run(&["sim", "replay", &path]).await;
+    assert_eq!((replayed.status, replayed.stderr.as_str()), (1, ""));
+    assert!(
+        replayed.stdout.contains(
+            "decision 2: 1.0.0.1: name-node with name-GPU-1 name-port=20000 master=20001 kept until \
+             1.0.0.1 end then, no place now"
+        ),
+        "{}",
+        replayed.stdout
+    );
+    let one = terminal.run(&["sim", "replay", &path, "--decision", "3", "-o", "json"]).await;
+    // The last one waits for a job that was held, as anybody would.
+    assert_eq!(one.status, 0);
+    assert!(one.stdout.contains("\"decision\": 3") && !one.stdout.contains("\"decision\": 2"));
+    let first = terminal.run(&["sim", "replay", &path, "--decision", "1"]).await;
+    assert_eq!(first.status, 1);
+    let waits = "waits: task 0 of job 1 (name-job): 1 for budget";
+    assert!(first.stdout.contains(waits), "{}", first.stdout);
+    let none = terminal.run(&["sim", "replay", &path, "--decision", "4"]).await;
+    let message = "error: expected a decision from 1 to 3, found 4\n";
+    assert_eq!((none.status, none.stderr.as_str()), (2, message));
+
+    let mut damaged = data::capture();
+    damaged[200] ^= 1;
+    std::fs::write(&file, &damaged).unwrap();
+    let refused = terminal.run(&["sim", "replay", &path]).await;
+    assert_eq!((refused.status, refused.stdout.as_str()), (2, ""));
+    assert!(refused.stderr.contains("is damaged at byte "), "{}", refused.stderr);
+    assert!(refused.stderr.contains("hint: copy it anew"), "{}", refused.stderr);
+    damaged[8] = 2;
+    std::fs::write(&file, &damaged).unwrap();
+    let refused = terminal.run(&["sim", "replay", &path]).await;
+    assert_eq!(refused.status, 2);
+    assert!(refused.stderr.contains("has format 2, and this build reads 1"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("hint: replay it with the version"), "{}", refused.stderr);
+}

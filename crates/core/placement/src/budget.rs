@@ -1,6 +1,8 @@
 //! How much work one plan may do. Budgets count work, never time, so that a
 //! plan can be repeated exactly from its view and its budget.
 
+use berth_state::decision::{Seen, Stop};
+
 /// The bounds of one plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budget {
@@ -39,30 +41,85 @@ pub(crate) struct Meter {
     /// Something might have had a place for which others end, and the budget had none left.
     pub held_back: bool,
     pub exhausted: bool,
+    /// What was begun so far that a planner does alike whatever it knows already.
+    steps: u64,
+    /// Where the work ended.
+    stopped: Option<Stop>,
+    /// Of a plan that is made anew: where the work ends, whatever it costs.
+    ends_at: Option<Stop>,
 }
 
 impl Meter {
     /// So many places are kept already.
     pub fn new(budget: Budget, reserved: u32) -> Meter {
-        Meter { budget, examined: 0, placed: 0, reserved, held_back: false, exhausted: false }
+        Meter {
+            budget,
+            examined: 0,
+            placed: 0,
+            reserved,
+            held_back: false,
+            exhausted: false,
+            steps: 0,
+            stopped: None,
+            ends_at: None,
+        }
+    }
+
+    /// Ends the work where that of an earlier plan ended.
+    pub fn end_at(&mut self, stop: Stop) {
+        self.ends_at = Some(stop);
+    }
+
+    /// Where the work ended, if that was before all was done.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.stopped
     }
 
     /// Spends one unit of work; false, and exhausted from then on, if none is
     /// left.
     pub fn spend(&mut self) -> bool {
-        if self.examined >= self.budget.candidates_examined_max {
-            self.exhausted = true;
-            return false;
-        }
-        self.examined += 1;
-        true
+        self.spend_all(1)
     }
 
     /// Spends so many units; false, and exhausted from then on, if fewer are left.
     pub fn spend_all(&mut self, units: u64) -> bool {
+        self.steps += 1;
+        if self.ends_at.is_some_and(|stop| stop.seen.is_none() && self.steps == stop.step) {
+            self.stop();
+        }
+        self.charge(units)
+    }
+
+    /// Begins a choice among nodes. Of a plan that is made anew: which of them are looked at, if
+    /// its work ends there.
+    pub fn begin_choice(&mut self) -> Option<Seen> {
+        self.steps += 1;
+        self.ends_at.filter(|stop| stop.step == self.steps)?.seen
+    }
+
+    /// Spends one unit on a node that is looked at for a choice, which is no step: whoever knows
+    /// the node spends nothing.
+    pub fn spend_on_look(&mut self) -> bool {
+        self.charge(1)
+    }
+
+    /// Ends a choice that was made among these.
+    pub fn end_choice(&mut self, seen: Seen) {
+        if let Some(stop) = self.stopped.as_mut().filter(|stop| stop.step == self.steps) {
+            stop.seen = Some(seen);
+        }
+    }
+
+    /// Nothing is left from here on.
+    pub fn stop(&mut self) {
+        self.examined = self.budget.candidates_examined_max;
+        self.exhausted = true;
+        self.stopped.get_or_insert(Stop { step: self.steps, seen: None });
+    }
+
+    fn charge(&mut self, units: u64) -> bool {
         if units > self.left() {
-            self.examined = self.budget.candidates_examined_max;
-            self.exhausted = true;
+            self.stop();
             return false;
         }
         self.examined += units;

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::{GpuRequest, TaskSpec};
+use berth_model::{CpuMilli, GpuRequest, TaskSpec};
 use berth_state::ClusterState;
+use berth_state::decision::Asked;
 
 use crate::waste::Waste;
 
@@ -36,6 +37,8 @@ pub struct MixCounts {
 pub struct Mix {
     /// The kinds that matter, with weights that add up to at most [`WEIGHTS_TOTAL`].
     kinds: Vec<(MixKind, u64)>,
+    /// What all of it was reckoned from.
+    counts: MixCounts,
     /// What a GPU's remnants are worth.
     pub(crate) waste: Waste,
     /// Of all tasks with GPUs together: thousandths of cores for each whole GPU; `None` as
@@ -60,9 +63,23 @@ impl MixKind {
 
 impl MixCounts {
     pub fn add(&mut self, task: &TaskSpec, instances: u64) {
-        let count = self.counts.entry(MixKind::of(task)).or_default();
+        self.add_kind(MixKind::of(task), instances);
+    }
+
+    fn add_kind(&mut self, kind: MixKind, instances: u64) {
+        let count = self.counts.entry(kind).or_default();
         *count = count.saturating_add(instances);
         self.total = self.total.saturating_add(instances);
+    }
+
+    /// Counts what was written down of a mix.
+    pub fn of_asked(asked: &[Asked]) -> MixCounts {
+        let mut counts = MixCounts::default();
+        for one in asked {
+            let kind = MixKind { cpu_milli: one.cpu.0, gpu: one.gpu.clone() };
+            counts.add_kind(kind, one.instances);
+        }
+        counts
     }
 
     /// Everything that was counted.
@@ -102,7 +119,7 @@ impl MixCounts {
             u64::try_from(part).unwrap_or(WEIGHTS_TOTAL)
         };
         let kinds = kept.into_iter().map(|(kind, count)| (kind.clone(), weight(count))).collect();
-        let mut mix = Mix { kinds, ..Mix::default() };
+        let mut mix = Mix { kinds, counts: self.clone(), ..Mix::default() };
         self.add_gpus(&mut mix);
         mix
     }
@@ -138,6 +155,16 @@ impl Mix {
 
     pub fn kinds(&self) -> &[(MixKind, u64)] {
         &self.kinds
+    }
+
+    /// What it was reckoned from, in the order of the kinds.
+    pub fn asked(&self) -> Vec<Asked> {
+        let asked = |(kind, instances): (&MixKind, &u64)| Asked {
+            cpu: CpuMilli(kind.cpu_milli),
+            gpu: kind.gpu.clone(),
+            instances: *instances,
+        };
+        self.counts.counts.iter().map(asked).collect()
     }
 }
 

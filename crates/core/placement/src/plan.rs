@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_model::{
     AllocationId, Claim, InstanceIndex, JobId, JobKind, Policy, StateMs, TaskIndex, TaskSpec,
 };
+use berth_state::decision::Stop;
 use berth_state::{
     Asker, ClusterState, JobRow, Placement, QueueKey, Reservation, Right, ScoreParts, TaskRow,
 };
@@ -229,6 +230,12 @@ impl<'p, 'a> Run<'p, 'a> {
         }
     }
 
+    /// Ends the work where that of an earlier plan ended.
+    pub fn ending_at(mut self, stop: Option<Stop>) -> Self {
+        stop.into_iter().for_each(|stop| self.meter.end_at(stop));
+        self
+    }
+
     pub fn over(mut self, tasks: impl Iterator<Item = QueueKey>) -> PlanOutcome {
         // What waits in a restored cluster may run on a node that has not come
         // back yet: apply would refuse every placement.
@@ -250,6 +257,7 @@ impl<'p, 'a> Run<'p, 'a> {
             next_wakeup: self.next_wakeup,
             held_back: self.meter.held_back,
             exhausted: self.meter.exhausted || self.plans_again,
+            stop: self.meter.stopped(),
         }
     }
 

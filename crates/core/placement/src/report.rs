@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use berth_model::{JobId, StateMs, TaskIndex};
+use berth_state::decision::{Made, Stop, Waiting};
 use berth_state::{Placement, Reservation};
 
 /// Tasks that a report names; the rest are counted.
@@ -25,6 +26,32 @@ pub struct PlanOutcome {
     pub held_back: bool,
     /// The budget ended before the work did: plan again.
     pub exhausted: bool,
+    /// Where the work ended, if what ended was the budget of work.
+    pub stop: Option<Stop>,
+}
+
+impl PlanOutcome {
+    /// What is decided, as it is written down. The plan's own work is left out: it depends on
+    /// what the planner knew already.
+    pub fn made(&self) -> Made {
+        let PlanOutcome { placements, reservations, report, .. } = self;
+        let waiting = |one: &WaitingTask| Waiting {
+            job: one.job,
+            task: one.task,
+            placed: one.placed,
+            left: one.left,
+            why: one.why.code().to_owned(),
+        };
+        Made {
+            placements: placements.clone(),
+            reservations: reservations.clone(),
+            waiting: report.waiting.iter().map(waiting).collect(),
+            waiting_left_off: report.waiting_left_off,
+            next_wakeup: self.next_wakeup,
+            held_back: self.held_back,
+            exhausted: self.exhausted,
+        }
+    }
 }
 
 /// How much work a plan was, and what it left waiting.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_model::{
     AllocationId, Constraints, GpuRequest, JobId, JobKind, Name, Policy, StateMs, TaskSpec,
 };
+use berth_state::decision::Seen;
 
 use crate::budget::Meter;
 use crate::filters::{Request, is_eligible};
@@ -21,12 +22,12 @@ use crate::terms::{Look, Term, cost, terms_of};
 /// keys fit the same nodes, whoever makes them.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct FitKey {
-    cpu_milli: u64,
-    memory_bytes: u64,
-    port_count: usize,
-    in_container: bool,
-    gpu: Option<GpuRequest>,
-    constraints: Constraints,
+    pub cpu_milli: u64,
+    pub memory_bytes: u64,
+    pub port_count: usize,
+    pub in_container: bool,
+    pub gpu: Option<GpuRequest>,
+    pub constraints: Constraints,
 }
 
 /// A fit key with what else decides the ranking. Jobs share a search even under
@@ -42,6 +43,7 @@ pub(crate) struct SearchKey {
 pub(crate) struct Search {
     task: TaskSpec,
     constraints: Constraints,
+    policy: Policy,
     terms: &'static [Term],
     /// Whether the task accepts each kind of device.
     suits: Vec<bool>,
@@ -131,6 +133,7 @@ impl Search {
         Search {
             task,
             constraints: request.constraints.clone(),
+            policy,
             terms,
             suits: Vec::new(),
             standing: Vec::new(),
@@ -176,9 +179,18 @@ impl Search {
         surface: Surface<'_>,
         meter: &mut Meter,
     ) -> Option<(usize, Score)> {
-        self.learn_kinds(&surface.roster.kinds);
-        self.catch_up(surface, meter);
-        self.look_at_the_rest(surface, meter);
+        match meter.begin_choice() {
+            None => {
+                self.learn_kinds(&surface.roster.kinds);
+                self.catch_up(surface, meter);
+                self.look_at_the_rest(surface, meter);
+            }
+            Some(seen) => {
+                self.look_at(seen, surface);
+                meter.stop();
+            }
+        }
+        meter.end_choice(self.seen());
         if self.terms.contains(&Term::Turn) {
             return self.next_in_turn(allocation, surface);
         }
@@ -235,7 +247,7 @@ impl Search {
             if known != Standing::Unknown {
                 // Exhaustion shows at the next choice: a ranking half brought
                 // up to date could hand out what is no longer there.
-                meter.spend();
+                meter.spend_on_look();
                 self.rank(position, surface);
             }
         }
@@ -252,14 +264,40 @@ impl Search {
         if self.looked_at == 0 && meter.left() >= count as u64 {
             self.first = 0;
         }
-        while self.looked_at < count && meter.spend() {
-            let position = match self.looked_at {
-                looked_at if looked_at < self.first_of => (self.first + looked_at) % self.first_of,
-                later => later,
-            };
-            self.looked_at += 1;
-            self.rank(position, surface);
+        while self.looked_at < count && meter.spend_on_look() {
+            self.look_at_next(surface);
         }
+    }
+
+    fn look_at_next(&mut self, surface: Surface<'_>) {
+        let position = match self.looked_at {
+            looked_at if looked_at < self.first_of => (self.first + looked_at) % self.first_of,
+            later => later,
+        };
+        self.looked_at += 1;
+        self.rank(position, surface);
+    }
+
+    /// Begins anew and looks at what another search had seen where its plan ended.
+    fn look_at(&mut self, seen: Seen, surface: Surface<'_>) {
+        let (task, constraints) = (&self.task.clone(), &self.constraints.clone());
+        // Daemons, of which guards ask nothing, are not searched for.
+        let request = Request { task, constraints, kind: JobKind::Batch };
+        *self = Search { last_used: self.last_used, ..Search::new(request, self.policy, surface) };
+        self.learn_kinds(&surface.roster.kinds);
+        let nodes = surface.roster.len();
+        let position = |number: u64| usize::try_from(number).unwrap_or(usize::MAX).min(nodes);
+        self.standing.resize(nodes, Standing::Unknown);
+        (self.first, self.first_of) = (position(seen.first), position(seen.of));
+        while self.looked_at < position(seen.count) {
+            self.look_at_next(surface);
+        }
+    }
+
+    fn seen(&self) -> Seen {
+        let number = |position| u64::try_from(position).unwrap_or(u64::MAX);
+        let (first, of) = (number(self.first), number(self.first_of));
+        Seen { first, of, count: number(self.looked_at) }
     }
 
     /// Ranks one node anew.

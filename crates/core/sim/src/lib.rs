@@ -9,6 +9,7 @@ pub mod jobs;
 pub mod openb;
 pub mod place;
 pub mod random;
+pub mod replay;
 
 pub use jobs::{JobsOptions, JobsReport, TraceJob};
 pub use place::{Arrival, Moved, MovesMax, NodeShape, PlaceRun, Placed};

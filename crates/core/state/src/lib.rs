@@ -8,6 +8,7 @@ pub mod access;
 mod apply;
 mod backup;
 pub mod command;
+pub mod decision;
 pub mod event;
 mod fair;
 pub mod invariants;

@@ -61,7 +61,7 @@ fn read_preemption(proto: v1::Preemption) -> Preemption {
 }
 
 /// No constraints are an absent message, so that there is one encoding.
-fn constraints_to_proto(constraints: &Constraints) -> Option<v1::Constraints> {
+pub(crate) fn constraints_to_proto(constraints: &Constraints) -> Option<v1::Constraints> {
     let Constraints { labels, pool, node } = constraints;
     if labels.is_empty() && pool.is_none() && node.is_none() {
         return None;
@@ -109,7 +109,7 @@ pub(crate) fn read_job(
     })
 }
 
-fn read_constraints(
+pub(crate) fn read_constraints(
     at: Field<'_>,
     proto: v1::Constraints,
     problems: &mut Problems,

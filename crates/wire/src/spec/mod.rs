@@ -31,9 +31,10 @@ pub use node::node_spec_to_proto;
 pub(crate) use claim::{
     check_device_claim, read_device_claim, read_port_claims, read_seat, seat_to_proto,
 };
-pub(crate) use job::read_job;
+pub(crate) use job::{constraints_to_proto, read_constraints, read_job};
 pub(crate) use namespace::read_namespace;
 pub(crate) use node::read_node;
+pub(crate) use task::{gpu_from_proto, gpu_to_proto};
 
 use crate::problem::{Field, Problems};
 

@@ -26,12 +26,7 @@ pub(super) fn task_to_proto(task: &TaskSpec) -> v1::TaskSpec {
         gang: task.gang.map(|Gang {}| v1::Gang {}),
         cpu_milli: task.cpu.0,
         memory_bytes: task.memory.0,
-        gpu: task.gpu.as_ref().map(|gpu| v1::GpuRequest {
-            count: gpu.count,
-            models: gpu.models.clone(),
-            memory_min_bytes: gpu.memory_min.map(|least| least.0),
-            share_milli: (gpu.share != ShareMilli::WHOLE).then_some(gpu.share.0),
-        }),
+        gpu: task.gpu.as_ref().map(gpu_to_proto),
         ports: task.ports.iter().map(Name::to_string).collect(),
         stop: Some(v1::StopPolicy {
             signal: enumeration::number::<v1::Signal, _>(task.stop.signal),
@@ -49,6 +44,24 @@ pub(super) fn task_to_proto(task: &TaskSpec) -> v1::TaskSpec {
         artifacts: task.artifacts.iter().map(artifact_to_proto).collect(),
         cpu_left_out: task.left_out.cpu,
         memory_left_out: task.left_out.memory,
+    }
+}
+
+pub(crate) fn gpu_to_proto(gpu: &GpuRequest) -> v1::GpuRequest {
+    v1::GpuRequest {
+        count: gpu.count,
+        models: gpu.models.clone(),
+        memory_min_bytes: gpu.memory_min.map(|least| least.0),
+        share_milli: (gpu.share != ShareMilli::WHOLE).then_some(gpu.share.0),
+    }
+}
+
+pub(crate) fn gpu_from_proto(gpu: v1::GpuRequest) -> GpuRequest {
+    GpuRequest {
+        count: gpu.count,
+        models: gpu.models,
+        memory_min: gpu.memory_min_bytes.map(MemoryBytes),
+        share: gpu.share_milli.map_or(ShareMilli::WHOLE, ShareMilli),
     }
 }
 
@@ -156,12 +169,7 @@ pub(super) fn read_task(
         memory: MemoryBytes(proto.memory_bytes),
         left_out: LeftOut { cpu: proto.cpu_left_out, memory: proto.memory_left_out },
         limits: proto.limits.map(limits_from_proto).unwrap_or_default(),
-        gpu: proto.gpu.map(|gpu| GpuRequest {
-            count: gpu.count,
-            models: gpu.models,
-            memory_min: gpu.memory_min_bytes.map(MemoryBytes),
-            share: gpu.share_milli.map_or(ShareMilli::WHOLE, ShareMilli),
-        }),
+        gpu: proto.gpu.map(gpu_from_proto),
         ports,
         stop,
         restart: RestartPolicy {

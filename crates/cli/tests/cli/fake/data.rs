@@ -326,9 +326,18 @@ pub fn moved(asked: &DefragRequest) -> DefragReply {
     DefragReply { moves, refused: Vec::new(), under_way: 0, states: states.collect() }
 }
 
+/// Three decisions that were made up: none of them is what anybody would decide.
+pub fn capture() -> Vec<u8> {
+    of_hex(include_str!("../../../../wire/fixtures/capture-v1.hex"))
+}
+
 /// A backup of a cluster that was just founded.
 pub fn backup() -> Vec<u8> {
-    let hex = include_str!("../../../../wire/fixtures/backup-v1.hex").replace('\n', "");
+    of_hex(include_str!("../../../../wire/fixtures/backup-v1.hex"))
+}
+
+fn of_hex(lines: &str) -> Vec<u8> {
+    let hex = lines.replace('\n', "");
     let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
     (0..hex.len() / 2).map(byte).collect()
 }

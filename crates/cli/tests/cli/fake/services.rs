@@ -462,6 +462,18 @@ impl Operator for Fake {
         Ok(Response::new(Box::pin(iter(pieces))))
     }
 
+    type CaptureStream = Messages<CapturePiece>;
+
+    async fn capture(&self, _: Request<CaptureRequest>) -> Answer<Self::CaptureStream> {
+        self.enter()?;
+        let bytes = data::capture();
+        let pieces: Vec<_> = bytes
+            .chunks(64)
+            .map(|piece| Ok(CapturePiece { data: piece.to_vec().into() }))
+            .collect();
+        Ok(Response::new(Box::pin(iter(pieces))))
+    }
+
     async fn resume(&self, _: Request<ResumeRequest>) -> Answer<ResumeReply> {
         self.enter()?;
         Ok(Response::new(ResumeReply { missing: 2 }))

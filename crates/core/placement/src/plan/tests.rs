@@ -12,6 +12,7 @@ use crate::fixture::{Cluster, gpu_node, gpu_task, job, name, task};
 use crate::soft::NodeLoad;
 
 mod agreement;
+mod anew;
 mod fair;
 mod gang_places;
 mod gangs;

@@ -10,7 +10,7 @@ mod command;
 mod encoder;
 mod namespace;
 mod observation;
-mod plan;
+pub(crate) mod plan;
 mod stock;
 
 use berth_model::{StateMs, WallMs};

@@ -20,11 +20,14 @@ pub(super) fn place_to_proto(placements: &[Placement]) -> v1::Place {
 }
 
 pub(super) fn reserve_to_proto(reservations: &[Reservation]) -> v1::Reserve {
-    let one = |reservation: &Reservation| v1::reserve::Reservation {
+    v1::Reserve { reservations: reservations.iter().map(reservation_to_proto).collect() }
+}
+
+pub(crate) fn reservation_to_proto(reservation: &Reservation) -> v1::reserve::Reservation {
+    v1::reserve::Reservation {
         placement: Some(placement_to_proto(&reservation.placement)),
         awaits: allocations_to_proto(&reservation.awaits),
-    };
-    v1::Reserve { reservations: reservations.iter().map(one).collect() }
+    }
 }
 
 pub(super) fn unreserve_to_proto(allocations: &[AllocationId], reason: &str) -> Kind {
@@ -32,7 +35,7 @@ pub(super) fn unreserve_to_proto(allocations: &[AllocationId], reason: &str) -> 
     Kind::Unreserve(v1::Unreserve { allocations, reason: reason.to_owned() })
 }
 
-fn placement_to_proto(placement: &Placement) -> v1::Placement {
+pub(crate) fn placement_to_proto(placement: &Placement) -> v1::Placement {
     let Placement { node, devices, ports, score, .. } = placement;
     let packed = pack(devices);
     let plain = if packed.is_some() { &[][..] } else { devices };
@@ -67,15 +70,22 @@ pub(super) fn read_reserve(
     let mut reservations = Vec::with_capacity(proto.reservations.len());
     for (position, proto) in proto.reservations.into_iter().enumerate() {
         let reservations_at = at.named("reservations");
-        let at = reservations_at.item(position);
-        let placement_at = at.named("placement");
-        let placement = problems.present(placement_at, proto.placement)?;
-        reservations.push(Reservation {
-            placement: read_placement(placement_at, placement, problems)?,
-            awaits: read_allocations(at.named("awaits"), proto.awaits, problems),
-        });
+        reservations.push(read_reservation(reservations_at.item(position), proto, problems)?);
     }
     Some(Command::Reserve { reservations })
+}
+
+pub(crate) fn read_reservation(
+    at: Field<'_>,
+    proto: v1::reserve::Reservation,
+    problems: &mut Problems,
+) -> Option<Reservation> {
+    let placement_at = at.named("placement");
+    let placement = problems.present(placement_at, proto.placement)?;
+    Some(Reservation {
+        placement: read_placement(placement_at, placement, problems)?,
+        awaits: read_allocations(at.named("awaits"), proto.awaits, problems),
+    })
 }
 
 pub(super) fn read_unreserve(
@@ -87,7 +97,7 @@ pub(super) fn read_unreserve(
     Command::Unreserve { allocations, reason: proto.reason }
 }
 
-fn read_placement(
+pub(crate) fn read_placement(
     at: Field<'_>,
     proto: v1::Placement,
     problems: &mut Problems,

@@ -10,7 +10,7 @@ mod job;
 mod namespace;
 mod node;
 mod read;
-mod rows;
+pub(crate) mod rows;
 mod task;
 mod write;
 
@@ -36,4 +36,4 @@ pub struct SnapshotHeader {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use berth_state::Stored;
 use super::{access, allocation, cluster, job, namespace, node, task};
 use crate::problem::{Cause, Field, Problems};
 
-pub(super) fn to_proto(stored: &Stored) -> Record {
+pub(crate) fn to_proto(stored: &Stored) -> Record {
     match stored {
         Stored::Cluster(row) => Record::Cluster(cluster::cluster_to_proto(row)),
         Stored::Job(row) => Record::Job(job::to_proto(row)),
@@ -23,7 +23,7 @@ pub(super) fn to_proto(stored: &Stored) -> Record {
     }
 }
 
-pub(super) fn read(at: Field<'_>, record: Record, problems: &mut Problems) -> Option<Stored> {
+pub(crate) fn read(at: Field<'_>, record: Record, problems: &mut Problems) -> Option<Stored> {
     match record {
         Record::Header(_) | Record::End(_) => {
             problems.add(at.named("record"), Cause::Contradiction("is no row"));

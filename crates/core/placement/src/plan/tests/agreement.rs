@@ -7,6 +7,7 @@ use berth_model::{AllocationId, DeviceClaim, PortClaim};
 use berth_state::Reservation;
 use proptest::prelude::*;
 
+use super::anew::plan_and_again;
 use super::gangs::gang;
 use super::preemption::{a_move, make, reserve, urgent};
 use super::*;
@@ -42,12 +43,12 @@ impl Leader {
     fn decide(&mut self, cluster: &mut Cluster) -> Decided {
         let soft = SoftView::default();
         let mut all = Decided::new();
-        let outcome = self.inline.plan(&cluster.state, &soft, cluster.now, Budget::INLINE);
+        let outcome = plan_and_again(&mut self.inline, cluster, &soft, Budget::INLINE);
         all.extend(decided(&outcome.placements, &[]));
         cluster.place(outcome.placements);
         let budget = Budget { reservations_max: 64, ..Budget::UNLIMITED };
         loop {
-            let outcome = self.planner.plan(&cluster.state, &soft, cluster.now, budget);
+            let outcome = plan_and_again(&mut self.planner, cluster, &soft, budget);
             if outcome.placements.is_empty() && outcome.reservations.is_empty() {
                 return all;
             }

@@ -5,6 +5,7 @@ use berth_model::{DeviceHealth, Driver, EndReport, GpuRequest, NodeSpec, Preempt
 use berth_state::invariants;
 use proptest::prelude::*;
 
+use super::anew::plan_and_again;
 use super::reference::{essence, exit, grant, host_fault, port_taken, reference_plan};
 use super::*;
 use crate::fixture::device;
@@ -253,7 +254,7 @@ fn check_plan(cluster: &mut Cluster, planner: &mut Planner, soft: &SoftView, bud
     if !outcome.exhausted {
         assert_eq!(found, expected);
     }
-    let kept = planner.plan(&cluster.state, soft, cluster.now, budget);
+    let kept = plan_and_again(planner, cluster, soft, budget);
     if !kept.exhausted {
         let kept: Vec<_> = kept.placements.iter().map(essence).collect();
         assert_eq!(kept, expected, "one that has planned before");

@@ -36,7 +36,7 @@ fn id(instance: u32) -> AllocationId {
     }
 }
 
-pub(super) fn rows() -> Vec<Stored> {
+pub(crate) fn rows() -> Vec<Stored> {
     let phases = [
         JobPhase::Active,
         JobPhase::Ending(JobState::Cancelled),
