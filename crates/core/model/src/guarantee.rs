@@ -31,9 +31,9 @@ impl Guarantee {
         self.amounts.iter().fold(Amounts::default(), |sum, (one, sure)| sum.with(*one, *sure))
     }
 
-    /// Whether something is guaranteed of what is held or asked for.
+    /// Whether something is guaranteed of what is held or asked for, of GPUs before all else.
     pub fn concerns(&self, amounts: Amounts) -> bool {
-        self.amounts.keys().any(|resource| amounts.of(*resource) > 0)
+        judged_by(&self.amounts, amounts).next().is_some()
     }
 
     /// Whether `asked` is sure beside `used`: something of it is guaranteed, and all that is lies
@@ -42,12 +42,14 @@ impl Guarantee {
         self.concerns(asked) && self.check(used, asked).is_ok()
     }
 
-    /// Whether `asked` lies within, beside `used`. Of what nothing is guaranteed nothing is asked.
+    /// Whether `asked` lies within, beside `used`: what asks for GPUs by those and their memory
+    /// alone, everything else by cores and memory. Of what nothing is guaranteed nothing is asked.
     ///
     /// # Errors
     /// The first resource that goes beyond.
     pub fn check(&self, used: Amounts, asked: Amounts) -> Result<(), Shortage> {
-        Shortage::of_any(&self.amounts, QuotaPart::Guarantee, used, asked)
+        let judged = judged_by(&self.amounts, asked);
+        Shortage::of_any(judged, QuotaPart::Guarantee, used, asked)
     }
 
     /// What of `used` is lent.
@@ -70,7 +72,7 @@ impl Lent {
     /// Whether what holds this may be taken after so much else was: its namespace is still beyond
     /// its guarantee then in something that it holds, or it holds nothing that is guaranteed.
     pub fn gives(&self, taken: Amounts, held: Amounts) -> bool {
-        let mut concerned = self.beyond.iter().filter(|(one, _)| held.of(**one) > 0).peekable();
+        let mut concerned = judged_by(&self.beyond, held).peekable();
         concerned.peek().is_none() || concerned.any(|(one, beyond)| *beyond > taken.of(*one))
     }
 
@@ -80,6 +82,17 @@ impl Lent {
         let all = units.iter().fold(taken, |sum, unit| sum.plus(*unit));
         units.iter().all(|unit| self.gives(all.minus(*unit), *unit))
     }
+}
+
+/// By which of these amounts something is judged: GPUs are what guarantees are for, and whoever
+/// holds some needs cores beside them, so that neither stands for the other.
+fn judged_by(
+    amounts: &BTreeMap<Resource, u64>,
+    what: Amounts,
+) -> impl Iterator<Item = (&Resource, &u64)> {
+    let of_gpus = [Resource::Gpus, Resource::GpuMemory];
+    let has_gpus = of_gpus.iter().any(|one| what.of(*one) > 0);
+    amounts.iter().filter(move |(one, _)| what.of(**one) > 0 && of_gpus.contains(one) == has_gpus)
 }
 
 #[cfg(test)]
@@ -101,7 +114,12 @@ mod tests {
         let asked = gpus(2000).with(R::Cpu, 1000);
         assert!(sure.covers(gpus(6000), asked));
         assert!(!sure.covers(gpus(6001), asked));
-        assert!(!sure.covers(gpus(0).with(R::Cpu, 3001), asked));
+        // What asks for GPUs is judged by those, and sure only if some are guaranteed.
+        assert!(sure.covers(gpus(0).with(R::Cpu, 3001), asked));
+        assert!(!guarantee(&[(R::Cpu, 4000)]).covers(gpus(0), asked));
+        let cores = Amounts::default().with(R::Cpu, 1000);
+        assert!(sure.covers(gpus(9000).with(R::Cpu, 3000), cores));
+        assert!(!sure.covers(gpus(0).with(R::Cpu, 3001), cores));
         // Of what it does not ask for more may be held.
         assert!(sure.covers(gpus(9000), Amounts::default().with(R::Cpu, 1)));
         // Nothing of it is guaranteed, so nothing of it is sure; nor does it go beyond.
@@ -132,13 +150,19 @@ mod tests {
     }
 
     #[test]
-    fn beyond_in_one_of_what_it_holds_is_enough() {
+    fn gpus_are_not_given_for_cores_nor_kept_by_them() {
         use Resource as R;
         let sure = guarantee(&[(R::Gpus, 8000), (R::Cpu, 4000)]);
-        let lent = sure.lends(gpus(8000).with(R::Cpu, 5000));
         let nothing = Amounts::default();
-        assert!(lent.gives(nothing, gpus(1000).with(R::Cpu, 1)));
-        assert!(!lent.gives(nothing, gpus(1000)));
+        let lent = sure.lends(gpus(8000).with(R::Cpu, 5000));
+        assert!(!lent.gives(nothing, gpus(1000).with(R::Cpu, 1000)));
+        assert!(lent.gives(nothing, nothing.with(R::Cpu, 1000)));
         assert!(lent.gives(nothing, nothing.with(R::Memory, 1)));
+        let cores = guarantee(&[(R::Cpu, 4000)]).lends(gpus(8000).with(R::Cpu, 1000));
+        assert!(cores.gives(nothing, gpus(1000).with(R::Cpu, 1000)), "no GPU is guaranteed to it");
+        // Of GPUs and their memory one is enough.
+        let both = guarantee(&[(R::Gpus, 8000), (R::GpuMemory, 10)]);
+        let lent = both.lends(gpus(8000).with(R::GpuMemory, 11));
+        assert!(lent.gives(nothing, gpus(1000).with(R::GpuMemory, 1)));
     }
 }

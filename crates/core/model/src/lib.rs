@@ -40,7 +40,7 @@ pub use limits::{Limits, QualityClass};
 pub use name::{Name, NameError};
 pub use namespace::{
     Amounts, Borrowing, DESCRIPTION_BYTES_MAX, Limit, NamespaceSpec, OverQuota, Quota, QuotaPart,
-    Resource, Shortage, validate_namespace,
+    Resource, Shortage, Used, validate_namespace,
 };
 pub use node::{
     DEVICES_MAX, Device, DeviceHealth, DeviceSlice, DeviceUse, DeviceWay, HEALTH_REASON_BYTES_MAX,

@@ -230,8 +230,8 @@ impl Limit {
 
 impl Shortage {
     /// The first of these bounds that leaves no room for what is asked for of it.
-    pub(crate) fn of_any(
-        bounds: &BTreeMap<Resource, u64>,
+    pub(crate) fn of_any<'b>(
+        bounds: impl IntoIterator<Item = (&'b Resource, &'b u64)>,
         part: QuotaPart,
         used: Amounts,
         asked: Amounts,
@@ -265,12 +265,12 @@ impl Shortage {
     .shortage.resource.show(.shortage.limit),
     match .shortage.part {
         QuotaPart::Limit => "in use",
-        QuotaPart::Guarantee => "that are guaranteed in use",
+        QuotaPart::Guarantee => "that are guaranteed in use by what may not be ended for others",
     },
     .shortage.resource.show(.shortage.asked),
     match .shortage.part {
         QuotaPart::Limit => "",
-        QuotaPart::Guarantee => ", and what may not be ended for others is lent nothing",
+        QuotaPart::Guarantee => ", and it is lent nothing",
     }
 )]
 pub struct OverQuota {
@@ -287,23 +287,26 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// Whether there is room for `asked` beside `used`, in the limit, and of what may not be ended
-    /// for others in the guarantee: what is lent has to come back.
+    /// Whether there is room for `asked` in the limit, and of what may not be ended for others in
+    /// the guarantee: what is lent has to come back.
     ///
     /// # Errors
     /// The first resource that is short.
-    pub fn check(
-        &self,
-        used: Amounts,
-        asked: Amounts,
-        borrowing: Borrowing,
-    ) -> Result<(), Shortage> {
-        self.limit.check(used, asked)?;
+    pub fn check(&self, used: Used, asked: Amounts, borrowing: Borrowing) -> Result<(), Shortage> {
+        self.limit.check(used.all, asked)?;
         match borrowing {
             Borrowing::Allowed => Ok(()),
-            Borrowing::Barred => self.guaranteed.check(used, asked),
+            Borrowing::Barred => self.guaranteed.check(used.barred, asked),
         }
     }
+}
+
+/// What counts against a quota.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Used {
+    pub all: Amounts,
+    /// What of it may not be ended for others.
+    pub barred: Amounts,
 }
 
 /// Whether a job's instances may hold more than what is guaranteed to their namespace.
@@ -437,12 +440,13 @@ mod tests {
         let gpus = |milli| Amounts::default().with(Resource::Gpus, milli);
         let guaranteed = Guarantee { amounts: [(Resource::Gpus, 6000)].into() };
         let quota = Quota { limit: limit(Resource::Gpus, 8000), guaranteed };
-        assert_eq!(quota.check(gpus(6000), gpus(2000), Borrowing::Allowed), Ok(()));
-        assert_eq!(quota.check(gpus(4000), gpus(2000), Borrowing::Barred), Ok(()));
-        let short = quota.check(gpus(5000), gpus(2000), Borrowing::Barred).unwrap_err();
+        let used = |all, barred| Used { all: gpus(all), barred: gpus(barred) };
+        assert_eq!(quota.check(used(6000, 6000), gpus(2000), Borrowing::Allowed), Ok(()));
+        assert_eq!(quota.check(used(6000, 4000), gpus(2000), Borrowing::Barred), Ok(()));
+        let short = quota.check(used(6000, 5000), gpus(2000), Borrowing::Barred).unwrap_err();
         let said = short.of(&Name::new("research").unwrap()).to_string();
-        let expected = "namespace `research`: GPUs 5 of 6 that are guaranteed in use, 2 asked for, \
-                        and what may not be ended for others is lent nothing";
+        let expected = "namespace `research`: GPUs 5 of 6 that are guaranteed in use by what may \
+                        not be ended for others, 2 asked for, and it is lent nothing";
         assert_eq!(said, expected);
     }
 

@@ -134,6 +134,11 @@ impl Meter {
         !self.exhausted
     }
 
+    /// Whether no place at all may be kept in this plan, whoever asks.
+    pub fn keeps_nothing(&self) -> bool {
+        self.budget.reservations_max == 0
+    }
+
     /// Whether one more place may be kept; held back from then on if not.
     pub fn may_reserve(&mut self) -> bool {
         if self.reserved >= self.budget.reservations_max {

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
-    AllocationId, Claim, InstanceIndex, JobId, JobKind, Policy, StateMs, TaskIndex, TaskSpec,
+    AllocationId, Claim, InstanceIndex, JobId, JobKind, Name, Policy, StateMs, TaskIndex, TaskSpec,
 };
 use berth_state::decision::Stop;
 use berth_state::{
@@ -100,6 +100,9 @@ pub(crate) struct Run<'p, 'a> {
     groups: BTreeMap<usize, Vec<Group<'a>>>,
     rooms: Rooms,
     round: Round,
+    /// Namespaces that are sure of something that another plan will take back for them: what they
+    /// were given meanwhile would be in its way.
+    waits_to_take: BTreeSet<Name>,
     /// What earlier visits did for tasks that are visited again.
     done: AllDone,
     in_turns: bool,
@@ -142,7 +145,7 @@ impl<'a> Visit<'a> {
     }
 
     fn asker(&self) -> Asker<'a> {
-        Asker { spec: &self.job.spec, right: self.right }
+        Asker { job: self.job, right: self.right }
     }
 
     fn allocation(&self, view: &ClusterState, instance: u32) -> AllocationId {
@@ -223,6 +226,7 @@ impl<'p, 'a> Run<'p, 'a> {
             groups: BTreeMap::new(),
             rooms: Rooms::default(),
             round: Round::Only,
+            waits_to_take: BTreeSet::new(),
             done: AllDone::new(),
             in_turns: false,
             shares: None,
@@ -348,6 +352,7 @@ impl<'p, 'a> Run<'p, 'a> {
                 }
             } else {
                 tally.why = Some(Why::NoNode);
+                self.leave_to_later(visit);
                 break;
             }
             // One for which a place is kept is counted already.

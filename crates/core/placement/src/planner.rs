@@ -48,7 +48,8 @@ impl Planner {
     /// node.
     ///
     /// Costs O(what has changed since the last plan), O(nodes) for each kind of request that
-    /// was not met before, and then O(log nodes) for each placement.
+    /// was not met before, and then O(log nodes) for each placement; where several namespaces hold
+    /// or queue something, O(nodes + queue) more, to know whose turn it is.
     pub fn plan(
         &mut self,
         view: &ClusterState,

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use berth_model::fits::suits;
 use berth_model::{
-    Amounts, GpuRequest, JobSpec, Name, OverQuota, Quota, Resource, TaskIndex, TaskSpec,
+    Amounts, Borrowing, GpuRequest, JobSpec, Name, OverQuota, Quota, Resource, TaskIndex, TaskSpec,
+    Used,
 };
 use berth_state::{ClusterState, JobRow, Right};
 
@@ -14,7 +15,7 @@ use crate::victims::{Lender, Lenders};
 /// What the namespaces that a plan has met use, with what the plan hands out.
 #[derive(Default)]
 pub(crate) struct Rooms {
-    used: BTreeMap<Name, Amounts>,
+    used: BTreeMap<Name, Used>,
     /// The memory of all devices of one instance, by request.
     device_memory: BTreeMap<GpuRequest, u64>,
     /// Once they were asked for.
@@ -53,7 +54,7 @@ impl Rooms {
             return Right::Priority;
         }
         let asked = self.asked(view, quota, task).times(count);
-        match quota.guaranteed.covers(*self.used_by(view, &spec.namespace), asked) {
+        match quota.guaranteed.covers(self.used_by(view, &spec.namespace).all, asked) {
             true => Right::Guarantee,
             false => Right::Priority,
         }
@@ -88,21 +89,27 @@ impl Rooms {
         self.lenders.as_ref().unwrap_or(&NOBODY)
     }
 
-    pub fn take(&mut self, view: &ClusterState, namespace: &Name, amounts: Amounts) {
-        if view.namespace(namespace).is_some() {
-            let used = self.used_by(view, namespace);
-            *used = used.plus(amounts);
+    pub fn take(&mut self, view: &ClusterState, spec: &JobSpec, amounts: Amounts) {
+        if view.namespace(&spec.namespace).is_some() {
+            let used = self.used_by(view, &spec.namespace);
+            used.all = used.all.plus(amounts);
+            if spec.borrowing() == Borrowing::Barred {
+                used.barred = used.barred.plus(amounts);
+            }
         }
     }
 
-    pub fn give_back(&mut self, namespace: &Name, amounts: Amounts) {
-        if let Some(used) = self.used.get_mut(namespace) {
-            *used = used.minus(amounts);
+    pub fn give_back(&mut self, spec: &JobSpec, amounts: Amounts) {
+        if let Some(used) = self.used.get_mut(&spec.namespace) {
+            used.all = used.all.minus(amounts);
+            if spec.borrowing() == Borrowing::Barred {
+                used.barred = used.barred.minus(amounts);
+            }
         }
     }
 
-    fn used_by(&mut self, view: &ClusterState, namespace: &Name) -> &mut Amounts {
-        self.used.entry(namespace.clone()).or_insert_with(|| view.quota_use(namespace))
+    fn used_by(&mut self, view: &ClusterState, namespace: &Name) -> &mut Used {
+        self.used.entry(namespace.clone()).or_insert_with(|| view.used(namespace, None))
     }
 }
 

@@ -30,7 +30,8 @@ pub(crate) struct Help {
 
 /// What guarantees do for a task that has no room, if anything.
 ///
-/// Costs a few dry runs where something is guaranteed to its namespace, and none elsewhere.
+/// Costs up to log2(live allocations) + 2 dry runs where something is guaranteed to its namespace,
+/// and none elsewhere.
 pub(crate) fn help(
     view: &ClusterState,
     soft: &SoftView,

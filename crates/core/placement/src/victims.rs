@@ -102,27 +102,90 @@ pub(crate) struct Set {
 /// The cheapest set of candidates without which `fits` and which their lenders can do without;
 /// `None` if there is none. `fits` must go on holding when less is used.
 ///
-/// Costs O(2^candidates) calls of `fits`, at most [`TRIED_MAX`].
+/// Costs O(2^candidates) calls of `fits`, at most three times [`TRIED_MAX`].
 pub(crate) fn cheapest(
     used: &NodeUse,
     candidates: &[Candidate<'_>],
     lenders: &Lenders,
     mut fits: impl FnMut(&NodeUse) -> bool,
 ) -> Option<Set> {
+    let all: Vec<usize> = (0..candidates.len()).collect();
+    let found = cheapest_of(used, candidates, &all, lenders, &mut fits);
+    let tried = match found {
+        Tried::Found(set) => return Some(set),
+        Tried::None { tried } if tried < TRIED_MAX => return None,
+        Tried::None { tried } => tried,
+    };
+    // The search was cut short among those that their lenders cannot do without together.
+    let mut set: Option<Set> = None;
+    for fewer in [within_loans(candidates, lenders), unlent(candidates, lenders)] {
+        if let Tried::Found(other) = cheapest_of(used, candidates, &fewer, lenders, &mut fits) {
+            let cheaper = set.as_ref().is_none_or(|set| other.price < set.price);
+            set = if cheaper { Some(other) } else { set };
+        }
+    }
+    set.map(|set| Set { tried: set.tried.saturating_add(tried), ..set })
+}
+
+/// The cheapest candidates of each lender that it can do without together, and all that are no
+/// lender's.
+fn within_loans(candidates: &[Candidate<'_>], lenders: &Lenders) -> Vec<usize> {
     let mut order: Vec<usize> = (0..candidates.len()).collect();
+    order.sort_by_key(|at| (candidates[*at].price, candidates[*at].ids.first().copied()));
+    let mut chosen: Vec<usize> = Vec::with_capacity(order.len());
+    for at in order {
+        chosen.push(at);
+        let units = chosen.iter().filter_map(|at| candidates[*at].lent);
+        if !can_be_spared(lenders, units) {
+            chosen.pop();
+        }
+    }
+    chosen.sort_unstable();
+    chosen
+}
+
+/// Those whose namespaces can do without all that they have there.
+fn unlent(candidates: &[Candidate<'_>], lenders: &Lenders) -> Vec<usize> {
+    let of = |name: &Name| {
+        let units = candidates.iter().filter_map(|one| one.lent);
+        can_be_spared(lenders, units.filter(|(other, _)| *other == name))
+    };
+    let is_free = |at: &usize| candidates[*at].lent.is_none_or(|(name, _)| of(name));
+    (0..candidates.len()).filter(is_free).collect()
+}
+
+/// What a search came to.
+enum Tried {
+    Found(Set),
+    None { tried: u32 },
+}
+
+/// The same of some of the candidates.
+fn cheapest_of(
+    used: &NodeUse,
+    candidates: &[Candidate<'_>],
+    some: &[usize],
+    lenders: &Lenders,
+    fits: &mut impl FnMut(&NodeUse) -> bool,
+) -> Tried {
+    let mut order: Vec<usize> = some.to_vec();
     // Who costs most is spared first: the first set that is found loses little already.
     order.sort_by_key(|at| (Reverse(candidates[*at].price), candidates[*at].ids.first().copied()));
     let mut without = used.clone();
-    candidates.iter().for_each(|candidate| candidate.leaves(&mut without));
+    some.iter().for_each(|at| candidates[*at].leaves(&mut without));
     if !fits(&without) {
-        return None;
+        return Tried::None { tried: 0 };
     }
     let mut tries = Tries { candidates, lenders, order, fits, best: None, chosen: None, tried: 0 };
     tries.descend(0, &mut without, Price::NOTHING, &mut Vec::new());
-    let mut chosen = tries.chosen?;
-    chosen.sort_unstable();
-    let (price, tried) = (tries.best?, tries.tried);
-    Some(Set { price, chosen, tried })
+    let tried = tries.tried;
+    match tries.best.zip(tries.chosen) {
+        Some((price, mut chosen)) => {
+            chosen.sort_unstable();
+            Tried::Found(Set { price, chosen, tried })
+        }
+        None => Tried::None { tried },
+    }
 }
 
 /// What is missing on a node.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use berth_model::{AllocationId, Amounts, Guarantee, InstanceIndex, JobSpec, Lent, Name};
 
-use crate::rows::AllocationRow;
+use crate::rows::{AllocationRow, JobRow};
 use crate::state::ClusterState;
 
 /// By what right something may have others end for it.
@@ -21,13 +21,13 @@ pub enum Right {
 /// For what others would end.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
-    pub spec: &'a JobSpec,
+    pub job: &'a JobRow,
     pub right: Right,
 }
 
 impl<'a> Asker<'a> {
-    pub fn by_priority(spec: &'a JobSpec) -> Asker<'a> {
-        Asker { spec, right: Right::Priority }
+    pub fn by_priority(job: &'a JobRow) -> Asker<'a> {
+        Asker { job, right: Right::Priority }
     }
 }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Amounts, JobId, JobSpec, JobState, Name, NamespaceSpec, NodeId, OverQuota,
-    Resource, WallMs,
+    AllocationId, Amounts, Borrowing, JobId, JobSpec, JobState, Name, NamespaceSpec, NodeId,
+    OverQuota, Resource, Used, WallMs,
 };
 use imbl::OrdMap;
 
@@ -51,7 +51,7 @@ impl ClusterState {
     /// What counts against its quota: with the places that are kept for it. Costs
     /// O(reservations).
     pub fn quota_use(&self, name: &Name) -> Amounts {
-        self.namespace_use(name).plus(self.kept_use(name, None))
+        self.used(name, None).all
     }
 
     /// Whether its quota has room for `asked`. The place that is kept for `starting` is not
@@ -67,8 +67,7 @@ impl ClusterState {
     ) -> Result<(), OverQuota> {
         let name = &spec.namespace;
         let Some(row) = self.namespaces.get(name) else { return Ok(()) };
-        let used = self.namespace_use(name).plus(self.kept_use(name, starting));
-        let checked = row.spec.quota.check(used, asked, spec.borrowing());
+        let checked = row.spec.quota.check(self.used(name, starting), asked, spec.borrowing());
         checked.map_err(|shortage| shortage.of(name))
     }
 
@@ -93,32 +92,57 @@ impl ClusterState {
         let Some(row) = self.namespaces.get(name) else { return Ok(()) };
         let claims = added.iter().flat_map(|one| one.members.values());
         let asked = claims.fold(Amounts::default(), |sum, place| sum.plus(place.claim.amounts()));
-        let kept = |one: &ReservationRow| self.kept_by(one, name, None);
-        let others = self.quota_use(name).minus(before.map_or(Amounts::default(), kept));
-        let after = added.iter().fold(Amounts::default(), |sum, one| {
-            let mut one = one.clone();
-            let known = before.into_iter().flat_map(|before| before.members.clone());
-            one.members.extend(known);
-            sum.plus(kept(&one))
-        });
         // With what would be held in all; not less, so that nobody ends for what could not
         // start in the end.
-        let used = others.plus(after).minus(asked);
+        let later = |of: Borrowings, held: Amounts| {
+            let kept = |one: &ReservationRow| self.kept_by(one, (name, of), None);
+            let others = held.minus(before.map_or(Amounts::default(), kept));
+            let after = added.iter().fold(Amounts::default(), |sum, one| {
+                let mut one = one.clone();
+                let known = before.into_iter().flat_map(|before| before.members.clone());
+                one.members.extend(known);
+                sum.plus(kept(&one))
+            });
+            others.plus(after).minus(asked)
+        };
+        let used = self.used(name, None);
+        let used = Used {
+            all: later(Borrowings::All, used.all),
+            barred: later(Borrowings::Barred, used.barred),
+        };
         let checked = row.spec.quota.check(used, asked, spec.borrowing());
         checked.map_err(|shortage| shortage.of(name))
     }
 
-    fn kept_use(&self, name: &Name, but: Option<AllocationId>) -> Amounts {
+    /// The same, and what of it may not be ended for others; without the place that is kept for
+    /// what starts.
+    pub fn used(&self, name: &Name, starting: Option<AllocationId>) -> Used {
+        let barred = self.index.barred.get(name).copied().unwrap_or_default();
+        Used {
+            all: self.namespace_use(name).plus(self.kept_use((name, Borrowings::All), starting)),
+            barred: barred.plus(self.kept_use((name, Borrowings::Barred), starting)),
+        }
+    }
+
+    fn kept_use(&self, of: (&Name, Borrowings), but: Option<AllocationId>) -> Amounts {
         let nodes: BTreeSet<NodeId> = self.index.reserved.values().copied().collect();
         let rows = nodes.iter().filter_map(|id| self.nodes.get(id));
         let kept = rows.flat_map(|row| &row.reservations);
-        kept.fold(Amounts::default(), |sum, one| sum.plus(self.kept_by(one, name, but)))
+        kept.fold(Amounts::default(), |sum, one| sum.plus(self.kept_by(one, of, but)))
     }
 
     /// What a kept place holds of a namespace's quota beside what those of the namespace hold
     /// who end for it.
-    fn kept_by(&self, one: &ReservationRow, name: &Name, but: Option<AllocationId>) -> Amounts {
-        let is_of = |id: &AllocationId| self.namespace_of(id.job) == Some(name);
+    fn kept_by(
+        &self,
+        one: &ReservationRow,
+        (name, of): (&Name, Borrowings),
+        but: Option<AllocationId>,
+    ) -> Amounts {
+        let is_of = |id: &AllocationId| {
+            let job = self.jobs.get(&id.job).filter(|job| job.namespace() == name);
+            job.is_some_and(|job| of == Borrowings::All || is_barred(job))
+        };
         // All of a gang starts with the first of it.
         let starts = |id: &AllocationId| {
             let same_task = but.is_some_and(|but| (but.job, but.task) == (id.job, id.task));
@@ -175,6 +199,9 @@ impl ClusterState {
             self.fold_use(&name);
             change_sum(&mut self.index.ending, &name, |sum| sum.minus(ending(&row)));
             change_sum(&mut self.index.usage, &name, |sum| sum.minus(row.claim.amounts()));
+            if self.jobs.get(&id.job).is_some_and(|job| is_barred(job)) {
+                change_sum(&mut self.index.barred, &name, |sum| sum.minus(row.claim.amounts()));
+            }
             self.note_idle(&name);
         }
         Some(row)
@@ -184,7 +211,24 @@ impl ClusterState {
         if let Some(name) = self.namespace_of(row.id.job).cloned() {
             change_sum(&mut self.index.ending, &name, |sum| sum.plus(ending(row)));
             change_sum(&mut self.index.usage, &name, |sum| sum.plus(row.claim.amounts()));
+            if self.jobs.get(&row.id.job).is_some_and(|job| is_barred(job)) {
+                change_sum(&mut self.index.barred, &name, |sum| sum.plus(row.claim.amounts()));
+            }
         }
+    }
+
+    /// A job has another version, which may be ended for others or not, as the one before was.
+    pub(crate) fn count_barred(&mut self, before: &JobRow, after: &JobRow) {
+        let (was, is) = (is_barred(before), is_barred(after));
+        if was == is {
+            return;
+        }
+        let live = self.allocations_of(after.id);
+        let held = live.fold(Amounts::default(), |sum, row| sum.plus(row.claim.amounts()));
+        change_sum(&mut self.index.barred, after.namespace(), |sum| match is {
+            true => sum.plus(held),
+            false => sum.minus(held),
+        });
     }
 
     /// A job came, went, or became another.
@@ -228,6 +272,17 @@ impl ClusterState {
         self.index.guaranteed = sure.map(|row| row.spec.name.clone()).collect();
         self.rebuild_idle();
     }
+}
+
+/// Whose holdings are summed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Borrowings {
+    All,
+    Barred,
+}
+
+fn is_barred(job: &JobRow) -> bool {
+    job.spec.borrowing() == Borrowing::Barred
 }
 
 /// What an allocation holds that ends already.

@@ -100,10 +100,10 @@ pub fn may_end(
     if !of.preemption.preemptible {
         return Err(NotAVictim::NotPreemptible);
     }
-    let (found, asked) = (of.priority, asker.spec.priority);
+    let (found, asked) = (of.priority, asker.job.spec.priority);
     let takes_back = match asker.right {
         Right::Priority => false,
-        Right::Guarantee => of.namespace != asker.spec.namespace,
+        Right::Guarantee => of.namespace != asker.job.spec.namespace,
     };
     if !outranks(asked, found) && !takes_back {
         return Err(NotAVictim::TooUrgent { found, asked });
@@ -116,6 +116,12 @@ pub fn may_end(
         false => of.preemption.min_run,
     };
     let until = row.running_since.unwrap_or(row.planned_at).after(min_run);
+    // Nor is it left alone for longer than that after something sure has come to wait: work that is
+    // always young would never be old enough.
+    let until = match takes_back {
+        true => until.min(asker.job.submitted_ms.after(LENT_MIN_RUN_MAX)),
+        false => until,
+    };
     if now < until { Err(NotAVictim::TooYoung { until }) } else { Ok(()) }
 }
 

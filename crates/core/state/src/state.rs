@@ -64,6 +64,8 @@ pub(crate) struct Indices {
     pub token_expiries: OrdSet<(StateMs, TokenId)>,
     /// What each namespace holds and queues; of those that do neither nothing.
     pub usage: OrdMap<Name, Amounts>,
+    /// What of it may not be ended for others.
+    pub barred: OrdMap<Name, Amounts>,
     /// What of it ends already.
     pub ending: OrdMap<Name, Amounts>,
     /// Namespaces that hold nothing any more, and whose average is remembered, by its time.

@@ -10,6 +10,7 @@ use berth_state::reservation::held_of;
 use berth_state::{Placement, Reservation};
 
 use super::endable::shortage;
+use super::lenders::Cut;
 use super::preempt::{TRIED_PER_UNIT, price_parts};
 use super::{Run, Visit};
 use crate::devices;
@@ -94,8 +95,13 @@ impl<'a> Run<'_, 'a> {
         let Some(mut search) = self.search_all(visit) else { return false };
         let mut plan = self.best_plan(visit, &mut search);
         if plan.as_ref().is_some_and(|plan| !self.can_all_be_spared(&search, plan)) {
-            self.leave_out(visit, &mut search);
-            plan = self.best_plan(visit, &mut search);
+            plan = None;
+            for cut in Cut::ALL {
+                let Some(mut fewer) = self.search_all(visit) else { return false };
+                self.leave_out(visit, &mut fewer, cut);
+                let other = self.best_plan(visit, &mut fewer);
+                plan = plan.into_iter().chain(other).min_by_key(|plan| plan.price);
+            }
         }
         let kept = plan.is_some_and(|plan| self.keep_gang(visit, plan));
         if !kept && !self.meter.exhausted {

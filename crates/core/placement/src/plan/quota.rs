@@ -31,6 +31,9 @@ impl<'a> Run<'_, 'a> {
             return Tally { why: Some(Why::Quota), ..nothing };
         }
         let tally = self.place_gang(visit);
+        if tally.why == Some(Why::NoNode) {
+            self.leave_to_later(visit);
+        }
         let is_done = tally.left == 0 || tally.why == Some(Why::Reserved);
         let instances = (0..visit.task.count).filter(|_| is_done).collect();
         self.settle(visit, &tally, instances);
@@ -44,7 +47,7 @@ impl<'a> Run<'_, 'a> {
     /// Counts what this plan hands out.
     pub(super) fn count_handed(&mut self, job: JobId, claim: &Claim) {
         if let Some(job) = self.view.jobs().get(&job) {
-            self.rooms.take(self.view, job.namespace(), claim.amounts());
+            self.rooms.take(self.view, &job.spec, claim.amounts());
             let shares = self.shares.iter_mut();
             shares.for_each(|shares| shares.take(job.namespace(), claim.amounts()));
         }
@@ -53,7 +56,7 @@ impl<'a> Run<'_, 'a> {
     /// And what it takes back.
     pub(super) fn count_back(&mut self, job: JobId, claim: &Claim) {
         if let Some(job) = self.view.jobs().get(&job) {
-            self.rooms.give_back(job.namespace(), claim.amounts());
+            self.rooms.give_back(&job.spec, claim.amounts());
             let shares = self.shares.iter_mut();
             shares.for_each(|shares| shares.give_back(job.namespace(), claim.amounts()));
         }

@@ -61,8 +61,18 @@ impl<'a> Run<'_, 'a> {
                 self.rooms.right(self.view, &visit.job.spec, (visit.task, count))
             }
         };
-        let is_for_it = self.round != Round::Sure || right == Right::Guarantee;
+        let waits = self.waits_to_take.contains(visit.job.namespace());
+        let is_for_it = !waits && (self.round != Round::Sure || right == Right::Guarantee);
         is_for_it.then_some(Visit { right, ..visit })
+    }
+
+    /// Something sure has no room. Where this plan may keep no places, as with each entry of the
+    /// log, the next that may will take it back, if nothing of its namespace is placed before.
+    pub(super) fn leave_to_later(&mut self, visit: Visit<'a>) {
+        if visit.right == Right::Guarantee && self.meter.keeps_nothing() {
+            self.meter.held_back = true;
+            self.waits_to_take.insert(visit.job.namespace().clone());
+        }
     }
 
     /// What earlier visits did for a task.

@@ -17,6 +17,7 @@ mod fair;
 mod gang_places;
 mod gangs;
 mod lending;
+mod loans;
 mod preemption;
 mod properties;
 mod quota;

@@ -28,6 +28,7 @@ impl ClusterState {
             is.map(|key| self.index.endable.insert(key));
         }
         self.count_queued(Some(&before), Some(&after));
+        self.count_barred(&before, &after);
         let same_place = before.phase == after.phase
             && before.held == after.held
             && before.spec.priority == after.spec.priority

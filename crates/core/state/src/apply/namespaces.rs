@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use berth_model::{
-    Amounts, JobKind, JobSpec, Name, NamespaceSpec, OverQuota, Quota, Shortage, SpecDigest,
+    Amounts, JobKind, JobSpec, Name, NamespaceSpec, OverQuota, Quota, Shortage, SpecDigest, Used,
     validate_namespace,
 };
 
@@ -95,7 +95,7 @@ impl Step<'_> {
         }
         let tasks = spec.tasks.iter().map(|task| task.amounts_least().times(task.count));
         let asked = tasks.fold(Amounts::default(), Amounts::plus);
-        quota.check(Amounts::default(), asked, spec.borrowing()).map_err(|shortage| {
+        quota.check(Used::default(), asked, spec.borrowing()).map_err(|shortage| {
             let used = self.state.quota_use(&spec.namespace).of(shortage.resource);
             Shortage { used, ..shortage }.of(&spec.namespace)
         })

@@ -210,7 +210,8 @@ impl Step<'_> {
         right: Right,
     ) -> Result<BTreeMap<AllocationId, AllocationRow>, Refusal> {
         let placement = &reservation.placement;
-        let spec = &self.state.job_row(placement.job)?.spec;
+        let job = self.state.job_row(placement.job)?;
+        let spec = &job.spec;
         let mut rows = BTreeMap::new();
         for victim in &reservation.awaits {
             let refuse = |why| Refusal::NotAVictim { victim: *victim, why };
@@ -223,7 +224,7 @@ impl Step<'_> {
                 let (found, asked) = (owner.spec.priority, spec.priority);
                 return Err(refuse(NotAVictim::TooUrgent { found, asked }));
             }
-            may_end(Asker { spec, right }, owner, row, self.now).map_err(refuse)?;
+            may_end(Asker { job, right }, owner, row, self.now).map_err(refuse)?;
             rows.insert(*victim, AllocationRow::clone(row));
         }
         Ok(rows)

@@ -152,8 +152,8 @@ fn what_may_not_be_ended_is_lent_nothing() {
     let job = world.submit(&kept);
     world.place(job, 0).unwrap();
     let refusal = world.place(job, 1).unwrap_err();
-    let said = "namespace `b`: GPUs 1 of 1 that are guaranteed in use, 1 asked for, and what may \
-                not be ended for others is lent nothing";
+    let said = "namespace `b`: GPUs 1 of 1 that are guaranteed in use by what may not be ended for \
+                others, 1 asked for, and it is lent nothing";
     assert_eq!(refusal[0].to_string(), said);
     // What may be ended is lent the rest.
     running(&mut world, &spec("b", 50, 1, 1));

@@ -227,9 +227,9 @@ fn waiting_gangs(world: &World) -> Vec<JobId> {
 /// Most of those who may end for a gang are to, wherever they are; sometimes one who may not.
 fn reserve_for_gang(world: &World, of: (JobId, usize), awaits: u8) -> Command {
     let jobs = world.state.jobs();
-    let spec = &jobs.get(&of.0).unwrap().spec;
+    let asker = Asker::by_priority(jobs.get(&of.0).unwrap());
     let may = |owner: &JobRow, row: &AllocationRow| {
-        awaits == 1 || may_end(Asker::by_priority(spec), owner, row, StateMs(world.now)).is_ok()
+        awaits == 1 || may_end(asker, owner, row, StateMs(world.now)).is_ok()
     };
     let rows = world.state.allocations().values();
     let who = rows.filter(|row| may(jobs.get(&row.id.job).unwrap(), row)).enumerate();

@@ -53,8 +53,8 @@ impl Leader {
                 return all;
             }
             all.extend(decided(&outcome.placements, &outcome.reservations));
-            cluster.place(outcome.placements);
             reserve(cluster, outcome.reservations);
+            cluster.place(outcome.placements);
         }
     }
 

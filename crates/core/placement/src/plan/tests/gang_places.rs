@@ -187,13 +187,8 @@ fn by_exhaustion(cluster: &Cluster, id: JobId) -> Option<Price> {
     let view = &cluster.state;
     let job = view.jobs().get(&id).unwrap();
     let may_end = |row: &Arc<AllocationRow>| {
-        may_end(
-            Asker::by_priority(&job.spec),
-            view.jobs().get(&row.id.job).unwrap(),
-            row,
-            cluster.now,
-        )
-        .is_ok()
+        may_end(Asker::by_priority(job), view.jobs().get(&row.id.job).unwrap(), row, cluster.now)
+            .is_ok()
     };
     // A gang ends as a whole, if all of it may.
     let mut together: BTreeMap<AllocationId, Vec<Arc<AllocationRow>>> = BTreeMap::new();

@@ -273,7 +273,7 @@ fn by_right(
     let job = view.jobs().get(&job).unwrap();
     let (task, constraints) = (&job.spec.tasks[0], &job.spec.constraints);
     let request = Request { task, constraints, kind: job.kind() };
-    let asker = Asker { spec: &job.spec, right };
+    let asker = Asker { job, right };
     let is_own = |row: &AllocationRow| {
         let owner = view.jobs().get(&row.id.job).unwrap();
         row.state.stop_intent().is_none()
