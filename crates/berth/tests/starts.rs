@@ -224,10 +224,12 @@ async fn b72_settings_are_read_again_and_what_waits_for_a_restart_is_named() {
 async fn b68_credentials_that_do_not_fit_are_named_by_file() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let first = SecureScheduler::found(folder.join("first")).await;
-    let second = SecureScheduler::found(folder.join("second")).await;
+    let mut first = SecureScheduler::found(folder.join("first")).await;
+    let mut second = SecureScheduler::found(folder.join("second")).await;
     let (grpc, http) = (first.grpc.clone(), first.http.clone());
-    drop((first, second));
+    // Until they are gone their directories are in use.
+    first.child.kill().await.unwrap();
+    second.child.kill().await.unwrap();
     let key = folder.join("first/tls/key.pem");
     let other = folder.join("second/tls/key.pem");
     let kept = fs::read(&key).unwrap();

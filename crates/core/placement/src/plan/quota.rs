@@ -1,5 +1,7 @@
 //! Quotas: what a namespace has no room for is passed over, and holds up nobody else.
 
+use std::collections::BTreeSet;
+
 use berth_model::{Claim, JobId};
 
 use super::{Run, Tally, Visit};
@@ -35,8 +37,9 @@ impl<'a> Run<'_, 'a> {
             self.leave_to_later(visit);
         }
         let is_done = tally.left == 0 || tally.why == Some(Why::Reserved);
-        let instances = (0..visit.task.count).filter(|_| is_done).collect();
-        self.settle(visit, &tally, instances);
+        let instances: BTreeSet<u32> = (0..visit.task.count).filter(|_| is_done).collect();
+        let from = if is_done { visit.task.count } else { 0 };
+        self.settle(visit, &tally, (instances, from));
         tally
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Done {
     pub instances: BTreeSet<u32>,
     pub placed: u32,
     pub why: Option<Why>,
+    /// The first instance that was not looked at, or has to be once more.
+    pub from: u32,
 }
 
 /// By task.
@@ -82,12 +84,17 @@ impl<'a> Run<'_, 'a> {
     }
 
     /// Remembers what came of a visit, if the task is visited again.
-    pub(super) fn settle(&mut self, visit: Visit<'a>, tally: &Tally, instances: BTreeSet<u32>) {
+    pub(super) fn settle(
+        &mut self,
+        visit: Visit<'a>,
+        tally: &Tally,
+        (instances, from): (BTreeSet<u32>, u32),
+    ) {
         let is_over = self.round != Round::Sure && tally.next == Next::Done;
-        if !is_over && !instances.is_empty() {
+        if !is_over && from > 0 {
             let (placed, why) = (tally.placed, tally.why);
             let task = (visit.key.job, visit.key.task);
-            self.done.insert(task, Done { instances, placed, why });
+            self.done.insert(task, Done { instances, placed, why, from });
         }
     }
 }

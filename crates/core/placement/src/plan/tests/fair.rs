@@ -80,6 +80,25 @@ fn a_job_that_is_spread_remembers_its_earlier_turns() {
 }
 
 #[test]
+fn what_waits_for_its_time_is_looked_at_once_in_all_turns() {
+    let mut cluster = Cluster::with_nodes((0..40).map(|_| gpu_node(8)));
+    let hour = DurationMs::from_secs(3_600);
+    let restart = RestartPolicy { attempts: Some(5), backoff: hour, backoff_max: hour };
+    let small = TaskSpec { restart, cpu: CpuMilli(100), ..task() };
+    cluster.submit(JobSpec { tasks: vec![counted(400, small)], ..of("a", 1) });
+    let first: Vec<_> = plan_all(&cluster).placements.into_iter().take(200).collect();
+    cluster.place(first.clone());
+    first.iter().for_each(|placement| cluster.end(placement, exit(1)));
+    let alone = plan_all(&cluster);
+    cluster.submit(of("b", 1));
+    let with_rival = plan_all(&cluster);
+    let examined = [&alone, &with_rival].map(|outcome| outcome.report.candidates_examined);
+    assert_eq!((alone.placements.len(), with_rival.placements.len()), (200, 201));
+    // One more for each turn of eight, and the rival.
+    assert!(examined[1] <= examined[0] + 200 / 8 + 2 * 40, "{examined:?}");
+}
+
+#[test]
 fn in_a_namespace_and_between_equals_the_queue_decides() {
     let mut cluster = Cluster::with_nodes([gpu_node(3)]);
     let low = cluster.submit(JobSpec { priority: 40, ..of("a", 1) });
