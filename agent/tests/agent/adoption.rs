@@ -12,9 +12,10 @@ use berth_proto::v1::scheduler_message::Message as ToAgent;
 use berth_proto::v1::{EndCause, EndOrphans};
 use berth_wire::agent::delta_to_proto;
 
-/// Waits in a fifo of its task directory for a number and exits with it.
+/// Waits in a fifo of its task directory for a number and exits with it. By the time that
+/// `waiting` is there, the shell is the only process: nothing else wrote it.
 const EXITS_WHEN_TOLD: &str =
-    "mkfifo told; echo x >> ../../../starts; touch waiting; read code < told; exit $code";
+    "mkfifo told; echo x >> ../../../starts; : > waiting; read code < told; exit $code";
 
 fn tell(agent: &Agent, id: AllocationId, code: u32) {
     std::fs::write(agent.task_dir(id).join("told"), format!("{code}\n")).unwrap();

@@ -59,7 +59,8 @@ async fn begin_job(scheduler: &mut Scheduler, agent: &Agent, job: &Job) {
     until_file("its word", &dir, || dir.join("up").exists().then_some(())).await;
 }
 
-const SLEEP: &str = "umask 0; mkfifo held; touch up; exec sleep 600";
+/// A worker of one process, once it is up: no program of its own writes the file.
+const SLEEP: &str = "umask 0; mkfifo held; : > up; exec sleep 600";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_reads_writes_and_ends_as_it_would_anywhere() {

@@ -25,7 +25,7 @@ const BOUND: Duration = Duration::from_secs(30);
 /// A job with one worker that waits, in whose directory there is something.
 fn sleeper(name: &str) -> JobSpec {
     let script = "mkdir models; echo weights > models/file; ln -s /etc/passwd out; mkfifo held; \
-                  touch up; exec sleep 600";
+                  : > up; exec sleep 600";
     support::batch(name, 1, support::shell(script))
 }
 
