@@ -104,15 +104,7 @@ fn made_answer(made: &[Made]) -> Answer {
     let mut table =
         Table::new(&["ALLOCATION", "JOB", "NAMESPACE", "FROM", "TO", "GOES ON AS", "STATE"], &[]);
     for Made { one, state } in made {
-        table.row(vec![
-            one.allocation_id.clone(),
-            one.job_name.clone(),
-            one.namespace.clone(),
-            one.from.clone(),
-            one.to.clone(),
-            one.next_id.clone(),
-            state.clone(),
-        ]);
+        table.row(row_of(one, [one.next_id.clone(), state.clone()]));
     }
     let json: Vec<Value> = made
         .iter()
@@ -134,20 +126,19 @@ fn made_answer(made: &[Made]) -> Answer {
     }
 }
 
+/// Who moves, from where to where, and what else is said of it.
+fn row_of(one: &PlannedMove, more: [String; 2]) -> Vec<String> {
+    let PlannedMove { allocation_id, job_name, namespace, from, to, .. } = one;
+    let cells = [allocation_id, job_name, namespace, from, to].map(Clone::clone);
+    cells.into_iter().chain(more).collect()
+}
+
 fn answer(reply: &PlanDefragReply) -> Answer {
     let mut table =
         Table::new(&["ALLOCATION", "JOB", "NAMESPACE", "FROM", "TO", "GPUS", "GPU-TIME LOST"], &[]);
     for one in &reply.moves {
         let milli: u64 = one.devices.iter().map(|device| u64::from(device.share_milli)).sum();
-        table.row(vec![
-            one.allocation_id.clone(),
-            one.job_name.clone(),
-            one.namespace.clone(),
-            one.from.clone(),
-            one.to.clone(),
-            gpus(milli),
-            ago(one.lost_gpu_ms, 0),
-        ]);
+        table.row(row_of(one, [gpus(milli), ago(one.lost_gpu_ms, 0)]));
     }
     let lost = format!(
         "moves: {}; of {} GPUs {} are expected to be of no use, {} after them",

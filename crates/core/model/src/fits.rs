@@ -25,25 +25,6 @@ impl Claim {
     pub fn gpu_milli(&self) -> u64 {
         self.devices.iter().map(|device| u64::from(device.share.0)).sum()
     }
-
-    /// What of it is left when as much as `others` hold is taken off.
-    #[must_use]
-    pub fn beyond(&self, others: &NodeUse) -> Claim {
-        let rest = |claim: &DeviceClaim| {
-            let theirs = others.devices.get(&claim.uuid).copied().unwrap_or_default();
-            let share = claim.share.saturating_sub(theirs.share);
-            let memory = claim.memory.saturating_sub(theirs.memory);
-            let uuid = claim.uuid.clone();
-            (share.0 > 0 || memory.0 > 0).then_some(DeviceClaim { uuid, share, memory })
-        };
-        let ports = self.ports.iter().filter(|claim| !others.ports.contains(&claim.port));
-        Claim {
-            cpu: self.cpu.saturating_sub(others.cpu),
-            memory: self.memory.saturating_sub(others.memory),
-            devices: self.devices.iter().filter_map(rest).collect(),
-            ports: ports.cloned().collect(),
-        }
-    }
 }
 
 /// A share of one device.
@@ -358,12 +339,7 @@ impl NodeUse {
     pub fn add(&mut self, claim: &Claim) {
         self.cpu = CpuMilli(self.cpu.0.saturating_add(claim.cpu.0));
         self.memory = MemoryBytes(self.memory.0.saturating_add(claim.memory.0));
-        for device in &claim.devices {
-            let held = self.devices.entry(device.uuid.clone()).or_default();
-            held.share = ShareMilli(held.share.0.saturating_add(device.share.0));
-            held.memory = MemoryBytes(held.memory.0.saturating_add(device.memory.0));
-            held.tasks = held.tasks.saturating_add(1);
-        }
+        claim.devices.iter().for_each(|one| self.add_device(&one.uuid, DeviceUse::of(one)));
         self.ports.extend(claim.ports.iter().map(|claim| claim.port));
     }
 
@@ -371,23 +347,70 @@ impl NodeUse {
     pub fn remove(&mut self, claim: &Claim) {
         self.cpu = self.cpu.saturating_sub(claim.cpu);
         self.memory = self.memory.saturating_sub(claim.memory);
-        for device in &claim.devices {
-            let left = self.devices.get(&device.uuid).map(|held| DeviceUse {
-                share: held.share.saturating_sub(device.share),
-                memory: held.memory.saturating_sub(device.memory),
-                tasks: held.tasks.saturating_sub(1),
-            });
-            match left {
-                Some(left) if left.tasks > 0 => {
-                    self.devices.insert(device.uuid.clone(), left);
-                }
-                Some(_) | None => {
-                    self.devices.remove(&device.uuid);
-                }
-            }
-        }
+        claim.devices.iter().for_each(|one| self.remove_device(&one.uuid, DeviceUse::of(one)));
         for claim in &claim.ports {
             self.ports.remove(&claim.port);
+        }
+    }
+
+    /// Adds what is held for claims to come.
+    pub fn add_held(&mut self, held: &NodeUse) {
+        self.cpu = CpuMilli(self.cpu.0.saturating_add(held.cpu.0));
+        self.memory = MemoryBytes(self.memory.0.saturating_add(held.memory.0));
+        held.devices.iter().for_each(|(uuid, device)| self.add_device(uuid, *device));
+        self.ports.extend(&held.ports);
+    }
+
+    /// Takes back what was added as held.
+    pub fn remove_held(&mut self, held: &NodeUse) {
+        self.cpu = self.cpu.saturating_sub(held.cpu);
+        self.memory = self.memory.saturating_sub(held.memory);
+        held.devices.iter().for_each(|(uuid, device)| self.remove_device(uuid, *device));
+        self.ports.retain(|port| !held.ports.contains(port));
+    }
+
+    fn add_device(&mut self, uuid: &str, part: DeviceUse) {
+        let held = self.devices.entry(uuid.to_owned()).or_default();
+        held.share = ShareMilli(held.share.0.saturating_add(part.share.0));
+        held.memory = MemoryBytes(held.memory.0.saturating_add(part.memory.0));
+        held.tasks = held.tasks.saturating_add(part.tasks);
+    }
+
+    fn remove_device(&mut self, uuid: &str, part: DeviceUse) {
+        let Some(held) = self.devices.get_mut(uuid) else { return };
+        *held = held.beyond(part);
+        if *held == DeviceUse::default() {
+            self.devices.remove(uuid);
+        }
+    }
+
+    /// What of it is left when as much as `others` hold is taken off.
+    #[must_use]
+    pub fn beyond(&self, others: &NodeUse) -> NodeUse {
+        let rest = |(uuid, device): (&String, &DeviceUse)| {
+            let theirs = others.devices.get(uuid).copied().unwrap_or_default();
+            let left = device.beyond(theirs);
+            (left != DeviceUse::default()).then(|| (uuid.clone(), left))
+        };
+        NodeUse {
+            cpu: self.cpu.saturating_sub(others.cpu),
+            memory: self.memory.saturating_sub(others.memory),
+            devices: self.devices.iter().filter_map(rest).collect(),
+            ports: self.ports.difference(&others.ports).copied().collect(),
+        }
+    }
+}
+
+impl DeviceUse {
+    fn of(claim: &DeviceClaim) -> DeviceUse {
+        DeviceUse { share: claim.share, memory: claim.memory, tasks: 1 }
+    }
+
+    fn beyond(self, others: DeviceUse) -> DeviceUse {
+        DeviceUse {
+            share: self.share.saturating_sub(others.share),
+            memory: self.memory.saturating_sub(others.memory),
+            tasks: self.tasks.saturating_sub(others.tasks),
         }
     }
 }

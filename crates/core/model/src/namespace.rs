@@ -309,6 +309,18 @@ pub struct Used {
     pub barred: Amounts,
 }
 
+impl Used {
+    /// After what something that may borrow, or may not, holds has come or gone.
+    #[must_use]
+    pub fn changed(self, borrowing: Borrowing, change: impl Fn(Amounts) -> Amounts) -> Used {
+        let barred = match borrowing {
+            Borrowing::Allowed => self.barred,
+            Borrowing::Barred => change(self.barred),
+        };
+        Used { all: change(self.all), barred }
+    }
+}
+
 /// Whether a job's instances may hold more than what is guaranteed to their namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Borrowing {

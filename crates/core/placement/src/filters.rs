@@ -47,7 +47,7 @@ pub(crate) fn takes_work(row: &NodeRow, now: StateMs, kind: JobKind) -> Result<(
     }
 }
 
-/// What the host is short of, for whoever has to wait for that; see `NodeRow::takes_new_work`.
+/// What the host is short of, for whoever has to wait for that; see `NodeRow::takes_daemons`.
 pub(crate) fn pressures(row: &NodeRow, kind: JobKind) -> impl Iterator<Item = Misfit> + use<> {
     let Guards { cpu, memory } = match kind {
         JobKind::Batch | JobKind::Service => row.guards,

@@ -94,8 +94,17 @@ impl Host {
     }
 
     pub(crate) fn hand_out(&mut self, claim: &berth_model::Claim, now: StateMs) {
+        self.give(|used| used.add(claim), now);
+    }
+
+    /// Hands out what is held of a place that is kept.
+    pub(crate) fn hold(&mut self, held: &NodeUse, now: StateMs) {
+        self.give(|used| used.add_held(held), now);
+    }
+
+    fn give(&mut self, add: impl FnOnce(&mut NodeUse), now: StateMs) {
         let tasks = self.tasks;
-        self.handed_out.get_or_insert_with(|| self.row.used.clone()).add(claim);
+        add(self.handed_out.get_or_insert_with(|| self.row.used.clone()));
         self.reckon(now);
         self.tasks = tasks.saturating_add(1);
     }

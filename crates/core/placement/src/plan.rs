@@ -367,10 +367,8 @@ impl<'p, 'a> Run<'p, 'a> {
 
     /// What a placement of this plan was given.
     fn claim_of(&self, placement: &Placement) -> Option<Claim> {
-        let job = self.view.jobs().get(&placement.job)?;
-        let task = job.spec.tasks.get(usize::from(placement.task.0))?;
-        let (devices, ports) = (placement.devices.clone(), placement.ports.clone());
-        Some(Claim { cpu: task.cpu, memory: task.memory, devices, ports })
+        let (_, claim) = placement.claim_of(self.view.jobs().get(&placement.job)?)?;
+        Some(claim)
     }
 
     /// Whether a task accepts each kind of device.

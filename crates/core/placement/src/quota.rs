@@ -92,24 +92,21 @@ impl Rooms {
     pub fn take(&mut self, view: &ClusterState, spec: &JobSpec, amounts: Amounts) {
         if view.namespace(&spec.namespace).is_some() {
             let used = self.used_by(view, &spec.namespace);
-            used.all = used.all.plus(amounts);
-            if spec.borrowing() == Borrowing::Barred {
-                used.barred = used.barred.plus(amounts);
-            }
+            *used = used.changed(spec.borrowing(), |sum| sum.plus(amounts));
         }
     }
 
     pub fn give_back(&mut self, spec: &JobSpec, amounts: Amounts) {
         if let Some(used) = self.used.get_mut(&spec.namespace) {
-            used.all = used.all.minus(amounts);
-            if spec.borrowing() == Borrowing::Barred {
-                used.barred = used.barred.minus(amounts);
-            }
+            *used = used.changed(spec.borrowing(), |sum| sum.minus(amounts));
         }
     }
 
     fn used_by(&mut self, view: &ClusterState, namespace: &Name) -> &mut Used {
-        self.used.entry(namespace.clone()).or_insert_with(|| view.used(namespace, None))
+        self.used.entry(namespace.clone()).or_insert_with(|| {
+            // Of both kinds something may be asked for.
+            view.used(namespace, Borrowing::Barred, None)
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{Claim, JobId, Name, NodeId, StateMs};
+use berth_model::{Claim, JobId, Name, NodeId, NodeUse, StateMs};
 use berth_state::{ClusterState, NodeRow, Table};
 
 use crate::host::Host;
@@ -226,7 +226,16 @@ impl Roster {
 
     /// Hands a claim out.
     pub fn hand_out(&mut self, position: usize, claim: &Claim, now: StateMs) {
-        self.change(position, |host, _| host.hand_out(claim, now));
+        self.give(position, |host| host.hand_out(claim, now));
+    }
+
+    /// Hands out what is held of a place that is kept.
+    pub fn hold(&mut self, position: usize, held: &NodeUse, now: StateMs) {
+        self.give(position, |host| host.hold(held, now));
+    }
+
+    fn give(&mut self, position: usize, give: impl FnOnce(&mut Host)) {
+        self.change(position, |host, _| give(host));
         self.handed_out.push(position);
         self.changes.push(position);
     }

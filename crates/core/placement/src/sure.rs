@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Amounts, Guarantee, LENT_MIN_RUN_MAX, NamespaceSpec, Resource, StateMs,
-    TaskIndex, TaskSpec,
+    AllocationId, Amounts, Guarantee, NamespaceSpec, Resource, StateMs, TaskIndex, TaskSpec,
 };
-use berth_state::{ClusterState, Command, JobRow, Right};
+use berth_state::reservation::may_end;
+use berth_state::{Asker, ClusterState, Command, JobRow, NotAVictim, Right};
 
 use crate::budget::Budget;
 use crate::plan::plan_task;
@@ -87,10 +87,9 @@ impl Waits<'_> {
         let mut moments = BTreeSet::from([now]);
         for live in self.view.allocations().values() {
             let Some(owner) = self.view.jobs().get(&live.id.job) else { continue };
-            let min_run = owner.spec.preemption.min_run.min(LENT_MIN_RUN_MAX);
-            let since = live.running_since.unwrap_or(live.planned_at);
-            if owner.namespace() != self.row.namespace() && since.after(min_run) > now {
-                moments.insert(since.after(min_run));
+            let asker = Asker { job: self.row, right: Right::Guarantee };
+            if let Err(NotAVictim::TooYoung { until }) = may_end(asker, owner, live, now) {
+                moments.insert(until);
             }
         }
         let moments: Vec<StateMs> = moments.into_iter().collect();

@@ -159,22 +159,20 @@ impl HostWatch {
         let changed = host.changed_at.is_some_and(|at| now < at.after(CHANGES_APART));
         // A new leader leaves what its predecessor closed until it would have heard.
         let is_new = now < self.watching_since.after(UNKNOWN_AFTER);
-        let keep = |gauge: Option<Gauge>, was: Option<Shut>| match was {
-            Some(_) => is_new && known(gauge, now).is_none(),
-            None => false,
+        let judged = |was: Option<Shut>, gauge, marks: Option<Marks>, window| {
+            let gauge = known(gauge, now);
+            match is_new && gauge.is_none() && marks.is_some() {
+                true => was,
+                false => verdict(was, gauge, marks, window, now),
+            }
         };
         if node.state != NodeState::Ready || changed {
             return was;
         }
-        let cpu = match keep(host.cpu, was.cpu) && rules.cpu.is_some() {
-            true => was.cpu,
-            false => verdict(was.cpu, known(host.cpu, now), rules.cpu, rules.window, now),
-        };
-        let memory = match keep(host.memory, was.memory) && rules.memory.is_some() {
-            true => was.memory,
-            false => verdict(was.memory, known(host.memory, now), rules.memory, DurationMs(0), now),
-        };
-        Guards { cpu, memory }
+        Guards {
+            cpu: judged(was.cpu, host.cpu, rules.cpu, rules.window),
+            memory: judged(was.memory, host.memory, rules.memory, DurationMs(0)),
+        }
     }
 }
 

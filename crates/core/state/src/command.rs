@@ -6,11 +6,11 @@ use std::sync::Arc;
 use berth_model::{
     AllocationId, Attempt, Claim, DeviceClaim, Drain, EndReport, Guards, InstanceIndex, JobId,
     JobSpec, Machine, Name, NamespaceSpec, NodeId, NodeSpec, PortClaim, SpecDigest, StartPhase,
-    StateMs, StopIntent, TaskIndex, TokenId, WallMs,
+    StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 
 use crate::access::{JoinProof, NewToken, Security};
-use crate::rows::{ScoreParts, Seat};
+use crate::rows::{JobRow, ScoreParts, Seat};
 
 /// One log entry: what several proposers wanted at one moment.
 #[derive(Clone, PartialEq, Debug)]
@@ -262,6 +262,13 @@ impl Placement {
             ports: claim.ports,
             score,
         }
+    }
+
+    /// What it would take, and for which task; `None` if the job has no such.
+    pub fn claim_of<'a>(&self, job: &'a JobRow) -> Option<(&'a TaskSpec, Claim)> {
+        let task = job.spec.tasks.get(usize::from(self.task.0))?;
+        let (devices, ports) = (self.devices.clone(), self.ports.clone());
+        Some((task, Claim { cpu: task.cpu, memory: task.memory, devices, ports }))
     }
 
     /// The attempt that would begin.

@@ -38,15 +38,11 @@ impl ClusterState {
 
     /// Takes what a namespace has held until now into its average, before that changes.
     pub(crate) fn fold_use(&mut self, name: &Name) {
-        let now = self.cluster.state_ms;
-        let before = self.averages.get(name).map(|row| **row);
-        if let Some(row) = before {
-            self.index.idle.remove(&(row.at, name.clone()));
+        let row = self.average_use(name);
+        if let Some(before) = self.averages.insert(name.clone(), row.into()) {
+            self.index.idle.remove(&(before.at, name.clone()));
         }
-        let row = before.unwrap_or(AverageUse { at: now, ..AverageUse::default() });
-        let row = row.after(self.namespace_use(name), now);
-        self.averages.insert(name.clone(), row.into());
-        self.forget_idle(now);
+        self.forget_idle(self.cluster.state_ms);
     }
 
     /// After its holdings have changed: whether its average is all that is known of it.

@@ -14,7 +14,8 @@ use crate::access::{
     AUTHORITY_BYTES_MAX, CREATED_BY_BYTES_MAX, LABEL_BYTES_MAX, MACHINE_NAME_BYTES_MAX,
     REVOCATIONS_MAX, TOKENS_MAX,
 };
-use crate::rows::{NodeRow, TaskRow};
+use crate::node::NodeRow;
+use crate::rows::TaskRow;
 use crate::state::ClusterState;
 
 /// Something that must never be.
@@ -161,7 +162,7 @@ fn check_reservations(
 ) {
     let mut seen = BTreeSet::new();
     for one in &node.reservations {
-        sum.add(&one.held);
+        sum.add_held(&one.held);
         let ends = |awaited: &AllocationId| {
             let row = state.allocations.get(awaited);
             let row = row.filter(|row| (row.node != node.id) == one.is_move());

@@ -78,7 +78,8 @@ impl ClusterState {
         for row in victims.filter(|row| row.state.stop_intent().is_none()) {
             let Some(name) = self.namespace_of(row.id.job) else { continue };
             if *name != spec.namespace && self.guarantee(name).is_some() {
-                units.entry(name).or_default().extend([self.unit_of(row)]);
+                let unit = (self.unit_of(row.id), self.held_by_unit(row));
+                units.entry(name).or_default().extend([unit]);
             }
         }
         for (name, units) in units {
@@ -91,16 +92,21 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Who ends with an allocation, named by the first of them, and what they hold together: of a
-    /// gang all that does not end already.
-    fn unit_of(&self, row: &AllocationRow) -> (AllocationId, Amounts) {
-        let (job, task) = (row.id.job, row.id.task);
-        if !self.is_gang(job, task) {
-            return (row.id, row.claim.amounts());
+    /// Who ends with an allocation has the same unit: of a gang all.
+    pub fn unit_of(&self, id: AllocationId) -> AllocationId {
+        match self.is_gang(id.job, id.task) {
+            true => AllocationId::first_of(id.job, id.task, InstanceIndex(0)),
+            false => id,
         }
-        let live = self.allocations_of_task(job, task);
+    }
+
+    /// What those hold together, of a gang what does not end already.
+    fn held_by_unit(&self, row: &AllocationRow) -> Amounts {
+        if !self.is_gang(row.id.job, row.id.task) {
+            return row.claim.amounts();
+        }
+        let live = self.allocations_of_task(row.id.job, row.id.task);
         let goes_on = live.filter(|row| row.state.stop_intent().is_none());
-        let held = goes_on.fold(Amounts::default(), |sum, row| sum.plus(row.claim.amounts()));
-        (AllocationId::first_of(job, task, InstanceIndex(0)), held)
+        goes_on.fold(Amounts::default(), |sum, row| sum.plus(row.claim.amounts()))
     }
 }

@@ -15,6 +15,7 @@ pub mod invariants;
 pub mod lending;
 pub mod movable;
 pub mod namespace;
+pub mod node;
 pub mod query;
 pub mod refusal;
 pub mod reservation;
@@ -37,13 +38,13 @@ pub use command::{
 pub use event::{Event, EventKind};
 pub use lending::{Asker, Right};
 pub use namespace::{NAMESPACE_ROWS_MAX, NamespaceRow};
+pub use node::{AwayRow, NodeRow, OrphanRow};
 pub use refusal::Refusal;
 pub use reservation::{KeptPlace, NotAVictim, ReservationRow};
 pub use restore::RestoreError;
 pub use rows::{
-    AllocationRow, AwayRow, ClusterRow, FOUNDER, FailureDetail, JobPhase, JobRow, JobVersionRow,
-    KeyRow, NodeRow, OrphanRow, RestoreRow, Retry, Rollout, SchedulerRow, ScoreParts, Seat, Stored,
-    TaskRow,
+    AllocationRow, ClusterRow, FOUNDER, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow,
+    RestoreRow, Retry, Rollout, SchedulerRow, ScoreParts, Seat, Stored, TaskRow,
 };
 pub use state::{Applied, ClusterState, QueueKey, Reply};
 pub use table::Table;

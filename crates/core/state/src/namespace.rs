@@ -51,7 +51,7 @@ impl ClusterState {
     /// What counts against its quota: with the places that are kept for it. Costs
     /// O(reservations).
     pub fn quota_use(&self, name: &Name) -> Amounts {
-        self.used(name, None).all
+        self.held(name, Whose::All, None)
     }
 
     /// Whether its quota has room for `asked`. The place that is kept for `starting` is not
@@ -67,7 +67,8 @@ impl ClusterState {
     ) -> Result<(), OverQuota> {
         let name = &spec.namespace;
         let Some(row) = self.namespaces.get(name) else { return Ok(()) };
-        let checked = row.spec.quota.check(self.used(name, starting), asked, spec.borrowing());
+        let used = self.used(name, spec.borrowing(), starting);
+        let checked = row.spec.quota.check(used, asked, spec.borrowing());
         checked.map_err(|shortage| shortage.of(name))
     }
 
@@ -94,8 +95,9 @@ impl ClusterState {
         let asked = claims.fold(Amounts::default(), |sum, place| sum.plus(place.claim.amounts()));
         // With what would be held in all; not less, so that nobody ends for what could not
         // start in the end.
-        let later = |of: Borrowings, held: Amounts| {
-            let kept = |one: &ReservationRow| self.kept_by(one, (name, of), None);
+        let later = |whose: Whose| {
+            let kept = |one: &ReservationRow| self.kept_by(one, (name, whose), None);
+            let held = self.held(name, whose, None);
             let others = held.minus(before.map_or(Amounts::default(), kept));
             let after = added.iter().fold(Amounts::default(), |sum, one| {
                 let mut one = one.clone();
@@ -105,26 +107,28 @@ impl ClusterState {
             });
             others.plus(after).minus(asked)
         };
-        let used = self.used(name, None);
-        let used = Used {
-            all: later(Borrowings::All, used.all),
-            barred: later(Borrowings::Barred, used.barred),
-        };
+        let used = used_of(spec.borrowing(), later);
         let checked = row.spec.quota.check(used, asked, spec.borrowing());
         checked.map_err(|shortage| shortage.of(name))
     }
 
-    /// The same, and what of it may not be ended for others; without the place that is kept for
-    /// what starts.
-    pub fn used(&self, name: &Name, starting: Option<AllocationId>) -> Used {
-        let barred = self.index.barred.get(name).copied().unwrap_or_default();
-        Used {
-            all: self.namespace_use(name).plus(self.kept_use((name, Borrowings::All), starting)),
-            barred: barred.plus(self.kept_use((name, Borrowings::Barred), starting)),
-        }
+    /// What counts for something that borrows or does not, without the place that is kept for what
+    /// starts. Only what may not borrow is held to what others like it have.
+    pub fn used(&self, name: &Name, borrowing: Borrowing, starting: Option<AllocationId>) -> Used {
+        used_of(borrowing, |whose| self.held(name, whose, starting))
     }
 
-    fn kept_use(&self, of: (&Name, Borrowings), but: Option<AllocationId>) -> Amounts {
+    /// What is held, and kept but for what starts.
+    fn held(&self, name: &Name, whose: Whose, starting: Option<AllocationId>) -> Amounts {
+        let sums = match whose {
+            Whose::All => &self.index.usage,
+            Whose::Barred => &self.index.barred,
+        };
+        let live = sums.get(name).copied().unwrap_or_default();
+        live.plus(self.kept_use((name, whose), starting))
+    }
+
+    fn kept_use(&self, of: (&Name, Whose), but: Option<AllocationId>) -> Amounts {
         let nodes: BTreeSet<NodeId> = self.index.reserved.values().copied().collect();
         let rows = nodes.iter().filter_map(|id| self.nodes.get(id));
         let kept = rows.flat_map(|row| &row.reservations);
@@ -136,12 +140,12 @@ impl ClusterState {
     fn kept_by(
         &self,
         one: &ReservationRow,
-        (name, of): (&Name, Borrowings),
+        (name, whose): (&Name, Whose),
         but: Option<AllocationId>,
     ) -> Amounts {
         let is_of = |id: &AllocationId| {
             let job = self.jobs.get(&id.job).filter(|job| job.namespace() == name);
-            job.is_some_and(|job| of == Borrowings::All || is_barred(job))
+            job.is_some_and(|job| whose == Whose::All || is_barred(job))
         };
         // All of a gang starts with the first of it.
         let starts = |id: &AllocationId| {
@@ -172,7 +176,7 @@ impl ClusterState {
     pub(crate) fn insert_allocation(&mut self, row: AllocationRow) {
         let name = self.namespace_of(row.id.job).cloned();
         name.iter().for_each(|name| self.fold_use(name));
-        self.count_allocation(&row);
+        self.count_allocation(&row, Amounts::plus);
         self.allocations.insert(row.id, Arc::new(row));
         name.iter().for_each(|name| self.note_idle(name));
     }
@@ -195,25 +199,22 @@ impl ClusterState {
     /// Takes an attempt that is no longer live out.
     pub(crate) fn remove_allocation(&mut self, id: AllocationId) -> Option<Arc<AllocationRow>> {
         let row = self.allocations.remove(&id)?;
-        if let Some(name) = self.namespace_of(id.job).cloned() {
-            self.fold_use(&name);
-            change_sum(&mut self.index.ending, &name, |sum| sum.minus(ending(&row)));
-            change_sum(&mut self.index.usage, &name, |sum| sum.minus(row.claim.amounts()));
-            if self.jobs.get(&id.job).is_some_and(|job| is_barred(job)) {
-                change_sum(&mut self.index.barred, &name, |sum| sum.minus(row.claim.amounts()));
-            }
-            self.note_idle(&name);
-        }
+        let name = self.namespace_of(id.job).cloned();
+        name.iter().for_each(|name| self.fold_use(name));
+        self.count_allocation(&row, Amounts::minus);
+        name.iter().for_each(|name| self.note_idle(name));
         Some(row)
     }
 
-    fn count_allocation(&mut self, row: &AllocationRow) {
-        if let Some(name) = self.namespace_of(row.id.job).cloned() {
-            change_sum(&mut self.index.ending, &name, |sum| sum.plus(ending(row)));
-            change_sum(&mut self.index.usage, &name, |sum| sum.plus(row.claim.amounts()));
-            if self.jobs.get(&row.id.job).is_some_and(|job| is_barred(job)) {
-                change_sum(&mut self.index.barred, &name, |sum| sum.plus(row.claim.amounts()));
-            }
+    /// Moves every sum that an attempt is part of.
+    fn count_allocation(&mut self, row: &AllocationRow, change: fn(Amounts, Amounts) -> Amounts) {
+        let Some(job) = self.jobs.get(&row.id.job) else { return };
+        let (name, is_barred) = (job.namespace().clone(), is_barred(job));
+        let held = row.claim.amounts();
+        change_sum(&mut self.index.usage, &name, |sum| change(sum, held));
+        change_sum(&mut self.index.ending, &name, |sum| change(sum, ending(row)));
+        if is_barred {
+            change_sum(&mut self.index.barred, &name, |sum| change(sum, held));
         }
     }
 
@@ -266,7 +267,7 @@ impl ClusterState {
         let jobs: Vec<_> = self.jobs.values().cloned().collect();
         jobs.iter().for_each(|row| self.count_queued(None, Some(row)));
         let rows: Vec<_> = self.allocations.values().cloned().collect();
-        rows.iter().for_each(|row| self.count_allocation(row));
+        rows.iter().for_each(|row| self.count_allocation(row, Amounts::plus));
         let rows = self.namespaces.values();
         let sure = rows.filter(|row| !row.spec.quota.guaranteed.is_empty());
         self.index.guaranteed = sure.map(|row| row.spec.name.clone()).collect();
@@ -276,9 +277,18 @@ impl ClusterState {
 
 /// Whose holdings are summed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Borrowings {
+enum Whose {
     All,
     Barred,
+}
+
+/// What of each sum something is held to.
+fn used_of(borrowing: Borrowing, sum: impl Fn(Whose) -> Amounts) -> Used {
+    let barred = match borrowing {
+        Borrowing::Allowed => Amounts::default(),
+        Borrowing::Barred => sum(Whose::Barred),
+    };
+    Used { all: sum(Whose::All), barred }
 }
 
 fn is_barred(job: &JobRow) -> bool {

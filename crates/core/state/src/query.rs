@@ -5,7 +5,8 @@ use berth_model::{
 };
 
 use crate::command::{Observation, Observed};
-use crate::rows::{AllocationRow, JobRow, NodeRow};
+use crate::node::NodeRow;
+use crate::rows::{AllocationRow, JobRow};
 use crate::state::ClusterState;
 use std::sync::Arc;
 

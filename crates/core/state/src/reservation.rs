@@ -5,9 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
-    AllocationId, Borrowing, Claim, CpuMilli, InstanceIndex, JobId, JobKind, JobSpec,
-    LENT_MIN_RUN_MAX, MemoryBytes, NodeId, NodeUse, PREEMPTION_GAP, ShareMilli, StateMs,
-    StopIntent, TaskIndex, outranks,
+    AllocationId, Borrowing, Claim, InstanceIndex, JobId, JobKind, JobSpec, LENT_MIN_RUN_MAX,
+    NodeId, NodeUse, PREEMPTION_GAP, StateMs, StopIntent, TaskIndex, outranks,
 };
 use imbl::OrdMap;
 use thiserror::Error;
@@ -15,7 +14,8 @@ use thiserror::Error;
 use crate::command::{Placement, Reservation};
 use crate::lending::{Asker, Right};
 use crate::movable::Stays;
-use crate::rows::{AllocationRow, JobRow, NodeRow, ScoreParts};
+use crate::node::NodeRow;
+use crate::rows::{AllocationRow, JobRow, ScoreParts};
 use crate::state::ClusterState;
 
 /// Places that are kept on the node whose row holds this, until all that is awaited has ended:
@@ -29,7 +29,7 @@ pub struct ReservationRow {
     pub awaits: BTreeSet<AllocationId>,
     /// The part of the members' claims that those do not hold: part of the node's `used`, so that
     /// nobody else is given it.
-    pub held: Claim,
+    pub held: NodeUse,
 }
 
 /// One of the places.
@@ -111,16 +111,15 @@ pub fn may_end(
     if row.state.stop_intent().is_some() {
         return Ok(());
     }
-    let min_run = match takes_back {
-        true => of.preemption.min_run.min(LENT_MIN_RUN_MAX),
-        false => of.preemption.min_run,
-    };
-    let until = row.running_since.unwrap_or(row.planned_at).after(min_run);
-    // Nor is it left alone for longer than that after something sure has come to wait: work that is
-    // always young would never be old enough.
+    let (since, min_run) = (row.running_since.unwrap_or(row.planned_at), of.preemption.min_run);
     let until = match takes_back {
-        true => until.min(asker.job.submitted_ms.after(LENT_MIN_RUN_MAX)),
-        false => until,
+        // Nor is it left alone for longer than that after something sure has come to wait: work
+        // that is always young would never be old enough.
+        true => {
+            let waited = asker.job.submitted_ms.after(LENT_MIN_RUN_MAX);
+            since.after(min_run.min(LENT_MIN_RUN_MAX)).min(waited)
+        }
+        false => since.after(min_run),
     };
     if now < until { Err(NotAVictim::TooYoung { until }) } else { Ok(()) }
 }
@@ -151,7 +150,7 @@ impl ReservationRow {
             && members.zip(awaits).all(|(to, of)| follows(to, of))
     }
 
-    pub(crate) fn to_hold(&self, state: &ClusterState) -> Claim {
+    pub(crate) fn to_hold(&self, state: &ClusterState) -> NodeUse {
         let here = match self.is_move() {
             true => &BTreeSet::new(),
             false => &self.awaits,
@@ -180,25 +179,13 @@ fn follows(id: &AllocationId, of: &AllocationId) -> bool {
 pub fn held_of<'a>(
     claims: impl Iterator<Item = &'a Claim>,
     theirs: impl Iterator<Item = &'a Claim>,
-) -> Claim {
-    let mut all = Claim::default();
-    for claim in claims {
-        all.cpu = CpuMilli(all.cpu.0.saturating_add(claim.cpu.0));
-        all.memory = MemoryBytes(all.memory.0.saturating_add(claim.memory.0));
-        for device in &claim.devices {
-            match all.devices.iter_mut().find(|known| known.uuid == device.uuid) {
-                Some(known) => {
-                    known.share = ShareMilli(known.share.0.saturating_add(device.share.0));
-                    known.memory = MemoryBytes(known.memory.0.saturating_add(device.memory.0));
-                }
-                None => all.devices.push(device.clone()),
-            }
-        }
-        all.ports.extend(claim.ports.iter().cloned());
-    }
-    let mut used = NodeUse::default();
-    theirs.for_each(|claim| used.add(claim));
-    all.beyond(&used)
+) -> NodeUse {
+    let sum = |mut sum: NodeUse, claim: &Claim| {
+        sum.add(claim);
+        sum
+    };
+    let theirs = theirs.fold(NodeUse::default(), sum);
+    claims.fold(NodeUse::default(), sum).beyond(&theirs)
 }
 
 impl NodeRow {

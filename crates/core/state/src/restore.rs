@@ -6,7 +6,8 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::invariants;
-use crate::rows::{NodeRow, Stored};
+use crate::node::NodeRow;
+use crate::rows::Stored;
 use crate::state::ClusterState;
 use crate::version::{self, NewerCluster};
 

@@ -11,9 +11,10 @@ use imbl::{OrdMap, OrdSet};
 use crate::access::{RevocationRow, TokenRow};
 use crate::event::Event;
 use crate::namespace::NamespaceRow;
+use crate::node::NodeRow;
 use crate::refusal::Refusal;
 use crate::reservation::Reserved;
-use crate::rows::{AllocationRow, ClusterRow, JobRow, KeyRow, NodeRow, TaskRow};
+use crate::rows::{AllocationRow, ClusterRow, JobRow, KeyRow, TaskRow};
 use crate::table::Table;
 
 /// The replicated state of a cluster. A clone costs O(1) and is a view.

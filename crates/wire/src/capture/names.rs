@@ -147,7 +147,7 @@ fn in_node(row: &mut NodeRow, names: &mut impl Names) {
     row.away.values_mut().for_each(|away| in_allocation(Arc::make_mut(&mut away.row), names));
     for one in &mut row.reservations {
         one.members.values_mut().for_each(|place| in_claim(&mut place.claim, names));
-        in_claim(&mut one.held, names);
+        one.held.devices = in_keys(std::mem::take(&mut one.held.devices), names);
     }
     let cordoned = std::mem::take(&mut row.cordoned_devices).into_iter().map(|uuid| (uuid, ()));
     row.cordoned_devices = in_keys(cordoned.collect(), names).into_keys().collect();

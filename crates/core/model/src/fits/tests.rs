@@ -272,3 +272,42 @@ fn a_slice_is_not_shared() {
     check("H100", false);
     check("1g.10gb.me", false);
 }
+
+/// What is held of places to come, beside those who have to end for them: at no moment are more on
+/// a device than in the end, whoever of them is counted first.
+#[test]
+fn what_is_held_has_the_seats_that_nobody_else_has() {
+    let share = |milli, port| Claim {
+        devices: vec![DeviceClaim {
+            uuid: "GPU-0".to_owned(),
+            share: ShareMilli(milli),
+            memory: MemoryBytes(u64::from(milli) << 20),
+        }],
+        ports: vec![PortClaim { name: name("http"), port }],
+        ..Claim::default()
+    };
+    let sum = |claims: &[Claim]| {
+        let mut sum = NodeUse::default();
+        claims.iter().for_each(|claim| sum.add(claim));
+        sum
+    };
+    let (to_come, theirs) = ([share(100, 1), share(100, 2), share(50, 3)], [share(200, 3)]);
+    let held = sum(&to_come).beyond(&sum(&theirs));
+    assert_eq!(
+        (held.devices["GPU-0"].tasks, held.devices["GPU-0"].share, held.ports.len()),
+        (2, ShareMilli(50), 2)
+    );
+    let mut used = sum(&theirs);
+    used.add_held(&held);
+    assert_eq!(used, sum(&to_come));
+    used.remove_held(&held);
+    assert_eq!(used, sum(&theirs));
+    // Nothing of the device, but a seat on it.
+    let seat = sum(&to_come[..2]).beyond(&sum(&theirs));
+    used.add_held(&seat);
+    assert_eq!(used.devices["GPU-0"].tasks, 2);
+    used.remove(&theirs[0]);
+    assert_eq!(used.devices["GPU-0"], DeviceUse { tasks: 1, ..DeviceUse::default() });
+    used.remove_held(&seat);
+    assert_eq!(used.devices.len(), 0);
+}

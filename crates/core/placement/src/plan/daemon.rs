@@ -31,8 +31,7 @@ impl<'a> Run<'_, 'a> {
             }
             let host = self.roster.host(position);
             let row = &host.row;
-            // Whatever its host is short of; see `NodeRow::takes_new_work`.
-            let takes = row.accepts_work() && !row.rests(self.now);
+            let takes = row.takes_daemons(self.now);
             let Some(instance) = instance_of(row.id).filter(|_| takes) else { continue };
             let covered = live.contains(&InstanceIndex(instance))
                 || visit.row.failed.contains(instance)

@@ -39,6 +39,7 @@ const WIDE_TRIED_MAX: usize = 5;
 const WIDE_MAX: usize = 64;
 
 /// A node that could take members of the gang.
+#[derive(Clone)]
 pub(super) struct Site<'a> {
     /// Who ends there anyway.
     freed: Vec<Candidate<'a>>,
@@ -72,6 +73,7 @@ pub(super) struct Plan<'a> {
 }
 
 /// The search for one gang.
+#[derive(Clone)]
 pub(super) struct Search<'a> {
     pub(super) sites: Sites<'a>,
     pub(super) wide: Wide<'a>,
@@ -97,7 +99,7 @@ impl<'a> Run<'_, 'a> {
         if plan.as_ref().is_some_and(|plan| !self.can_all_be_spared(&search, plan)) {
             plan = None;
             for cut in Cut::ALL {
-                let Some(mut fewer) = self.search_all(visit) else { return false };
+                let mut fewer = search.clone();
                 self.leave_out(visit, &mut fewer, cut);
                 let other = self.best_plan(visit, &mut fewer);
                 plan = plan.into_iter().chain(other).min_by_key(|plan| plan.price);
@@ -333,7 +335,7 @@ impl<'a> Run<'_, 'a> {
         score.iter_mut().for_each(|score| score.parts.push(("gang_hosts".to_owned(), hosts)));
         for (part, (position, claims)) in parts.into_iter().zip(kept) {
             let held = held_of(claims.iter().map(|(_, claim)| claim), part.theirs.into_iter());
-            self.roster.hand_out(position, &held, self.now);
+            self.roster.hold(position, &held, self.now);
             self.all_end(&part.victims);
             let node = self.roster.host(position).row.id;
             // Named once for all who share it, and the price once for the gang: a plan has to fit

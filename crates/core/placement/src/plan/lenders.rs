@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, Amounts, InstanceIndex, Name};
+use berth_model::{AllocationId, Amounts, Name};
 
 use super::gang_places::{Plan, Search};
 use super::{Run, Visit};
@@ -29,7 +29,7 @@ impl<'a> Run<'_, 'a> {
     /// Whether the namespaces of all who would end can do without them.
     pub(super) fn can_all_be_spared(&self, search: &Search<'a>, plan: &Plan<'a>) -> bool {
         let victims = plan.parts.iter().flat_map(|part| &part.victims);
-        let ending: BTreeSet<AllocationId> = victims.map(|id| self.unit_of(*id)).collect();
+        let ending: BTreeSet<AllocationId> = victims.map(|id| self.view.unit_of(*id)).collect();
         let units = self.units_of(search);
         let units = units.iter().filter(|(unit, _)| ending.contains(unit));
         can_be_spared(self.rooms.known_lenders(), units.map(|(_, (_, name, held))| (*name, *held)))
@@ -57,7 +57,7 @@ impl<'a> Run<'_, 'a> {
             units.keys().filter(|id| !ending.contains(id)).copied().collect();
         let suits = self.suits(visit.task);
         let is_out =
-            |one: &Candidate<'_>| one.ids.iter().any(|id| stays.contains(&self.unit_of(*id)));
+            |one: &Candidate<'_>| one.ids.iter().any(|id| stays.contains(&self.view.unit_of(*id)));
         search.wide.retain(|_, parts| !parts.values().any(is_out));
         for (position, site) in &mut search.sites {
             if site.candidates.iter().any(is_out) {
@@ -81,7 +81,7 @@ impl<'a> Run<'_, 'a> {
         let parts = search.wide.values().flatten().map(|(position, one)| (*position, one));
         let mut nodes: BTreeMap<usize, BTreeSet<AllocationId>> = BTreeMap::new();
         for (position, one) in of_sites.chain(parts).filter(|(_, one)| one.lent.is_some()) {
-            let unit = one.ids.first().map(|id| self.unit_of(*id));
+            let unit = one.ids.first().map(|id| self.view.unit_of(*id));
             nodes.entry(position).or_default().extend(unit);
         }
         let all = |ids: BTreeSet<AllocationId>| {
@@ -91,20 +91,12 @@ impl<'a> Run<'_, 'a> {
         nodes.into_values().map(all).collect()
     }
 
-    /// Of a gang all members are one.
-    fn unit_of(&self, id: AllocationId) -> AllocationId {
-        match self.view.is_gang(id.job, id.task) {
-            true => AllocationId::first_of(id.job, id.task, InstanceIndex(0)),
-            false => id,
-        }
-    }
-
     fn units_of(&self, search: &Search<'a>) -> Units<'a> {
         let on_sites = search.sites.values().flat_map(|site| &site.candidates);
         let all = on_sites.chain(search.wide.values().flat_map(BTreeMap::values));
         let unit = |one: &Candidate<'a>| {
             let (name, held) = one.lent?;
-            Some((self.unit_of(*one.ids.first()?), (one.price, name, held)))
+            Some((self.view.unit_of(*one.ids.first()?), (one.price, name, held)))
         };
         all.filter_map(unit).collect()
     }

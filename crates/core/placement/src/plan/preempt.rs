@@ -57,7 +57,7 @@ pub(super) struct Group<'a> {
     /// What those hold.
     theirs: Vec<&'a Claim>,
     members: Vec<Claim>,
-    held: Claim,
+    held: NodeUse,
 }
 
 /// Where, at what price, and who ends.
@@ -215,7 +215,7 @@ impl<'a> Run<'_, 'a> {
             groups.push(new);
         }
         let more = groups[at].take(claim.clone());
-        self.roster.hand_out(position, &more, self.now);
+        self.roster.hold(position, &more, self.now);
         self.all_end(&victims);
         self.meter.reserved += 1;
         let score = price_parts(price, key.policy, self.view);
@@ -272,7 +272,7 @@ impl<'a> Group<'a> {
     fn new(awaits: Vec<AllocationId>, view: &'a ClusterState) -> Group<'a> {
         let rows = awaits.iter().filter_map(|id| view.allocations().get(id));
         let theirs = rows.map(|row| &row.claim).collect();
-        Group { awaits, theirs, members: Vec::new(), held: Claim::default() }
+        Group { awaits, theirs, members: Vec::new(), held: NodeUse::default() }
     }
 
     fn of(row: &ReservationRow, view: &'a ClusterState) -> Group<'a> {
@@ -285,18 +285,17 @@ impl<'a> Group<'a> {
     /// ended and the members have their places.
     fn later(&self, used: &NodeUse) -> NodeUse {
         let mut later = used.clone();
-        later.remove(&self.held);
+        later.remove_held(&self.held);
         self.theirs.iter().for_each(|claim| later.remove(claim));
         self.members.iter().for_each(|claim| later.add(claim));
         later
     }
 
     /// Takes one more in; what has to be held beside what is.
-    fn take(&mut self, claim: Claim) -> Claim {
+    fn take(&mut self, claim: Claim) -> NodeUse {
         self.members.push(claim);
-        let mut before = NodeUse::default();
-        before.add(&self.held);
-        self.held = held_of(self.members.iter(), self.theirs.iter().copied());
+        let held = held_of(self.members.iter(), self.theirs.iter().copied());
+        let before = std::mem::replace(&mut self.held, held);
         self.held.beyond(&before)
     }
 }

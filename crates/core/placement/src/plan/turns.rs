@@ -8,6 +8,7 @@ use berth_model::Name;
 use berth_state::QueueKey;
 
 use super::Run;
+use super::rounds::Round;
 use crate::fair::Shares;
 
 /// Instances that a task is given before it is asked again whose turn it is: few, so that shares
@@ -31,18 +32,16 @@ impl<'a> Run<'_, 'a> {
 
     pub(super) fn pass(&mut self, tasks: impl Iterator<Item = QueueKey>) {
         if !self.in_turns || !self.view.has_rivals() {
-            for key in tasks {
-                if self.meter.exhausted || !self.meter.spend() {
-                    break;
-                }
-                self.visit(key);
-            }
-            return;
+            return self.in_order(tasks);
         }
         let mut lines: BTreeMap<&'a Name, VecDeque<QueueKey>> = BTreeMap::new();
         for key in tasks {
             let Some(job) = self.view.jobs().get(&key.job) else { continue };
             lines.entry(job.namespace()).or_default().push_back(key);
+        }
+        // What a first round hands out counts in the second, whoever waits in it.
+        if lines.len() <= 1 && self.round == Round::Only {
+            return self.in_order(lines.into_values().flatten());
         }
         self.turn_instances = if lines.len() > 1 { TURN_INSTANCES } else { usize::MAX };
         self.shares.get_or_insert_with(|| Shares::of(self.view));
@@ -61,6 +60,15 @@ impl<'a> Run<'_, 'a> {
             if let Some(next) = line.front().copied() {
                 heads.push(self.head(name, next));
             }
+        }
+    }
+
+    fn in_order(&mut self, tasks: impl Iterator<Item = QueueKey>) {
+        for key in tasks {
+            if self.meter.exhausted || !self.meter.spend() {
+                break;
+            }
+            self.visit(key);
         }
     }
 

@@ -1,47 +1,21 @@
 //! When a node takes nothing new because its host is short of something, and when it does again.
 
-use berth_model::{DurationMs, Guards, NodeId, Shut, StateMs};
+use berth_model::{DurationMs, Guards, NodeId, Shut};
 use berth_reconcile::{GuardRules, HostUse, HostWatch, Marks};
-use berth_state::Command;
 use proptest::prelude::*;
 
-use crate::world::World;
+use crate::hosts::{BEAT_MS, Hosts};
 
-const BEAT_MS: u64 = 2_000;
 const NODE: NodeId = NodeId(1);
 
-/// A cluster with what its leader has heard of its hosts.
-struct Hosts {
-    world: World,
-    watch: HostWatch,
-    rules: GuardRules,
-}
-
 impl Hosts {
-    fn new(nodes: u64) -> Hosts {
-        let world = World::new(nodes);
-        let watch = HostWatch::new(StateMs(world.now));
-        Hosts { world, watch, rules: GuardRules::default() }
-    }
-
-    fn now(&self) -> StateMs {
-        StateMs(self.world.now)
-    }
-
     fn hear(&mut self, cpu_milli: Option<u32>, memory_milli: Option<u32>) {
-        let (used, now) = (HostUse { cpu_milli, memory_milli }, self.now());
-        self.watch.hear(NODE, used, &self.rules, now);
+        self.hear_of(NODE, HostUse { cpu_milli, memory_milli });
     }
 
     /// What the leader proposes is granted; the node's guards then.
     fn look(&mut self) -> Guards {
-        let now = self.now();
-        self.watch.look(&self.world.state, now);
-        for command in self.watch.commands(&self.world.state, &self.rules, now) {
-            let Command::SetGuards { node, .. } = command else { panic!("{command:?}") };
-            self.watch.has_proposed(node, now);
-            self.world.one(command).unwrap();
-        }
+        self.guard();
         self.world.state.nodes().get(&NODE).unwrap().guards
     }
 

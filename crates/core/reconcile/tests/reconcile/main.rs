@@ -4,6 +4,7 @@
 
 mod drain;
 mod guards;
+mod hosts;
 mod liveness;
 mod lives;
 mod moves;

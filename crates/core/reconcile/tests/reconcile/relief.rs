@@ -7,46 +7,30 @@ use berth_model::{
     Limits, MemoryBytes, NodeId, PortClaim, Preemption, QualityClass, StateMs, StopIntent,
     TaskIndex,
 };
-use berth_reconcile::{GuardRules, HostUse, HostWatch, reliefs};
+use berth_reconcile::{HostUse, reliefs};
 use berth_state::{Command, Placement, Purpose, ScoreParts};
 use proptest::prelude::*;
 
-use crate::world::{World, job, name, stopped};
-
-const BEAT_MS: u64 = 2_000;
-
-struct Hosts {
-    world: World,
-    watch: HostWatch,
-    rules: GuardRules,
-}
+use crate::hosts::{BEAT_MS, Hosts};
+use crate::world::{job, name, stopped};
 
 impl Hosts {
-    fn new(nodes: u64) -> Hosts {
-        let world = World::new(nodes);
-        let watch = HostWatch::new(StateMs(world.now));
-        Hosts { world, watch, rules: GuardRules::default() }
-    }
-
-    fn hear(&mut self, node: u64, percent: u32) {
+    fn hear_memory(&mut self, node: u64, percent: u32) {
         let used = HostUse { cpu_milli: None, memory_milli: Some(percent * 10) };
-        self.watch.hear(NodeId(node), used, &self.rules, StateMs(self.world.now));
+        self.hear_of(NodeId(node), used);
     }
 
     /// What the leader proposes is granted; who leaves.
-    fn look(&mut self) -> Vec<AllocationId> {
-        self.look_with(|_| true)
+    fn leaving(&mut self) -> Vec<AllocationId> {
+        self.leaving_where(|_| true)
     }
 
-    fn look_with(&mut self, mut has_place: impl FnMut(AllocationId) -> bool) -> Vec<AllocationId> {
-        let now = StateMs(self.world.now);
-        self.watch.look(&self.world.state, now);
-        for command in self.watch.commands(&self.world.state, &self.rules, now) {
-            if let Command::SetGuards { node, .. } = command {
-                self.watch.has_proposed(node, now);
-            }
-            self.world.one(command).unwrap();
-        }
+    fn leaving_where(
+        &mut self,
+        mut has_place: impl FnMut(AllocationId) -> bool,
+    ) -> Vec<AllocationId> {
+        let now = self.now();
+        self.guard();
         let (nobody, view) = (BTreeSet::new(), self.world.state.clone());
         let found = reliefs(&view, &self.watch, &self.rules, &nobody, &mut has_place, now);
         let mut leaving = Vec::new();
@@ -59,12 +43,12 @@ impl Hosts {
     }
 
     /// Who leaves in so many heartbeats of the first node.
-    fn beats(&mut self, count: u64, percent: u32) -> Vec<AllocationId> {
+    fn memory_beats(&mut self, count: u64, percent: u32) -> Vec<AllocationId> {
         let mut leaving = Vec::new();
         for _ in 0..count {
             self.world.pass(BEAT_MS);
-            self.hear(1, percent);
-            leaving.extend(self.look());
+            self.hear_memory(1, percent);
+            leaving.extend(self.leaving());
         }
         leaving
     }
@@ -106,7 +90,7 @@ fn who_can_best_be_spared_leaves_first() {
         }
         let mut left = Vec::new();
         while left.len() < expected.len() {
-            let leaving = hosts.beats(20, 95);
+            let leaving = hosts.memory_beats(20, 95);
             let [one] = leaving.as_slice() else { panic!("one leaves at a time: {leaving:?}") };
             left.push(here.iter().position(|id| id == one).unwrap());
             hosts.world.exit(*one, 143);
@@ -128,13 +112,13 @@ fn nobody_else_is_asked_before_what_left_shows() {
         let id = hosts.world.submit(spec);
         here.push(hosts.world.run(id, 0, 1));
     }
-    assert_eq!(hosts.beats(5, 95), [], "it has not been watched for long enough");
-    let first = hosts.beats(1, 95);
+    assert_eq!(hosts.memory_beats(5, 95), [], "it has not been watched for long enough");
+    let first = hosts.memory_beats(1, 95);
     assert_eq!(first.len(), 1);
-    assert_eq!(hosts.beats(30, 95), [], "the first has not ended");
+    assert_eq!(hosts.memory_beats(30, 95), [], "the first has not ended");
     hosts.world.exit(first[0], 143);
-    assert_eq!(hosts.beats(4, 95), [], "it has just ended");
-    assert_eq!(hosts.beats(2, 95).len(), 1);
+    assert_eq!(hosts.memory_beats(4, 95), [], "it has just ended");
+    assert_eq!(hosts.memory_beats(2, 95).len(), 1);
     // A worker that ends within a beat was asked to all the same.
     let ids: Vec<AllocationId> =
         hosts.world.state.allocations().values().map(|row| row.id).collect();
@@ -143,9 +127,9 @@ fn nobody_else_is_asked_before_what_left_shows() {
     };
     let second = *ids.iter().find(ending).unwrap();
     hosts.world.exit(second, 143);
-    assert_eq!(hosts.beats(4, 95), []);
-    assert_eq!(hosts.beats(10, 84), [], "there is enough again");
-    assert_eq!(hosts.beats(30, 89), [], "between the marks of a node that is open");
+    assert_eq!(hosts.memory_beats(4, 95), []);
+    assert_eq!(hosts.memory_beats(10, 84), [], "there is enough again");
+    assert_eq!(hosts.memory_beats(30, 89), [], "between the marks of a node that is open");
 }
 
 #[test]
@@ -153,8 +137,8 @@ fn a_moved_instance_waits_again_and_has_lost_no_attempt() {
     let mut hosts = Hosts::new(2);
     let id = hosts.world.submit(movable("one", 50, QualityClass::BestEffort));
     let here = hosts.world.run(id, 0, 1);
-    hosts.hear(1, 93);
-    assert_eq!(hosts.beats(9, 93), [here]);
+    hosts.hear_memory(1, 93);
+    assert_eq!(hosts.memory_beats(9, 93), [here]);
     let row = hosts.world.state.allocations().get(&here).unwrap();
     for part in ["93 % of the memory of node node-1", "above 90 %", "best-effort", "priority 50"] {
         assert!(row.reason.contains(part), "{}", row.reason);
@@ -178,7 +162,7 @@ fn who_must_stay_stays() {
         for instance in 0..count {
             hosts.world.run(id, instance, 1);
         }
-        assert_eq!(!hosts.beats(20, 99).is_empty(), leaves, "{what}");
+        assert_eq!(!hosts.memory_beats(20, 99).is_empty(), leaves, "{what}");
     };
     check("what may move", |_| {}, true);
     check("not preemptible", |spec| spec.preemption.preemptible = false, false);
@@ -201,7 +185,7 @@ fn a_gang_is_left_alone() {
     hosts.world.one(Command::Place { placements: vec![placement] }).unwrap();
     hosts.world.ready(member);
     assert!(hosts.world.is_live(member));
-    assert_eq!(hosts.beats(20, 99), []);
+    assert_eq!(hosts.memory_beats(20, 99), []);
 }
 
 #[test]
@@ -212,17 +196,17 @@ fn nobody_leaves_without_a_place_or_one_that_is_emptied() {
     let (first, second) = (hosts.world.run(first, 0, 1), hosts.world.run(second, 0, 1));
     for _ in 0..20 {
         hosts.world.pass(BEAT_MS);
-        hosts.hear(1, 99);
-        assert_eq!(hosts.look_with(|_| false), []);
+        hosts.hear_memory(1, 99);
+        assert_eq!(hosts.leaving_where(|_| false), []);
     }
     let deadline = Some(StateMs(1 << 40));
     hosts.world.set(1, Purpose::Draining(berth_model::Drain { deadline }));
-    assert_eq!(hosts.beats(10, 99), [], "it is being emptied");
+    assert_eq!(hosts.memory_beats(10, 99), [], "it is being emptied");
     hosts.world.set(1, Purpose::Cordoned);
     hosts.world.pass(BEAT_MS);
-    hosts.hear(1, 99);
+    hosts.hear_memory(1, 99);
     // Who has a place elsewhere goes instead of one who has none.
-    assert_eq!(hosts.look_with(|id| id != first), [second]);
+    assert_eq!(hosts.leaving_where(|id| id != first), [second]);
 }
 
 proptest! {
@@ -242,9 +226,9 @@ proptest! {
         for _ in 0..400 {
             hosts.world.pass(BEAT_MS);
             let used: u32 = sizes.values().sum::<u32>().min(100);
-            hosts.hear(1, used);
+            hosts.hear_memory(1, used);
             let was_short = hosts.world.state.nodes().get(&NodeId(1)).unwrap().guards.memory.is_some();
-            for id in hosts.look() {
+            for id in hosts.leaving() {
                 prop_assert!(used > 90 || (was_short && used >= 85), "{used} %");
                 left.push(hosts.world.now);
                 hosts.world.exit(id, 143);

@@ -16,7 +16,8 @@ use super::stock::not_held_by_others;
 use super::{Step, bounded};
 use crate::command::Observed;
 use crate::event::EventKind;
-use crate::rows::{AllocationRow, AwayRow, JobPhase, NodeRow, REASON_BYTES_MAX, Retry};
+use crate::node::{AwayRow, NodeRow};
+use crate::rows::{AllocationRow, JobPhase, REASON_BYTES_MAX, Retry};
 use crate::state::ClusterState;
 
 /// An instance waits so long for its original to be heard of, once that one's node is back: an agent

@@ -9,7 +9,8 @@ use berth_model::{
 
 use super::Step;
 use crate::command::Purpose;
-use crate::rows::{AllocationRow, AwayRow, JobPhase, NodeRow};
+use crate::node::{AwayRow, NodeRow};
+use crate::rows::{AllocationRow, JobPhase};
 
 pub(super) const UNWANTED: &str = "its job no longer asks for it";
 

@@ -11,7 +11,7 @@ use berth_model::{
 
 use super::Step;
 use crate::event::EventKind;
-use crate::rows::NodeRow;
+use crate::node::NodeRow;
 
 /// Fences within this time count together.
 const WINDOW: DurationMs = DurationMs::from_secs(10 * 60);

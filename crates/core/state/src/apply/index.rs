@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use berth_model::{JobId, JobKind, Name, NodeId, StateMs, TaskIndex};
 
+use crate::node::NodeRow;
 use crate::reservation::endable;
-use crate::rows::{JobPhase, JobRow, KeyRow, NodeRow, TaskRow};
+use crate::rows::{JobPhase, JobRow, KeyRow, TaskRow};
 use crate::state::{ClusterState, QueueKey};
 
 impl ClusterState {

@@ -4,8 +4,8 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use berth_model::{
-    Amounts, JobKind, JobSpec, Name, NamespaceSpec, OverQuota, Quota, Shortage, SpecDigest, Used,
-    validate_namespace,
+    Amounts, JobKind, JobSpec, Name, NamespaceSpec, OverQuota, Quota, QuotaPart, Shortage,
+    SpecDigest, Used, validate_namespace,
 };
 
 use super::Step;
@@ -96,8 +96,12 @@ impl Step<'_> {
         let tasks = spec.tasks.iter().map(|task| task.amounts_least().times(task.count));
         let asked = tasks.fold(Amounts::default(), Amounts::plus);
         quota.check(Used::default(), asked, spec.borrowing()).map_err(|shortage| {
-            let used = self.state.quota_use(&spec.namespace).of(shortage.resource);
-            Shortage { used, ..shortage }.of(&spec.namespace)
+            let used = self.state.used(&spec.namespace, spec.borrowing(), None);
+            let used = match shortage.part {
+                QuotaPart::Limit => used.all,
+                QuotaPart::Guarantee => used.barred,
+            };
+            Shortage { used: used.of(shortage.resource), ..shortage }.of(&spec.namespace)
         })
     }
 

@@ -11,8 +11,8 @@ use super::Step;
 use super::fences::reason_to_leave;
 use crate::command::{DevicePurpose, Purpose};
 use crate::event::EventKind;
+use crate::node::NodeRow;
 use crate::refusal::Refusal;
-use crate::rows::NodeRow;
 use crate::state::Reply;
 
 /// Devices of one node that may be cordoned, those that are away among them: four

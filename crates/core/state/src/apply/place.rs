@@ -1,16 +1,16 @@
 //! Granting placements: each is checked again as if nobody had planned it.
 
 use berth_model::{
-    AllocationId, AllocationState, Claim, GangSeat, JobKind, Misfit, NodeId, TaskSpec, eligible,
-    fits,
+    AllocationId, AllocationState, Claim, GangSeat, JobKind, Misfit, NodeId, eligible, fits,
 };
 
 use super::Step;
 use super::gangs::Unit;
 use crate::command::{Placement, Purpose};
 use crate::event::EventKind;
+use crate::node::NodeRow;
 use crate::refusal::Refusal;
-use crate::rows::{AllocationRow, JobRow, NodeRow};
+use crate::rows::{AllocationRow, JobRow};
 use crate::state::Reply;
 
 impl Step<'_> {
@@ -127,7 +127,7 @@ impl Step<'_> {
         placement: &Placement,
     ) -> Result<Claim, Refusal> {
         let refuse = |misfit| Refusal::DoesNotFit { allocation: id, misfit };
-        let (task, claim) = claim_asked(job, placement).ok_or(Refusal::NotPending(id))?;
+        let (task, claim) = placement.claim_of(job).ok_or(Refusal::NotPending(id))?;
         if node.state != berth_model::NodeState::Ready {
             return Err(refuse(Misfit::NotReady));
         }
@@ -150,14 +150,4 @@ impl Step<'_> {
             None => Ok(claim),
         }
     }
-}
-
-/// What a placement would take, and for which task; `None` if the job has no such.
-pub(super) fn claim_asked<'a>(
-    job: &'a JobRow,
-    placement: &Placement,
-) -> Option<(&'a TaskSpec, Claim)> {
-    let task = job.spec.tasks.get(usize::from(placement.task.0))?;
-    let (devices, ports) = (placement.devices.clone(), placement.ports.clone());
-    Some((task, Claim { cpu: task.cpu, memory: task.memory, devices, ports }))
 }

@@ -4,19 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
-    AllocationId, Amounts, Claim, InstanceIndex, JobId, NodeId, PREEMPTION_GAP, StopIntent,
+    AllocationId, Amounts, InstanceIndex, JobId, NodeId, NodeUse, PREEMPTION_GAP, StopIntent,
     TaskIndex, outranks,
 };
 
 use super::Step;
 use super::gangs::Unit;
-use super::place::claim_asked;
 use crate::command::{Placement, Reservation};
 use crate::event::EventKind;
 use crate::lending::{Asker, Right};
+use crate::node::NodeRow;
 use crate::refusal::Refusal;
 use crate::reservation::{KeptPlace, NotAVictim, ReservationRow, may_end, may_preempt};
-use crate::rows::{AllocationRow, JobRow, NodeRow};
+use crate::rows::{AllocationRow, JobRow};
 use crate::state::Reply;
 
 impl Step<'_> {
@@ -60,7 +60,7 @@ impl Step<'_> {
         let joined = self.joined(&node, &victims)?;
         let mut later = without(&node, &victims);
         if let Some(joined) = joined {
-            later.used.remove(&node.reservations[joined].held);
+            later.used.remove_held(&node.reservations[joined].held);
             let members = node.reservations[joined].members.values();
             members.for_each(|place| later.used.add(&place.claim));
         }
@@ -70,7 +70,7 @@ impl Step<'_> {
         let after = ReservationRow {
             members: [(id, place.clone())].into(),
             awaits: victims.keys().copied().collect(),
-            held: Claim::default(),
+            held: NodeUse::default(),
         };
         self.state.check_kept_quota(&job.spec, before, &[after])?;
         self.put_places(node.id, joined, [(id, place)].into(), &victims);
@@ -156,7 +156,7 @@ impl Step<'_> {
         }
         let at = joined.unwrap_or(usize::MAX);
         let (members, awaits) = (BTreeMap::new(), victims.keys().copied().collect());
-        let new = ReservationRow { members, awaits, held: Claim::default() };
+        let new = ReservationRow { members, awaits, held: NodeUse::default() };
         self.change_reservation(node, at, new, |row| row.members.extend(places));
     }
 
@@ -193,11 +193,11 @@ impl Step<'_> {
         };
         self.state.nodes.edit(&node, |row| {
             if let Some(before) = before {
-                row.used.remove(&before.held);
+                row.used.remove_held(&before.held);
                 row.reservations.remove(at);
             }
             if stays {
-                row.used.add(&after.held);
+                row.used.add_held(&after.held);
                 row.reservations.insert(at.min(row.reservations.len()), after);
             }
         });
@@ -440,7 +440,7 @@ impl Step<'_> {
 
 /// What these would take together.
 fn asked_for(job: &JobRow, placements: &[Placement]) -> Amounts {
-    let claims = placements.iter().filter_map(|placement| claim_asked(job, placement));
+    let claims = placements.iter().filter_map(|placement| placement.claim_of(job));
     claims.fold(Amounts::default(), |sum, (_, claim)| sum.plus(claim.amounts()))
 }
 
@@ -455,7 +455,7 @@ impl Shared {
     fn row(&self) -> ReservationRow {
         let members = self.places.clone();
         let awaits = self.victims.keys().copied().collect();
-        ReservationRow { members, awaits, held: Claim::default() }
+        ReservationRow { members, awaits, held: NodeUse::default() }
     }
 }
 
@@ -470,7 +470,7 @@ impl NodeRow {
     /// Nothing of it is promised to what has yet to start.
     pub(crate) fn drop_reservations(&mut self) {
         for reservation in std::mem::take(&mut self.reservations) {
-            self.used.remove(&reservation.held);
+            self.used.remove_held(&reservation.held);
         }
     }
 }

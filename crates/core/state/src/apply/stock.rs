@@ -14,8 +14,9 @@ use super::ends::End;
 use super::{Step, bounded};
 use crate::command::{Stock, Unknown};
 use crate::event::EventKind;
+use crate::node::{NodeRow, OrphanRow};
 use crate::refusal::Refusal;
-use crate::rows::{AllocationRow, JobPhase, JobRow, NodeRow, OrphanRow, REASON_BYTES_MAX, TaskRow};
+use crate::rows::{AllocationRow, JobPhase, JobRow, REASON_BYTES_MAX, TaskRow};
 use crate::state::{ClusterState, Reply};
 
 /// Names travel as texts that nobody has checked.

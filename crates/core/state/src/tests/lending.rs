@@ -8,7 +8,7 @@ use berth_model::{
 };
 
 use super::reservations::reservation;
-use super::world::{World, job, name};
+use super::world::{World, job, name, submit};
 use crate::{Command, NotAVictim, Observed, Refusal, Reply, Right};
 
 const NODE: NodeId = NodeId(1);
@@ -157,6 +157,19 @@ fn what_may_not_be_ended_is_lent_nothing() {
     assert_eq!(refusal[0].to_string(), said);
     // What may be ended is lent the rest.
     running(&mut world, &spec("b", 50, 1, 1));
+}
+
+#[test]
+fn a_service_that_could_never_be_whole_is_told_what_its_kind_holds() {
+    let mut world = World::new(1);
+    guarantee(&mut world, "b", 1);
+    running(&mut world, &spec("b", 50, 2, 1));
+    let mut service = JobSpec { namespace: name("b"), ..job(JobKind::Service, "s", 2, 1) };
+    service.preemption.preemptible = false;
+    let refusal = world.one(submit(&service, None)).unwrap_err();
+    let said = "namespace `b`: GPUs 0 of 1 that are guaranteed in use by what may not be ended for \
+                others, 2 asked for, and it is lent nothing";
+    assert_eq!(refusal.to_string(), said);
 }
 
 #[test]

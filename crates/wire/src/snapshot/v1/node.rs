@@ -188,7 +188,7 @@ fn reservation_to_proto(row: &ReservationRow) -> v1::Reservation {
     v1::Reservation {
         members: row.members.iter().map(member).collect(),
         awaits: allocations_to_proto(&row.awaits),
-        held: Some(claim_to_proto(&row.held)),
+        held: Some(use_to_proto(&row.held)),
     }
 }
 
@@ -208,10 +208,12 @@ fn read_reservation(
             problems.add(at, Cause::Contradiction("an allocation is there twice"));
         }
     }
+    let held_at = at.named("held");
+    let held = problems.present(held_at, proto.held)?;
     Some(ReservationRow {
         members,
         awaits: read_allocations(at.named("awaits"), proto.awaits, problems),
-        held: read_claim(at.named("held"), proto.held, problems)?,
+        held: read_use(held_at, held, problems)?,
     })
 }
 

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::{AllocationId, DeviceClaim, PortClaim};
+use berth_model::{AllocationId, DeviceClaim, Policy, PortClaim, Preemption};
 use berth_state::Reservation;
 use proptest::prelude::*;
 
 use super::anew::plan_and_again;
 use super::gangs::gang;
-use super::preemption::{a_move, make, reserve, urgent};
+use super::preemption::{Move, a_move, make, reserve, urgent};
 use super::*;
 use crate::fixture::share_task;
 use crate::what_if::what_would_happen;
@@ -85,6 +85,43 @@ fn any_job() -> impl Strategy<Value = JobSpec> {
     )
 }
 
+/// What a dry run says after these moves, and what the leader then does, are the same.
+fn agree(nodes: &[u32], moves: Vec<Move>, spec: JobSpec) {
+    let mut cluster = Cluster::with_nodes(nodes.iter().map(|gpus| gpu_node(*gpus)));
+    let mut leader = Leader::default();
+    for one in moves {
+        make(&mut cluster, one);
+        leader.decide(&mut cluster);
+    }
+    leader.rest(&mut cluster);
+    let spec = Arc::new(spec);
+    let soft = SoftView::default();
+    let said = what_would_happen(&cluster.state, &soft, cluster.now, &spec).unwrap();
+    let id = cluster.submit(JobSpec::clone(&spec));
+    assert_eq!(said.job, id);
+    let done = leader.decide(&mut cluster);
+    assert_eq!(decided(&said.placements, &said.reservations), done);
+    let row = cluster.state.tasks().get(&(id, TaskIndex(0))).unwrap();
+    assert_eq!(said.waiting, row.pending.len());
+}
+
+/// Four tasks share a GPU at most. The places of two of the three are free, and that of the third
+/// is somebody's who ends: it takes no seat of theirs meanwhile.
+#[test]
+fn a_place_that_is_kept_on_a_shared_gpu_has_the_seat_of_who_ends() {
+    let submit = |priority, milli, preemptible, count| Move::Submit {
+        priority,
+        gpus: 1,
+        milli,
+        cpu: 1,
+        preemption: Preemption { preempts: false, preemptible, min_run: DurationMs(0) },
+        count,
+    };
+    let moves = vec![submit(10, 100, true, 2), submit(0, 828, false, 1)];
+    let task = TaskSpec { cpu: CpuMilli(1), ..counted(3, share_task(173)) };
+    agree(&[2], moves, JobSpec { policy: Policy::LeastLoaded, ..urgent(20, task) });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -94,21 +131,6 @@ proptest! {
         moves in prop::collection::vec(a_move(), 1..25),
         spec in any_job(),
     ) {
-        let mut cluster = Cluster::with_nodes(nodes.into_iter().map(gpu_node));
-        let mut leader = Leader::default();
-        for one in moves {
-            make(&mut cluster, one);
-            leader.decide(&mut cluster);
-        }
-        leader.rest(&mut cluster);
-        let spec = Arc::new(spec);
-        let soft = SoftView::default();
-        let said = what_would_happen(&cluster.state, &soft, cluster.now, &spec).unwrap();
-        let id = cluster.submit(JobSpec::clone(&spec));
-        prop_assert_eq!(said.job, id);
-        let done = leader.decide(&mut cluster);
-        prop_assert_eq!(decided(&said.placements, &said.reservations), done);
-        let row = cluster.state.tasks().get(&(id, TaskIndex(0))).unwrap();
-        prop_assert_eq!(said.waiting, row.pending.len());
+        agree(&nodes, moves, spec);
     }
 }

@@ -289,7 +289,7 @@ fn by_right(
                 may_end(asker, view.jobs().get(&id.job).unwrap(), row, now).is_ok()
             };
             let mut later = node.used.clone();
-            later.remove(&one.held);
+            later.remove_held(&one.held);
             one.awaits
                 .iter()
                 .for_each(|id| later.remove(&view.allocations().get(id).unwrap().claim));

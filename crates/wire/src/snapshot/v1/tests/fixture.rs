@@ -150,10 +150,13 @@ fn away(instance: u32, stop: Option<&str>) -> (AllocationId, AwayRow) {
 /// One for which others end.
 fn with_a_kept_place() -> Stored {
     let score = ScoreParts { policy: "berth".into(), ..ScoreParts::default() };
+    // Another holds its share of the device, and its seat there.
+    let mut held = NodeUse { cpu: claim().cpu, ..NodeUse::default() };
+    held.devices.insert("GPU-1".into(), DeviceUse { tasks: 1, ..DeviceUse::default() });
     let kept = ReservationRow {
         members: BTreeMap::from([(id(11), KeptPlace { claim: claim(), score })]),
         awaits: BTreeSet::from([id(5), id(6)]),
-        held: Claim { devices: Vec::new(), ..claim() },
+        held,
     };
     let node = node(NodeState::Ready, Purpose::Work);
     Stored::Node(Arc::new(NodeRow { reservations: vec![kept], ..node }))
