@@ -136,7 +136,7 @@ mod tests {
     fn places_that_are_kept_are_cut_likewise() {
         let keep = |placement: Placement| {
             let awaits = vec![placement.allocation(); 10];
-            Reservation { placement, awaits }
+            Reservation { placement, awaits, patient: false }
         };
         let all: Vec<Reservation> = placements(&[2, 4, 2]).into_iter().map(keep).collect();
         let gangs: Gangs = [(JobId(2), TaskIndex(0))].into();

@@ -163,7 +163,7 @@ fn reservation(view: &ClusterState, one: &Move) -> Option<Reservation> {
     };
     let id = AllocationId { attempt, ..one.allocation };
     let placement = Placement::new(id, one.to, one.claim.clone(), score);
-    Some(Reservation { placement, awaits: vec![one.allocation] })
+    Some(Reservation { placement, awaits: vec![one.allocation], patient: false })
 }
 
 fn planned(

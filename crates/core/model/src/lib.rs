@@ -47,7 +47,7 @@ pub use node::{
     IMAGINED_MAX, NVLINKS_MAX, NodeCapacity, NodeSpec, NodeUse, PcieWay, PortRange,
     TASKS_PER_DEVICE_MAX_DEFAULT,
 };
-pub use preemption::{PREEMPTION_GAP, Preemption, outranks};
+pub use preemption::{PATIENCE, PREEMPTION_GAP, Preemption, outranks};
 pub use quantity::{CpuMilli, DiskBytes, MemoryBytes, ShareMilli};
 pub use range_set::RangeSet;
 pub use spec::{

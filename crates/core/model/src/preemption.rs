@@ -7,6 +7,10 @@ use crate::time::DurationMs;
 /// A job ends others only if its priority is higher by so much.
 pub const PREEMPTION_GAP: u8 = 10;
 
+/// What has waited for so long may have a place kept for it while others there end by themselves:
+/// by then it stands [`PREEMPTION_GAP`] points ahead of what comes now, at a point a minute.
+pub const PATIENCE: DurationMs = DurationMs(10 * 60_000);
+
 /// Whether a priority is so far above another that it may end what has that.
 #[must_use]
 pub fn outranks(priority: u8, other: u8) -> bool {

@@ -102,6 +102,14 @@ impl Host {
         self.give(|used| used.add_held(held), now);
     }
 
+    /// As if a place that is kept were not.
+    pub(crate) fn release(&mut self, held: &NodeUse, now: StateMs) {
+        let tasks = self.tasks;
+        self.handed_out.get_or_insert_with(|| self.row.used.clone()).remove_held(held);
+        self.reckon(now);
+        self.tasks = tasks.saturating_sub(1);
+    }
+
     fn give(&mut self, add: impl FnOnce(&mut NodeUse), now: StateMs) {
         let tasks = self.tasks;
         add(self.handed_out.get_or_insert_with(|| self.row.used.clone()));

@@ -3,9 +3,8 @@
 //!
 //! A task that does not fit now is passed over and those behind it may use what
 //! is free (backfill), unless less urgent work ends for it. Where nothing is so
-//! much less urgent, a large task can wait for as long as smaller ones keep
-//! taking what becomes free before enough of it has: its age puts it first in
-//! every plan, which helps it only once enough is free at one moment.
+//! much less urgent, smaller tasks may go on taking what becomes free before
+//! enough of it has: so what has waited for long has a place kept for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -98,6 +97,7 @@ pub(crate) struct Run<'p, 'a> {
     hunts: BTreeMap<HuntKey, Hunt>,
     /// Places that are kept, by the position of their node, where one was looked at.
     groups: BTreeMap<usize, Vec<Group<'a>>>,
+    patience: Patience<'a>,
     rooms: Rooms,
     round: Round,
     /// Namespaces that are sure of something that another plan will take back for them: what they
@@ -111,10 +111,12 @@ pub(crate) struct Run<'p, 'a> {
     turn_instances: usize,
 }
 
-/// How many places are kept; all that is kept for a gang counts as one.
+/// How many places are kept for which others were asked to end; all that is kept for a gang counts
+/// as one.
 fn places_kept(view: &ClusterState) -> u32 {
     let kept: BTreeSet<_> = view
         .reservations()
+        .filter(|(.., row)| !row.patient)
         .map(|(id, ..)| (id.job, id.task, (!view.is_gang(id.job, id.task)).then_some(id)))
         .collect();
     u32::try_from(kept.len()).unwrap_or(u32::MAX)
@@ -155,6 +157,11 @@ impl<'a> Visit<'a> {
             instance: InstanceIndex(instance),
             attempt: view.next_attempt(self.key.job, self.row, instance),
         }
+    }
+
+    /// How many instances have their places together.
+    fn of_unit(&self) -> u32 {
+        if self.task.gang.is_some() { self.task.count } else { 1 }
     }
 
     /// Whether it would run twice: an orphan of an earlier incarnation runs it.
@@ -224,6 +231,7 @@ impl<'p, 'a> Run<'p, 'a> {
             ended: BTreeSet::new(),
             hunts: BTreeMap::new(),
             groups: BTreeMap::new(),
+            patience: Patience::of(view),
             rooms: Rooms::default(),
             round: Round::Only,
             waits_to_take: BTreeSet::new(),
@@ -250,6 +258,7 @@ impl<'p, 'a> Run<'p, 'a> {
         }
         if !awaiting {
             self.rounds(tasks);
+            self.keep_patiently();
         }
         self.report.candidates_examined = self.meter.examined;
         self.report.placements = self.meter.placed;
@@ -387,12 +396,14 @@ mod endable;
 mod gang;
 mod gang_places;
 mod lenders;
+mod patience;
 mod pending;
 mod preempt;
 mod quota;
 mod rounds;
 mod turns;
 
+use patience::Patience;
 pub(crate) use preempt::{FAILURES_MAX, HuntKey};
 use preempt::{Group, Hunt};
 use rounds::{AllDone, Round};

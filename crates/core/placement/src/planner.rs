@@ -57,7 +57,7 @@ impl Planner {
         now: StateMs,
         budget: Budget,
     ) -> PlanOutcome {
-        Run::new(self, view, soft, now, budget).in_turns().over(walk::everything(view))
+        Run::new(self, view, soft, now, budget).for_all().over(walk::everything(view))
     }
 
     /// Plans some jobs as if nothing else waited. Where nothing else that waits has

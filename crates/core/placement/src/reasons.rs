@@ -141,6 +141,7 @@ fn kept_places(view: &ClusterState, job: &JobRow, task: TaskIndex) -> Option<Str
     let kept: Vec<(AllocationId, NodeId)> = view.reservations_of(job.id, task).collect();
     let (first, node) = kept.first()?;
     let others = kept.len() as u64 - 1;
+    let how = if view.is_reserved_patiently(*first) { " by itself" } else { " for it" };
     if others + 1 < waiting_count(view, job, task) {
         return None;
     }
@@ -149,7 +150,7 @@ fn kept_places(view: &ClusterState, job: &JobRow, task: TaskIndex) -> Option<Str
         let elsewhere = if others > 0 { format!("; {others} more like it") } else { String::new() };
         let awaited = some_of(awaited.iter().map(ToString::to_string));
         return Some(format!(
-            "wait: a place is kept on node {node} until {awaited} has ended for it{elsewhere}"
+            "wait: a place is kept on node {node} until {awaited} has ended{how}{elsewhere}"
         ));
     }
     let on = kept.iter().filter_map(|(id, node)| kept_on(view, *id, *node));
@@ -157,7 +158,7 @@ fn kept_places(view: &ClusterState, job: &JobRow, task: TaskIndex) -> Option<Str
     let awaited = some_of(on.values().copied().flatten().map(ToString::to_string));
     let nodes = some_of(on.keys().map(ToString::to_string));
     Some(format!(
-        "wait: the places of all members are kept, on {nodes}, until {awaited} has ended for them"
+        "wait: the places of all members are kept, on {nodes}, until {awaited} has ended{how}"
     ))
 }
 

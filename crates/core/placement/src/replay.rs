@@ -31,7 +31,7 @@ pub fn decide_anew(inputs: &Inputs) -> PlanOutcome {
     };
     let run = Run::new(&mut planner, view, &soft, *now, budget).ending_at(*stop);
     match scope {
-        Scope::Everything => run.in_turns().over(walk::everything(view)),
+        Scope::Everything => run.for_all().over(walk::everything(view)),
         Scope::Jobs(jobs) => run.over(walk::of_jobs(view, jobs)),
     }
 }

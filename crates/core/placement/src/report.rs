@@ -127,4 +127,10 @@ impl PlanReport {
             self.waiting_left_off += 1;
         }
     }
+
+    /// A place has come to be kept for what was noted before.
+    pub(crate) fn has_place_kept(&mut self, job: JobId, task: TaskIndex) {
+        let noted = self.waiting.iter_mut().find(|one| (one.job, one.task) == (job, task));
+        noted.into_iter().for_each(|one| one.why = Why::Reserved);
+    }
 }

@@ -234,6 +234,11 @@ impl Roster {
         self.give(position, |host| host.hold(held, now));
     }
 
+    /// As if a place that is kept were not.
+    pub fn release(&mut self, position: usize, held: &NodeUse, now: StateMs) {
+        self.give(position, |host| host.release(held, now));
+    }
+
     fn give(&mut self, position: usize, give: impl FnOnce(&mut Host)) {
         self.change(position, |host, _| give(host));
         self.handed_out.push(position);

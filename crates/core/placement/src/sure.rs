@@ -53,7 +53,7 @@ pub(crate) fn help(
             );
             Some(Help { words, starts_by: Some(starts_by) })
         }
-        Right::Priority => {
+        Right::Priority | Right::Patience => {
             let more = waits.more(sure, asked, now)?;
             Some(Help { words: format!("; or {more}"), starts_by: None })
         }

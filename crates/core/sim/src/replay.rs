@@ -74,7 +74,8 @@ pub type Place<'a> = (&'a Placement, Option<&'a [AllocationId]>);
 pub fn places(made: &Made) -> Vec<Place<'_>> {
     let placed = made.placements.iter().map(|one| (one, None));
     let kept = made.reservations.iter();
-    let kept = kept.map(|Reservation { placement, awaits }| (placement, Some(awaits.as_slice())));
+    let kept =
+        kept.map(|Reservation { placement, awaits, .. }| (placement, Some(awaits.as_slice())));
     placed.chain(kept).collect()
 }
 

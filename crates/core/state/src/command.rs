@@ -278,12 +278,14 @@ impl Placement {
     }
 }
 
-/// A placement on a node where others end for it.
+/// A placement on a node where others end first.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Reservation {
     pub placement: Placement,
     /// Allocations on the same node without which it fits.
     pub awaits: Vec<AllocationId>,
+    /// Nobody is asked to end: those end by themselves. All members of a gang wait alike.
+    pub patient: bool,
 }
 
 /// What an agent saw of one allocation.

@@ -166,7 +166,8 @@ fn check_reservations(
         let ends = |awaited: &AllocationId| {
             let row = state.allocations.get(awaited);
             let row = row.filter(|row| (row.node != node.id) == one.is_move());
-            row.is_some_and(|row| row.state.stop_intent().is_some()) && seen.insert(*awaited)
+            row.is_some_and(|row| one.patient || row.state.stop_intent().is_some())
+                && seen.insert(*awaited)
         };
         let first = one.members.keys().next().copied();
         let waits = match first.and_then(|id| gang_waits(state, id)) {

@@ -16,6 +16,8 @@ pub enum Right {
     /// Also from other namespaces, whatever their priority: with it its own holds no more than
     /// what is guaranteed to it.
     Guarantee,
+    /// Others end for it by themselves, whenever that is: it has waited for long.
+    Patience,
 }
 
 /// For what others would end.

@@ -24,12 +24,14 @@ use crate::state::ClusterState;
 pub struct ReservationRow {
     /// Whom for; never empty. They are placed together.
     pub members: BTreeMap<AllocationId, KeptPlace>,
-    /// Live on the same node, ending, and awaited by no other reservation of it. Empty only of a gang
+    /// Live on the same node, ending unless it is patient, and awaited by no other reservation of it. Empty only of a gang
     /// that awaits others elsewhere. Of a move it is the member's own earlier attempt on another node.
     pub awaits: BTreeSet<AllocationId>,
     /// The part of the members' claims that those do not hold: part of the node's `used`, so that
     /// nobody else is given it.
     pub held: NodeUse,
+    /// Those who are awaited end by themselves. It gives way to what might have ended the members.
+    pub patient: bool,
 }
 
 /// One of the places.
@@ -67,6 +69,10 @@ pub enum NotAVictim {
     Elsewhere,
     #[error("its namespace holds no more than it is guaranteed")]
     Guaranteed,
+    #[error("a service does not end by itself")]
+    Endless,
+    #[error("what asks has not waited for ten minutes")]
+    TooSoon,
     #[error("{}", .0.text())]
     Stays(Stays),
 }
@@ -97,12 +103,16 @@ pub fn may_end(
     if of.kind == JobKind::Daemon {
         return Err(NotAVictim::Daemon);
     }
+    if asker.right == Right::Patience {
+        let ends = of.kind == JobKind::Batch || row.state.stop_intent().is_some();
+        return if ends { Ok(()) } else { Err(NotAVictim::Endless) };
+    }
     if !of.preemption.preemptible {
         return Err(NotAVictim::NotPreemptible);
     }
     let (found, asked) = (of.priority, asker.job.spec.priority);
     let takes_back = match asker.right {
-        Right::Priority => false,
+        Right::Priority | Right::Patience => false,
         Right::Guarantee => of.namespace != asker.job.spec.namespace,
     };
     if !outranks(asked, found) && !takes_back {
@@ -133,6 +143,33 @@ pub fn work_lost(row: &AllocationRow, now: StateMs) -> u64 {
     let ran = row.running_since.map_or(0, |since| now.since(since).0);
     let weight = row.claim.gpu_milli().saturating_add(row.claim.cpu.0 / CORES_OF_A_GPU);
     ran.saturating_add(RESTART_MS).saturating_mul(weight.max(1))
+}
+
+/// How long it takes at most until an allocation has ended by itself, in milliseconds. Of one
+/// without a time limit nobody knows: the longer something has run, the longer it goes on, as
+/// with the heavy tails of real jobs, for which what is left is about what has passed.
+pub fn time_left(spec: &JobSpec, row: &AllocationRow, now: StateMs) -> u64 {
+    if row.state.stop_intent().is_some() {
+        return 0;
+    }
+    let ran = row.running_since.map_or(0, |since| now.since(since).0);
+    let task = spec.tasks.get(usize::from(row.id.task.0));
+    match task.and_then(|task| task.time_limit) {
+        Some(limit) => limit.0.saturating_sub(ran),
+        None => ran.max(RESTART_MS),
+    }
+}
+
+/// Whether a place that is kept for a patient `owner` gives way to what asks: as it would if it
+/// ran already.
+pub fn gives_way(asker: Asker<'_>, owner: &JobRow) -> bool {
+    let (of, by) = (&owner.spec, &asker.job.spec);
+    let takes_back = match asker.right {
+        Right::Priority => false,
+        Right::Guarantee => of.namespace != by.namespace,
+        Right::Patience => return false,
+    };
+    may_preempt(by) && (takes_back || outranks(by.priority, of.priority))
 }
 
 /// What a job with something live that may be ended is found by.
@@ -237,6 +274,13 @@ impl ClusterState {
         range
             .map(|(id, node)| (*id, *node))
             .take_while(move |(id, _)| (id.job, id.task) == (job, task))
+    }
+
+    /// Whether the place that is kept for an attempt is one where others end by themselves.
+    pub fn is_reserved_patiently(&self, id: AllocationId) -> bool {
+        let node = self.index.reserved.get(&id).and_then(|node| self.nodes.get(node));
+        let mut kept = node.into_iter().flat_map(|node| &node.reservations);
+        kept.any(|one| one.patient && one.members.contains_key(&id))
     }
 
     /// Whether a place is kept for an instance, whichever attempt it is at.

@@ -190,8 +190,8 @@ fn allocation_command() -> BoxedStrategy<Command> {
             }
         ),
         vec(placement(), 0..3).prop_map(|placements| Command::Place { placements }),
-        vec((placement(), vec(allocation(), 0..3)), 0..3).prop_map(|reservations| {
-            let one = |(placement, awaits)| Reservation { placement, awaits };
+        vec((placement(), vec(allocation(), 0..3), any::<bool>()), 0..3).prop_map(|reservations| {
+            let one = |(placement, awaits, patient)| Reservation { placement, awaits, patient };
             Command::Reserve { reservations: reservations.into_iter().map(one).collect() }
         }),
         (vec(allocation(), 0..3), text())

@@ -294,8 +294,9 @@ pub(crate) fn node_row() -> BoxedStrategy<NodeRow> {
 fn reservation() -> impl Strategy<Value = ReservationRow> {
     let place = (claim(), score()).prop_map(|(claim, score)| KeptPlace { claim, score });
     let members = btree_map(allocation(), place, 0..3);
-    (members, btree_set(allocation(), 0..3), node_use())
-        .prop_map(|(members, awaits, held)| ReservationRow { members, awaits, held })
+    (members, btree_set(allocation(), 0..3), node_use(), any::<bool>()).prop_map(
+        |(members, awaits, held, patient)| ReservationRow { members, awaits, held, patient },
+    )
 }
 
 fn away() -> impl Strategy<Value = AwayRow> {

@@ -13,7 +13,7 @@ use super::Origin;
 use crate::enumeration::{self, Enumeration};
 use crate::frozen::values::read_task;
 use crate::log::v1::plan;
-use crate::problem::{Field, Problems};
+use crate::problem::{Cause, Field, Problems};
 use crate::spec::{constraints_to_proto, gpu_from_proto, gpu_to_proto, read_constraints};
 
 /// The longest word for what stands in a task's way.
@@ -203,11 +203,12 @@ fn read_gave_up(
 }
 
 fn right_to_proto(namespace: &Name, right: Right) -> v1::CapturedRight {
-    let guarantee = match right {
-        Right::Priority => false,
-        Right::Guarantee => true,
+    let (guarantee, patience) = match right {
+        Right::Priority => (false, false),
+        Right::Guarantee => (true, false),
+        Right::Patience => (false, true),
     };
-    v1::CapturedRight { namespace: namespace.to_string(), guarantee }
+    v1::CapturedRight { namespace: namespace.to_string(), guarantee, patience }
 }
 
 fn read_right(
@@ -216,7 +217,16 @@ fn read_right(
     problems: &mut Problems,
 ) -> Option<(Name, Right)> {
     let namespace = problems.name(at.named("namespace"), &proto.namespace)?;
-    Some((namespace, if proto.guarantee { Right::Guarantee } else { Right::Priority }))
+    let right = match (proto.guarantee, proto.patience) {
+        (false, false) => Right::Priority,
+        (true, false) => Right::Guarantee,
+        (false, true) => Right::Patience,
+        (true, true) => {
+            problems.add(at, Cause::Contradiction("two rights at once"));
+            return None;
+        }
+    };
+    Some((namespace, right))
 }
 
 fn made_to_proto(made: &Made) -> v1::CapturedMade {

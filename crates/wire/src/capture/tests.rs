@@ -189,7 +189,7 @@ fn made() -> Made {
         Waiting { job: JobId(1), task: TaskIndex(0), placed: 1, left: 1, why: "budget".to_owned() };
     Made {
         placements: vec![placement.clone()],
-        reservations: vec![Reservation { placement, awaits }],
+        reservations: vec![Reservation { placement, awaits, patient: false }],
         waiting: vec![waiting],
         waiting_left_off: 2,
         next_wakeup: Some(StateMs(77)),

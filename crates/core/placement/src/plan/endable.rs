@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_model::{
     AllocationId, AllocationState, Amounts, JobId, Name, ShareMilli, StateMs, TaskIndex, TaskSpec,
 };
-use berth_state::reservation::{may_end, work_lost};
+use berth_state::reservation::{may_end, time_left, work_lost};
 use berth_state::{AllocationRow, JobRow, NotAVictim, Right};
 
 use super::{Run, Visit};
@@ -64,7 +64,7 @@ impl<'a> Run<'_, 'a> {
         units: &mut Units<'a>,
     ) -> Endable<'a> {
         let row = &self.roster.host(position).row;
-        let kept = row.reservations.iter();
+        let kept = row.reservations.iter().filter(|one| !self.makes_way(visit, one));
         let awaited: BTreeSet<&AllocationId> = kept.flat_map(|one| &one.awaits).collect();
         let mut endable = Endable { candidates: Vec::new(), later: None };
         let mut gangs: BTreeMap<(JobId, TaskIndex), Candidate<'a>> = BTreeMap::new();
@@ -116,8 +116,12 @@ impl<'a> Run<'_, 'a> {
         match may_end(visit.asker(), owner, live, self.now) {
             Ok(()) => {
                 let lent = self.lent_of(visit, owner, live);
+                let lost = match visit.right {
+                    Right::Priority | Right::Guarantee => work_lost(live, self.now),
+                    Right::Patience => time_left(&owner.spec, live, self.now),
+                };
                 match can_be_spared(self.rooms.known_lenders(), lent.into_iter()) {
-                    true => Ok((Price { lost: work_lost(live, self.now), victims: 1 }, lent)),
+                    true => Ok((Price { lost, victims: 1 }, lent)),
                     false => Err(None),
                 }
             }
@@ -129,6 +133,8 @@ impl<'a> Run<'_, 'a> {
                 | NotAVictim::Awaited
                 | NotAVictim::Elsewhere
                 | NotAVictim::Guaranteed
+                | NotAVictim::Endless
+                | NotAVictim::TooSoon
                 | NotAVictim::Stays(_),
             ) => Err(None),
         }
@@ -143,7 +149,9 @@ impl<'a> Run<'_, 'a> {
         live: &AllocationRow,
     ) -> Option<(&'a Name, Amounts)> {
         let name = owner.namespace();
-        let is_other = live.state.stop_intent().is_none() && name != visit.job.namespace();
+        let is_other = live.state.stop_intent().is_none()
+            && name != visit.job.namespace()
+            && visit.right != Right::Patience;
         (is_other && self.rooms.known_lenders().contains_key(name))
             .then(|| (name, live.claim.amounts()))
     }
@@ -154,12 +162,20 @@ impl<'a> Run<'_, 'a> {
         visit: Visit<'a>,
         (job, task): (JobId, TaskIndex),
     ) -> Result<Cost<'a>, Option<StateMs>> {
-        let live = self.view.allocations_of_task(job, task);
+        let mut live = self.view.allocations_of_task(job, task);
+        if visit.right == Right::Patience {
+            // They end together.
+            return live.next().map_or(Err(None), |live| self.price_alone(visit, live));
+        }
         live.map(|live| self.price_alone(visit, live)).try_fold((Price::NOTHING, None), both)
     }
 
-    /// These end, and of a gang all.
-    pub(super) fn all_end(&mut self, victims: &[AllocationId]) {
+    /// These end, and of a gang all; what ends by itself is not asked to.
+    pub(super) fn all_end(&mut self, right: Right, victims: &[AllocationId]) {
+        if right == Right::Patience {
+            self.ended.extend(victims);
+            return;
+        }
         let mut all: BTreeSet<AllocationId> = victims.iter().copied().collect();
         let gangs: BTreeSet<(JobId, TaskIndex)> = victims
             .iter()

@@ -23,17 +23,33 @@ impl<'a> Run<'_, 'a> {
         }
         let is_kept = visit.has_kept_places(self.view);
         let why = match self.gang_hindrance(visit).or_else(|| self.try_gang(visit)) {
-            Some(Why::NoNode) if is_kept || self.reserve_gang(visit) => Some(Why::Reserved),
-            Some(why) => Some(why),
-            None => {
-                self.plans_again |= is_kept;
-                None
-            }
+            Some(Why::NoNode) => self.gang_beyond(visit),
+            why => why,
         };
+        self.plans_again |= why.is_none() && is_kept;
         match why {
             Some(_) => Tally { left: waiting, why, ..Tally::default() },
             None => Tally { placed: visit.task.count, ..Tally::default() },
         }
+    }
+
+    /// Gives it places that make way for it, or where others end.
+    fn gang_beyond(&mut self, visit: Visit<'a>) -> Option<Why> {
+        let before = (self.placements.len(), self.reservations.len());
+        let lifted = self.lift(visit, 0);
+        let why = if !lifted.is_empty() && self.try_gang(visit).is_none() {
+            None
+        } else if self.is_kept_for_good(visit, 0)
+            || self.reserve_gang(visit)
+            || visit.has_kept_places(self.view)
+        {
+            Some(Why::Reserved)
+        } else {
+            self.is_without_room(visit, 0);
+            Some(Why::NoNode)
+        };
+        self.lay(lifted, before);
+        why
     }
 
     /// What stands in its way whatever room there is.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{AllocationId, Claim, GANG_PLAN_BYTES_MAX, JobId, NodeUse, StateMs, TaskIndex};
 use berth_state::reservation::held_of;
-use berth_state::{Placement, Reservation};
+use berth_state::{Placement, Reservation, Right};
 
 use super::endable::shortage;
 use super::lenders::Cut;
@@ -88,7 +88,7 @@ impl<'a> Run<'_, 'a> {
         visit.by_each_right().any(|visit| self.reserve_gang_by(visit))
     }
 
-    fn reserve_gang_by(&mut self, visit: Visit<'a>) -> bool {
+    pub(super) fn reserve_gang_by(&mut self, visit: Visit<'a>) -> bool {
         let fit = FitKey::of(visit.request());
         let key = self.hunt_key(visit, fit, visit.task.count);
         if !self.may_hunt(visit, 0, &key) {
@@ -331,12 +331,12 @@ impl<'a> Run<'_, 'a> {
             kept.push((part.position, claims));
         }
         let hosts = i64::try_from(parts.len()).unwrap_or(i64::MAX);
-        let mut score = Some(price_parts(price, visit.job.spec.policy, self.view));
+        let mut score = Some(price_parts(price, visit, self.view));
         score.iter_mut().for_each(|score| score.parts.push(("gang_hosts".to_owned(), hosts)));
         for (part, (position, claims)) in parts.into_iter().zip(kept) {
             let held = held_of(claims.iter().map(|(_, claim)| claim), part.theirs.into_iter());
             self.roster.hold(position, &held, self.now);
-            self.all_end(&part.victims);
+            self.all_end(visit.right, &part.victims);
             let node = self.roster.host(position).row.id;
             // Named once for all who share it, and the price once for the gang: a plan has to fit
             // an entry of the log.
@@ -346,11 +346,12 @@ impl<'a> Run<'_, 'a> {
                 let score = score.take().unwrap_or_default();
                 let placement = Placement::new(allocation, node, claim, score);
                 let awaits = victims.take().unwrap_or_default();
-                self.reservations.push(Reservation { placement, awaits });
+                let patient = visit.right == Right::Patience;
+                self.reservations.push(Reservation { placement, awaits, patient });
             }
         }
         self.gangs.insert((visit.key.job, visit.key.task));
-        self.meter.reserved += 1;
+        self.meter.reserved += u32::from(visit.right != Right::Patience);
         true
     }
 }

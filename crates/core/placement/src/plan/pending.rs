@@ -109,10 +109,22 @@ impl<'a> Run<'_, 'a> {
             self.plans_again |= is_kept;
             return Fate::Placed;
         }
-        if is_kept || self.reserve(visit, key, instance) {
-            return Fate::Kept;
-        }
-        self.leave_to_later(visit);
-        Fate::Ends(Some(Why::NoNode))
+        let before = (self.placements.len(), self.reservations.len());
+        let lifted = self.lift(visit, instance);
+        let fate = if !lifted.is_empty() && self.place_one(visit, key, instance) {
+            self.plans_again |= is_kept;
+            Fate::Placed
+        } else if self.is_kept_for_good(visit, instance)
+            || self.reserve(visit, key, instance)
+            || is_kept
+        {
+            Fate::Kept
+        } else {
+            self.leave_to_later(visit);
+            self.is_without_room(visit, instance);
+            Fate::Ends(Some(Why::NoNode))
+        };
+        self.lay(lifted, before);
+        fate
     }
 }

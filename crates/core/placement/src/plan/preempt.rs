@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use berth_model::{
-    AllocationId, AllocationState, Claim, DurationMs, Name, NodeUse, Policy, StateMs, outranks,
+    AllocationId, AllocationState, Claim, DurationMs, Name, NodeUse, StateMs, outranks,
 };
 use berth_state::reservation::{held_of, may_end, may_preempt};
 use berth_state::{ClusterState, Placement, Reservation, ReservationRow, Right, ScoreParts};
@@ -47,7 +47,8 @@ pub(crate) struct HuntKey {
     pub priority: u8,
     /// Of a gang that is placed as one.
     pub members: u32,
-    /// Where something is guaranteed, whose and by what right: who may end depends on it.
+    /// Where something is guaranteed, or others end by themselves, whose and by what right: who may
+    /// end depends on it.
     pub by: Option<(Name, Right)>,
 }
 
@@ -75,7 +76,7 @@ impl<'a> Run<'_, 'a> {
         visit.by_each_right().any(|visit| self.reserve_by(visit, key, instance))
     }
 
-    fn reserve_by(&mut self, visit: Visit<'a>, key: &SearchKey, instance: u32) -> bool {
+    pub(super) fn reserve_by(&mut self, visit: Visit<'a>, key: &SearchKey, instance: u32) -> bool {
         let hunt_key = self.hunt_key(visit, key.fit.clone(), 1);
         if !self.may_hunt(visit, instance, &hunt_key) {
             return false;
@@ -112,22 +113,25 @@ impl<'a> Run<'_, 'a> {
 
     pub(super) fn hunt_key(&self, visit: Visit<'a>, fit: FitKey, members: u32) -> HuntKey {
         let spec = &visit.job.spec;
-        let by = self.view.has_guarantees().then(|| (spec.namespace.clone(), visit.right));
+        let depends = self.view.has_guarantees() || visit.right == Right::Patience;
+        let by = depends.then(|| (spec.namespace.clone(), visit.right));
         HuntKey { fit, priority: spec.priority, members, by }
     }
 
     /// Whether others might end for an instance.
     pub(super) fn may_hunt(&mut self, visit: Visit<'a>, instance: u32, key: &HuntKey) -> bool {
         let lowest = self.view.least_urgent();
-        let may_take = |lowest| match visit.right {
-            Right::Priority => outranks(key.priority, lowest),
-            Right::Guarantee => true,
+        let may_have = match visit.right {
+            Right::Priority => lowest.is_some_and(|lowest| outranks(key.priority, lowest)),
+            Right::Guarantee => lowest.is_some(),
+            Right::Patience => true,
         };
-        lowest.is_some_and(may_take)
+        let asks = visit.right != Right::Patience;
+        may_have
             && visit.failures(instance) < FAILURES_MAX
-            && may_preempt(&visit.job.spec)
+            && (!asks || may_preempt(&visit.job.spec))
             && self.hopeless.get(key).is_none_or(|until| *until <= self.now)
-            && self.meter.may_reserve()
+            && (!asks || self.meter.may_reserve())
     }
 
     /// Nobody has been found, and until `later` nobody will have run for long enough.
@@ -173,14 +177,15 @@ impl<'a> Run<'_, 'a> {
     /// A group of the node that leaves room when all have ended for whom it waits.
     fn group_with_room(&mut self, visit: Visit<'a>, position: usize) -> Option<usize> {
         let row = self.roster.host(position).row.clone();
-        if row.reservations.is_empty() && !self.groups.contains_key(&position) {
+        let has_none = row.reservations.is_empty() && !self.groups.contains_key(&position);
+        if has_none || visit.right == Right::Patience {
             return None;
         }
         let view = self.view;
         let groups = self.groups.entry(position).or_insert_with(|| {
             // A place of one that moves there is its own.
             let kept = row.reservations.iter();
-            let kept = kept.filter(|one| !is_of_gang(one, view) && !one.is_move());
+            let kept = kept.filter(|one| !one.patient && !is_of_gang(one, view) && !one.is_move());
             kept.map(|one| Group::of(one, view)).collect()
         });
         let may_end = |id: &AllocationId| {
@@ -216,12 +221,13 @@ impl<'a> Run<'_, 'a> {
         }
         let more = groups[at].take(claim.clone());
         self.roster.hold(position, &more, self.now);
-        self.all_end(&victims);
-        self.meter.reserved += 1;
-        let score = price_parts(price, key.policy, self.view);
+        self.all_end(visit.right, &victims);
+        let patient = visit.right == Right::Patience;
+        self.meter.reserved += u32::from(!patient);
+        let score = price_parts(price, visit, self.view);
         self.count_handed(allocation.job, &claim);
         let placement = Placement::new(allocation, node, claim, score);
-        self.reservations.push(Reservation { placement, awaits: victims });
+        self.reservations.push(Reservation { placement, awaits: victims, patient });
         true
     }
 
@@ -251,13 +257,15 @@ impl<'a> Visit<'a> {
 }
 
 /// What a place that is kept was chosen by.
-pub(super) fn price_parts(price: Price, policy: Policy, view: &ClusterState) -> ScoreParts {
-    let parts = [
-        ("work_lost", i64::try_from(price.lost).unwrap_or(i64::MAX)),
-        ("victims", price.victims.into()),
-    ];
+pub(super) fn price_parts(price: Price, visit: Visit<'_>, view: &ClusterState) -> ScoreParts {
+    let (cost, whom) = match visit.right {
+        Right::Priority | Right::Guarantee => ("work_lost", "victims"),
+        Right::Patience => ("time_left_ms", "awaited"),
+    };
+    let parts =
+        [(cost, i64::try_from(price.lost).unwrap_or(i64::MAX)), (whom, price.victims.into())];
     ScoreParts {
-        policy: policy.name().to_owned(),
+        policy: visit.job.spec.policy.name().to_owned(),
         parts: parts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
         view_index: view.applied_index(),
     }

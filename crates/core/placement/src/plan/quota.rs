@@ -43,7 +43,7 @@ impl<'a> Run<'_, 'a> {
         tally
     }
 
-    fn has_no_room(&mut self, visit: Visit<'a>, count: u32) -> bool {
+    pub(super) fn has_no_room(&mut self, visit: Visit<'a>, count: u32) -> bool {
         self.rooms.check(self.view, &visit.job.spec, (visit.task, count)).is_err()
     }
 

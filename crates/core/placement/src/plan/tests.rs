@@ -18,6 +18,7 @@ mod gang_places;
 mod gangs;
 mod lending;
 mod loans;
+mod patience;
 mod preemption;
 mod properties;
 mod quota;

@@ -24,10 +24,13 @@ pub(super) enum Next {
 }
 
 impl<'a> Run<'_, 'a> {
-    /// Namespaces take turns. Where some jobs alone are planned there are too few tasks of each for
-    /// it to be worth what it costs to know all shares.
-    pub fn in_turns(self) -> Self {
-        Run { in_turns: true, ..self }
+    /// Namespaces take turns, and what has waited for long has places kept for it. Where some jobs
+    /// alone are planned there are too few tasks of each for it to be worth what it costs to know
+    /// all shares, and others may have waited for longer.
+    pub fn for_all(mut self) -> Self {
+        self.in_turns = true;
+        self.patience.keeps = !self.meter.keeps_nothing();
+        self
     }
 
     pub(super) fn pass(&mut self, tasks: impl Iterator<Item = QueueKey>) {

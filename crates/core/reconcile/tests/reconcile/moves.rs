@@ -15,7 +15,7 @@ fn moving() -> (World, AllocationId, AllocationId) {
     let here = world.run(of, 0, 1);
     let next = AllocationId { attempt: here.attempt.next(), ..here };
     let placement = Placement::new(next, NodeId(2), Default::default(), ScoreParts::default());
-    let reservations = vec![Reservation { placement, awaits: vec![here] }];
+    let reservations = vec![Reservation { placement, awaits: vec![here], patient: false }];
     world.one(Command::Reserve { reservations }).unwrap();
     assert_eq!(world.state.reservations().count(), 1);
     (world, here, next)

@@ -94,7 +94,7 @@ fn each_difference_is_said_in_words() {
         |made| {
             let placement = made.placements.remove(0);
             let awaits = vec![placement.allocation()];
-            made.reservations.push(Reservation { placement, awaits });
+            made.reservations.push(Reservation { placement, awaits, patient: false });
         },
         "1.0.0.1: host-1 with GPU-1-0 GPU-1-1 http=20002 kept until 1.0.0.1 end (",
     );

@@ -13,6 +13,7 @@ mod moves;
 mod namespaces;
 mod nodes;
 mod observe;
+mod patience;
 mod place;
 mod reap;
 mod reserve;

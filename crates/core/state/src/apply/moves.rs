@@ -1,8 +1,6 @@
 //! Moving what runs to another node: its next attempt has its place there before it is asked to
 //! end, and begins there in the same step as it has. Nobody is asked to end who has none.
 
-use std::collections::BTreeMap;
-
 use berth_model::{AllocationId, NodeId, StopIntent};
 
 use super::Step;
@@ -11,7 +9,6 @@ use crate::event::EventKind;
 use crate::movable::may_move;
 use crate::refusal::Refusal;
 use crate::reservation::{KeptPlace, NotAVictim, ReservationRow};
-use crate::rows::AllocationRow;
 
 impl Step<'_> {
     /// Keeps the place and asks the mover to end. A place that is let go of meanwhile, as its
@@ -36,15 +33,14 @@ impl Step<'_> {
         let node = self.state.node_row(placement.node)?.clone();
         let claim = self.claim_fits(&job, &node, id, placement)?;
         let place = KeptPlace { claim, score: placement.score.clone() };
-        let victims: BTreeMap<AllocationId, AllocationRow> =
-            [(mover.id, AllocationRow::clone(&mover))].into();
         let after = ReservationRow {
-            members: [(id, place.clone())].into(),
-            awaits: victims.keys().copied().collect(),
+            members: [(id, place)].into(),
+            awaits: [mover.id].into(),
             held: Default::default(),
+            patient: false,
         };
-        self.state.check_kept_quota(&job.spec, None, &[after])?;
-        self.put_places(node.id, None, [(id, place)].into(), &victims);
+        self.state.check_kept_quota(&job.spec, None, std::slice::from_ref(&after))?;
+        self.put_places(node.id, None, after);
         self.emit_allocation(id, node.id, EventKind::PlaceReserved { awaited: 1 });
         let reason =
             format!("moved to node {}, so that less of the cluster is of no use", node.name);

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
-    AllocationId, Amounts, InstanceIndex, JobId, NodeId, NodeUse, PREEMPTION_GAP, StopIntent,
-    TaskIndex, outranks,
+    AllocationId, InstanceIndex, JobId, NodeId, NodeUse, PREEMPTION_GAP, StopIntent, TaskIndex,
+    outranks,
 };
 
 use super::Step;
 use super::gangs::Unit;
+use super::place::GAVE_WAY;
 use crate::command::{Placement, Reservation};
 use crate::event::EventKind;
 use crate::lending::{Asker, Right};
@@ -47,17 +48,19 @@ impl Step<'_> {
         let placement = &reservation.placement;
         let id = placement.allocation();
         let job = self.state.job_row(placement.job)?.clone();
-        let asked = asked_for(&job, std::slice::from_ref(placement));
-        let right = self.state.right_to(job.namespace(), asked);
+        let right = self.right_of(&job, std::slice::from_ref(reservation))?;
         let victims = self.awaitable(reservation, right)?;
         if victims.is_empty() {
             // All have ended meanwhile.
             return self.grant(placement, None);
         }
-        self.check_lent(&job, victims.values())?;
+        if right != Right::Patience {
+            self.check_lent(&job, victims.values())?;
+        }
         let node = self.state.node_row(placement.node)?.clone();
-        self.may_wait(&job, placement)?;
-        let joined = self.joined(&node, &victims)?;
+        let (node, mut making_way) = self.opened(Asker { job: &job, right }, &node, id);
+        making_way.extend(self.may_wait(&job, placement, right)?);
+        let joined = self.joined(&node, &victims, right)?;
         let mut later = without(&node, &victims);
         if let Some(joined) = joined {
             later.used.remove_held(&node.reservations[joined].held);
@@ -68,15 +71,17 @@ impl Step<'_> {
         let place = KeptPlace { claim, score: placement.score.clone() };
         let before = joined.map(|at| &node.reservations[at]);
         let after = ReservationRow {
-            members: [(id, place.clone())].into(),
+            members: [(id, place)].into(),
             awaits: victims.keys().copied().collect(),
             held: NodeUse::default(),
+            patient: right == Right::Patience,
         };
-        self.state.check_kept_quota(&job.spec, before, &[after])?;
-        self.put_places(node.id, joined, [(id, place)].into(), &victims);
+        self.state.check_kept_quota(&job.spec, before, std::slice::from_ref(&after))?;
+        self.drop_named(&making_way, GAVE_WAY);
+        self.put_places(node.id, joined, after);
         let awaited = u32::try_from(victims.len()).unwrap_or(u32::MAX);
         self.emit_allocation(id, node.id, EventKind::PlaceReserved { awaited });
-        self.ask_to_end(&job, id, victims.values());
+        self.ask_to_end((&job, right), id, victims.values());
         Ok(id)
     }
 
@@ -92,7 +97,9 @@ impl Step<'_> {
             let twice = ids.first().copied().unwrap_or_default();
             return Err(refuse(Refusal::NotPending(twice)));
         }
-        let right = self.state.right_to(job.namespace(), asked_for(&job, &placements));
+        let right = self.right_of(&job, members).map_err(refuse)?;
+        let asker = Asker { job: &job, right };
+        let mut making_way = Vec::new();
         let mut nodes: BTreeMap<NodeId, Shared> = BTreeMap::new();
         for member in members {
             let victims = self.awaitable(member, right).map_err(refuse)?;
@@ -103,16 +110,20 @@ impl Step<'_> {
             return self.grant_gang(&placements);
         }
         let victims = nodes.values().flat_map(|shared| shared.victims.values());
-        self.check_lent(&job, victims).map_err(refuse)?;
+        if right != Right::Patience {
+            self.check_lent(&job, victims).map_err(refuse)?;
+        }
         for (node, shared) in &mut nodes {
             let row = self.state.node_row(*node)?.clone();
-            if self.joined(&row, &shared.victims).map_err(refuse)?.is_some() {
+            let (row, some) = self.opened(asker, &row, ids.first().copied().unwrap_or_default());
+            making_way.extend(some);
+            if self.joined(&row, &shared.victims, right).map_err(refuse)?.is_some() {
                 let victim = shared.victims.keys().next().copied().unwrap_or_default();
                 return Err(refuse(Refusal::NotAVictim { victim, why: NotAVictim::Awaited }));
             }
             let mut later = without(&row, &shared.victims);
             for placement in placements.iter().filter(|one| one.node == *node) {
-                self.may_wait(&job, placement).map_err(refuse)?;
+                making_way.extend(self.may_wait(&job, placement, right).map_err(refuse)?);
                 let id = placement.allocation();
                 let claim = self.claim_fits(&job, &later, id, placement).map_err(refuse)?;
                 later.used.add(&claim);
@@ -120,52 +131,40 @@ impl Step<'_> {
                 shared.places.insert(id, place);
             }
         }
-        let rows: Vec<ReservationRow> = nodes.values().map(Shared::row).collect();
+        let rows: Vec<ReservationRow> = nodes.values().map(|shared| shared.row(right)).collect();
         self.state.check_kept_quota(&job.spec, None, &rows).map_err(|over| refuse(over.into()))?;
+        self.drop_named(&making_way, GAVE_WAY);
         let awaited = u32::try_from(awaited).unwrap_or(u32::MAX);
-        for (node, Shared { victims, places }) in nodes {
+        for ((node, Shared { victims, places }), row) in nodes.into_iter().zip(rows) {
             let first = places.keys().next().copied().unwrap_or_default();
             for id in places.keys() {
                 self.emit_allocation(*id, node, EventKind::PlaceReserved { awaited });
             }
-            self.put_places(node, None, places, &victims);
-            self.ask_to_end(&job, first, victims.values());
+            self.put_places(node, None, row);
+            self.ask_to_end((&job, right), first, victims.values());
         }
         Ok(placements.iter().map(Placement::allocation).collect())
     }
 
-    /// Whether a place may be kept for the attempt, wherever.
-    fn may_wait(&self, job: &JobRow, placement: &Placement) -> Result<(), Refusal> {
-        let id = placement.allocation();
-        self.may_begin(job, placement)?;
-        match self.state.is_reserved(id.job, id.task, id.instance) {
-            true => Err(Refusal::NotPending(id)),
-            false => Ok(()),
-        }
-    }
-
-    pub(super) fn put_places(
-        &mut self,
-        node: NodeId,
-        joined: Option<usize>,
-        places: BTreeMap<AllocationId, KeptPlace>,
-        victims: &BTreeMap<AllocationId, AllocationRow>,
-    ) {
-        for id in places.keys() {
+    /// Puts a new row in, or its members into the one that they join.
+    pub(super) fn put_places(&mut self, node: NodeId, joined: Option<usize>, row: ReservationRow) {
+        for id in row.members.keys() {
             self.state.index.reserved.insert(*id, node);
         }
         let at = joined.unwrap_or(usize::MAX);
-        let (members, awaits) = (BTreeMap::new(), victims.keys().copied().collect());
-        let new = ReservationRow { members, awaits, held: NodeUse::default() };
-        self.change_reservation(node, at, new, |row| row.members.extend(places));
+        let places = row.members.clone();
+        self.change_reservation(node, at, row, |row| row.members.extend(places));
     }
 
     fn ask_to_end<'r>(
         &mut self,
-        job: &JobRow,
+        (job, right): (&JobRow, Right),
         id: AllocationId,
         victims: impl Iterator<Item = &'r AllocationRow>,
     ) {
+        if right == Right::Patience {
+            return;
+        }
         for victim in victims.filter(|victim| victim.state.stop_intent().is_none()) {
             let receipt = self.receipt(job, id, victim);
             self.stop_allocation(victim.id, StopIntent::Preempt, &receipt);
@@ -220,7 +219,7 @@ impl Step<'_> {
             if row.node != placement.node {
                 return Err(refuse(NotAVictim::Elsewhere));
             }
-            if !may_preempt(spec) {
+            if right != Right::Patience && !may_preempt(spec) {
                 let (found, asked) = (owner.spec.priority, spec.priority);
                 return Err(refuse(NotAVictim::TooUrgent { found, asked }));
             }
@@ -423,25 +422,21 @@ impl Step<'_> {
         &self,
         node: &NodeRow,
         victims: &BTreeMap<AllocationId, AllocationRow>,
+        right: Right,
     ) -> Result<Option<usize>, Refusal> {
         for (at, reservation) in node.reservations.iter().enumerate() {
             let both = reservation.awaits.iter().find(|id| victims.contains_key(id));
             let Some(victim) = both.copied() else { continue };
             let is_same = reservation.awaits.iter().eq(victims.keys());
             let of_gang = reservation.members.keys().any(|id| self.is_of_gang(*id));
-            return match is_same && !of_gang {
+            let is_urgent = !reservation.patient && right != Right::Patience;
+            return match is_same && is_urgent && !of_gang {
                 true => Ok(Some(at)),
                 false => Err(Refusal::NotAVictim { victim, why: NotAVictim::Awaited }),
             };
         }
         Ok(None)
     }
-}
-
-/// What these would take together.
-fn asked_for(job: &JobRow, placements: &[Placement]) -> Amounts {
-    let claims = placements.iter().filter_map(|placement| placement.claim_of(job));
-    claims.fold(Amounts::default(), |sum, (_, claim)| sum.plus(claim.amounts()))
 }
 
 /// What members of a gang have together on one node.
@@ -452,10 +447,11 @@ struct Shared {
 }
 
 impl Shared {
-    fn row(&self) -> ReservationRow {
+    fn row(&self, right: Right) -> ReservationRow {
         let members = self.places.clone();
         let awaits = self.victims.keys().copied().collect();
-        ReservationRow { members, awaits, held: NodeUse::default() }
+        let patient = right == Right::Patience;
+        ReservationRow { members, awaits, held: NodeUse::default(), patient }
     }
 }
 

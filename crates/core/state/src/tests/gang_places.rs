@@ -43,7 +43,7 @@ pub fn kept_for_gang(
     }
     let keep = |placement: Placement| {
         let awaits = awaited.remove(&placement.node).unwrap_or_default();
-        Reservation { placement, awaits }
+        Reservation { placement, awaits, patient: false }
     };
     without.gang(job, from).into_iter().map(keep).collect()
 }
@@ -103,7 +103,7 @@ fn a_gang_has_places_for_all_its_members_or_nobody_ends() {
         placement.devices = kept.last().unwrap().placement.devices.clone();
         let awaits =
             kept.iter().find(|one| one.placement.node == NodeId(2)).unwrap().awaits.clone();
-        let (granted, _) = reserve(world, vec![Reservation { placement, awaits }]);
+        let (granted, _) = reserve(world, vec![Reservation { placement, awaits, patient: false }]);
         assert_eq!(granted.len(), 1);
     };
     check(&other, "one who ends for another");
@@ -115,8 +115,10 @@ fn nobody_joins_a_gang_in_its_place_and_it_goes_as_a_whole() {
     reserve(&mut world, kept.clone());
     let one = world.submit(&JobSpec { priority: 60, ..job(JobKind::Batch, "one", 1, 0) });
     let placement = world.placement(one, 0, NodeId(1));
-    let (_, refused) =
-        reserve(&mut world, vec![Reservation { placement, awaits: held[..2].to_vec() }]);
+    let (_, refused) = reserve(
+        &mut world,
+        vec![Reservation { placement, awaits: held[..2].to_vec(), patient: false }],
+    );
     assert!(matches!(refused[..], [Refusal::NotAVictim { .. }]), "{refused:?}");
     world.exit(held[2], 143);
     let member = kept[3].placement.allocation();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, DurationMs, EndCause, EndReport, Gang, Grant, JobId, JobKind, JobSpec, Machine,
-    NodeId, OnReturn, Resource, Role, Scope, StateMs, StopIntent, WallMs,
+    NodeId, OnReturn, PATIENCE, Resource, Role, Scope, StateMs, StopIntent, WallMs,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -21,7 +21,7 @@ use crate::movable::may_move;
 use crate::reservation::may_end;
 use crate::{
     AllocationRow, ClusterState, Command, JobChange, JobRow, NewToken, Observation, Observed,
-    Purpose, Reservation, Seat, Stock,
+    Purpose, Reservation, Right, Seat, Stock,
 };
 
 #[derive(Clone, Debug)]
@@ -66,6 +66,7 @@ fn moves() -> impl Strategy<Value = Move> {
             .prop_map(|(gpus, queued, what)| Move::Namespace { gpus, queued, what }),
         1 => Just(Move::Reap),
         2 => (0..100_000u64).prop_map(|ms| Move::Wait { ms }),
+        1 => (0..1_000_000u64).prop_map(|ms| Move::Wait { ms }),
     ]
 }
 
@@ -192,7 +193,7 @@ fn elsewhere_command(
     let mover = pick(&movable, allocation).or_else(|| pick(live, allocation))?;
     let mut placement = world.placement(mover.job, mover.instance.0, pick(nodes, node)?);
     placement.attempt = state.attempt_after(mover)?;
-    let kept = Reservation { placement, awaits: vec![mover] };
+    let kept = Reservation { placement, awaits: vec![mover], patient: false };
     Some(Command::Reserve { reservations: vec![kept.clone(), kept] })
 }
 
@@ -208,13 +209,15 @@ fn reserve_command(
         return Some(Command::Unreserve { allocations, reason: "r".to_owned() });
     };
     let is_gang = world.state.jobs().get(&of.0)?.spec.tasks[0].gang.is_some();
+    let patient = awaits.count_ones() % 2 == 1;
     if is_gang {
-        return Some(reserve_for_gang(world, (of.0, usize::from(node.0 as u8)), awaits));
+        let right = if patient { Right::Patience } else { Right::Priority };
+        return Some(reserve_for_gang(world, (of.0, usize::from(node.0 as u8)), awaits, right));
     }
     let live = &world.state.nodes().get(&node)?.live;
     let chosen = live.iter().enumerate().filter(|(at, _)| awaits >> (at % 8) & 1 == 1);
     let chosen: Vec<AllocationId> = chosen.map(|(_, id)| *id).collect();
-    let kept = reservation(world, of, node, &chosen);
+    let kept = Reservation { patient, ..reservation(world, of, node, &chosen) };
     Some(Command::Reserve { reservations: vec![kept.clone(), kept] })
 }
 
@@ -225,9 +228,9 @@ fn waiting_gangs(world: &World) -> Vec<JobId> {
 }
 
 /// Most of those who may end for a gang are to, wherever they are; sometimes one who may not.
-fn reserve_for_gang(world: &World, of: (JobId, usize), awaits: u8) -> Command {
+fn reserve_for_gang(world: &World, of: (JobId, usize), awaits: u8, right: Right) -> Command {
     let jobs = world.state.jobs();
-    let asker = Asker::by_priority(jobs.get(&of.0).unwrap());
+    let asker = Asker { job: jobs.get(&of.0).unwrap(), right };
     let may = |owner: &JobRow, row: &AllocationRow| {
         awaits == 1 || may_end(asker, owner, row, StateMs(world.now)).is_ok()
     };
@@ -235,7 +238,9 @@ fn reserve_for_gang(world: &World, of: (JobId, usize), awaits: u8) -> Command {
     let who = rows.filter(|row| may(jobs.get(&row.id.job).unwrap(), row)).enumerate();
     let chosen = who.filter(|(at, _)| awaits >> (at % 8) & 1 == 1).map(|(_, row)| row.id);
     let chosen: Vec<AllocationId> = chosen.collect();
-    Command::Reserve { reservations: kept_for_gang(world, of, &chosen) }
+    let mut reservations = kept_for_gang(world, of, &chosen);
+    reservations.iter_mut().for_each(|one| one.patient = right == Right::Patience);
+    Command::Reserve { reservations }
 }
 
 /// What was given up and may still run.
@@ -413,6 +418,7 @@ proptest! {
     /// As any life, of a cluster in which a gang's places are kept.
     #[test]
     fn whatever_becomes_of_those_who_end_for_a_gang(
+        right in proptest::sample::select(vec![Right::Priority, Right::Patience]),
         wishes in proptest::collection::vec(moves(), 1..60),
     ) {
         let mut world = World::new(2);
@@ -422,7 +428,8 @@ proptest! {
             world.one(Command::Place { placements }).unwrap();
         }
         let gang = world.submit(&any_job(0, 3, 1, 2));
-        let command = reserve_for_gang(&world, (gang, 0), u8::MAX);
+        world.now += PATIENCE.0;
+        let command = reserve_for_gang(&world, (gang, 0), u8::MAX, right);
         world.one(command).unwrap();
         prop_assert_eq!(world.state.reservations().count(), 3);
         for wish in &wishes {

@@ -39,7 +39,7 @@ fn one_on_two() -> (World, AllocationId) {
 fn to(world: &World, mover: AllocationId, node: NodeId) -> Reservation {
     let mut placement = world.placement(mover.job, mover.instance.0, node);
     placement.attempt = world.state.attempt_after(mover).unwrap();
-    Reservation { placement, awaits: vec![mover] }
+    Reservation { placement, awaits: vec![mover], patient: false }
 }
 
 fn moved(world: &mut World, reservation: Reservation) -> Result<AllocationId, Refusal> {

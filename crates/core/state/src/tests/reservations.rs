@@ -31,7 +31,7 @@ pub fn reservation(
         }
     });
     let placement: Placement = without.placement(job, instance, node);
-    Reservation { placement, awaits: awaits.to_vec() }
+    Reservation { placement, awaits: awaits.to_vec(), patient: false }
 }
 
 fn reserve(

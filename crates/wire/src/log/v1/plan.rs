@@ -27,6 +27,7 @@ pub(crate) fn reservation_to_proto(reservation: &Reservation) -> v1::reserve::Re
     v1::reserve::Reservation {
         placement: Some(placement_to_proto(&reservation.placement)),
         awaits: allocations_to_proto(&reservation.awaits),
+        patient: reservation.patient,
     }
 }
 
@@ -85,6 +86,7 @@ pub(crate) fn read_reservation(
     Some(Reservation {
         placement: read_placement(placement_at, placement, problems)?,
         awaits: read_allocations(at.named("awaits"), proto.awaits, problems),
+        patient: proto.patient,
     })
 }
 

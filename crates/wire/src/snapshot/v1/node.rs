@@ -189,6 +189,7 @@ fn reservation_to_proto(row: &ReservationRow) -> v1::Reservation {
         members: row.members.iter().map(member).collect(),
         awaits: allocations_to_proto(&row.awaits),
         held: Some(use_to_proto(&row.held)),
+        patient: row.patient,
     }
 }
 
@@ -214,6 +215,7 @@ fn read_reservation(
         members,
         awaits: read_allocations(at.named("awaits"), proto.awaits, problems),
         held: read_use(held_at, held, problems)?,
+        patient: proto.patient,
     })
 }
 

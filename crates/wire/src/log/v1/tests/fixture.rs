@@ -215,7 +215,7 @@ fn namespaces() -> [Command; 4] {
 /// What is urgent, and what ends for it.
 fn preemptions() -> [Command; 4] {
     let Command::Place { placements } = place() else { unreachable!("it is a placement") };
-    let reserve = |placement| Reservation { placement, awaits: vec![id(6), id(7)] };
+    let reserve = |placement| Reservation { placement, awaits: vec![id(6), id(7)], patient: true };
     let min_run = DurationMs(90_000);
     let preemption = Preemption { preempts: false, preemptible: true, min_run };
     [

@@ -157,6 +157,7 @@ fn with_a_kept_place() -> Stored {
         members: BTreeMap::from([(id(11), KeptPlace { claim: claim(), score })]),
         awaits: BTreeSet::from([id(5), id(6)]),
         held,
+        patient: true,
     };
     let node = node(NodeState::Ready, Purpose::Work);
     Stored::Node(Arc::new(NodeRow { reservations: vec![kept], ..node }))

@@ -1,0 +1,82 @@
+//! Places that are kept patiently: when they may be, and for what they make way.
+
+use berth_model::{AllocationId, Amounts, PATIENCE};
+
+use super::Step;
+use crate::command::{Placement, Reservation};
+use crate::lending::{Asker, Right};
+use crate::node::NodeRow;
+use crate::refusal::Refusal;
+use crate::reservation::{NotAVictim, gives_way};
+use crate::rows::JobRow;
+
+impl Step<'_> {
+    /// Whether a place may be kept for the attempt, wherever. One that is kept patiently makes way
+    /// for one where others are asked to end; itself, then.
+    pub(super) fn may_wait(
+        &self,
+        job: &JobRow,
+        placement: &Placement,
+        right: Right,
+    ) -> Result<Option<AllocationId>, Refusal> {
+        let id = placement.allocation();
+        self.may_begin(job, placement)?;
+        if !self.state.is_reserved(id.job, id.task, id.instance) {
+            return Ok(None);
+        }
+        match right != Right::Patience && self.state.is_reserved_patiently(id) {
+            true => Ok(Some(id)),
+            false => Err(Refusal::NotPending(id)),
+        }
+    }
+
+    /// By what right others end for it.
+    pub(super) fn right_of(&self, job: &JobRow, places: &[Reservation]) -> Result<Right, Refusal> {
+        if !places.iter().any(|one| one.patient) {
+            let placements = places.iter().map(|one| &one.placement);
+            return Ok(self.state.right_to(job.namespace(), asked_for(job, placements)));
+        }
+        if self.now < job.submitted_ms.after(PATIENCE) {
+            let awaited = places.iter().flat_map(|one| &one.awaits).next();
+            let victim = awaited.copied().unwrap_or_default();
+            return Err(Refusal::NotAVictim { victim, why: NotAVictim::TooSoon });
+        }
+        Ok(Right::Patience)
+    }
+
+    /// The node without the patient places that give way to what asks, and one member of each of
+    /// those. Its own place gives way to itself.
+    pub(super) fn opened(
+        &self,
+        asker: Asker<'_>,
+        node: &NodeRow,
+        own: AllocationId,
+    ) -> (NodeRow, Vec<AllocationId>) {
+        let is_own = |id: &AllocationId| self.state.unit_of(*id) == self.state.unit_of(own);
+        let gives_way = |id: &AllocationId| {
+            let owner = self.state.jobs.get(&id.job);
+            is_own(id) || owner.is_some_and(|owner| gives_way(asker, owner))
+        };
+        let mut open = node.clone();
+        let mut making_way = Vec::new();
+        open.reservations.retain(|one| {
+            let first = one.members.keys().next().filter(|id| one.patient && gives_way(id));
+            making_way.extend(first.copied());
+            first.is_none()
+        });
+        let before = node.reservations.iter();
+        for one in before.filter(|one| one.members.keys().any(|id| making_way.contains(id))) {
+            open.used.remove_held(&one.held);
+        }
+        (open, making_way)
+    }
+}
+
+/// What these would take together.
+pub(super) fn asked_for<'p>(
+    job: &JobRow,
+    placements: impl IntoIterator<Item = &'p Placement>,
+) -> Amounts {
+    let claims = placements.into_iter().filter_map(|placement| placement.claim_of(job));
+    claims.fold(Amounts::default(), |sum, (_, claim)| sum.plus(claim.amounts()))
+}
