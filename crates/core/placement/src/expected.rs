@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use berth_model::{AllocationId, JobId, StateMs, StopIntent, TaskIndex, WallMs};
+use berth_state::reservation::ends_by;
 use berth_state::{AllocationRow, ClusterState, Command, Observation, Observed, Reply};
 
 use crate::budget::Budget;
@@ -133,12 +134,7 @@ impl Future {
 /// When a live allocation has ended for sure; `None` if it may run for ever.
 fn latest_end(view: &ClusterState, row: &AllocationRow, now: StateMs) -> Option<StateMs> {
     let job = view.jobs().get(&row.id.job)?;
-    let task = job.spec.tasks.get(usize::from(row.id.task.0))?;
-    let stopped_at = match row.state.stop_intent() {
-        Some(_) => now,
-        None => row.running_since.unwrap_or(now).after(task.time_limit?),
-    };
-    Some(stopped_at.max(now).after(task.stop.grace))
+    ends_by(&job.spec, row, now, now)
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
-    AllocationId, Borrowing, Claim, InstanceIndex, JobId, JobKind, JobSpec, LENT_MIN_RUN_MAX,
-    NodeId, NodeUse, PREEMPTION_GAP, StateMs, StopIntent, TaskIndex, outranks,
+    AllocationId, Borrowing, Claim, DurationMs, InstanceIndex, JobId, JobKind, JobSpec,
+    LENT_MIN_RUN_MAX, NodeId, NodeUse, PREEMPTION_GAP, StateMs, StopIntent, TaskIndex, TaskSpec,
+    outranks,
 };
 use imbl::OrdMap;
 use thiserror::Error;
@@ -160,6 +161,22 @@ pub fn time_left(spec: &JobSpec, row: &AllocationRow, now: StateMs) -> u64 {
     }
 }
 
+/// When an allocation has ended by itself at the latest, its grace included, if one that does not
+/// run yet `starts` then; `None` if it may run for ever.
+pub fn ends_by(
+    spec: &JobSpec,
+    row: &AllocationRow,
+    starts: StateMs,
+    now: StateMs,
+) -> Option<StateMs> {
+    let task = spec.tasks.get(usize::from(row.id.task.0))?;
+    let stopped_at = match row.state.stop_intent() {
+        Some(_) => now,
+        None => row.running_since.unwrap_or(starts).after(task.time_limit?),
+    };
+    Some(stopped_at.max(now).after(task.stop.grace))
+}
+
 /// Whether a place that is kept for a patient `owner` gives way to what asks: as it would if it
 /// ran already.
 pub fn gives_way(asker: Asker<'_>, owner: &JobRow) -> bool {
@@ -185,6 +202,20 @@ impl ReservationRow {
         members.len() == 1
             && awaits.len() == 1
             && members.zip(awaits).all(|(to, of)| follows(to, of))
+    }
+
+    /// Whether what would begin now has ended, at the latest, when the last of those who are awaited
+    /// has: then it may have of the place what it needs, and is awaited with them.
+    pub fn has_time_for(&self, state: &ClusterState, task: &TaskSpec, now: StateMs) -> bool {
+        let Some(limit) = task.time_limit else { return false };
+        let ends = now.after(DurationMs(RESTART_MS)).after(limit).after(task.stop.grace);
+        let ends_by = |id: &AllocationId| {
+            let (row, owner) = (state.allocations.get(id)?, state.jobs.get(&id.job)?);
+            let starts = row.planned_at.after(DurationMs(RESTART_MS));
+            ends_by(&owner.spec, row, starts, now)
+        };
+        let all: Option<Vec<StateMs>> = self.awaits.iter().map(ends_by).collect();
+        self.patient && all.is_some_and(|all| all.into_iter().any(|last| ends <= last))
     }
 
     pub(crate) fn to_hold(&self, state: &ClusterState) -> NodeUse {

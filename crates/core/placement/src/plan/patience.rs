@@ -2,9 +2,9 @@
 //! else it waits for as long as smaller work takes whatever becomes free before enough of it has.
 //! The places of what is less urgent make way, as it would if it ran.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::{AllocationId, NodeId, PATIENCE};
+use berth_model::{AllocationId, NodeId, NodeUse, PATIENCE};
 use berth_state::reservation::gives_way;
 use berth_state::{ClusterState, ReservationRow, Right};
 
@@ -20,21 +20,59 @@ const WAITING_MAX: usize = 16;
 /// The patient places that there are, and who might come to have one.
 #[derive(Default)]
 pub(super) struct Patience<'a> {
-    rows: Vec<(NodeId, &'a ReservationRow)>,
+    places: Vec<Place<'a>>,
     /// Whether this plan keeps more of them.
     pub keeps: bool,
     /// Without room, in the order of the plan, with an instance of each.
     waiting: Vec<(Visit<'a>, u32)>,
 }
 
-/// Places that have made way for one visit, by the position of their node.
-pub(super) type Lifted<'a> = Vec<(usize, &'a ReservationRow)>;
+/// What is kept on one node.
+#[derive(Clone)]
+struct Place<'a> {
+    node: NodeId,
+    row: &'a ReservationRow,
+    /// Of its claims, what nobody else has.
+    held: NodeUse,
+}
+
+/// What a visit would do where a patient place is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// Begin at once.
+    Begin,
+    /// Have others end first.
+    End,
+}
+
+/// Places that are out of the way of one visit, by the position of their node.
+pub(super) struct Lifted<'a>(Vec<(usize, Place<'a>, Way)>);
+
+/// Why a place is out of the way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// It is the visit's own, or makes way for it.
+    Gone,
+    /// What the visit takes of it is free again in time.
+    InTime,
+}
+
+impl Lifted<'_> {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl<'a> Patience<'a> {
     pub fn of(view: &'a ClusterState) -> Patience<'a> {
         let rows = view.reservations().filter(|(.., row)| row.patient);
         let rows = rows.filter(|(id, _, row)| row.members.keys().next() == Some(id));
-        Patience { rows: rows.map(|(_, node, row)| (node, row)).collect(), ..Patience::default() }
+        let place = |(_, node, row): (_, _, &'a ReservationRow)| Place {
+            node,
+            row,
+            held: row.held.clone(),
+        };
+        Patience { places: rows.map(place).collect(), ..Patience::default() }
     }
 }
 
@@ -59,32 +97,55 @@ impl<'a> Run<'_, 'a> {
         self.view.is_reserved(id.job, id.task, id.instance) && !self.view.is_reserved_patiently(id)
     }
 
-    /// Takes the places away that make way for an instance, or for a gang.
-    pub(super) fn lift(&mut self, visit: Visit<'a>, instance: u32) -> Lifted<'a> {
+    /// Takes places out of the way of an instance, or of a gang: those that make way for it, its
+    /// own, and, if it is to begin at once, those that it leaves in time.
+    pub(super) fn lift(&mut self, visit: Visit<'a>, instance: u32, wish: Wish) -> Lifted<'a> {
         let own = visit.allocation(self.view, instance);
-        let rows = self.patience.rows.iter();
-        let rows =
-            rows.filter(|(_, row)| row.members.contains_key(&own) || self.makes_way(visit, row));
-        let at = |node: &NodeId| self.roster.position_of(*node);
-        let lifted: Lifted<'a> = rows.filter_map(|(node, row)| Some((at(node)?, *row))).collect();
-        for (position, row) in &lifted {
-            self.roster.release(*position, &row.held, self.now);
+        let is_own = |id: &AllocationId| self.view.unit_of(*id) == self.view.unit_of(own);
+        let way = |place: &Place<'_>| {
+            if place.row.members.keys().any(is_own) {
+                return Some(Way::Gone);
+            }
+            let begins = wish == Wish::Begin;
+            if begins && place.row.has_time_for(self.view, visit.task, self.now) {
+                return Some(Way::InTime);
+            }
+            self.makes_way(visit, place.row).then_some(Way::Gone)
+        };
+        let lifted = |place: &Place<'a>| {
+            Some((self.roster.position_of(place.node)?, place.clone(), way(place)?))
+        };
+        let lifted: Vec<_> = self.patience.places.iter().filter_map(lifted).collect();
+        for (position, place, _) in &lifted {
+            self.roster.release(*position, &place.held, self.now);
         }
-        lifted
+        Lifted(lifted)
     }
 
-    /// Puts them back, except on nodes of which this plan has given something since: from
-    /// `placed` and `kept` on.
+    /// Puts them back. Where this plan has given something since, from `placed` and `kept` on,
+    /// what leaves in time is awaited with the others, and what is more urgent has the place.
     pub(super) fn lay(&mut self, lifted: Lifted<'a>, (placed, kept): (usize, usize)) {
-        let placements = self.placements[placed..].iter();
-        let reservations = self.reservations[kept..].iter().map(|one| &one.placement);
-        let given: BTreeSet<NodeId> =
-            placements.chain(reservations).map(|placement| placement.node).collect();
-        for (position, row) in lifted {
-            let node = self.roster.host(position).row.id;
-            match given.contains(&node) {
-                true => self.patience.rows.retain(|(at, _)| *at != node),
-                false => self.roster.hold(position, &row.held, self.now),
+        let mut given: BTreeMap<NodeId, NodeUse> = BTreeMap::new();
+        for placement in &self.placements[placed..] {
+            let claim = self.claim_of(placement).unwrap_or_default();
+            given.entry(placement.node).or_default().add(&claim);
+        }
+        for one in &self.reservations[kept..] {
+            given.entry(one.placement.node).or_default();
+        }
+        for (position, place, way) in lifted.0 {
+            let at = self.patience.places.iter().position(|one| std::ptr::eq(one.row, place.row));
+            let (Some(at), Some(theirs)) = (at, given.get(&place.node)) else {
+                self.roster.hold(position, &place.held, self.now);
+                continue;
+            };
+            match way {
+                Way::InTime => {
+                    let held = place.held.beyond(theirs);
+                    self.roster.hold(position, &held, self.now);
+                    self.patience.places[at].held = held;
+                }
+                Way::Gone => drop(self.patience.places.swap_remove(at)),
             }
         }
     }
@@ -112,10 +173,15 @@ impl<'a> Run<'_, 'a> {
         }
     }
 
-    /// Keeps places for those who have waited for long, the first in the queue first.
+    /// Keeps places for those who have waited for long, the first in the queue first. What begins
+    /// in this plan is not among those who might be awaited, so the next one sees to it: else
+    /// somebody behind the first would have the place.
     pub(super) fn keep_patiently(&mut self) {
+        if !self.placements.is_empty() {
+            return;
+        }
         let mut nodes: BTreeSet<NodeId> =
-            self.patience.rows.iter().map(|(node, _)| *node).collect();
+            self.patience.places.iter().map(|place| place.node).collect();
         for (visit, instance) in std::mem::take(&mut self.patience.waiting) {
             let is_gang = visit.task.gang.is_some();
             let more = visit.of_unit() as usize;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::patience::Wish;
 use super::rounds::Done;
 use super::turns::Next;
 use super::{Run, Tally, Visit};
@@ -110,11 +111,15 @@ impl<'a> Run<'_, 'a> {
             return Fate::Placed;
         }
         let before = (self.placements.len(), self.reservations.len());
-        let lifted = self.lift(visit, instance);
-        let fate = if !lifted.is_empty() && self.place_one(visit, key, instance) {
+        let lifted = self.lift(visit, instance, Wish::Begin);
+        let begins = !lifted.is_empty() && self.place_one(visit, key, instance);
+        self.lay(lifted, before);
+        if begins {
             self.plans_again |= is_kept;
-            Fate::Placed
-        } else if self.is_kept_for_good(visit, instance)
+            return Fate::Placed;
+        }
+        let lifted = self.lift(visit, instance, Wish::End);
+        let fate = if self.is_kept_for_good(visit, instance)
             || self.reserve(visit, key, instance)
             || is_kept
         {

@@ -1,14 +1,23 @@
 //! Places that are kept patiently: when they may be, and for what they make way.
 
-use berth_model::{AllocationId, Amounts, PATIENCE};
+use berth_model::{AllocationId, Amounts, Claim, NodeId, PATIENCE};
 
 use super::Step;
 use crate::command::{Placement, Reservation};
 use crate::lending::{Asker, Right};
 use crate::node::NodeRow;
 use crate::refusal::Refusal;
-use crate::reservation::{NotAVictim, gives_way};
+use crate::reservation::{NotAVictim, ReservationRow, gives_way};
 use crate::rows::JobRow;
+
+/// What a placement leaves of the patient places on its node.
+pub(super) enum Beside {
+    All,
+    /// It has ended before the place of this one is whole, and is awaited for it.
+    Before(AllocationId),
+    /// These make way.
+    Instead(Vec<AllocationId>),
+}
 
 impl Step<'_> {
     /// Whether a place may be kept for the attempt, wherever. One that is kept patiently makes way
@@ -42,6 +51,58 @@ impl Step<'_> {
             return Err(Refusal::NotAVictim { victim, why: NotAVictim::TooSoon });
         }
         Ok(Right::Patience)
+    }
+
+    /// A patient place of the node that has time for a task and, without it, room.
+    fn with_time_for(
+        &self,
+        (job, node): (&JobRow, &NodeRow),
+        placement: &Placement,
+    ) -> Option<(Claim, AllocationId)> {
+        let (task, _) = placement.claim_of(job)?;
+        let own = self.state.unit_of(placement.allocation());
+        let is_own = |one: &ReservationRow| {
+            one.members.keys().any(|member| self.state.unit_of(*member) == own)
+        };
+        let kept = node.reservations.iter().filter(|one| !is_own(one));
+        let mut kept = kept.filter(|one| one.has_time_for(self.state, task, self.now));
+        kept.find_map(|one| {
+            let mut without = node.clone();
+            without.used.remove_held(&one.held);
+            let claim = self.claim_fits(job, &without, placement.allocation(), placement).ok()?;
+            Some((claim, one.members.keys().next().copied()?))
+        })
+    }
+
+    /// What a placement takes, and what becomes of patient places if there is no room beside them.
+    pub(super) fn claim_open(
+        &self,
+        job: &JobRow,
+        node: &NodeRow,
+        placement: &Placement,
+    ) -> Result<(Claim, Beside), Refusal> {
+        let id = placement.allocation();
+        let refusal = match self.claim_fits(job, node, id, placement) {
+            Ok(claim) => return Ok((claim, Beside::All)),
+            Err(refusal) => refusal,
+        };
+        if !node.reservations.iter().any(|one| one.patient) {
+            return Err(refusal);
+        }
+        if let Some((claim, member)) = self.with_time_for((job, node), placement) {
+            return Ok((claim, Beside::Before(member)));
+        }
+        let right = self.state.right_to(job.namespace(), asked_for(job, [placement]));
+        let (open, making_way) = self.opened(Asker { job, right }, node, id);
+        Ok((self.claim_fits(job, &open, id, placement)?, Beside::Instead(making_way)))
+    }
+
+    /// Somebody more is awaited for a place.
+    pub(super) fn await_also(&mut self, node: NodeId, member: AllocationId, id: AllocationId) {
+        let is_its = |one: &ReservationRow| one.members.contains_key(&member);
+        if let Some((at, row)) = self.reservation_where(node, is_its) {
+            self.change_reservation(node, at, row, |row| row.awaits.extend([id]));
+        }
     }
 
     /// The node without the patient places that give way to what asks, and one member of each of

@@ -1,17 +1,14 @@
 //! Granting placements: each is checked again as if nobody had planned it.
 
-use std::slice;
-
 use berth_model::{
     AllocationId, AllocationState, Claim, GangSeat, JobKind, Misfit, NodeId, eligible, fits,
 };
 
 use super::Step;
 use super::gangs::Unit;
-use super::patience::asked_for;
+use super::patience::Beside;
 use crate::command::{Placement, Purpose};
 use crate::event::EventKind;
-use crate::lending::Asker;
 use crate::node::NodeRow;
 use crate::refusal::Refusal;
 use crate::rows::{AllocationRow, JobRow};
@@ -49,12 +46,14 @@ impl Step<'_> {
         let job = self.state.job_row(placement.job)?.clone();
         self.may_begin(&job, placement)?;
         let node = self.state.node_row(placement.node)?.clone();
-        let (claim, making_way) = self.claim_open(&job, &node, id, placement)?;
+        let (claim, beside) = self.claim_open(&job, &node, placement)?;
         self.state.check_quota(&job.spec, claim.amounts(), Some(id))?;
         if self.state.is_reserved(id.job, id.task, id.instance) {
             self.drop_named(&[id], "there is room for it without that");
         }
-        self.drop_named(&making_way, GAVE_WAY);
+        if let Beside::Instead(making_way) = &beside {
+            self.drop_named(making_way, GAVE_WAY);
+        }
         self.state.nodes.edit(&node.id, |node| {
             node.used.add(&claim);
             node.live.insert(id);
@@ -82,6 +81,9 @@ impl Step<'_> {
             seat,
         };
         self.state.insert_allocation(row);
+        if let Beside::Before(member) = beside {
+            self.await_also(node.id, member, id);
+        }
         self.emit_allocation(id, node.id, EventKind::AllocationPlanned);
         self.announce_state(id.job, was);
         Ok(id)
@@ -125,27 +127,6 @@ impl Step<'_> {
         } else {
             Err(refuse())
         }
-    }
-
-    /// What it takes, and whose places make way for it, if there is no room beside them.
-    fn claim_open(
-        &self,
-        job: &JobRow,
-        node: &NodeRow,
-        id: AllocationId,
-        placement: &Placement,
-    ) -> Result<(Claim, Vec<AllocationId>), Refusal> {
-        let refusal = match self.claim_fits(job, node, id, placement) {
-            Ok(claim) => return Ok((claim, Vec::new())),
-            Err(refusal) => refusal,
-        };
-        if !node.reservations.iter().any(|one| one.patient) {
-            return Err(refusal);
-        }
-        let right =
-            self.state.right_to(job.namespace(), asked_for(job, slice::from_ref(placement)));
-        let (open, making_way) = self.opened(Asker { job, right }, node, id);
-        Ok((self.claim_fits(job, &open, id, placement)?, making_way))
     }
 
     pub(super) fn claim_fits(

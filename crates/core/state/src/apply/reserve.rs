@@ -174,7 +174,7 @@ impl Step<'_> {
     /// Changes the reservation at this position, or appends the new one, changed; what is held
     /// follows, and one without members goes, as does one that awaits nobody, unless it is part of
     /// a gang's.
-    fn change_reservation(
+    pub(super) fn change_reservation(
         &mut self,
         node: NodeId,
         at: usize,
@@ -324,7 +324,7 @@ impl Step<'_> {
         self.emit_allocation(id, node, EventKind::ReservationDropped { reason });
     }
 
-    fn reservation_where(
+    pub(super) fn reservation_where(
         &self,
         node: NodeId,
         holds: impl Fn(&ReservationRow) -> bool,
