@@ -254,6 +254,7 @@ mod tests {
             deadline: None,
             max_disconnect: DurationMs(1),
             on_return: Default::default(),
+            policy_origin: Default::default(),
             progress_deadline: None,
             exclusive: false,
             preemption: berth_model::Preemption::default(),

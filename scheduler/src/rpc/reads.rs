@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_model::{AllocationId, JobId, StateMs};
+use berth_model::{AllocationId, JobId, JobKind, StateMs};
 use berth_placement::{Explanation, PlanPreview, explain, waits_for_quota};
 use berth_proto::v1;
 use berth_state::{AllocationRow, ClusterState, JobRow};
+use berth_wire::spec::policy_origin_to_proto;
 use berth_wire::views;
 use tonic::Status;
 
@@ -133,6 +134,7 @@ impl Shared {
     ) -> Result<v1::ExplainReply, Status> {
         let view = self.read(granted, request.consistency).await?.state;
         let row = lookup::job(granted, &view, request.job.as_ref())?;
+        let spec = row.spec.clone();
         let (soft, now, id) = (leader.loads(), leader.clock.now(), row.id);
         // It tries on a copy what would help: on a large cluster for some tenths of a second.
         let explaining = tokio::task::spawn_blocking(move || explain(&view, &soft, now, id));
@@ -140,7 +142,13 @@ impl Shared {
         let explained =
             explained.map_err(|_| Status::internal("the explanation did not finish"))?;
         let explained = explained.ok_or_else(|| Status::not_found(format!("job {id} is gone")))?;
-        Ok(explain_reply(&explained, now))
+        let mut reply = explain_reply(&explained, now);
+        // A daemon is on every node that takes it.
+        if spec.kind != JobKind::Daemon {
+            reply.policy = spec.policy.name().to_owned();
+            reply.policy_origin = policy_origin_to_proto(spec.policy_origin);
+        }
+        Ok(reply)
     }
 
     pub async fn job_history(
@@ -264,6 +272,7 @@ fn explain_reply(explained: &Explanation, now: StateMs) -> v1::ExplainReply {
         nodes_total: u32::try_from(explained.nodes_total).unwrap_or(u32::MAX),
         smallest_change: explained.smallest_change.clone(),
         placed,
+        ..v1::ExplainReply::default()
     }
 }
 
@@ -271,10 +280,10 @@ fn explain_reply(explained: &Explanation, now: StateMs) -> v1::ExplainReply {
 pub fn plan_reply(
     view: &ClusterState,
     preview: &Result<PlanPreview, berth_state::Refusal>,
-    spec: &berth_model::JobSpec,
     now: StateMs,
 ) -> Result<v1::PlanReply, Status> {
     let preview = preview.as_ref().map_err(status::from_refusal)?;
+    let spec = &*preview.spec;
     let placements = preview.placements.iter().map(|placement| planned(view, placement, spec));
     let mut named = BTreeSet::new();
     let kept = preview.reservations.iter().map(|reservation| v1::PlannedPlacement {
