@@ -87,6 +87,7 @@ fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
             address: String::new(),
         },
         claims: None,
+        mps_directory: None,
         confinement: Confinement::begin(unconfined, None, dir.path()).unwrap(),
         repairs: Repairs {
             table: FaultTable::default(),
@@ -128,6 +129,7 @@ fn begin(dir: &std::path::Path, instance: u32, boot_id: &str) {
         unstarted: None,
         ready: false,
         worker: None,
+        mps_percent: None,
     };
     AllocationDir::of(&dir.join("allocs"), id(instance)).begin(&record).unwrap();
 }

@@ -194,10 +194,26 @@ fn live_allocation(
     let sample = samples
         .iter()
         .find(|sample| row.claim.devices.iter().any(|claim| claim.uuid == sample.uuid));
-    if let Some(watch) = sample.map(watch_in_words) {
-        shown.isolation = format!("{}, {watch}", views::TIME_SLICED);
+    if let Some(sample) = sample {
+        let (level, watch) = (level_in_words(sample, &shown.id), watch_in_words(sample));
+        shown.isolation = format!("{level}, {watch}");
     }
     shown
+}
+
+/// What keeps one that shares a device from the others. One that began while MPS was not there, or
+/// before it was, is no client of it.
+fn level_in_words(sample: &v1::DeviceSample, allocation_id: &str) -> String {
+    let Some(mps) = &sample.mps else { return views::TIME_SLICED.to_owned() };
+    let own = mps.shares.iter().find(|share| share.allocation_id == allocation_id);
+    match (own, mps.missing.as_str()) {
+        (Some(own), "") => format!("MPS with {} % of the processors", own.percent),
+        (Some(own), gone) => {
+            format!("MPS with {} % of the processors when it began ({gone})", own.percent)
+        }
+        (None, "") => format!("{} (it began without MPS)", views::TIME_SLICED),
+        (None, missing) => format!("{} (no MPS: {missing})", views::TIME_SLICED),
+    }
 }
 
 fn watch_in_words(sample: &v1::DeviceSample) -> String {
@@ -343,5 +359,40 @@ fn planned_victim(view: &ClusterState, id: berth_model::AllocationId) -> v1::Pla
         job_name: job.map_or_else(String::new, |job| job.name().to_string()),
         priority: job.map_or(0, |job| u32::from(job.spec.priority)),
         namespace: job.map_or_else(String::new, |job| job.namespace().to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_a_share_from_others_is_told_as_it_is() {
+        let check = |shares: Option<&[(&str, u32)]>, missing: &str, expected: &str| {
+            let share = |(id, percent): &(&str, u32)| v1::MpsShare {
+                allocation_id: (*id).to_owned(),
+                percent: *percent,
+            };
+            let mps = shares.map(|shares| v1::MpsSample {
+                missing: missing.to_owned(),
+                shares: shares.iter().map(share).collect(),
+            });
+            let sample = v1::DeviceSample { mps, ..v1::DeviceSample::default() };
+            assert_eq!(level_in_words(&sample, "1.0.0.1"), expected);
+        };
+        let (own, other) = (("1.0.0.1", 50), ("2.0.0.1", 25));
+        check(None, "", "time-sliced");
+        check(Some(&[other, own]), "", "MPS with 50 % of the processors");
+        check(
+            Some(&[own]),
+            "control: nobody listens",
+            "MPS with 50 % of the processors when it began (control: nobody listens)",
+        );
+        check(Some(&[other]), "", "time-sliced (it began without MPS)");
+        check(
+            Some(&[]),
+            "control: nobody listens",
+            "time-sliced (no MPS: control: nobody listens)",
+        );
     }
 }

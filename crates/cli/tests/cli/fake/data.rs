@@ -186,6 +186,7 @@ pub fn nodes() -> Vec<Node> {
         cordoned: memory_used_bytes.is_none(),
         memory_errors: memory_used_bytes.is_none().then(memory_errors),
         unwatched: None,
+        mps: memory_used_bytes.map(|_| "its control daemon listens".to_owned()),
     };
     let gpu_01 = Node {
         id: 1,
