@@ -33,6 +33,9 @@ pub struct AllocationRecord {
     /// What it is and holds, for a cluster that does not know it any more.
     #[prost(message, optional, tag = "6")]
     pub worker: Option<v1::WorkerHere>,
+    /// Its share of the processors of its GPU, where it was begun as a client of MPS.
+    #[prost(uint32, optional, tag = "7")]
+    pub mps_percent: Option<u32>,
 }
 
 /// An end before the beginning.
@@ -204,6 +207,7 @@ mod tests {
             unstarted: None,
             ready: true,
             worker: None,
+            mps_percent: Some(50),
         };
         allocation.begin(&record).unwrap();
         assert_eq!(allocation.begin(&record).unwrap_err().kind(), io::ErrorKind::AlreadyExists);

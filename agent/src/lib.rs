@@ -54,6 +54,7 @@ mod journal;
 mod leftovers;
 mod logs;
 mod metadata;
+mod mps;
 mod node;
 mod options;
 mod owners;

@@ -73,6 +73,8 @@ pub struct AgentOptions {
     pub metadata_service: MetadataService,
     /// How many tasks may share one GPU.
     pub tasks_per_gpu_max: u32,
+    /// Where the control daemon of NVIDIA's MPS listens, for workers that share a GPU.
+    pub mps_directory: Option<PathBuf>,
     /// The user of workers, where the agent is root.
     pub worker_user: Option<String>,
     /// Between two tries to reach a scheduler, at least and at most.
@@ -199,6 +201,7 @@ impl AgentOptions {
             confinement: Wish::default(),
             metadata_service: MetadataService::default(),
             tasks_per_gpu_max: TASKS_PER_DEVICE_MAX_DEFAULT,
+            mps_directory: None,
             worker_user: None,
             retry_min: Duration::from_millis(20),
             retry_max: Duration::from_secs(1),

@@ -93,6 +93,7 @@ pub async fn run(options: AgentOptions) -> anyhow::Result<()> {
         shim: options.shim.clone(),
         docker: options.docker.clone(),
         fetches,
+        mps_directory: options.mps_directory.clone(),
     };
     let stop_after = options.stop_after.map(in_milliseconds);
     let mut node =

@@ -9,8 +9,7 @@ use berth_placement::{Budget, PlanOutcome, Planner, SoftView};
 use berth_raft::{Proposal, ProposeError, Runtime};
 use berth_reconcile::SoftState;
 use berth_state::{
-    Applied, ClusterState, Command, Entry, EventKind, Observation, Observed, Placement, Refusal,
-    Reply,
+    Applied, ClusterState, Command, Entry, EventKind, Observation, Observed, Refusal, Reply,
 };
 use berth_wire::log::v1 as log;
 use openraft_rt_sim::SimRuntime;
@@ -444,7 +443,7 @@ fn add_placements(planner: &mut Planner, view: &ClusterState, entry: &mut Entry)
 /// A plan as the leader proposes it, the places that are kept before the placements.
 fn commands_of(outcome: PlanOutcome) -> Vec<Command> {
     let chunks = outcome.placements.chunks(PLACEMENTS_IN_COMMAND_MAX);
-    let place = |placements: &[Placement]| Command::Place { placements: placements.to_vec() };
+    let place = |placements: &[_]| Command::Place { placements: placements.to_vec() };
     let reservations = outcome.reservations;
     let kept = (!reservations.is_empty()).then_some(Command::Reserve { reservations });
     kept.into_iter().chain(chunks.map(place)).collect()
@@ -487,7 +486,8 @@ fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         | Command::CreateToken(_)
         | Command::RevokeToken { .. }
         | Command::UseJoinToken { .. }
-        | Command::RevokeMachine { .. } => false,
+        | Command::RevokeMachine { .. }
+        | Command::SetPolicyDefault { .. } => false,
     })
 }
 

@@ -73,6 +73,9 @@ pub struct View {
     /// What is to be seen again of what is hidden, as far as it is there.
     #[prost(string, repeated, tag = "7")]
     pub shown: Vec<String>,
+    /// Shared memory by name is the host's, which a daemon of the host needs to share some.
+    #[prost(bool, tag = "8")]
+    pub hosts_memory: bool,
 }
 
 /// A directory of the host at another place.

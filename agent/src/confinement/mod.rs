@@ -103,6 +103,8 @@ pub struct Confined<'a> {
     pub gpu_minors: Vec<u32>,
     /// Other device nodes that it needs.
     pub nodes: Vec<String>,
+    /// Where it finds MPS, if it is a client of it.
+    pub mps_directory: Option<&'a Path>,
 }
 
 /// One of the modes of this executable that confine. The arguments are the agent's own affair.
@@ -183,7 +185,12 @@ impl Confinement {
         let trial = AllocationDir::at(dir.to_owned());
         fs::create_dir_all(trial.task()).map_err(failed)?;
         trial.make_temporary().map_err(failed)?;
-        let confined = Confined { dir: &trial, gpu_minors: Vec::new(), nodes: Vec::new() };
+        let confined = Confined {
+            dir: &trial,
+            gpu_minors: Vec::new(),
+            nodes: Vec::new(),
+            mps_directory: None,
+        };
         let program = Program::of_this_executable(MODE);
         let words = [program.exe.into_os_string()].into_iter().chain(program.arguments);
         let command = words.chain([NOTHING.into()]).map(|word| word.to_string_lossy().into_owned());
@@ -276,6 +283,12 @@ impl Confinement {
                 TEMPORARY.into_iter().filter(|path| Path::new(path).is_dir()).map(own).collect();
             view.hidden.push(RUN.to_owned());
             view.shown = SHOWN_OF_RUN.map(str::to_owned).to_vec();
+        }
+        if let Some(directory) = confined.mps_directory {
+            let shown =
+                if directory.starts_with(RUN) { &mut view.shown } else { &mut view.writable };
+            shown.push(text(directory));
+            view.hosts_memory = true;
         }
         view
     }

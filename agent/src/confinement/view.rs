@@ -43,6 +43,9 @@ const MASKED: [&str; 9] = [
 const SETTINGS: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// Where shared memory has names.
+const MEMORY: &str = "/dev/shm";
+
 /// A part of the host's tree, held while its place is covered.
 struct Tree {
     mount: OwnedFd,
@@ -80,7 +83,7 @@ pub fn take(view: &View) -> Result<(), String> {
     }
     host.attach_files()?;
     hide(&view.hidden, &host)?;
-    devices(&host.devices)?;
+    devices(&host.devices, host.memory.as_ref())?;
     processes()
 }
 
@@ -96,6 +99,8 @@ struct Host {
     shown: Vec<Tree>,
     task: Tree,
     devices: Vec<Tree>,
+    /// Where shared memory has names.
+    memory: Option<Tree>,
 }
 
 impl Host {
@@ -114,6 +119,7 @@ impl Host {
             shown: those_there(view.shown.iter().map(String::as_str))?,
             task: Tree::hold(&view.task_dir, &view.task_dir)?,
             devices,
+            memory: view.hosts_memory.then(|| Tree::hold(MEMORY, MEMORY)).transpose()?,
         })
     }
 
@@ -226,7 +232,7 @@ fn hide(hidden: &[String], host: &Host) -> Result<(), String> {
 }
 
 /// A `/dev` with nothing in it but what is this worker's.
-fn devices(nodes: &[Tree]) -> Result<(), String> {
+fn devices(nodes: &[Tree], memory: Option<&Tree>) -> Result<(), String> {
     let options = MountFlags::NOSUID | MountFlags::NOEXEC;
     mount("berth", "/dev", "tmpfs", options, c"mode=0755,size=64k,nr_inodes=1024")
         .map_err(|error| cannot("make its /dev", error))?;
@@ -240,15 +246,18 @@ fn devices(nodes: &[Tree]) -> Result<(), String> {
     for (to, link) in LINKS {
         symlink(to, link).map_err(|error| cannot(&format!("make {link}"), error))?;
     }
-    for dir in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
+    for dir in ["/dev/pts", MEMORY, "/dev/mqueue"] {
         fs::create_dir(dir).map_err(|error| cannot(&format!("make {dir}"), error))?;
     }
     seal("/dev", Depth::OneMount)?;
     let quiet = options | MountFlags::NODEV;
     mount("devpts", "/dev/pts", "devpts", options, c"newinstance,ptmxmode=0666,mode=0620")
         .map_err(|error| cannot("make its /dev/pts", error))?;
-    mount("shm", "/dev/shm", "tmpfs", quiet, c"mode=1777")
-        .map_err(|error| cannot("make its /dev/shm", error))?;
+    match memory {
+        Some(hosts) => hosts.attach_without_devices()?,
+        None => mount("shm", MEMORY, "tmpfs", quiet, c"mode=1777")
+            .map_err(|error| cannot("make its /dev/shm", error))?,
+    }
     match mount("mqueue", "/dev/mqueue", "mqueue", quiet, None) {
         // Kernels may be built without.
         Ok(()) | Err(Errno::NODEV) => Ok(()),

@@ -82,6 +82,8 @@ pub struct Host<'a> {
     /// The agent's, by its data directory.
     pub key: &'a str,
     pub user: Option<UserIds>,
+    /// Where it finds MPS, if it is a client of it.
+    pub mps_directory: Option<&'a Path>,
     /// The engine takes no larger quota.
     pub cores: u64,
 }
@@ -117,12 +119,9 @@ pub fn body(wanted: &Wanted, environment: &Environment, host: Host<'_>) -> Conta
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         host_config: Some(HostConfig {
-            mounts: Some(vec![Mount {
-                typ: Some(MountType::BIND),
-                source: Some(host.task_dir.to_string_lossy().into_owned()),
-                target: Some(TASK_DIR.to_owned()),
-                ..Mount::default()
-            }]),
+            mounts: Some(mounts(host)),
+            // MPS and its clients share memory by its names.
+            ipc_mode: host.mps_directory.map(|_| "host".to_owned()),
             network_mode: Some(docker.network.clone()),
             port_bindings,
             device_requests: devices(wanted, docker.gpus),
@@ -138,6 +137,18 @@ pub fn body(wanted: &Wanted, environment: &Environment, host: Host<'_>) -> Conta
         }),
         ..ContainerCreateBody::default()
     }
+}
+
+/// Where MPS listens is the same inside, so that one variable is right for all.
+fn mounts(host: Host<'_>) -> Vec<Mount> {
+    let bind = |source: &Path, target: String| Mount {
+        typ: Some(MountType::BIND),
+        source: Some(source.to_string_lossy().into_owned()),
+        target: Some(target),
+        ..Mount::default()
+    };
+    let mps = host.mps_directory.map(|path| bind(path, path.to_string_lossy().into_owned()));
+    [bind(host.task_dir, TASK_DIR.to_owned())].into_iter().chain(mps).collect()
 }
 
 /// The same bounds as a process has, in the engine's words.
@@ -254,6 +265,7 @@ mod tests {
             deadline: None,
             max_disconnect: DurationMs(1),
             on_return: Default::default(),
+            policy_origin: Default::default(),
             progress_deadline: None,
             exclusive: false,
             preemption: berth_model::Preemption::default(),
@@ -277,7 +289,9 @@ mod tests {
     /// As the runner reads it.
     fn asked(wanted: &Wanted, docker: &Docker, user: Option<UserIds>) -> ContainerCreateBody {
         let inside = environment(wanted, &name("node-a"), Path::new(TASK_DIR));
-        let host = Host { task_dir: Path::new("/data:1/task"), docker, key: "key", user, cores: 8 };
+        let mps_directory = None;
+        let task_dir = Path::new("/data:1/task");
+        let host = Host { task_dir, docker, key: "key", user, mps_directory, cores: 8 };
         let text = serde_json::to_vec(&body(wanted, &inside, host)).unwrap();
         serde_json::from_slice(&text).unwrap()
     }

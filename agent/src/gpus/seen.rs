@@ -444,6 +444,7 @@ impl Seen {
                     .and_then(|celsius| i32::try_from(celsius).ok()),
                 memory_errors: look.memory_errors.filter(|_| now),
                 unwatched: None,
+                mps: None,
             }
         };
         let mut gpus: Vec<&Gpu> = self.gpus.values().collect();

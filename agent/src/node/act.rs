@@ -55,7 +55,9 @@ impl Node {
         // later there is more to say.
         allocation.sent = Some(allocation.revision);
         self.observed.allocations.insert(id, allocation);
-        self.workers.insert(id, WorkerEntry::new(Some(Arc::clone(&wanted))));
+        let mut entry = WorkerEntry::new(Some(Arc::clone(&wanted)));
+        entry.mps_percent = self.share_by_mps(&wanted);
+        self.workers.insert(id, entry);
         metrics::counter!("berth_agent_starts_total").increment(1);
         match self.prepare(id, &wanted) {
             Ok(()) => self.fetch_or_launch(id, &wanted),
@@ -124,7 +126,8 @@ impl Node {
         if wanted.row.devices.iter().any(|claim| is_part(&claim.uuid)) {
             nodes.extend(nodes_of_parts());
         }
-        let confined = Confined { dir, gpu_minors, nodes };
+        let mps_directory = self.mps_directory_of(id);
+        let confined = Confined { dir, gpu_minors, nodes, mps_directory };
         let request = StartRequest { cgroup_dirs, ..request };
         self.settings.confinement.confine(request, &confined)
     }
@@ -156,6 +159,7 @@ impl Node {
             unstarted: None,
             ready: false,
             worker: wanted.map(|row| worker_to_proto(&row.payload.here())),
+            mps_percent: self.workers.get(&id).and_then(|worker| worker.mps_percent),
         }
     }
 

@@ -102,6 +102,7 @@ impl Node {
             devices: Vec::new(),
             guard,
             sharers: Sharers::default(),
+            mps: None,
             holding: Holding::with(cgroups),
             inventory: 0,
             uplink: Uplink::default(),
@@ -113,6 +114,9 @@ impl Node {
             connected,
             stopping: None,
         };
+        if let Some(directory) = node.settings.mps_directory.clone() {
+            node.look_at_mps(directory);
+        }
         // It may have told a later incarnation what is here, and died before it
         // heard what that wants.
         node.observed.told_incarnation = node.settings.dir.cluster().served();
@@ -182,6 +186,7 @@ impl Node {
         self.observed.allocations.insert(id, Allocation::new(worker, record.wanted_in));
         let mut entry = WorkerEntry::new(wanted);
         entry.recorded = record.worker.and_then(|worker| worker_from_proto(worker).ok());
+        entry.mps_percent = record.mps_percent;
         if record.ready {
             entry.verdict = Verdict::Ready;
         }

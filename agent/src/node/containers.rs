@@ -53,6 +53,7 @@ impl Node {
             docker,
             key: &settings.dir.key(),
             user: settings.user,
+            mps_directory: self.mps_directory_of(id),
             cores: std::thread::available_parallelism()
                 .map_or(u64::MAX, |cores| cores.get() as u64),
         };

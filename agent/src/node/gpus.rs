@@ -2,15 +2,18 @@
 //! heartbeats say of them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use berth_model::{DEVICES_MAX, Device, DeviceClaim, DeviceHealth, MemoryBytes, NodeSpec};
-use berth_proto::v1::DeviceSample;
+use berth_model::{
+    AllocationId, DEVICES_MAX, Device, DeviceClaim, DeviceHealth, MemoryBytes, NodeSpec,
+};
+use berth_proto::v1::{DeviceSample, MpsSample, MpsShare};
 use tracing::{info, warn};
 
 use super::Node;
 use crate::environment::{Environment, environment};
 use crate::gpus::{Claims, Seen};
+use crate::mps::{self, Mps};
 use crate::session::Facts;
 use crate::wanted::Wanted;
 
@@ -92,7 +95,54 @@ impl Node {
         let mut all = environment(wanted, &self.settings.name, task_dir);
         let uuids = wanted.row.devices.iter().map(|claim| claim.uuid.as_str());
         all.extend(self.gpus.environment(uuids));
+        let claim = wanted.row.devices.first();
+        if let Some((directory, claim)) = self.mps_directory_of(wanted.row.allocation).zip(claim) {
+            mps::set(&mut all, directory, claim);
+        }
         all
+    }
+
+    /// What part of the processors a worker is to have that begins now, where MPS can hold it to
+    /// that. Where the daemon is not there it is begun without, as a client would go on without:
+    /// whoever shares a GPU is told so, and its neighbours are where they would be without MPS.
+    pub(super) fn share_by_mps(&mut self, wanted: &Wanted) -> Option<u32> {
+        let share = wanted.row.devices.first()?.share;
+        let directory = self.mps.as_ref().filter(|_| share.is_part())?.directory.clone();
+        self.look_at_mps(directory);
+        let is_there = self.mps.as_ref().is_some_and(|mps| mps.missing.is_none());
+        is_there.then(|| mps::percent_of(share))
+    }
+
+    /// Looks whether the daemon is there, and says when that has changed.
+    pub(super) fn look_at_mps(&mut self, directory: PathBuf) {
+        let now = Mps::at(directory);
+        if self.mps.as_ref() != Some(&now) {
+            match &now.missing {
+                None => info!(directory = %now.directory.display(), "MPS is there"),
+                Some(problem) => warn!(problem, "shared GPUs are time-sliced: MPS is not there"),
+            }
+        }
+        self.mps = Some(now);
+    }
+
+    /// Where a worker that is a client of MPS finds the daemon.
+    pub(super) fn mps_directory_of(&self, id: AllocationId) -> Option<&Path> {
+        self.workers.get(&id)?.mps_percent?;
+        self.mps.as_ref().map(|mps| mps.directory.as_path())
+    }
+
+    /// What is said of MPS beside a device: of those that share it, who is a client.
+    fn mps_of(&self, uuid: &str) -> Option<MpsSample> {
+        let mps = self.mps.as_ref()?;
+        let shares = self.workers_here().filter_map(|(id, worker)| {
+            let on_it = worker.devices()?.iter().any(|claim| claim.uuid == uuid);
+            let percent = worker.mps_percent.filter(|_| on_it)?;
+            Some(MpsShare { allocation_id: id.to_string(), percent })
+        });
+        Some(MpsSample {
+            missing: mps.missing.clone().unwrap_or_default(),
+            shares: shares.collect(),
+        })
     }
 
     /// What the node is now.
@@ -114,6 +164,7 @@ impl Node {
         for sample in &mut samples {
             let blind = self.sharers.blind(&sample.uuid);
             sample.unwatched = blind.map(|blind| blind.reason().to_owned());
+            sample.mps = self.mps_of(&sample.uuid);
         }
         samples
     }

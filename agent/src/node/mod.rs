@@ -24,6 +24,7 @@ mod wishes;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -47,6 +48,7 @@ use crate::exec::ExecRequests;
 use crate::gpus::{Claims, Happened, Seen};
 use crate::journal::{Journal, Outcome};
 use crate::logs::LogRequests;
+use crate::mps::Mps;
 use crate::options::Program;
 use crate::session::{Facts, SessionEvent};
 use crate::shim_link::{Connected, ShimNews};
@@ -85,6 +87,7 @@ pub struct Settings {
     pub shim: Program,
     pub docker: Docker,
     pub fetches: Fetches,
+    pub mps_directory: Option<PathBuf>,
 }
 
 /// What happens inside the agent. The channel has no bound of its own: each
@@ -142,6 +145,8 @@ pub struct Node {
     devices: Vec<Device>,
     guard: Guard,
     sharers: Sharers,
+    /// Where an operator says that there is MPS.
+    mps: Option<Mps>,
     holding: Holding,
     disks: DiskWatch,
     /// Counts the changes of the devices.

@@ -38,6 +38,7 @@ fn job() -> JobSpec {
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
         on_return: Default::default(),
+        policy_origin: Default::default(),
         progress_deadline: None,
         exclusive: false,
         preemption: berth_model::Preemption::default(),
@@ -86,6 +87,7 @@ fn settings(dir: &std::path::Path, boot_id: &str) -> Arc<Settings> {
             address: String::new(),
         },
         claims: None,
+        mps_directory: None,
         confinement: Confinement::begin(unconfined, None, dir.path()).unwrap(),
         repairs: Repairs {
             table: FaultTable::default(),
@@ -127,6 +129,7 @@ fn begin(dir: &std::path::Path, instance: u32, boot_id: &str) {
         unstarted: None,
         ready: false,
         worker: None,
+        mps_percent: None,
     };
     AllocationDir::of(&dir.join("allocs"), id(instance)).begin(&record).unwrap();
 }

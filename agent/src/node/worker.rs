@@ -31,6 +31,8 @@ pub struct WorkerEntry {
     pub started_at: Option<WallMs>,
     /// What the checks amount to; ready where there is none.
     pub verdict: Verdict,
+    /// Its share of the processors, where it was begun as a client of MPS.
+    pub mps_percent: Option<u32>,
     /// Its container is being removed.
     pub clearing: bool,
     /// For people: why it is unhealthy or does not end.
@@ -56,6 +58,7 @@ impl WorkerEntry {
             leased: false,
             started_at: None,
             verdict: if has_check { Verdict::Pending } else { Verdict::Ready },
+            mps_percent: None,
             clearing: false,
             detail: String::new(),
             stop_reason: None,

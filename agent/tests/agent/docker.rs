@@ -27,14 +27,14 @@ const NAMES: [&str; 10] =
     ["sh", "cat", "echo", "env", "head", "sleep", "stty", "tail", "touch", "true"];
 
 /// An engine with one image. Dropping it ends it with everything in it.
-struct Engine {
+pub struct Engine {
     dir: TempDir,
     child: Child,
 }
 
 impl Engine {
     /// `None` where there is none to start.
-    async fn start() -> Option<Engine> {
+    pub async fn start() -> Option<Engine> {
         let root = rustix::process::geteuid().is_root();
         let is_there = |name: &str| {
             let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
@@ -111,7 +111,7 @@ async fn cluster(engine: &Engine) -> (Scheduler, Agent) {
     (scheduler, agent)
 }
 
-async fn cluster_with(engine: &Engine, more: &[&str]) -> (Scheduler, Agent, Device) {
+pub async fn cluster_with(engine: &Engine, more: &[&str]) -> (Scheduler, Agent, Device) {
     let mut scheduler = Scheduler::start().await;
     let socket = engine.socket();
     let usual = ["--docker-socket", socket.to_str().unwrap(), "--simulate", "1xH100-80GB"];
@@ -124,7 +124,7 @@ async fn cluster_with(engine: &Engine, more: &[&str]) -> (Scheduler, Agent, Devi
     (scheduler, agent, spec.devices.remove(0))
 }
 
-fn job(number: u64, kind: JobKind, script: &str) -> Job {
+pub fn job(number: u64, kind: JobKind, script: &str) -> Job {
     let mut job = Job::of(number, kind, &["sh", "-c", script]);
     job.task().driver = Driver::Docker { image: IMAGE.to_owned() };
     job

@@ -17,6 +17,7 @@ mod harness;
 mod lifecycle;
 mod limits;
 mod metadata;
+mod mps;
 mod self_test;
 mod session;
 mod sharers;

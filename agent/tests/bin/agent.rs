@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use berth_agent::{AgentOptions, GpuTest, Pace, run};
+use berth_agent::{AgentOptions, GpuTest, Hold, Pace, run};
 use berth_model::DurationMs;
 
 fn main() -> ExitCode {
@@ -94,15 +94,14 @@ fn options(arguments: &[String]) -> AgentOptions {
         options.docker.look_every = Duration::from_millis(200);
     }
     if value("--hold").is_some_and(|hold| hold == "always") {
-        options.hold = berth_agent::Hold::Always;
+        options.hold = Hold::Always;
     }
     // Most tests look at the processes of a worker, which has its own alone without.
-    options.confinement.hold = berth_agent::Hold::Never;
-    if value("--confine").is_some_and(|confine| confine == "always") {
-        options.confinement.hold = berth_agent::Hold::Always;
-    }
+    let confined = value("--confine").is_some_and(|confine| confine == "always");
+    options.confinement.hold = if confined { Hold::Always } else { Hold::Never };
     options.confinement.writable = value("--writable").map(PathBuf::from).into_iter().collect();
     options.worker_user = value("--worker-user");
+    options.mps_directory = value("--mps").map(PathBuf::from);
     // Its rules are the host's.
     options.metadata_service = berth_agent::MetadataService::Open;
     if let Some(allow) = value("--artifacts-allow") {

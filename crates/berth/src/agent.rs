@@ -128,6 +128,7 @@ fn options(settings: &Agent) -> anyhow::Result<AgentOptions> {
         ..Repair::default()
     };
     options.tasks_per_gpu_max = u32::try_from(settings.gpus.max_tasks_per_gpu.value)?;
+    options.mps_directory = path(&settings.gpus.mps_pipe_directory);
     options.labels = settings
         .labels
         .iter()

@@ -70,7 +70,7 @@ const ANYONE: &str = "++ + + + + ++++ ++ ++ +++ +";
 /// Any machine whose certificate is good.
 const MEMBERS: &str = "uu + + + + ++++ ++ ++ uuu u";
 
-const CALLS: [(&str, &str); 65] = [
+const CALLS: [(&str, &str); 67] = [
     ("/berth.raft.v1.Peer/Call", PEERS),
     ("/berth.raft.v1.Peer/Snapshot", PEERS),
     ("/berth.v1.Agents/Session", AGENTS),
@@ -122,6 +122,8 @@ const CALLS: [(&str, &str); 65] = [
     ("/berth.v1.Operator/Resume", OPERATE),
     ("/berth.v1.Operator/StateHash", OPERATE),
     ("/berth.v1.Operator/Finalize", OPERATE),
+    ("/berth.v1.Operator/SetPolicyDefault", OPERATE),
+    ("/berth.v1.Operator/ListPolicyDefaults", READ),
     ("/berth.v1.Access/CreateToken", ADMIN),
     ("/berth.v1.Access/ListTokens", ADMIN),
     ("/berth.v1.Access/RevokeToken", ADMIN),

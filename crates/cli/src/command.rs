@@ -6,8 +6,9 @@ use crate::commands::{
     cert, cluster_events, completions, config, exec, files, gpu_change, gpu_list, gpu_show,
     job_change, job_events, job_explain, job_history, job_list, job_rollback, job_scale, job_show,
     job_wait, logs, namespace, node_change, node_defrag, node_drain, node_list, node_show,
-    operator_debug, operator_finalize, operator_members, operator_recover_admin, operator_resume,
-    operator_status, operator_transfer, orphan, plan, run, sim, snapshot, submit, token, version,
+    operator_debug, operator_finalize, operator_members, operator_policy, operator_recover_admin,
+    operator_resume, operator_status, operator_transfer, orphan, plan, run, sim, snapshot, submit,
+    token, version,
 };
 use crate::error::{CliError, Exit};
 use crate::session::Session;
@@ -147,6 +148,9 @@ pub enum OperatorCommand {
     /// Backups, and restoring from them
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    /// What jobs get that say no placement policy
+    #[command(subcommand)]
+    Policy(operator_policy::PolicyCommand),
     /// What helps somebody else to see what is wrong
     #[command(subcommand)]
     Debug(operator_debug::DebugCommand),
@@ -253,6 +257,7 @@ impl OperatorCommand {
             OperatorCommand::Remove(args) => operator_members::remove(args, session).await,
             OperatorCommand::Transfer(args) => operator_transfer::run(args, session).await,
             OperatorCommand::Snapshot(command) => command.run(session).await,
+            OperatorCommand::Policy(command) => command.run(session).await,
             OperatorCommand::Debug(command) => command.run(session).await,
             OperatorCommand::RecoverAdmin(args) => operator_recover_admin::run(args, session).await,
             OperatorCommand::Finalize => operator_finalize::run(session).await,

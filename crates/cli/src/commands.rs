@@ -28,6 +28,7 @@ pub(crate) mod node_show;
 pub(crate) mod operator_debug;
 pub(crate) mod operator_finalize;
 pub(crate) mod operator_members;
+pub(crate) mod operator_policy;
 pub(crate) mod operator_recover_admin;
 pub(crate) mod operator_resume;
 pub(crate) mod operator_status;

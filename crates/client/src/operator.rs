@@ -3,8 +3,9 @@
 use berth_proto::v1::operator_client::OperatorClient;
 use berth_proto::v1::{
     BackupPiece, BackupRequest, CapturePiece, CaptureRequest, ClusterStatus, FinalizeReply,
-    FinalizeRequest, JoinReply, JoinRequest, PromoteReply, PromoteRequest, RemoveReply,
-    RemoveRequest, ResumeReply, ResumeRequest, SnapshotReply, SnapshotRequest, StateHashReply,
+    FinalizeRequest, JoinReply, JoinRequest, ListPolicyDefaultsReply, ListPolicyDefaultsRequest,
+    PromoteReply, PromoteRequest, RemoveReply, RemoveRequest, ResumeReply, ResumeRequest,
+    SetPolicyDefaultReply, SetPolicyDefaultRequest, SnapshotReply, SnapshotRequest, StateHashReply,
     StateHashRequest, StatusRequest, TransferReply, TransferRequest,
 };
 
@@ -28,6 +29,8 @@ calls! {
     snapshot(SnapshotRequest) -> SnapshotReply = OperatorClient.snapshot, Harmless;
     finalize(FinalizeRequest) -> FinalizeReply = OperatorClient.finalize, Harmless;
     resume(ResumeRequest) -> ResumeReply = OperatorClient.resume, Harmless;
+    set_policy_default(SetPolicyDefaultRequest) -> SetPolicyDefaultReply = OperatorClient.set_policy_default, Harmless;
+    list_policy_defaults(ListPolicyDefaultsRequest) -> ListPolicyDefaultsReply = OperatorClient.list_policy_defaults, Read;
     /// Of whichever scheduler is asked first.
     state_hash(StateHashRequest) -> StateHashReply = OperatorClient.state_hash, Read;
 }

@@ -144,6 +144,7 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::NodesListOrphans
         | Call::NamespacesGet
         | Call::NamespacesList
+        | Call::OperatorListPolicyDefaults
         | Call::OperatorStatus => Rule::Person(Role::Read),
         Call::JobsSubmit
         | Call::JobsSubmitMany
@@ -172,6 +173,7 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::OperatorSnapshot
         | Call::OperatorResume
         | Call::OperatorFinalize
+        | Call::OperatorSetPolicyDefault
         | Call::OperatorStateHash => Rule::Person(Role::Operate),
         // A backup holds the environment of every job.
         Call::OperatorBackup

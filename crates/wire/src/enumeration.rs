@@ -31,6 +31,22 @@ where
     value
 }
 
+/// Reads one that may be absent.
+pub(crate) fn read_optional<P, T>(
+    at: Field<'_>,
+    number: Option<i32>,
+    problems: &mut Problems,
+) -> Option<Option<T>>
+where
+    P: TryFrom<i32>,
+    T: Enumeration<P>,
+{
+    match number {
+        Some(number) => read::<P, T>(at, number, problems).map(Some),
+        None => Some(None),
+    }
+}
+
 /// The number that stands for a core enum.
 pub(crate) fn number<P, T>(value: T) -> i32
 where

@@ -315,7 +315,9 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             | Command::CreateToken(_)
             | Command::RevokeToken { .. }
             | Command::UseJoinToken { .. }
-            | Command::RevokeMachine { .. } => {}
+            | Command::RevokeMachine { .. }
+            // For what comes later alone.
+            | Command::SetPolicyDefault { .. } => {}
         }
     }
     effect

@@ -273,7 +273,7 @@ impl JobsService {
             let view =
                 with_nodes(&view, now, &imagined).map_err(|why| status::from_refusal(&why))?;
             let preview = what_would_happen(&view, &soft, now, &spec);
-            super::reads::plan_reply(&view, &preview, &spec, now)
+            super::reads::plan_reply(&view, &preview, now)
         });
         let preview = preview.await;
         let mut reply = preview.map_err(|_| Status::internal("the plan did not finish"))??;

@@ -19,6 +19,7 @@ mod namespaces;
 mod nodes;
 mod operator;
 mod orphans;
+mod policies;
 mod reads;
 mod route;
 pub mod status;

@@ -299,6 +299,13 @@ fn shown(row: &NodeRow, leader: Option<&Leader>) -> v1::Node {
     node
 }
 
+fn mps_in_words(mps: &v1::MpsSample) -> String {
+    match mps.missing.as_str() {
+        "" => "its control daemon listens".to_owned(),
+        problem => format!("not there: {problem}"),
+    }
+}
+
 /// Adds what was measured of the devices. The agent may have told it before it told of
 /// another inventory.
 fn measured(devices: &mut [v1::DeviceStatus], samples: &[v1::DeviceSample]) {
@@ -309,6 +316,7 @@ fn measured(devices: &mut [v1::DeviceStatus], samples: &[v1::DeviceSample]) {
             device.temperature_celsius = sample.temperature_celsius;
             device.memory_errors = sample.memory_errors;
             device.unwatched.clone_from(&sample.unwatched);
+            device.mps = sample.mps.as_ref().map(mps_in_words);
         }
     }
 }
@@ -330,6 +338,7 @@ mod tests {
             memory_used_bytes: Some(7),
             temperature_celsius: None,
             unwatched: None,
+            mps: Some(v1::MpsSample { missing: "gone".to_owned(), shares: Vec::new() }),
             memory_errors: Some(v1::MemoryErrors {
                 uncorrected_volatile: Some(percent.into()),
                 ..v1::MemoryErrors::default()
@@ -340,6 +349,8 @@ mod tests {
             (device.allocated_milli, device.utilization_percent, device.memory_used_bytes)
         });
         assert_eq!(shown, [(1000, None, None), (1000, Some(87), Some(7))]);
+        let mps = devices.each_ref().map(|device| device.mps.as_deref());
+        assert_eq!(mps, [None, Some("not there: gone")]);
         let uncorrected = |device: &v1::DeviceStatus| device.memory_errors?.uncorrected_volatile;
         assert_eq!(devices.each_ref().map(uncorrected), [None, Some(87)]);
     }

@@ -12,8 +12,8 @@ use tonic::{Request, Response, Status};
 
 use super::backup::BackupStream;
 use super::capture::CaptureStream;
-use super::route::at_leader;
-use super::{Shared, members, settle, version};
+use super::route::{at_leader, where_asked};
+use super::{Shared, members, policies, settle, version};
 use crate::access::Granted;
 use crate::identity::to_hex;
 use crate::leader::Leader;
@@ -131,6 +131,30 @@ impl v1::operator_server::Operator for OperatorService {
         at_leader!(self.shared, request, OperatorClient::finalize, |leader, granted, _asked| {
             version::finalize(&self.shared, granted, leader)
         })
+    }
+
+    async fn set_policy_default(
+        &self,
+        request: Request<v1::SetPolicyDefaultRequest>,
+    ) -> Result<Response<v1::SetPolicyDefaultReply>, Status> {
+        at_leader!(
+            self.shared,
+            request,
+            OperatorClient::set_policy_default,
+            |leader, granted, asked| policies::set(granted, leader, asked)
+        )
+    }
+
+    async fn list_policy_defaults(
+        &self,
+        request: Request<v1::ListPolicyDefaultsRequest>,
+    ) -> Result<Response<v1::ListPolicyDefaultsReply>, Status> {
+        where_asked!(
+            self.shared,
+            request,
+            OperatorClient::list_policy_defaults,
+            |leader, granted, asked| policies::list(&self.shared, granted, leader, asked)
+        )
     }
 
     async fn state_hash(

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_model::{AllocationId, JobId, StateMs};
+use berth_model::{AllocationId, JobId, JobKind, StateMs};
 use berth_placement::{Explanation, PlanPreview, explain, waits_for_quota};
 use berth_proto::v1;
 use berth_state::{AllocationRow, ClusterState, JobRow};
+use berth_wire::spec::policy_origin_to_proto;
 use berth_wire::views;
 use tonic::Status;
 
@@ -133,6 +134,7 @@ impl Shared {
     ) -> Result<v1::ExplainReply, Status> {
         let view = self.read(granted, request.consistency).await?.state;
         let row = lookup::job(granted, &view, request.job.as_ref())?;
+        let spec = row.spec.clone();
         let (soft, now, id) = (leader.loads(), leader.clock.now(), row.id);
         // It tries on a copy what would help: on a large cluster for some tenths of a second.
         let explaining = tokio::task::spawn_blocking(move || explain(&view, &soft, now, id));
@@ -140,7 +142,13 @@ impl Shared {
         let explained =
             explained.map_err(|_| Status::internal("the explanation did not finish"))?;
         let explained = explained.ok_or_else(|| Status::not_found(format!("job {id} is gone")))?;
-        Ok(explain_reply(&explained, now))
+        let mut reply = explain_reply(&explained, now);
+        // A daemon is on every node that takes it.
+        if spec.kind != JobKind::Daemon {
+            reply.policy = spec.policy.name().to_owned();
+            reply.policy_origin = policy_origin_to_proto(spec.policy_origin);
+        }
+        Ok(reply)
     }
 
     pub async fn job_history(
@@ -186,10 +194,26 @@ fn live_allocation(
     let sample = samples
         .iter()
         .find(|sample| row.claim.devices.iter().any(|claim| claim.uuid == sample.uuid));
-    if let Some(watch) = sample.map(watch_in_words) {
-        shown.isolation = format!("{}, {watch}", views::TIME_SLICED);
+    if let Some(sample) = sample {
+        let (level, watch) = (level_in_words(sample, &shown.id), watch_in_words(sample));
+        shown.isolation = format!("{level}, {watch}");
     }
     shown
+}
+
+/// What keeps one that shares a device from the others. One that began while MPS was not there, or
+/// before it was, is no client of it.
+fn level_in_words(sample: &v1::DeviceSample, allocation_id: &str) -> String {
+    let Some(mps) = &sample.mps else { return views::TIME_SLICED.to_owned() };
+    let own = mps.shares.iter().find(|share| share.allocation_id == allocation_id);
+    match (own, mps.missing.as_str()) {
+        (Some(own), "") => format!("MPS with {} % of the processors", own.percent),
+        (Some(own), gone) => {
+            format!("MPS with {} % of the processors when it began ({gone})", own.percent)
+        }
+        (None, "") => format!("{} (it began without MPS)", views::TIME_SLICED),
+        (None, missing) => format!("{} (no MPS: {missing})", views::TIME_SLICED),
+    }
 }
 
 fn watch_in_words(sample: &v1::DeviceSample) -> String {
@@ -264,6 +288,7 @@ fn explain_reply(explained: &Explanation, now: StateMs) -> v1::ExplainReply {
         nodes_total: u32::try_from(explained.nodes_total).unwrap_or(u32::MAX),
         smallest_change: explained.smallest_change.clone(),
         placed,
+        ..v1::ExplainReply::default()
     }
 }
 
@@ -271,10 +296,10 @@ fn explain_reply(explained: &Explanation, now: StateMs) -> v1::ExplainReply {
 pub fn plan_reply(
     view: &ClusterState,
     preview: &Result<PlanPreview, berth_state::Refusal>,
-    spec: &berth_model::JobSpec,
     now: StateMs,
 ) -> Result<v1::PlanReply, Status> {
     let preview = preview.as_ref().map_err(status::from_refusal)?;
+    let spec = &*preview.spec;
     let placements = preview.placements.iter().map(|placement| planned(view, placement, spec));
     let mut named = BTreeSet::new();
     let kept = preview.reservations.iter().map(|reservation| v1::PlannedPlacement {
@@ -334,5 +359,40 @@ fn planned_victim(view: &ClusterState, id: berth_model::AllocationId) -> v1::Pla
         job_name: job.map_or_else(String::new, |job| job.name().to_string()),
         priority: job.map_or(0, |job| u32::from(job.spec.priority)),
         namespace: job.map_or_else(String::new, |job| job.namespace().to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_a_share_from_others_is_told_as_it_is() {
+        let check = |shares: Option<&[(&str, u32)]>, missing: &str, expected: &str| {
+            let share = |(id, percent): &(&str, u32)| v1::MpsShare {
+                allocation_id: (*id).to_owned(),
+                percent: *percent,
+            };
+            let mps = shares.map(|shares| v1::MpsSample {
+                missing: missing.to_owned(),
+                shares: shares.iter().map(share).collect(),
+            });
+            let sample = v1::DeviceSample { mps, ..v1::DeviceSample::default() };
+            assert_eq!(level_in_words(&sample, "1.0.0.1"), expected);
+        };
+        let (own, other) = (("1.0.0.1", 50), ("2.0.0.1", 25));
+        check(None, "", "time-sliced");
+        check(Some(&[other, own]), "", "MPS with 50 % of the processors");
+        check(
+            Some(&[own]),
+            "control: nobody listens",
+            "MPS with 50 % of the processors when it began (control: nobody listens)",
+        );
+        check(Some(&[other]), "", "time-sliced (it began without MPS)");
+        check(
+            Some(&[]),
+            "control: nobody listens",
+            "time-sliced (no MPS: control: nobody listens)",
+        );
     }
 }

@@ -141,6 +141,8 @@ fn stopping() -> Status {
     status(Code::Unavailable, "this scheduler is stopping", &v1::ErrorDetail::default())
 }
 
+const OTHER_KEY: &str =
+    "use another key, or submit exactly the spec that the key was first used with";
 /// A quota is used up, and time alone may help.
 const OVER_QUOTA: &str =
     "`berth quota show` says what is in use; wait until some of it ends, or have more allowed";
@@ -157,11 +159,7 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::NoSuchTask { .. }
         | Refusal::NoSuchVersion { .. }
         | Refusal::NoSuchNamespace(_) => Status::not_found(message),
-        Refusal::KeyConflict { .. } => with_hint(
-            Code::AlreadyExists,
-            message,
-            "use another key, or submit exactly the spec that the key was first used with",
-        ),
+        Refusal::KeyConflict { .. } => with_hint(Code::AlreadyExists, message, OTHER_KEY),
         Refusal::VersionConflict { .. }
         | Refusal::NothingToUpdate { .. }
         | Refusal::NamespaceConflict { .. } => {
@@ -187,9 +185,10 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
             with_hint(Code::NotFound, message, "list them with `berth token list`")
         }
         Refusal::TokenExists(_) => Status::already_exists(message),
-        Refusal::TooManyTokens | Refusal::TooManyRevocations | Refusal::TooManyNamespaces => {
-            Status::resource_exhausted(message)
-        }
+        Refusal::TooManyTokens
+        | Refusal::TooManyRevocations
+        | Refusal::TooManyNamespaces
+        | Refusal::TooManyPoolPolicies => Status::resource_exhausted(message),
         Refusal::OverQuota(_) => with_hint(Code::ResourceExhausted, message, OVER_QUOTA),
         Refusal::NamespaceInUse { .. } => unmet(message, "stop them first"),
         Refusal::NotFounded => Status::unavailable(message),

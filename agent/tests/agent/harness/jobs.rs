@@ -36,6 +36,7 @@ impl Job {
             deadline: None,
             max_disconnect: DurationMs(10_000),
             on_return: Default::default(),
+            policy_origin: Default::default(),
             progress_deadline: None,
             exclusive: false,
             preemption: berth_model::Preemption::default(),

@@ -59,6 +59,7 @@ pub fn batch(name: &str, count: u32, command: Vec<String>) -> JobSpec {
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
         on_return: Default::default(),
+        policy_origin: Default::default(),
         progress_deadline: None,
         exclusive: false,
         preemption: berth_model::Preemption::default(),

@@ -1,5 +1,6 @@
 //! `berth job show JOB`: a job, its tasks and its allocations.
 
+use berth_model::JobKind;
 use berth_proto::v1::{Allocation, GetJobRequest, Job, ListAllocationsRequest};
 use clap::Args;
 use serde_json::Value;
@@ -69,12 +70,15 @@ pub(crate) async fn run(args: ShowArgs, session: &mut Session<'_, '_>) -> Result
 fn answer(job: &Job, allocations: &[Allocation], now_ms: u64) -> Answer {
     let mut json = job_json(job, allocations);
     let spec = job.spec.clone().map(berth_wire::spec::job_spec_from_proto);
-    json["spec"] = match spec {
-        Some(Ok(spec)) => spec_json(&spec),
-        // One that only a newer version can read.
-        Some(Err(_)) | None => Value::Null,
-    };
+    // One that only a newer version can read is not shown.
+    let spec = spec.and_then(Result::ok);
+    json["spec"] = spec.as_ref().map_or(Value::Null, spec_json);
     let mut pieces = vec![Piece::Table(job_table(std::slice::from_ref(job), now_ms))];
+    // A daemon is on every node that takes it.
+    if let Some(spec) = spec.filter(|spec| spec.kind != JobKind::Daemon) {
+        let (policy, origin) = (spec.policy.name(), spec.policy_origin.told());
+        pieces.push(Piece::Text(format!("\npolicy: {policy} ({origin})")));
+    }
     if !job.reason.is_empty() {
         pieces.push(Piece::Text(format!("\nreason: {}", job.reason)));
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use berth_client::new_key;
 use berth_model::{
-    CpuMilli, Gang, GpuRequest, JobKind, JobSpec, LeftOut, MemoryBytes, Name, TaskSpec,
+    CpuMilli, Gang, GpuRequest, JobKind, JobSpec, LeftOut, MemoryBytes, Name, PolicyOrigin,
+    TaskSpec,
 };
 use berth_proto::v1::{SubmitReply, SubmitRequest};
 use clap::Args;
@@ -85,7 +86,8 @@ fn spec(args: &SubmitArgs, session: &Session<'_, '_>) -> Result<JobSpec, CliErro
     task.workdir = Some(directory.to_owned());
     let program = args.command.first().map_or("", String::as_str);
     let name = args.name.clone().unwrap_or_else(|| name_of(program));
-    Ok(JobSpec::new(name, session.namespace.clone(), JobKind::Batch, vec![task]))
+    let spec = JobSpec::new(name, session.namespace.clone(), JobKind::Batch, vec![task]);
+    Ok(JobSpec { policy_origin: PolicyOrigin::LeftOut, ..spec })
 }
 
 /// A name like the program's: what no name may hold becomes a `-`.

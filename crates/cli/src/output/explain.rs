@@ -1,5 +1,6 @@
 //! Why a job waits, or why it is where it is.
 
+use berth_model::PolicyOrigin;
 use berth_proto::v1::{AlsoAgainst, ExplainReply, Reason};
 use serde_json::{Value, json};
 
@@ -31,6 +32,10 @@ pub(crate) fn reasons_table(reasons: &[Reason]) -> Table {
 
 pub(crate) fn explain_answer(reply: &ExplainReply) -> Answer {
     let mut pieces = vec![Piece::Text(reply.summary.clone())];
+    if !reply.policy.is_empty() {
+        let origin = origin_of(reply).map_or("of a newer version", PolicyOrigin::told);
+        pieces.push(Piece::Text(format!("policy: {} ({origin})", reply.policy)));
+    }
     if let Some(position) = reply.position {
         pieces.push(Piece::Text(format!("place in the queue: {position}")));
     }
@@ -49,6 +54,10 @@ pub(crate) fn explain_answer(reply: &ExplainReply) -> Answer {
         pieces.push(Piece::Table(placed_table(reply)));
     }
     Answer { json: explain_json(reply), pieces, ids: vec![reply.job_id.to_string()] }
+}
+
+fn origin_of(reply: &ExplainReply) -> Option<PolicyOrigin> {
+    berth_wire::spec::policy_origin_from_proto(reply.policy_origin)
 }
 
 fn placed_table(reply: &ExplainReply) -> Table {
@@ -95,5 +104,7 @@ fn explain_json(reply: &ExplainReply) -> Value {
         "nodes_total": reply.nodes_total,
         "smallest_change": reply.smallest_change,
         "placed": placed,
+        "policy": Some(&reply.policy).filter(|policy| !policy.is_empty()),
+        "policy_origin": origin_of(reply).filter(|_| !reply.policy.is_empty()).map(PolicyOrigin::name),
     })
 }

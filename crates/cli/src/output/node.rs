@@ -60,6 +60,7 @@ fn device_json(node: &Node, device: &Device, status: &DeviceStatus) -> Value {
             json!({ "parent": slice.parent, "profile": slice.profile })
         }),
         "unwatched": status.unwatched,
+        "mps": status.mps,
         "memory_errors": status.memory_errors.as_ref().map(errors_json),
     })
 }
@@ -261,6 +262,15 @@ fn reasons(node: &Node) -> Option<Piece> {
     (!lines.is_empty()).then(|| Piece::Text(format!("\n{}", lines.join("\n"))))
 }
 
+/// What those are who begin to share a GPU of a node. Its GPUs have one daemon, and so one answer,
+/// but for a moment.
+fn mps(node: &Node) -> Option<Piece> {
+    let told = node.devices.iter().filter_map(|status| status.mps.as_deref());
+    let told: std::collections::BTreeSet<&str> = told.collect();
+    let told: Vec<&str> = told.into_iter().collect();
+    (!told.is_empty()).then(|| Piece::Text(format!("\nMPS: {}", told.join("; "))))
+}
+
 pub(crate) fn nodes_answer(nodes: &[Node]) -> Answer {
     Answer {
         json: nodes.iter().map(node_json).collect(),
@@ -290,6 +300,7 @@ pub(crate) fn node_answer(node: &Node) -> Answer {
         pieces.push(Piece::Text(String::new()));
         pieces.push(Piece::Table(gpu_table(std::iter::once(node))));
         pieces.extend(reasons(node));
+        pieces.extend(mps(node));
         let matrix = ways::matrix(declared(node));
         pieces.extend(matrix.map(|matrix| Piece::Text(format!("\n{matrix}"))));
     }
@@ -330,6 +341,7 @@ pub(crate) fn one_gpu_answer(reply: &GetDeviceReply) -> Answer {
     if let Some(reason) = &status.unwatched {
         pieces.push(Piece::Text(format!("memory of those who share it is not watched: {reason}")));
     }
+    pieces.extend(status.mps.as_ref().map(|mps| Piece::Text(format!("MPS: {mps}"))));
     if !device.health_reason.is_empty() {
         let health = health_name(device.health);
         pieces.push(Piece::Text(format!("{health}: {}", device.health_reason)));

@@ -19,6 +19,7 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
         "kind": spec.kind.name(),
         "priority": spec.priority,
         "policy": spec.policy.name(),
+        "policy_origin": spec.policy_origin.name(),
         "constraints": constraints_json(&spec.constraints),
         "deadline": spec.deadline.map(|deadline| format_duration(deadline.0)),
         "max_disconnect": format_duration(spec.max_disconnect.0),
@@ -176,6 +177,7 @@ mod tests {
         expected["constraints"]["pool"] = Value::Null;
         expected["constraints"]["node"] = Value::Null;
         expected["update"]["progress_deadline"] = Value::Null;
+        expected["policy_origin"] = json!("job");
         assert_eq!(shown, expected);
     }
 

@@ -159,6 +159,8 @@ pub struct Gpus {
     pub stuck_after: Setting<u64>,
     /// How many tasks may share one GPU.
     pub max_tasks_per_gpu: Setting<u64>,
+    /// Where the control daemon of NVIDIA's MPS listens, for tasks that share a GPU.
+    pub mps_pipe_directory: Option<Setting<PathBuf>>,
     /// A program that resets the GPU whose uuid is its argument, instead of the driver's.
     pub reset_program: Option<Setting<PathBuf>>,
     /// A program that tests the mended GPU whose uuid is its argument, instead of the agent.
@@ -233,6 +235,7 @@ impl Agent {
                 soak: reader.setting("agent.gpus.soak", &WAIT, 60_000),
                 stuck_after: reader.setting("agent.gpus.stuck_after", &WAIT, 60_000),
                 max_tasks_per_gpu: reader.setting("agent.gpus.max_tasks_per_gpu", &SHARERS, 4),
+                mps_pipe_directory: reader.optional("agent.gpus.mps_pipe_directory", &FULL_PATH),
                 reset_program: reader.optional("agent.gpus.reset_program", &PATH),
                 test_program: reader.optional("agent.gpus.test_program", &PATH),
                 self_test: reader.setting("agent.gpus.self_test", &SWITCH, true),

@@ -17,6 +17,7 @@ pub mod limits;
 pub mod name;
 pub mod namespace;
 pub mod node;
+pub mod policy;
 pub mod preemption;
 pub mod quantity;
 pub mod range_set;
@@ -47,12 +48,13 @@ pub use node::{
     IMAGINED_MAX, NVLINKS_MAX, NodeCapacity, NodeSpec, NodeUse, PcieWay, PortRange,
     TASKS_PER_DEVICE_MAX_DEFAULT,
 };
+pub use policy::{POOL_POLICIES_MAX, Policy, PolicyDefaults, PolicyOrigin};
 pub use preemption::{PATIENCE, PREEMPTION_GAP, Preemption, outranks};
 pub use quantity::{CpuMilli, DiskBytes, MemoryBytes, ShareMilli};
 pub use range_set::RangeSet;
 pub use spec::{
     ArraySpec, Constraints, Driver, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec,
-    OnReturn, Policy, RestartPolicy, Signal, SpecDigest, StopPolicy, TaskSpec,
+    OnReturn, RestartPolicy, Signal, SpecDigest, StopPolicy, TaskSpec,
 };
 pub use status::{
     AllocationState, Drain, EndCause, EndReport, IllegalTransition, JobState, NodeState, Outcome,

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
 use crate::artifact::Artifact;
 use crate::gang::Gang;
 use crate::limit_range::LeftOut;
 use crate::limits::Limits;
 use crate::name::Name;
+use crate::policy::{Policy, PolicyOrigin};
 use crate::preemption::Preemption;
 use crate::quantity::{CpuMilli, MemoryBytes, ShareMilli};
 use crate::time::DurationMs;
@@ -27,32 +27,6 @@ pub enum JobKind {
     Service,
     /// One instance is kept running on every matching node.
     Daemon,
-}
-
-/// Which node is preferred among those that fit.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub enum Policy {
-    /// The node with the most free capacity.
-    LeastLoaded,
-    /// Nodes in turn.
-    RoundRobin,
-    /// The node that the work fills best.
-    BestFit,
-    /// The node with the fewest instances of the same job.
-    Spread,
-    /// The host with the most processor, memory and network free.
-    ResourceAware,
-    /// The node with the fewest live allocations.
-    LeastAllocations,
-    /// GPUs that are in use already before idle ones.
-    GpuPacking,
-    /// Where the fewest idle GPUs become useless for what the cluster is asked for.
-    Fgd,
-    /// The node that was registered first.
-    FirstFit,
-    /// Berth's own: where the cluster loses the least of its GPUs for those who come later.
-    #[default]
-    Berth,
 }
 
 /// Which of two attempts goes on: the original, whose node was silent for too long and is
@@ -75,6 +49,8 @@ pub struct JobSpec {
     /// 0 to 100; higher is placed first.
     pub priority: u8,
     pub policy: Policy,
+    /// Why it is this one.
+    pub policy_origin: PolicyOrigin,
     pub constraints: Constraints,
     /// 1 to 64 tasks with distinct names.
     pub tasks: Vec<TaskSpec>,
@@ -334,6 +310,7 @@ impl JobSpec {
             kind,
             priority: JobSpec::PRIORITY_DEFAULT,
             policy: Policy::default(),
+            policy_origin: PolicyOrigin::default(),
             constraints: Constraints::default(),
             tasks,
             deadline: None,
@@ -427,44 +404,6 @@ impl OnReturn {
             OnReturn::KeepOriginal => "keep-original",
             OnReturn::KeepLongestRunning => "keep-longest-running",
         }
-    }
-}
-
-impl Policy {
-    pub const ALL: [Policy; 10] = [
-        Policy::LeastLoaded,
-        Policy::RoundRobin,
-        Policy::BestFit,
-        Policy::Spread,
-        Policy::ResourceAware,
-        Policy::LeastAllocations,
-        Policy::GpuPacking,
-        Policy::Fgd,
-        Policy::FirstFit,
-        Policy::Berth,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Policy::LeastLoaded => "least-loaded",
-            Policy::RoundRobin => "round-robin",
-            Policy::BestFit => "best-fit",
-            Policy::Spread => "spread",
-            Policy::ResourceAware => "resource-aware",
-            Policy::LeastAllocations => "least-allocations",
-            Policy::GpuPacking => "gpu-packing",
-            Policy::Fgd => "fgd",
-            Policy::FirstFit => "first-fit",
-            Policy::Berth => "berth",
-        }
-    }
-}
-
-impl FromStr for Policy {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Policy, ()> {
-        Policy::ALL.into_iter().find(|policy| policy.name() == text).ok_or(())
     }
 }
 

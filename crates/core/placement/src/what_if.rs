@@ -25,6 +25,8 @@ pub struct PlanPreview {
     /// The id that the job would have had now; an update keeps the job's own.
     pub job: JobId,
     pub version: u32,
+    /// As it would be let in: with the defaults of now.
+    pub spec: Arc<JobSpec>,
     pub placements: Vec<Placement>,
     /// Places that would be kept until others have ended for it.
     pub reservations: Vec<Reservation>,
@@ -54,9 +56,21 @@ pub fn what_would_happen(
     apply_one(&mut copy, now, Command::Reserve { reservations: reservations.clone() })?;
     apply_one(&mut copy, now, Command::Place { placements: placements.clone() })?;
 
+    let known = copy.jobs().get(&job);
+    let spec = known.map_or_else(|| spec.clone(), |row| row.spec.clone());
     let waiting = waiting_of(&copy, job);
     let why = explain(&copy, soft, now, job).filter(|_| waiting > 0);
-    Ok(PlanPreview { job, version, placements, reservations, exhausted, waiting, why, never_fits })
+    Ok(PlanPreview {
+        job,
+        version,
+        spec,
+        placements,
+        reservations,
+        exhausted,
+        waiting,
+        why,
+        never_fits,
+    })
 }
 
 /// A copy of the view with a job, and what is planned for that.

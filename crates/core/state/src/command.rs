@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, Attempt, Claim, DeviceClaim, Drain, EndReport, Guards, InstanceIndex, JobId,
-    JobSpec, Machine, Name, NamespaceSpec, NodeId, NodeSpec, PortClaim, SpecDigest, StartPhase,
-    StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
+    JobSpec, Machine, Name, NamespaceSpec, NodeId, NodeSpec, Policy, PortClaim, SpecDigest,
+    StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 
 use crate::access::{JoinProof, NewToken, Security};
@@ -183,6 +183,12 @@ pub enum Command {
     DeleteNamespace {
         name: Name,
         if_version: Option<u32>,
+    },
+    /// What a job gets that leaves its policy out: one that names `pool`, or any.
+    SetPolicyDefault {
+        pool: Option<Name>,
+        /// `None`: nothing is set any more.
+        policy: Option<Policy>,
     },
 }
 
@@ -375,6 +381,7 @@ impl Command {
             Command::RevokeMachine { .. } => "revoke-machine",
             Command::ApplyNamespace { .. } => "apply-namespace",
             Command::DeleteNamespace { .. } => "delete-namespace",
+            Command::SetPolicyDefault { .. } => "set-policy-default",
         }
     }
 }

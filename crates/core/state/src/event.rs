@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, AllocationState, DeviceHealth, EndReport, Guards, JobId, JobState, Machine, Name,
-    NodeId, NodeState, Outcome, TokenId,
+    NodeId, NodeState, Outcome, Policy, TokenId,
 };
 
 use crate::rows::{AllocationRow, Seat};
@@ -161,6 +161,11 @@ pub enum EventKind {
     NamespaceDeleted {
         name: Name,
     },
+    /// Of a pool, or of the cluster; `None`: nothing is set for it any more.
+    PolicyDefaultChanged {
+        pool: Option<Name>,
+        policy: Option<Policy>,
+    },
 }
 
 impl EventKind {
@@ -208,6 +213,7 @@ impl EventKind {
             EventKind::MachineRevoked { .. } => "machine-revoked",
             EventKind::NamespaceChanged { .. } => "namespace-changed",
             EventKind::NamespaceDeleted { .. } => "namespace-deleted",
+            EventKind::PolicyDefaultChanged { .. } => "policy-default",
         }
     }
 }

@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
-    AllocationId, Amounts, Grant, JobId, JobKind, JobState, Name, NodeId, NodeState, NodeUse,
-    Resource, ShareMilli, TaskIndex, TokenId, validate_grant, validate_namespace,
+    AllocationId, Amounts, Grant, JobId, JobKind, JobSpec, JobState, Name, NodeId, NodeState,
+    NodeUse, POOL_POLICIES_MAX, PolicyOrigin, Resource, ShareMilli, TaskIndex, TokenId,
+    validate_grant, validate_namespace,
 };
 use thiserror::Error;
 
@@ -67,6 +68,8 @@ pub enum Broken {
     WrongUse(Name),
     #[error("what is set for namespace `{0}` is not what can be set for it")]
     Namespace(Name),
+    #[error("job {0} was let in without a policy")]
+    NoPolicy(JobId),
     #[error("retention is not bounded: {0}")]
     Unbounded(&'static str),
 }
@@ -325,6 +328,12 @@ fn check_namespaces(state: &ClusterState, broken: &mut Vec<Broken>) {
     if state.namespaces.len() > crate::namespace::NAMESPACE_ROWS_MAX {
         broken.push(Broken::Unbounded("namespaces"));
     }
+    if state.cluster.policies.pools.len() > POOL_POLICIES_MAX {
+        broken.push(Broken::Unbounded("policies of pools"));
+    }
+    let filled = |spec: &JobSpec| spec.policy_origin != PolicyOrigin::LeftOut;
+    let unfilled = state.jobs.values().find(|job| !filled(&job.spec));
+    broken.extend(unfilled.map(|job| Broken::NoPolicy(job.id)));
     let idle = state.index.idle.len();
     if idle > crate::fair::IDLE_REMEMBERED_MAX + 1 {
         broken.push(Broken::Unbounded("averages of use"));

@@ -2,7 +2,8 @@
 //! values: every replica answers the same.
 
 use berth_model::{
-    AllocationId, DurationMs, JobId, Misfit, Name, NodeId, OutOfRange, OverQuota, TokenId,
+    AllocationId, DurationMs, JobId, Misfit, Name, NodeId, OutOfRange, OverQuota,
+    POOL_POLICIES_MAX, TokenId,
 };
 use thiserror::Error;
 
@@ -109,6 +110,10 @@ pub enum Refusal {
     NamespaceInUse { name: Name, jobs: usize },
     #[error("{NAMESPACE_ROWS_MAX} namespaces are set already; delete some that nobody needs")]
     TooManyNamespaces,
+    #[error(
+        "{POOL_POLICIES_MAX} pools have a policy of their own already; unset one that nobody needs"
+    )]
+    TooManyPoolPolicies,
 }
 
 fn shown(span: &Option<DurationMs>) -> String {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, AllocationState, Attempt, AverageUse, Claim, GangSeat, JobId, JobKind, JobSpec,
-    JobState, Name, NodeId, Outcome, RangeSet, SpecDigest, StateMs, TaskIndex, WallMs,
+    JobState, Name, NodeId, Outcome, PolicyDefaults, RangeSet, SpecDigest, StateMs, TaskIndex,
+    WallMs,
 };
 
 use crate::access::{Authority, RevocationRow, TokenRow};
@@ -39,6 +40,8 @@ pub struct ClusterRow {
     pub authority: Option<Arc<Authority>>,
     /// When GPUs were fenced lately, by uuid: a brake counts them.
     pub fences: BTreeMap<String, StateMs>,
+    /// What stands for a policy that a job leaves out.
+    pub policies: PolicyDefaults,
 }
 
 /// The last restore from a backup.

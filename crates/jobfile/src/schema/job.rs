@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use berth_model::validate::REPLICAS_MAX;
 use berth_model::{
-    Constraints, JobKind, JobSpec, Name, OnReturn, Policy, Preemption, TaskSpec, validate,
+    Constraints, JobKind, JobSpec, Name, OnReturn, Policy, PolicyOrigin, Preemption, TaskSpec,
+    validate,
 };
 
 use super::walk::{Field, Walk, join};
@@ -74,6 +75,8 @@ fn read_rest(walk: &mut Walk<'_>, tree: &Table, spec: &mut JobSpec) {
     if let Some(policy) = walk.field(tree, "", "policy") {
         let words = Policy::ALL.map(|policy| (policy.name(), policy));
         spec.policy = walk.word(&policy, &words, POLICIES_LATER).unwrap_or(spec.policy);
+    } else {
+        spec.policy_origin = PolicyOrigin::LeftOut;
     }
     if let Some(constraints) = walk.field(tree, "", "constraints") {
         spec.constraints = read_constraints(walk, &constraints).unwrap_or_default();

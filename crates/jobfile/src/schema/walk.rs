@@ -246,12 +246,14 @@ impl<'c> Walk<'c> {
             return Some(*value);
         }
         let seen = shown(text);
+        let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let all = names.join(", ");
         if later.contains(&text) {
-            self.complain(field, format!("`{seen}` is not supported by this version"));
+            let message = format!("`{seen}` is not supported by this version");
+            self.complain_with_hint(field, message, format!("this version has {all}"));
             return None;
         }
-        let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        let message = format!("expected one of {}, found `{seen}`", names.join(", "));
+        let message = format!("expected one of {all}, found `{seen}`");
         match nearest(text, &names) {
             Some(near) => {
                 self.complain_with_hint(field, message, format!("did you mean `{near}`?"))

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use berth_model::{
-    Claim, CpuMilli, DeviceClaim, Drain, EndReport, Guards, JobId, MemoryBytes, NodeId, ShareMilli,
-    Shut, StateMs, StopIntent, TaskIndex, WallMs,
+    Claim, CpuMilli, DeviceClaim, Drain, EndReport, Guards, JobId, MemoryBytes, NodeId, Policy,
+    ShareMilli, Shut, StateMs, StopIntent, TaskIndex, WallMs,
 };
 use berth_state::{
     Command, DevicePurpose, Entry, JobChange, Observation, Observed, Placement, Purpose,
@@ -61,6 +61,8 @@ pub(crate) fn seat() -> impl Strategy<Value = Seat> {
 
 fn cluster_command() -> BoxedStrategy<Command> {
     prop_oneof![
+        (option::of(name()), option::of(select(Policy::ALL.to_vec())))
+            .prop_map(|(pool, policy)| Command::SetPolicyDefault { pool, policy }),
         (any::<[u8; 16]>(), option::of(security().prop_map(Arc::new)))
             .prop_map(|(cluster_id, security)| Command::Found { cluster_id, security }),
         (any::<[u8; 16]>(), text(), seat(), option::of(proof())).prop_map(

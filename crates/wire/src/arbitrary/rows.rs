@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use berth_model::node::DeviceUse;
 use berth_model::{
-    AllocationState, Attempt, CpuMilli, JobState, MemoryBytes, NodeState, NodeUse, RangeSet,
-    ShareMilli, TaskIndex,
+    AllocationState, Attempt, CpuMilli, JobState, MemoryBytes, NodeState, NodeUse, Policy,
+    PolicyDefaults, RangeSet, ShareMilli, TaskIndex,
 };
 use berth_state::rows::SchedulerRow;
 use berth_state::{
@@ -66,8 +66,9 @@ fn cluster() -> BoxedStrategy<ClusterRow> {
         (state_ms(), wall_ms(), btree_map(number(), scheduler, 0..3), option::of(restore)),
         option::of(authority().prop_map(Arc::new)),
         btree_map(text(), state_ms(), 0..3),
+        policy_defaults(),
     )
-        .prop_map(|(head, rest, authority, fences)| {
+        .prop_map(|(head, rest, authority, fences, policies)| {
             let (id, incarnation, cluster_version, job_counter, node_counter) = head;
             let (state_ms, wall_ms, schedulers, restore) = rest;
             ClusterRow {
@@ -82,9 +83,16 @@ fn cluster() -> BoxedStrategy<ClusterRow> {
                 restore,
                 authority,
                 fences,
+                policies,
             }
         })
         .boxed()
+}
+
+fn policy_defaults() -> impl Strategy<Value = PolicyDefaults> {
+    let policy = || select(Policy::ALL.to_vec());
+    (option::of(policy()), btree_map(name(), policy(), 0..3))
+        .prop_map(|(cluster, pools)| PolicyDefaults { cluster, pools })
 }
 
 fn job_state() -> impl Strategy<Value = JobState> {

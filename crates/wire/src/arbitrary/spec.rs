@@ -4,8 +4,8 @@ use berth_model::{
     ArraySpec, Artifact, Checksum, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth,
     DeviceSlice, DeviceWay, DiskBytes, Driver, DurationMs, Gang, GangSeat, GpuRequest, HealthCheck,
     HealthProbe, JobKind, JobSpec, LeftOut, Limits, MemoryBytes, NodeSpec, OnReturn, PcieWay,
-    Policy, PortClaim, PortRange, Preemption, RestartPolicy, ShareMilli, Signal, SpecDigest,
-    StopPolicy, TaskSpec,
+    Policy, PolicyOrigin, PortClaim, PortRange, Preemption, RestartPolicy, ShareMilli, Signal,
+    SpecDigest, StopPolicy, TaskSpec,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -35,8 +35,10 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
         (name(), name(), kind(), any::<u8>(), select(Policy::ALL.to_vec())),
         (constraints, vec(task(), 0..4), option::of(span()), any::<bool>()),
         (span(), select(OnReturn::ALL.to_vec()), option::of(span()), preemption()),
+        select(PolicyOrigin::ALL.to_vec()),
     )
-        .prop_map(|(head, body, (max_disconnect, on_return, progress_deadline, preemption))| {
+        .prop_map(|(head, body, rest, policy_origin)| {
+            let (max_disconnect, on_return, progress_deadline, preemption) = rest;
             let (name, namespace, kind, priority, policy) = head;
             let (constraints, tasks, deadline, exclusive) = body;
             JobSpec {
@@ -45,6 +47,7 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
                 kind,
                 priority,
                 policy,
+                policy_origin,
                 constraints,
                 tasks,
                 deadline,

@@ -53,12 +53,15 @@ fn cluster(mut row: ClusterRow) -> ClusterRow {
         restore,
         authority,
         fences,
+        policies,
     } = &mut row;
     *id = Default::default();
     *wall_ms = WallMs(0);
     schedulers.clear();
     *authority = None;
     fences.clear();
+    // What is known has its policy.
+    *policies = Default::default();
     if let Some(RestoreRow { id, .. }) = restore {
         *id = Default::default();
     }
@@ -103,6 +106,7 @@ fn job_spec(spec: &mut JobSpec) {
         kind: _,
         priority: _,
         policy: _,
+        policy_origin: _,
         constraints: _,
         tasks,
         deadline: _,

@@ -102,7 +102,7 @@ fn others_of(decisions: &[Captured]) -> Others {
 
 enum Found {
     Written(u64),
-    New(Stored),
+    New(Box<Stored>),
 }
 
 fn kept_row(stored: &Stored, view: &ClusterState, numbers: &Numbers) -> Option<Found> {
@@ -111,7 +111,7 @@ fn kept_row(stored: &Stored, view: &ClusterState, numbers: &Numbers) -> Option<F
         // It was kept then; of a task it is asked anew, since that is for its job to say.
         Some(number) if !matches!(stored, Stored::Task(..)) => Some(Found::Written(number)),
         Some(number) => kept(stored, &is_over).map(|_| Found::Written(number)),
-        None => kept(stored, &is_over).map(Found::New),
+        None => kept(stored, &is_over).map(Box::new).map(Found::New),
     }
 }
 

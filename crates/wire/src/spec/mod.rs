@@ -11,6 +11,7 @@ mod digest;
 mod job;
 mod namespace;
 mod node;
+mod policy;
 mod task;
 
 use berth_model::validate::SPEC_BYTES_MAX;
@@ -27,6 +28,9 @@ pub use digest::spec_digest;
 pub use job::job_spec_to_proto;
 pub use namespace::namespace_spec_to_proto;
 pub use node::node_spec_to_proto;
+pub use policy::{
+    policy_from_proto, policy_origin_from_proto, policy_origin_to_proto, policy_to_proto,
+};
 
 pub(crate) use claim::{
     check_device_claim, read_device_claim, read_port_claims, read_seat, seat_to_proto,

@@ -39,6 +39,7 @@ fn sample() -> JobSpec {
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
         on_return: Default::default(),
+        policy_origin: Default::default(),
         progress_deadline: None,
         exclusive: false,
         preemption: berth_model::Preemption::default(),

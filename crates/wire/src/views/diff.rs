@@ -66,6 +66,7 @@ fn fields(spec: &JobSpec) -> Fields {
     put(&mut fields, "kind", spec.kind.name());
     put(&mut fields, "priority", spec.priority);
     put(&mut fields, "policy", spec.policy.name());
+    put(&mut fields, "policy.origin", spec.policy_origin.name());
     for (key, value) in &spec.constraints.labels {
         // Free texts are quoted, so that a line stays a line.
         put(&mut fields, &format!("constraints.labels.{}", key.escape_debug()), quoted(value));

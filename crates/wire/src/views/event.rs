@@ -1,6 +1,6 @@
 //! What has happened, each in a sentence.
 
-use berth_model::{AllocationState, Guards, Name, Outcome, WallMs};
+use berth_model::{AllocationState, Guards, Name, Outcome, Policy, WallMs};
 use berth_proto::v1;
 use berth_state::{ClusterState, DevicePurpose, Event, EventKind, Purpose, Seat};
 
@@ -91,6 +91,7 @@ fn sentence(kind: &EventKind, node: &str) -> String {
         }
         EventKind::NamespaceChanged { name, version } => namespace_changed(name, *version),
         EventKind::NamespaceDeleted { name } => format!("namespace {name} was deleted"),
+        EventKind::PolicyDefaultChanged { pool, policy } => policy_default(pool.as_ref(), *policy),
     }
 }
 
@@ -117,6 +118,16 @@ fn place_reserved(awaited: u32, node: &str) -> String {
 
 fn namespace_changed(name: &Name, version: u32) -> String {
     format!("what is set for namespace {name} is now at version {version}")
+}
+
+fn policy_default(pool: Option<&Name>, policy: Option<Policy>) -> String {
+    let whose = pool.map_or_else(|| "the cluster".to_owned(), |pool| format!("pool {pool}"));
+    match policy {
+        Some(policy) => {
+            format!("what {whose} gives a job that says no policy is now {}", policy.name())
+        }
+        None => format!("{whose} has no policy of its own any more for jobs that say none"),
+    }
 }
 
 fn update_failed(version: u32, reason: &str) -> String {

@@ -18,6 +18,7 @@ pub fn node(row: &NodeRow) -> v1::Node {
         cordoned: row.cordoned_devices.contains(&device.uuid),
         memory_errors: None,
         unwatched: None,
+        mps: None,
     };
     v1::Node {
         id: row.id.0,

@@ -49,6 +49,7 @@ fn spec(kind: JobKind, tasks: Vec<TaskSpec>) -> JobSpec {
         deadline: None,
         max_disconnect: DurationMs(10_000),
         on_return: Default::default(),
+        policy_origin: Default::default(),
         progress_deadline: None,
         exclusive: false,
         preemption: berth_model::Preemption::default(),
@@ -381,10 +382,11 @@ fn a_difference_names_fields_and_hides_environments() {
 }
 
 /// Each takes one field over from another specification.
-const FIELDS: [fn(&mut JobSpec, &JobSpec); 34] = [
+const FIELDS: [fn(&mut JobSpec, &JobSpec); 35] = [
     |to, from| to.kind = from.kind,
     |to, from| to.priority = from.priority,
     |to, from| to.policy = from.policy,
+    |to, from| to.policy_origin = from.policy_origin,
     |to, from| to.constraints.labels.clone_from(&from.constraints.labels),
     |to, from| to.constraints.pool.clone_from(&from.constraints.pool),
     |to, from| to.constraints.node.clone_from(&from.constraints.node),

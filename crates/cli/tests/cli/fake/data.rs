@@ -21,6 +21,7 @@ fn service() -> Job {
         priority: 50,
         submitted_at_ms: SUBMITTED_MS,
         started_at_ms: Some(SUBMITTED_MS + 1_000),
+        spec: Some(service_spec()),
         tasks: vec![TaskStatus {
             name: "main".into(),
             count: 2,
@@ -31,6 +32,17 @@ fn service() -> Job {
         }],
         ..Job::default()
     }
+}
+
+/// As it was let in: its policy is the cluster's.
+fn service_spec() -> JobSpec {
+    let name = |text: &str| berth_model::Name::new(text).unwrap();
+    let kind = berth_model::JobKind::Service;
+    let task = berth_model::TaskSpec::new(name("main"), kind, vec!["serve".to_owned()]);
+    let spec = berth_model::JobSpec::new(name("chat"), name("default"), kind, vec![task]);
+    let (policy, policy_origin) = (berth_model::Policy::Fgd, berth_model::PolicyOrigin::Cluster);
+    let spec = berth_model::JobSpec { policy, policy_origin, ..spec };
+    berth_wire::spec::job_spec_to_proto(&spec)
 }
 
 fn failed() -> Job {
@@ -174,6 +186,7 @@ pub fn nodes() -> Vec<Node> {
         cordoned: memory_used_bytes.is_none(),
         memory_errors: memory_used_bytes.is_none().then(memory_errors),
         unwatched: None,
+        mps: memory_used_bytes.map(|_| "its control daemon listens".to_owned()),
     };
     let gpu_01 = Node {
         id: 1,
@@ -364,7 +377,27 @@ pub fn explanation() -> ExplainReply {
         nodes_total: 2,
         smallest_change: "a node with 16 GPUs".into(),
         placed: Vec::new(),
+        policy: "fgd".into(),
+        policy_origin: PolicyOrigin::Pool.into(),
     }
+}
+
+/// There are nodes in one pool alone.
+pub fn policy_set(
+    SetPolicyDefaultRequest { pool, policy }: SetPolicyDefaultRequest,
+) -> SetPolicyDefaultReply {
+    let strange = pool.filter(|pool| pool != "h100" && policy.is_some());
+    let warnings = strange.map(|pool| format!("no node is in pool `{pool}`")).into_iter();
+    SetPolicyDefaultReply { warnings: warnings.collect() }
+}
+
+pub fn policy_defaults() -> ListPolicyDefaultsReply {
+    let set = |pool: Option<&str>, policy: Policy| PolicyDefault {
+        pool: pool.map(str::to_owned),
+        policy: policy.into(),
+    };
+    let defaults = vec![set(None, Policy::Fgd), set(Some("h100"), Policy::GpuPacking)];
+    ListPolicyDefaultsReply { defaults, stale_ms: None }
 }
 
 pub fn events() -> Vec<Event> {

@@ -442,6 +442,22 @@ impl Operator for Fake {
         Ok(Response::new(RemoveReply { done: request.into_inner().id == 3 }))
     }
 
+    async fn set_policy_default(
+        &self,
+        request: Request<SetPolicyDefaultRequest>,
+    ) -> Answer<SetPolicyDefaultReply> {
+        self.enter()?;
+        Ok(Response::new(data::policy_set(request.into_inner())))
+    }
+
+    async fn list_policy_defaults(
+        &self,
+        _: Request<ListPolicyDefaultsRequest>,
+    ) -> Answer<ListPolicyDefaultsReply> {
+        self.enter()?;
+        Ok(Response::new(data::policy_defaults()))
+    }
+
     async fn transfer(&self, request: Request<TransferRequest>) -> Answer<TransferReply> {
         self.enter()?;
         Ok(Response::new(TransferReply { leader_id: request.into_inner().to.unwrap_or(1) }))

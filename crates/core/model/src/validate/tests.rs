@@ -5,8 +5,9 @@ use crate::gang::Gang;
 use crate::ids::InstanceIndex;
 use crate::name::Name;
 use crate::node::{Device, DeviceHealth, DeviceSlice, DeviceWay, NodeSpec, PcieWay, PortRange};
+use crate::policy::Policy;
 use crate::quantity::CpuMilli;
-use crate::spec::{ArraySpec, Constraints, Policy};
+use crate::spec::{ArraySpec, Constraints};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -23,6 +24,7 @@ fn job(kind: JobKind) -> JobSpec {
         tasks: vec![TaskSpec::new(name("main"), kind, vec!["true".to_owned()])],
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
+        policy_origin: Default::default(),
         on_return: Default::default(),
         progress_deadline: None,
         exclusive: false,

@@ -1,4 +1,4 @@
-use berth_model::{JobKind, Policy, TaskSpec};
+use berth_model::{JobKind, Policy, PolicyOrigin, TaskSpec};
 
 use super::*;
 use crate::fixture::{Cluster, gpu_node, gpu_task, job, task};
@@ -61,4 +61,18 @@ fn a_dry_run_of_very_much_stops_and_says_so() {
     let many = TaskSpec { count: 10_001, ..task() };
     let found = preview(&cluster, job(Policy::LeastLoaded, many)).unwrap();
     assert_eq!((found.placements.len(), found.waiting, found.exhausted), (10_000, 1, true));
+}
+
+#[test]
+fn a_dry_run_says_what_the_defaults_would_make_of_it() {
+    let mut cluster = Cluster::with_nodes([gpu_node(4)]);
+    let silent = JobSpec { policy_origin: PolicyOrigin::LeftOut, ..job(Policy::Berth, task()) };
+    let told = |cluster: &Cluster| {
+        let spec = preview(cluster, silent.clone()).unwrap().spec;
+        (spec.policy, spec.policy_origin)
+    };
+    assert_eq!(told(&cluster), (Policy::Berth, PolicyOrigin::Berth));
+    let policy = Some(Policy::Fgd);
+    cluster.apply(Command::SetPolicyDefault { pool: None, policy }).unwrap();
+    assert_eq!(told(&cluster), (Policy::Fgd, PolicyOrigin::Cluster));
 }

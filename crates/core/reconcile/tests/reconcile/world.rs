@@ -216,6 +216,7 @@ pub fn job(kind: JobKind, text: &str, count: u32) -> JobSpec {
         deadline: None,
         max_disconnect: DurationMs::from_secs(10),
         on_return: Default::default(),
+        policy_origin: Default::default(),
         progress_deadline: None,
         exclusive: false,
         preemption: berth_model::Preemption::default(),

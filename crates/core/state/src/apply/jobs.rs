@@ -35,9 +35,10 @@ impl Step<'_> {
                 };
             }
         }
-        // From here on it is what its namespace makes of it; a repeat is known by what was asked.
+        // From here on it is what its namespace, and what is set of policies, make of it; a repeat
+        // is known by what was asked.
         let asked = submit.digest;
-        let submit = &self.in_range(submit)?;
+        let submit = &self.in_range(&self.with_policy(submit))?;
         let problems = berth_model::validate(&submit.spec);
         if let Some(first) = problems.first() {
             return Err(Refusal::Invalid(format!("{}: {}", first.field, first.message)));

@@ -15,6 +15,7 @@ mod nodes;
 mod observe;
 mod patience;
 mod place;
+mod policies;
 mod reap;
 mod reserve;
 mod rollouts;
@@ -138,6 +139,9 @@ impl Step<'_> {
             Command::ApplyNamespace { spec, if_version } => self.apply_namespace(spec, *if_version),
             Command::DeleteNamespace { name, if_version } => {
                 self.delete_namespace(name, *if_version)
+            }
+            Command::SetPolicyDefault { pool, policy } => {
+                self.set_policy_default(pool.as_ref(), *policy)
             }
         }
     }

@@ -13,6 +13,7 @@ mod moves;
 mod namespaces;
 mod nodes;
 mod orphans;
+mod policies;
 mod quota_races;
 mod reservations;
 mod restores;

@@ -240,6 +240,7 @@ pub fn job(kind: JobKind, text: &str, count: u32, gpus: u32) -> JobSpec {
     let gpu = (gpus > 0).then_some(GpuRequest::whole(gpus));
     let command = vec!["true".to_owned()];
     JobSpec {
+        policy_origin: Default::default(),
         name: name(text),
         namespace: name("default"),
         kind,

@@ -12,7 +12,7 @@ use berth_proto::v1 as public;
 use berth_state::{Command, DevicePurpose, JobChange, JoinProof, Purpose, Seat, SubmitJob};
 use bytes::Bytes;
 
-use super::{access, namespace, observation, plan, stock};
+use super::{access, namespace, observation, plan, policy, stock};
 use crate::enumeration;
 use crate::frozen::values::{
     allocations_to_proto, guards_to_proto, purpose_to_proto, read_allocations, read_guards,
@@ -29,9 +29,7 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
         Command::AdmitScheduler { instance_key, address, seat, proof } => {
             Kind::AdmitScheduler(admit_to_proto(*instance_key, address, *seat, proof.as_ref()))
         }
-        Command::PromoteScheduler { scheduler } => {
-            Kind::PromoteScheduler(v1::PromoteScheduler { scheduler: *scheduler })
-        }
+        Command::PromoteScheduler { scheduler } => promote_to_proto(*scheduler),
         Command::RemoveScheduler { scheduler } => {
             Kind::RemoveScheduler(v1::RemoveScheduler { scheduler: *scheduler })
         }
@@ -90,8 +88,13 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
         }
         Command::ApplyNamespace { spec, if_version } => namespace::apply(spec, *if_version),
         Command::DeleteNamespace { name, if_version } => namespace::delete(name, *if_version),
+        Command::SetPolicyDefault { pool, policy } => policy::set(pool.as_ref(), *policy),
     };
     v1::Command { command: Some(kind) }
+}
+
+fn promote_to_proto(scheduler: u64) -> Kind {
+    Kind::PromoteScheduler(v1::PromoteScheduler { scheduler })
 }
 
 fn raise_to_proto(version: u32) -> Kind {
@@ -260,13 +263,12 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
         Kind::CreateToken(v1::CreateToken { token }) => {
             Command::CreateToken(access::read_token(at.named("token"), token, problems)?)
         }
-        Kind::RevokeToken(v1::RevokeToken { token }) => {
-            Command::RevokeToken { token: TokenId(token) }
-        }
+        Kind::RevokeToken(revoke) => Command::RevokeToken { token: TokenId(revoke.token) },
         Kind::UseJoinToken(proto) => access::read_use(at, proto, problems)?,
         Kind::RevokeMachine(proto) => access::read_revoke_machine(at, proto, problems)?,
         Kind::ApplyNamespace(proto) => namespace::read_apply(at, proto, problems)?,
         Kind::DeleteNamespace(proto) => namespace::read_delete(at, proto, problems)?,
+        Kind::SetPolicyDefault(proto) => policy::read_set(at, proto, problems)?,
     })
 }
 

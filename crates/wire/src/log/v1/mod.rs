@@ -11,6 +11,7 @@ mod encoder;
 mod namespace;
 mod observation;
 pub(crate) mod plan;
+mod policy;
 mod stock;
 
 use berth_model::{StateMs, WallMs};

@@ -3,16 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use berth_model::{Attempt, JobId, Name, NodeId, SpecDigest, StateMs, WallMs};
+use berth_model::{
+    Attempt, JobId, Name, NodeId, Policy, PolicyDefaults, SpecDigest, StateMs, WallMs,
+};
 use berth_proto::log::v1;
+use berth_proto::v1 as public;
 use berth_state::rows::SchedulerRow;
 use berth_state::{ClusterRow, KeyRow, RestoreRow, Seat};
 use bytes::Bytes;
 
+use crate::enumeration;
 use crate::frozen::access::{authority_to_proto, read_authority};
 use crate::problem::{Cause, Field, Problems};
 
 pub(super) fn cluster_to_proto(row: &ClusterRow) -> v1::ClusterRow {
+    let policy = enumeration::number::<public::Policy, Policy>;
     v1::ClusterRow {
         id: Bytes::copy_from_slice(&row.id),
         incarnation: row.incarnation,
@@ -38,6 +43,13 @@ pub(super) fn cluster_to_proto(row: &ClusterRow) -> v1::ClusterRow {
             .fences
             .iter()
             .map(|(uuid, at)| v1::FenceRow { uuid: uuid.clone(), state_ms: at.0 })
+            .collect(),
+        policy: row.policies.cluster.map(policy),
+        pool_policies: row
+            .policies
+            .pools
+            .iter()
+            .map(|(pool, of)| v1::PoolPolicyRow { pool: pool.to_string(), policy: policy(*of) })
             .collect(),
     }
 }
@@ -71,6 +83,27 @@ fn read_restore(
         floor_jobs: JobId(proto.floor_jobs),
         attempt_floor: Attempt(proto.attempt_floor),
     })
+}
+
+fn read_policies(
+    at: Field<'_>,
+    cluster: Option<i32>,
+    rows: Vec<v1::PoolPolicyRow>,
+    problems: &mut Problems,
+) -> Option<PolicyDefaults> {
+    let at_policy = at.named("policy");
+    let cluster = enumeration::read_optional::<public::Policy, _>(at_policy, cluster, problems)?;
+    let mut pools = BTreeMap::new();
+    let rows_at = at.named("pool_policies");
+    for (position, v1::PoolPolicyRow { pool, policy }) in rows.into_iter().enumerate() {
+        let at = rows_at.item(position);
+        let pool = problems.name(at.named("pool"), &pool)?;
+        let policy = enumeration::read::<public::Policy, _>(at.named("policy"), policy, problems)?;
+        if pools.insert(pool, policy).is_some() {
+            problems.add(at, Cause::Contradiction("a pool is there twice"));
+        }
+    }
+    Some(PolicyDefaults { cluster, pools })
 }
 
 pub(super) fn read_cluster(
@@ -119,6 +152,7 @@ pub(super) fn read_cluster(
         restore,
         authority: proto.authority.as_ref().map(read_authority).map(Arc::new),
         fences,
+        policies: read_policies(at, proto.policy, proto.pool_policies, problems)?,
     })
 }
 

@@ -9,9 +9,9 @@ use berth_model::{
     AllocationId, Attempt, Bounds, Claim, CpuMilli, Device, DeviceClaim, DeviceHealth, DeviceSlice,
     DeviceWay, Drain, DurationMs, EndCause, EndReport, Grant, Guarantee, Guards, InstanceIndex,
     JobId, JobSpec, JoinGrant, LeftOut, Limit, LimitRange, Machine, MemoryBytes, Name,
-    NamespaceSpec, NodeId, NodeSpec, PcieWay, PortClaim, PortRange, Preemption, Quota, Resource,
-    Role, Scope, ShareMilli, Shut, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex,
-    TaskSpec, TokenId, WallMs,
+    NamespaceSpec, NodeId, NodeSpec, PcieWay, Policy, PolicyOrigin, PortClaim, PortRange,
+    Preemption, Quota, Resource, Role, Scope, ShareMilli, Shut, SpecDigest, StartPhase, StateMs,
+    StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
     Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
@@ -162,6 +162,7 @@ pub(super) fn entry() -> Entry {
     commands.extend(preemptions());
     commands.extend(namespaces());
     commands.push(guaranteed());
+    commands.extend(policies());
     Entry {
         state_ms: StateMs(123_456_789),
         wall_ms: WallMs(1_790_000_000_000),
@@ -193,6 +194,24 @@ fn guaranteed() -> Command {
     let quota = Quota { guaranteed: guarantee(), ..Quota::default() };
     let spec = NamespaceSpec { quota, weight: 20, ..NamespaceSpec::new(name("research")) };
     Command::ApplyNamespace { spec: Arc::new(spec), if_version: None }
+}
+
+fn policies() -> [Command; 4] {
+    let mut left_out = job();
+    left_out.policy_origin = PolicyOrigin::LeftOut;
+    let set =
+        |pool: Option<&str>, policy| Command::SetPolicyDefault { pool: pool.map(name), policy };
+    [
+        Command::Submit(SubmitJob {
+            key: None,
+            spec: Arc::new(left_out),
+            digest: SpecDigest([0xd4; 32]),
+            if_version: None,
+        }),
+        set(None, Some(Policy::LeastLoaded)),
+        set(Some("h100"), Some(Policy::Fgd)),
+        set(Some("h100"), None),
+    ]
 }
 
 fn namespaces() -> [Command; 4] {

@@ -10,9 +10,9 @@ use berth_model::{
     AllocationId, AllocationState, Attempt, AverageUse, Bounds, Claim, Constraints, CpuMilli,
     Device, DeviceClaim, DeviceHealth, Drain, DurationMs, GangSeat, Grant, Guarantee, Guards,
     InstanceIndex, JobId, JobKind, JobSpec, JobState, JoinGrant, Limit, LimitRange, Machine,
-    MemoryBytes, Name, NamespaceSpec, NodeId, NodeSpec, NodeState, NodeUse, Policy, PortClaim,
-    PortRange, Quota, RangeSet, Resource, Role, Scope, ShareMilli, Shut, SpecDigest, StartPhase,
-    StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
+    MemoryBytes, Name, NamespaceSpec, NodeId, NodeSpec, NodeState, NodeUse, Policy, PolicyDefaults,
+    PortClaim, PortRange, Quota, RangeSet, Resource, Role, Scope, ShareMilli, Shut, SpecDigest,
+    StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
@@ -76,6 +76,7 @@ pub(crate) fn rows() -> Vec<Stored> {
     rows.push(guaranteed());
     let average = AverageUse { at: StateMs(77), fine: [1 << 33, 1 << 40, 3, 4] };
     rows.push(Stored::Average(name("sure"), Arc::new(average)));
+    rows.push(with_policies());
     rows
 }
 
@@ -197,6 +198,14 @@ fn after_a_restore() -> [Stored; 2] {
     ]
 }
 
+fn with_policies() -> Stored {
+    let policies = PolicyDefaults {
+        cluster: Some(Policy::Fgd),
+        pools: [(name("h100"), Policy::Spread), (name("l4"), Policy::Berth)].into(),
+    };
+    Stored::Cluster(ClusterRow { policies, ..cluster() })
+}
+
 fn cluster() -> ClusterRow {
     let scheduler =
         |key, seat| SchedulerRow { instance_key: [key; 16], address: "10.0.0.2:7071".into(), seat };
@@ -218,6 +227,7 @@ fn cluster() -> ClusterRow {
         restore: None,
         authority: None,
         fences: [("GPU-0".to_owned(), StateMs(4_000)), ("GPU-1".to_owned(), StateMs(5_000))].into(),
+        policies: PolicyDefaults::default(),
     }
 }
 
@@ -234,6 +244,7 @@ fn spec() -> Arc<JobSpec> {
         deadline: None,
         max_disconnect: DurationMs(10_000),
         on_return: Default::default(),
+        policy_origin: Default::default(),
         progress_deadline: None,
         exclusive: false,
         preemption: berth_model::Preemption::default(),
