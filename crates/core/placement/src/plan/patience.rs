@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{AllocationId, NodeId, NodeUse, PATIENCE};
-use berth_state::reservation::gives_way;
+use berth_state::reservation::{gives_way, may_end};
 use berth_state::{ClusterState, ReservationRow, Right};
 
 use super::{FAILURES_MAX, Run, Visit};
+use crate::filters::{has_room, is_eligible};
 use crate::search::{FitKey, SearchKey};
 
 /// Places are kept patiently on one node of so many, or one place, whatever it takes: what is
@@ -100,6 +101,9 @@ impl<'a> Run<'_, 'a> {
     /// Takes places out of the way of an instance, or of a gang: those that make way for it, its
     /// own, and, if it is to begin at once, those that it leaves in time.
     pub(super) fn lift(&mut self, visit: Visit<'a>, instance: u32, wish: Wish) -> Lifted<'a> {
+        if self.patience.places.is_empty() {
+            return Lifted(Vec::new());
+        }
         let own = visit.allocation(self.view, instance);
         let is_own = |id: &AllocationId| self.view.unit_of(*id) == self.view.unit_of(own);
         let way = |place: &Place<'_>| {
@@ -125,6 +129,9 @@ impl<'a> Run<'_, 'a> {
     /// Puts them back. Where this plan has given something since, from `placed` and `kept` on,
     /// what leaves in time is awaited with the others, and what is more urgent has the place.
     pub(super) fn lay(&mut self, lifted: Lifted<'a>, (placed, kept): (usize, usize)) {
+        if lifted.is_empty() {
+            return;
+        }
         let mut given: BTreeMap<NodeId, NodeUse> = BTreeMap::new();
         for placement in &self.placements[placed..] {
             let claim = self.claim_of(placement).unwrap_or_default();
@@ -173,13 +180,10 @@ impl<'a> Run<'_, 'a> {
         }
     }
 
-    /// Keeps places for those who have waited for long, the first in the queue first. What begins
-    /// in this plan is not among those who might be awaited, so the next one sees to it: else
-    /// somebody behind the first would have the place.
+    /// Keeps places for those who have waited for long, the first in the queue first. Where one
+    /// finds none only because what begins in this plan cannot be awaited yet, nobody behind it has
+    /// any: it would be passed again and again.
     pub(super) fn keep_patiently(&mut self) {
-        if !self.placements.is_empty() {
-            return;
-        }
         let mut nodes: BTreeSet<NodeId> =
             self.patience.places.iter().map(|place| place.node).collect();
         for (visit, instance) in std::mem::take(&mut self.patience.waiting) {
@@ -201,7 +205,31 @@ impl<'a> Run<'_, 'a> {
             nodes.extend(self.reservations[before..].iter().map(|one| one.placement.node));
             if kept {
                 self.report.has_place_kept(visit.key.job, visit.key.task);
+            } else if self.has_just_lost(visit) {
+                return;
             }
         }
+    }
+
+    /// Whether it might have a place, once all that ends by itself has ended, on a node of which
+    /// this plan has given something.
+    fn has_just_lost(&self, visit: Visit<'a>) -> bool {
+        let given: BTreeSet<usize> = self.handed.iter().map(|handed| handed.position).collect();
+        given.into_iter().any(|position| {
+            let host = self.roster.host(position);
+            let mut used = host.row.used.clone();
+            for id in &host.row.live {
+                let owner = self.view.jobs().get(&id.job);
+                let live = self.view.allocations().get(id);
+                if let Some((owner, live)) = owner.zip(live)
+                    && may_end(visit.asker(), owner, live, self.now).is_ok()
+                {
+                    used.remove(&live.claim);
+                }
+            }
+            host.is_open
+                && is_eligible(&host.row, visit.request()).is_ok()
+                && has_room(&host.row, &used, self.now, visit.task).is_ok()
+        })
     }
 }

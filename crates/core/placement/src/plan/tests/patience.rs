@@ -77,6 +77,23 @@ fn after_ten_minutes_a_place_is_kept_and_then_it_starts() {
     assert!(is_live(&cluster, large) && !is_live(&cluster, small));
 }
 
+/// In a busy cluster every plan places something.
+#[test]
+fn a_place_is_kept_by_a_plan_that_places_others() {
+    let mut cluster = Cluster::with_nodes([gpu_node(2), gpu_node(4)]);
+    cluster.submit(on("node-1", urgent(50, gpu_task(2))));
+    cluster.submit(on("node-2", urgent(50, counted(3, gpu_task(1)))));
+    run_for(&mut cluster, MINUTE);
+    cluster.submit(on("node-1", urgent(50, gpu_task(2))));
+    wait(&mut cluster, 10);
+    cluster.submit(urgent(50, gpu_task(1)));
+    let outcome = plan_all(&cluster);
+    assert_eq!(
+        (nodes_of(&outcome), awaited(&outcome)),
+        (vec![2], vec![(1, vec!["1.0.0.1".to_owned()])])
+    );
+}
+
 #[test]
 fn the_place_is_where_others_end_first() {
     let mut cluster = Cluster::with_nodes([gpu_node(2), gpu_node(2), gpu_node(2), gpu_node(2)]);
