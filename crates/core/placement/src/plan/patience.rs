@@ -157,8 +157,13 @@ impl<'a> Run<'_, 'a> {
         }
     }
 
-    /// Nothing has room for an instance.
+    /// Nothing has room for an instance. Whoever plans, also beside an entry of the log, tells when
+    /// it has waited for long: then there has to be a plan that keeps places.
     pub(super) fn is_without_room(&mut self, visit: Visit<'a>, instance: u32) {
+        let patient_at = visit.job.submitted_ms.after(PATIENCE);
+        if self.now < patient_at {
+            return self.wake(patient_at);
+        }
         let patience = &self.patience;
         let is_known = |(known, _): &(Visit<'_>, u32)| {
             (known.key.job, known.key.task) == (visit.key.job, visit.key.task)
@@ -170,14 +175,8 @@ impl<'a> Run<'_, 'a> {
         {
             return;
         }
-        let patient_at = visit.job.submitted_ms.after(PATIENCE);
-        match self.now < patient_at {
-            true => self.wake(patient_at),
-            false => {
-                let visit = Visit { right: Right::Patience, ..visit };
-                self.patience.waiting.push((visit, instance));
-            }
-        }
+        let visit = Visit { right: Right::Patience, ..visit };
+        self.patience.waiting.push((visit, instance));
     }
 
     /// Keeps places for those who have waited for long, the first in the queue first. Where one

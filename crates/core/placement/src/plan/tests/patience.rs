@@ -77,6 +77,41 @@ fn after_ten_minutes_a_place_is_kept_and_then_it_starts() {
     assert!(is_live(&cluster, large) && !is_live(&cluster, small));
 }
 
+/// Beside an entry nothing is kept, and the leader plans no more unless it is told when to.
+#[test]
+fn a_plan_beside_an_entry_tells_when_a_place_is_due() {
+    let mut cluster = Cluster::with_nodes([gpu_node(4)]);
+    cluster.submit(urgent(50, counted(4, gpu_task(1))));
+    run_for(&mut cluster, MINUTE);
+    let gang = TaskSpec { count: 4, gang: Some(Gang {}), ..gpu_task(1) };
+    for task in [gpu_task(4), gang] {
+        let large = cluster.submit(urgent(50, task));
+        let soft = SoftView::default();
+        let (state, now) = (&cluster.state, cluster.now);
+        let outcome = plan_jobs(state, &soft, now, Budget::INLINE, &[large]);
+        assert_eq!(outcome.next_wakeup, Some(cluster.now.after(PATIENCE)));
+        let outcome = plan(state, &soft, now, Budget::INLINE);
+        assert_eq!(outcome.next_wakeup, Some(cluster.now.after(PATIENCE)));
+    }
+}
+
+#[test]
+fn a_planner_that_has_looked_before_keeps_it_too() {
+    let mut cluster = Cluster::with_nodes([gpu_node(4)]);
+    cluster.submit(urgent(50, counted(4, gpu_task(1))));
+    run_for(&mut cluster, MINUTE);
+    cluster.submit(urgent(50, gpu_task(4)));
+    let mut planner = Planner::default();
+    let budget =
+        Budget { candidates_examined_max: 250_000, placements_max: 1024, reservations_max: 64 };
+    for second in 0..=600 {
+        let soft = SoftView::default();
+        let outcome = planner.plan(&cluster.state, &soft, cluster.now, budget);
+        assert_eq!(outcome.reservations.len(), usize::from(second == 600), "{second}");
+        cluster.now = cluster.now.after(DurationMs(1_000));
+    }
+}
+
 /// In a busy cluster every plan places something.
 #[test]
 fn a_place_is_kept_by_a_plan_that_places_others() {
