@@ -335,6 +335,12 @@ fn ports_are_free(node: NodeCapacity<'_>, claims: &[PortClaim]) -> Result<(), Mi
 }
 
 impl NodeUse {
+    /// The same, but for its ports.
+    #[must_use]
+    pub fn without_ports(&self) -> NodeUse {
+        NodeUse { ports: BTreeSet::new(), ..self.clone() }
+    }
+
     /// Adds a claim that `fits` has accepted.
     pub fn add(&mut self, claim: &Claim) {
         self.cpu = CpuMilli(self.cpu.0.saturating_add(claim.cpu.0));

@@ -120,11 +120,15 @@ impl Cluster {
     }
 
     pub fn submit(&mut self, spec: JobSpec) -> JobId {
-        let digest = SpecDigest([1; 32]);
-        let submit = SubmitJob { key: None, spec: Arc::new(spec), digest, if_version: None };
-        let reply = self.apply(Command::Submit(submit)).unwrap();
+        let reply = self.try_submit(spec).unwrap();
         let Reply::Submitted { job, .. } = reply else { panic!("{reply:?}") };
         job
+    }
+
+    pub fn try_submit(&mut self, spec: JobSpec) -> Result<Reply, Refusal> {
+        let digest = SpecDigest([1; 32]);
+        let submit = SubmitJob { key: None, spec: Arc::new(spec), digest, if_version: None };
+        self.apply(Command::Submit(submit))
     }
 
     /// Applies placements and wants every one of them granted.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use berth_model::fits::suits;
 use berth_model::{
-    Amounts, Borrowing, GpuRequest, JobSpec, Name, OverQuota, Quota, Resource, TaskIndex, TaskSpec,
-    Used,
+    AllocationId, Amounts, Borrowing, GpuRequest, JobSpec, Name, OverQuota, Quota, Resource,
+    TaskIndex, TaskSpec, Used,
 };
 use berth_state::{ClusterState, JobRow, Right};
 
@@ -23,7 +23,8 @@ pub(crate) struct Rooms {
 }
 
 impl Rooms {
-    /// Whether a namespace has room for so many more instances of a task, all at once.
+    /// Whether a namespace has room for so many more instances of a task, all at once. What is kept
+    /// for `own`, if it is, makes way for it and does not count.
     ///
     /// # Errors
     /// What is short.
@@ -32,21 +33,24 @@ impl Rooms {
         view: &ClusterState,
         spec: &JobSpec,
         (task, count): (&TaskSpec, u32),
+        own: Option<AllocationId>,
     ) -> Result<(), OverQuota> {
         let namespace = &spec.namespace;
         let Some(row) = view.namespace(namespace) else { return Ok(()) };
         let quota = &row.spec.quota;
         let asked = self.asked(view, quota, task).times(count);
-        let used = *self.used_by(view, namespace);
+        let kept = own.map_or_else(Amounts::default, |own| view.kept_for(own));
+        let used = self.used_by(view, namespace).changed(spec.borrowing(), |sum| sum.minus(kept));
         quota.check(used, asked, spec.borrowing()).map_err(|shortage| shortage.of(namespace))
     }
 
-    /// By what right so many more instances of a task are asked for, all at once.
+    /// By what right so many more instances of a task are asked for, all at once; `own` as above.
     pub fn right(
         &mut self,
         view: &ClusterState,
         spec: &JobSpec,
         (task, count): (&TaskSpec, u32),
+        own: Option<AllocationId>,
     ) -> Right {
         let Some(row) = view.namespace(&spec.namespace) else { return Right::Priority };
         let quota = &row.spec.quota;
@@ -54,7 +58,8 @@ impl Rooms {
             return Right::Priority;
         }
         let asked = self.asked(view, quota, task).times(count);
-        match quota.guaranteed.covers(self.used_by(view, &spec.namespace).all, asked) {
+        let kept = own.map_or_else(Amounts::default, |own| view.kept_for(own));
+        match quota.guaranteed.covers(self.used_by(view, &spec.namespace).all.minus(kept), asked) {
             true => Right::Guarantee,
             false => Right::Priority,
         }
@@ -122,7 +127,7 @@ fn most_memory(view: &ClusterState, gpu: &GpuRequest) -> u64 {
 /// What a namespace is short of for the next instance of a task, or for the whole of a gang.
 pub(crate) fn shortage(view: &ClusterState, spec: &JobSpec, task: &TaskSpec) -> Option<OverQuota> {
     let together = if task.gang.is_some() { task.count } else { 1 };
-    Rooms::default().check(view, spec, (task, together)).err()
+    Rooms::default().check(view, spec, (task, together), None).err()
 }
 
 /// Why a job could never start all that it is, even if its namespace held nothing else.

@@ -41,8 +41,9 @@ pub(crate) fn help(
     let sure = view.guarantee(row.namespace())?;
     let spec = row.spec.tasks.get(usize::from(task.0))?;
     let asked = (spec, if spec.gang.is_some() { spec.count } else { 1 });
-    let waits = Waits { view, soft, row, task };
-    match Rooms::default().right(view, &row.spec, asked) {
+    let own = view.reservations_of(row.id, task).next().map(|(id, _)| id);
+    let waits = Waits { view, soft, row, task, own };
+    match Rooms::default().right(view, &row.spec, asked, own) {
         Right::Guarantee => {
             let (at, starts_by) = waits.comes_back(now)?;
             let seconds = at.since(now).0.div_ceil(1000);
@@ -65,6 +66,8 @@ struct Waits<'v> {
     soft: &'v SoftView,
     row: &'v JobRow,
     task: TaskIndex,
+    /// For which a place is kept already.
+    own: Option<AllocationId>,
 }
 
 impl Waits<'_> {
@@ -109,7 +112,8 @@ impl Waits<'_> {
         let name = self.row.namespace();
         let known = self.view.namespace(name)?;
         let asked = Rooms::default().asked(self.view, &known.spec.quota, task).times(count);
-        let used: Amounts = self.view.quota_use(name);
+        let kept = self.own.map_or_else(Amounts::default, |own| self.view.kept_for(own));
+        let used: Amounts = self.view.quota_use(name).minus(kept);
         let mut spec = NamespaceSpec::clone(&known.spec);
         let mut words = Vec::new();
         for (resource, most) in &sure.amounts {

@@ -50,11 +50,13 @@ impl ClusterState {
         !self.index.guaranteed.is_empty()
     }
 
-    /// By what right a namespace asks for this. Costs O(reservations) where something is
-    /// guaranteed to it.
-    pub fn right_to(&self, name: &Name, asked: Amounts) -> Right {
+    /// By what right a namespace asks for this. What is kept for `own` already makes way and does
+    /// not count. Costs O(reservations) where something is guaranteed to it.
+    pub fn right_to(&self, name: &Name, asked: Amounts, own: Option<AllocationId>) -> Right {
+        let others = |own| self.quota_use(name).minus(self.kept_for(own));
+        let used = || own.map_or_else(|| self.quota_use(name), others);
         match self.guarantee(name) {
-            Some(sure) if sure.covers(self.quota_use(name), asked) => Right::Guarantee,
+            Some(sure) if sure.covers(used(), asked) => Right::Guarantee,
             Some(_) | None => Right::Priority,
         }
     }

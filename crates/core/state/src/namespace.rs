@@ -82,10 +82,10 @@ impl ClusterState {
 
     /// Whether its quota has room for more places that are kept until others have ended, in rows
     /// of their own, or joining one that is kept `before`. Who ends may be of the same namespace,
-    /// and counts no longer then.
+    /// and counts no longer then; nor does what is kept for `own` already, which makes way.
     pub(crate) fn check_kept_quota(
         &self,
-        spec: &JobSpec,
+        (spec, own): (&JobSpec, AllocationId),
         before: Option<&ReservationRow>,
         added: &[ReservationRow],
     ) -> Result<(), OverQuota> {
@@ -97,7 +97,7 @@ impl ClusterState {
         // start in the end.
         let later = |whose: Whose| {
             let kept = |one: &ReservationRow| self.kept_by(one, (name, whose), None);
-            let held = self.held(name, whose, None);
+            let held = self.held(name, whose, Some(own));
             let others = held.minus(before.map_or(Amounts::default(), kept));
             let after = added.iter().fold(Amounts::default(), |sum, one| {
                 let mut one = one.clone();
@@ -116,6 +116,14 @@ impl ClusterState {
     /// starts. Only what may not borrow is held to what others like it have.
     pub fn used(&self, name: &Name, borrowing: Borrowing, starting: Option<AllocationId>) -> Used {
         used_of(borrowing, |whose| self.held(name, whose, starting))
+    }
+
+    /// What is kept for an attempt, or for all of its gang, beside what those of its namespace hold
+    /// who end for it.
+    pub fn kept_for(&self, id: AllocationId) -> Amounts {
+        let Some(job) = self.jobs.get(&id.job) else { return Amounts::default() };
+        let of = (job.namespace(), Whose::All);
+        self.kept_use(of, None).minus(self.kept_use(of, Some(id)))
     }
 
     /// What is held, and kept but for what starts.

@@ -64,7 +64,7 @@ impl<'a> Run<'_, 'a> {
         if visit.would_be_twice(self.view, instance) {
             return Some(Why::Orphan);
         }
-        if self.is_over_quota(visit) {
+        if self.has_no_room(visit, instance) {
             return Some(Why::Quota);
         }
         let host = self.roster.host(position);

@@ -4,7 +4,7 @@
 use berth_model::{AllocationId, Claim};
 use berth_state::ScoreParts;
 
-use super::patience::Wish;
+use super::patience::Way;
 use super::{Run, Tally, Visit};
 use crate::devices;
 use crate::domain::{Room, Share, choose};
@@ -37,17 +37,17 @@ impl<'a> Run<'_, 'a> {
     /// Gives it places that make way for it, or where others end.
     fn gang_beyond(&mut self, visit: Visit<'a>) -> Option<Why> {
         let before = (self.placements.len(), self.reservations.len());
-        let lifted = self.lift(visit, 0, Wish::Begin);
+        let lifted = self.lift(visit, 0, Way::InTime);
         let begins = !lifted.is_empty() && self.try_gang(visit).is_none();
         self.lay(lifted, before);
         if begins {
             return None;
         }
-        let lifted = self.lift(visit, 0, Wish::End);
-        let why = if self.is_kept_for_good(visit, 0)
-            || self.reserve_gang(visit)
-            || visit.has_kept_places(self.view)
-        {
+        let lifted = self.lift(visit, 0, Way::Gone);
+        let is_kept = visit.has_kept_places(self.view);
+        let why = if !lifted.is_empty() && self.try_gang(visit).is_none() {
+            None
+        } else if self.is_kept_for_good(visit, 0) || self.reserve_gang(visit) || is_kept {
             Some(Why::Reserved)
         } else {
             self.is_without_room(visit, 0);

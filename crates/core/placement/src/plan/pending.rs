@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::patience::Wish;
+use super::patience::Way;
 use super::rounds::Done;
 use super::turns::Next;
 use super::{Run, Tally, Visit};
@@ -43,7 +43,7 @@ impl<'a> Run<'_, 'a> {
                 tally.next = Next::More;
                 break;
             }
-            let Some(visit) = self.of_round(visit, 1) else { break };
+            let Some(visit) = self.of_round(visit, instance) else { break };
             let is_kept = kept.contains(&instance);
             if parallel_left == 0 && !is_kept {
                 tally.why = Some(Why::ParallelLimit);
@@ -101,8 +101,7 @@ impl<'a> Run<'_, 'a> {
         if !self.meter.may_place() {
             return Fate::Ends(None);
         }
-        if self.is_over_quota(visit) {
-            // The place that is kept for it counts already.
+        if self.has_no_room(visit, instance) {
             return Fate::Ends(Some(if is_kept { Why::Reserved } else { Why::Quota }));
         }
         let fits = !self.dead.contains(&key.fit) && self.place_one(visit, key, instance);
@@ -111,15 +110,18 @@ impl<'a> Run<'_, 'a> {
             return Fate::Placed;
         }
         let before = (self.placements.len(), self.reservations.len());
-        let lifted = self.lift(visit, instance, Wish::Begin);
+        let lifted = self.lift(visit, instance, Way::InTime);
         let begins = !lifted.is_empty() && self.place_one(visit, key, instance);
         self.lay(lifted, before);
         if begins {
             self.plans_again |= is_kept;
             return Fate::Placed;
         }
-        let lifted = self.lift(visit, instance, Wish::End);
-        let fate = if self.is_kept_for_good(visit, instance)
+        let lifted = self.lift(visit, instance, Way::Gone);
+        let fate = if !lifted.is_empty() && self.place_one(visit, key, instance) {
+            self.plans_again |= is_kept;
+            Fate::Placed
+        } else if self.is_kept_for_good(visit, instance)
             || self.reserve(visit, key, instance)
             || is_kept
         {

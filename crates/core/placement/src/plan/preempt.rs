@@ -128,6 +128,7 @@ impl<'a> Run<'_, 'a> {
         };
         let asks = visit.right != Right::Patience;
         may_have
+            && !self.patience.made_way
             && visit.failures(instance) < FAILURES_MAX
             && (!asks || may_preempt(&visit.job.spec))
             && self.hopeless.get(key).is_none_or(|until| *until <= self.now)

@@ -2,17 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use berth_model::{Claim, JobId};
+use berth_model::{AllocationId, Claim, JobId};
 
 use super::{Run, Tally, Visit};
 use crate::report::Why;
 
 impl<'a> Run<'_, 'a> {
-    /// Whether the quota of its namespace leaves no room for one more instance.
-    pub(super) fn is_over_quota(&mut self, visit: Visit<'a>) -> bool {
-        self.has_no_room(visit, 1)
-    }
-
     /// Gives a gang its places unless they would pass the quota of its namespace.
     pub(super) fn place_gang_in_quota(&mut self, visit: Visit<'a>) -> Tally {
         let left = visit.row.pending.len();
@@ -22,15 +17,12 @@ impl<'a> Run<'_, 'a> {
             return Tally { placed, left: left - u64::from(placed), why, ..Tally::default() };
         }
         let nothing = Tally { left, ..Tally::default() };
-        let Some(visit) = self.of_round(visit, visit.task.count) else { return nothing };
+        let Some(visit) = self.of_round(visit, 0) else { return nothing };
         let is_whole = left == u64::from(visit.task.count);
-        // What is kept for it counts already.
-        if is_whole
-            && !visit.has_kept_places(self.view)
-            && left > 0
-            && self.has_no_room(visit, visit.task.count)
-        {
-            return Tally { why: Some(Why::Quota), ..nothing };
+        if is_whole && left > 0 && self.has_no_room(visit, 0) {
+            let is_kept = visit.has_kept_places(self.view);
+            let why = Some(if is_kept { Why::Reserved } else { Why::Quota });
+            return Tally { why, ..nothing };
         }
         let tally = self.place_gang(visit);
         if tally.why == Some(Why::NoNode) {
@@ -43,8 +35,17 @@ impl<'a> Run<'_, 'a> {
         tally
     }
 
-    pub(super) fn has_no_room(&mut self, visit: Visit<'a>, count: u32) -> bool {
-        self.rooms.check(self.view, &visit.job.spec, (visit.task, count)).is_err()
+    /// Whether the quota of its namespace leaves no room for an instance, or for all of a gang,
+    /// beside what others have and are kept.
+    pub(super) fn has_no_room(&mut self, visit: Visit<'a>, instance: u32) -> bool {
+        let (asked, own) = ((visit.task, visit.of_unit()), self.kept_for(visit, instance));
+        self.rooms.check(self.view, &visit.job.spec, asked, own).is_err()
+    }
+
+    /// The attempt, if a place is kept for it.
+    pub(super) fn kept_for(&self, visit: Visit<'a>, instance: u32) -> Option<AllocationId> {
+        let id = visit.allocation(self.view, instance);
+        self.view.is_reserved(id.job, id.task, id.instance).then_some(id)
     }
 
     /// Counts what this plan hands out.

@@ -55,12 +55,13 @@ impl<'a> Run<'_, 'a> {
         self.pass(tasks.into_iter().filter(|key| !is_daemon(key)));
     }
 
-    /// The visit as it asks for so many instances at once; `None` if they are not for this round.
-    pub(super) fn of_round(&mut self, visit: Visit<'a>, count: u32) -> Option<Visit<'a>> {
+    /// The visit as it asks for an instance, or for a gang; `None` if that is not for this round.
+    pub(super) fn of_round(&mut self, visit: Visit<'a>, instance: u32) -> Option<Visit<'a>> {
         let right = match self.round {
             Round::Only => Right::Priority,
             Round::Sure | Round::Lent => {
-                self.rooms.right(self.view, &visit.job.spec, (visit.task, count))
+                let (asked, own) = ((visit.task, visit.of_unit()), self.kept_for(visit, instance));
+                self.rooms.right(self.view, &visit.job.spec, asked, own)
             }
         };
         let waits = self.waits_to_take.contains(visit.job.namespace());

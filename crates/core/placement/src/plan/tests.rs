@@ -13,6 +13,7 @@ use crate::soft::NodeLoad;
 
 mod agreement;
 mod anew;
+mod beside;
 mod fair;
 mod gang_places;
 mod gangs;

@@ -39,7 +39,7 @@ impl Step<'_> {
             held: Default::default(),
             patient: false,
         };
-        self.state.check_kept_quota(&job.spec, None, std::slice::from_ref(&after))?;
+        self.state.check_kept_quota((&job.spec, id), None, std::slice::from_ref(&after))?;
         self.put_places(node.id, None, after);
         self.emit_allocation(id, node.id, EventKind::PlaceReserved { awaited: 1 });
         let reason =

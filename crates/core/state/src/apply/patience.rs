@@ -43,7 +43,8 @@ impl Step<'_> {
     pub(super) fn right_of(&self, job: &JobRow, places: &[Reservation]) -> Result<Right, Refusal> {
         if !places.iter().any(|one| one.patient) {
             let placements = places.iter().map(|one| &one.placement);
-            return Ok(self.state.right_to(job.namespace(), asked_for(job, placements)));
+            let own = placements.clone().next().map(Placement::allocation);
+            return Ok(self.state.right_to(job.namespace(), asked_for(job, placements), own));
         }
         if self.now < job.submitted_ms.after(PATIENCE) {
             let awaited = places.iter().flat_map(|one| &one.awaits).next();
@@ -65,13 +66,14 @@ impl Step<'_> {
             one.members.keys().any(|member| self.state.unit_of(*member) == own)
         };
         let kept = node.reservations.iter().filter(|one| !is_own(one));
+        // The first of them; who plans looks at the same.
         let mut kept = kept.filter(|one| one.has_time_for(self.state, task, self.now));
-        kept.find_map(|one| {
-            let mut without = node.clone();
-            without.used.remove_held(&one.held);
-            let claim = self.claim_fits(job, &without, placement.allocation(), placement).ok()?;
-            Some((claim, one.members.keys().next().copied()?))
-        })
+        let one = kept.next()?;
+        let mut without = node.clone();
+        // Ports are not shared out anew.
+        without.used.remove_held(&one.held.without_ports());
+        let claim = self.claim_fits(job, &without, placement.allocation(), placement).ok()?;
+        Some((claim, one.members.keys().next().copied()?))
     }
 
     /// What a placement takes, and what becomes of patient places if there is no room beside them.
@@ -92,7 +94,12 @@ impl Step<'_> {
         if let Some((claim, member)) = self.with_time_for((job, node), placement) {
             return Ok((claim, Beside::Before(member)));
         }
-        let right = self.state.right_to(job.namespace(), asked_for(job, [placement]));
+        // A plan counts what is sure for all of a gang and in its own order; for the sake of a place
+        // where nothing runs yet it is not counted again.
+        let right = match self.state.guarantee(job.namespace()) {
+            Some(_) => Right::Guarantee,
+            None => Right::Priority,
+        };
         let (open, making_way) = self.opened(Asker { job, right }, node, id);
         Ok((self.claim_fits(job, &open, id, placement)?, Beside::Instead(making_way)))
     }

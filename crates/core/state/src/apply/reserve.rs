@@ -76,7 +76,7 @@ impl Step<'_> {
             held: NodeUse::default(),
             patient: right == Right::Patience,
         };
-        self.state.check_kept_quota(&job.spec, before, std::slice::from_ref(&after))?;
+        self.state.check_kept_quota((&job.spec, id), before, std::slice::from_ref(&after))?;
         self.drop_named(&making_way, GAVE_WAY);
         self.put_places(node.id, joined, after);
         let awaited = u32::try_from(victims.len()).unwrap_or(u32::MAX);
@@ -93,9 +93,9 @@ impl Step<'_> {
         let Some(Placement { job, .. }) = placements.first() else { return Ok(Vec::new()) };
         let job = self.state.job_row(*job)?.clone();
         let refuse = |cause| Refusal::GangRefused { job: job.id, cause: Box::new(cause) };
+        let one = ids.first().copied().unwrap_or_default();
         if ids.len() < placements.len() {
-            let twice = ids.first().copied().unwrap_or_default();
-            return Err(refuse(Refusal::NotPending(twice)));
+            return Err(refuse(Refusal::NotPending(one)));
         }
         let right = self.right_of(&job, members).map_err(refuse)?;
         let asker = Asker { job: &job, right };
@@ -115,7 +115,7 @@ impl Step<'_> {
         }
         for (node, shared) in &mut nodes {
             let row = self.state.node_row(*node)?.clone();
-            let (row, some) = self.opened(asker, &row, ids.first().copied().unwrap_or_default());
+            let (row, some) = self.opened(asker, &row, one);
             making_way.extend(some);
             if self.joined(&row, &shared.victims, right).map_err(refuse)?.is_some() {
                 let victim = shared.victims.keys().next().copied().unwrap_or_default();
@@ -132,7 +132,8 @@ impl Step<'_> {
             }
         }
         let rows: Vec<ReservationRow> = nodes.values().map(|shared| shared.row(right)).collect();
-        self.state.check_kept_quota(&job.spec, None, &rows).map_err(|over| refuse(over.into()))?;
+        let checked = self.state.check_kept_quota((&job.spec, one), None, &rows);
+        checked.map_err(|over| refuse(over.into()))?;
         self.drop_named(&making_way, GAVE_WAY);
         let awaited = u32::try_from(awaited).unwrap_or(u32::MAX);
         for ((node, Shared { victims, places }), row) in nodes.into_iter().zip(rows) {

@@ -106,7 +106,7 @@ fn nobody_takes_back_more_than_is_guaranteed_to_it() {
     let own = world.submit(&spec("b", 0, 1, 1));
     assert_eq!(reserve(&mut world, own, &held[..1]), refused, "a namespace lends itself nothing");
     let right = |namespace: &str, milli| {
-        world.state.right_to(&name(namespace), Amounts::default().with(Resource::Gpus, milli))
+        world.state.right_to(&name(namespace), Amounts::default().with(Resource::Gpus, milli), None)
     };
     assert_eq!(right("a", 1000), Right::Guarantee);
     assert_eq!(right("a", 1001), Right::Priority);

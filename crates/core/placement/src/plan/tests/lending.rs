@@ -13,7 +13,7 @@ use crate::explain::explain;
 use crate::fixture::share_task;
 use crate::victims::Price;
 
-fn guarantee(cluster: &mut Cluster, namespace: &str, gpu_milli: u64) {
+pub(super) fn guarantee(cluster: &mut Cluster, namespace: &str, gpu_milli: u64) {
     let mut spec = NamespaceSpec::new(name(namespace));
     spec.quota.guaranteed = Guarantee { amounts: [(Resource::Gpus, gpu_milli)].into() };
     cluster.apply(Command::ApplyNamespace { spec: Arc::new(spec), if_version: None }).unwrap();

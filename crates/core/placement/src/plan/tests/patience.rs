@@ -9,18 +9,18 @@ use super::preemption::{reserve, run_for, urgent};
 use super::reference::exit;
 use super::*;
 
-const MINUTE: u64 = 60_000;
+pub(super) const MINUTE: u64 = 60_000;
 
-fn limited(minutes: u64, task: TaskSpec) -> TaskSpec {
+pub(super) fn limited(minutes: u64, task: TaskSpec) -> TaskSpec {
     TaskSpec { time_limit: Some(DurationMs(minutes * MINUTE)), ..task }
 }
 
-fn on(node: &str, spec: JobSpec) -> JobSpec {
+pub(super) fn on(node: &str, spec: JobSpec) -> JobSpec {
     let constraints = Constraints { node: Some(name(node)), ..Constraints::default() };
     JobSpec { constraints, ..spec }
 }
 
-fn wait(cluster: &mut Cluster, minutes: u64) {
+pub(super) fn wait(cluster: &mut Cluster, minutes: u64) {
     cluster.now = cluster.now.after(DurationMs(minutes * MINUTE));
 }
 

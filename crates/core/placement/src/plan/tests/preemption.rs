@@ -19,6 +19,12 @@ pub(super) fn urgent(priority: u8, task: TaskSpec) -> JobSpec {
 pub(super) fn run_for(cluster: &mut Cluster, span_ms: u64) {
     let outcome = plan_all(cluster);
     cluster.place(outcome.placements);
+    all_run(cluster);
+    cluster.now = cluster.now.after(DurationMs(span_ms));
+}
+
+/// What has a place says that it runs.
+pub(super) fn all_run(cluster: &mut Cluster) {
     let rows: Vec<_> = cluster.state.allocations().values().cloned().collect();
     for row in rows.iter().filter(|row| row.running_since.is_none()) {
         let observed = Observed::Running { ready: true, started_at: WallMs(1) };
@@ -26,7 +32,6 @@ pub(super) fn run_for(cluster: &mut Cluster, span_ms: u64) {
         let command = Command::Observe { node: row.node, observations };
         cluster.apply(command).unwrap();
     }
-    cluster.now = cluster.now.after(DurationMs(span_ms));
 }
 
 pub(super) fn reserve(cluster: &mut Cluster, reservations: Vec<Reservation>) {
@@ -262,7 +267,7 @@ pub(super) fn by_exhaustion(
     ended: &BTreeSet<AllocationId>,
 ) -> Option<Price> {
     let row = cluster.state.jobs().get(&job).unwrap();
-    let right = cluster.state.right_to(row.namespace(), row.spec.tasks[0].amounts_least());
+    let right = cluster.state.right_to(row.namespace(), row.spec.tasks[0].amounts_least(), None);
     let sure = (right == Right::Guarantee).then(|| by_right(cluster, (job, right), ended));
     sure.flatten().or_else(|| by_right(cluster, (job, Right::Priority), ended))
 }

@@ -13,7 +13,7 @@ use crate::explain::explain;
 use crate::fixture::gpu_node;
 use crate::quota::{passes_quota, waits_for_quota};
 
-fn limit(cluster: &mut Cluster, namespace: &str, amounts: &[(Resource, u64)]) {
+pub(super) fn limit(cluster: &mut Cluster, namespace: &str, amounts: &[(Resource, u64)]) {
     let limit = Limit { amounts: amounts.iter().copied().collect(), submits_per_second: None };
     let quota = Quota { limit, ..Quota::default() };
     let spec = NamespaceSpec { quota, ..NamespaceSpec::new(name(namespace)) };
