@@ -4,16 +4,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use berth_model::{EndCause, JobKind, NodeId, StateMs, WallMs};
+use berth_model::{NodeId, StateMs, WallMs};
 use berth_placement::{Budget, PlanOutcome, Planner, SoftView};
 use berth_raft::{Proposal, ProposeError, Runtime};
 use berth_reconcile::SoftState;
-use berth_state::{
-    Applied, ClusterState, Command, Entry, EventKind, Observation, Observed, Refusal, Reply,
-};
+use berth_state::{Applied, ClusterState, Command, Entry, EventKind, Refusal, Reply};
 use berth_wire::log::v1 as log;
 use openraft_rt_sim::SimRuntime;
 
+use crate::effects::makes_work_or_room;
 use crate::faults::Fault;
 use crate::inbox::{SchedulerEvent, Signal};
 use crate::oracle::entry_hash;
@@ -447,54 +446,4 @@ fn commands_of(outcome: PlanOutcome) -> Vec<Command> {
     let reservations = outcome.reservations;
     let kept = (!reservations.is_empty()).then_some(Command::Reserve { reservations });
     kept.into_iter().chain(chunks.map(place)).collect()
-}
-
-fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
-    let waits = !view.queue_is_empty() || view.daemons().next().is_some();
-    commands.iter().any(|command| match command {
-        Command::Submit(_)
-        | Command::ChangeJob { .. }
-        | Command::RegisterNode { .. }
-        | Command::DownNode { .. }
-        | Command::LoseAllocations { .. }
-        | Command::TakeStock { .. }
-        | Command::ForgetOrphans { .. }
-        | Command::StopAwaiting
-        | Command::Unreserve { .. }
-        | Command::SetSchedulable { .. }
-        | Command::SetGuards { .. }
-        | Command::SetDevicePurpose { .. }
-        | Command::ApplyNamespace { .. }
-        | Command::DeleteNamespace { .. } => true,
-        Command::Observe { observations, .. } => observations.iter().any(|observation| {
-            let ended = matches!(observation.observed, Observed::Ended(_));
-            ended && (waits || !is_clean_batch_end(view, observation))
-        }),
-        Command::Found { .. }
-        | Command::AdmitScheduler { .. }
-        | Command::PromoteScheduler { .. }
-        | Command::RemoveScheduler { .. }
-        | Command::RaiseClusterVersion { .. }
-        | Command::StopOrphans { .. }
-        | Command::DisconnectNode { .. }
-        | Command::Place { .. }
-        | Command::Reserve { .. }
-        | Command::StopAllocations { .. }
-        | Command::ExpireJob { .. }
-        | Command::FailUpdate { .. }
-        | Command::Reap { .. }
-        | Command::CreateToken(_)
-        | Command::RevokeToken { .. }
-        | Command::UseJoinToken { .. }
-        | Command::RevokeMachine { .. }
-        | Command::SetPolicyDefault { .. } => false,
-    })
-}
-
-fn is_clean_batch_end(view: &ClusterState, observation: &Observation) -> bool {
-    let Some(job) = view.jobs().get(&observation.allocation.job) else { return false };
-    let task = job.spec.tasks.get(usize::from(observation.allocation.task.0));
-    let Observed::Ended(report) = &observation.observed else { return false };
-    let is_done = report.cause == EndCause::Exited && report.exit_code == Some(0);
-    job.kind() == JobKind::Batch && is_done && task.is_some_and(|task| task.gang.is_none())
 }

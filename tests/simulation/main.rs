@@ -12,6 +12,7 @@ mod agent;
 mod app;
 mod client;
 mod deeds;
+mod effects;
 mod faults;
 mod host;
 mod inbox;

@@ -70,7 +70,7 @@ const ANYONE: &str = "++ + + + + ++++ ++ ++ +++ +";
 /// Any machine whose certificate is good.
 const MEMBERS: &str = "uu + + + + ++++ ++ ++ uuu u";
 
-const CALLS: [(&str, &str); 67] = [
+const CALLS: [(&str, &str); 71] = [
     ("/berth.raft.v1.Peer/Call", PEERS),
     ("/berth.raft.v1.Peer/Snapshot", PEERS),
     ("/berth.v1.Agents/Session", AGENTS),
@@ -109,6 +109,10 @@ const CALLS: [(&str, &str); 67] = [
     ("/berth.v1.Namespaces/Get", READ),
     ("/berth.v1.Namespaces/List", READ),
     ("/berth.v1.Namespaces/Delete", ADMIN),
+    ("/berth.v1.NodeReservations/Set", OPERATE),
+    ("/berth.v1.NodeReservations/Get", READ),
+    ("/berth.v1.NodeReservations/List", READ),
+    ("/berth.v1.NodeReservations/Remove", OPERATE),
     ("/berth.v1.Nodes/PlanDefrag", OPERATE),
     ("/berth.v1.Nodes/Defrag", OPERATE),
     ("/berth.v1.Operator/Status", READ),

@@ -35,6 +35,7 @@ pub(crate) mod operator_status;
 pub(crate) mod operator_transfer;
 pub(crate) mod orphan;
 pub(crate) mod plan;
+pub(crate) mod reservation;
 pub(crate) mod run;
 pub mod sim;
 pub mod snapshot;

@@ -1,5 +1,7 @@
 //! Values of options, with the words for those that are wrong.
 
+use std::time::UNIX_EPOCH;
+
 use berth_config::units;
 use berth_model::node::DEVICES_MAX;
 use berth_model::validate::INSTANCES_MAX;
@@ -18,6 +20,36 @@ const DURATION: &str = "expected a duration such as 90s, 5m, 2h; at most 7d";
 pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
     units::duration_ms_between(text, 1, WAIT_MS_MAX)
         .map_err(|error| format!("{}; {DURATION}", error.problem))
+}
+
+/// A moment as it is said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// Milliseconds since 1970.
+    At(u64),
+    /// So many milliseconds from now.
+    In(u64),
+}
+
+impl Moment {
+    /// Milliseconds since 1970, where it is `now_ms`.
+    pub(crate) fn at_ms(self, now_ms: u64) -> u64 {
+        match self {
+            Moment::At(at_ms) => at_ms,
+            Moment::In(span_ms) => now_ms.saturating_add(span_ms),
+        }
+    }
+}
+
+/// A time in UTC, or a duration after now behind a `+`.
+pub(crate) fn moment(text: &str) -> Result<Moment, String> {
+    const ALLOWED: &str = "expected a time in UTC such as 2026-11-25T18:00:00Z, or +30m";
+    if let Some(span) = text.strip_prefix('+') {
+        return duration_ms(span).map(Moment::In).map_err(|_| format!("{ALLOWED}, at most +7d"));
+    }
+    let at = humantime::parse_rfc3339(text).map_err(|_| ALLOWED.to_owned())?;
+    let since = at.duration_since(UNIX_EPOCH).map_err(|_| ALLOWED.to_owned())?;
+    u64::try_from(since.as_millis()).map(Moment::At).map_err(|_| ALLOWED.to_owned())
 }
 
 /// A duration that the configuration will read.
@@ -161,6 +193,23 @@ mod tests {
         for text in ["5", "-5m", "1e9h", "8d", "0s", ""] {
             let error = duration_ms(text).unwrap_err();
             assert!(error.contains(DURATION), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn moments_are_in_utc_or_from_now() {
+        assert_eq!(moment("1970-01-01T00:01:00Z"), Ok(Moment::At(60_000)));
+        assert_eq!(moment("+30m").map(|one| one.at_ms(5)), Ok(1_800_005));
+        for text in [
+            "",
+            "tomorrow",
+            "+30",
+            "+8d",
+            "2026-11-25",
+            "2026-11-25T18:00:00",
+            "1969-01-01T00:00:00Z",
+        ] {
+            assert!(moment(text).is_err(), "{text}");
         }
     }
 

@@ -14,6 +14,7 @@ mod exec;
 mod jobs;
 mod key;
 mod namespaces;
+mod node_reservations;
 mod nodes;
 mod operator;
 mod options;

@@ -144,6 +144,8 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::NodesListOrphans
         | Call::NamespacesGet
         | Call::NamespacesList
+        | Call::NodeReservationsGet
+        | Call::NodeReservationsList
         | Call::OperatorListPolicyDefaults
         | Call::OperatorStatus => Rule::Person(Role::Read),
         Call::JobsSubmit
@@ -167,6 +169,8 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::NodesStopOrphans
         | Call::NodesPlanDefrag
         | Call::NodesDefrag
+        | Call::NodeReservationsSet
+        | Call::NodeReservationsRemove
         | Call::OperatorPromote
         | Call::OperatorRemove
         | Call::OperatorTransfer

@@ -288,7 +288,10 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             | Command::SetGuards { .. }
             | Command::SetDevicePurpose { .. }
             | Command::ApplyNamespace { .. }
-            | Command::DeleteNamespace { .. } => return Effect::Room,
+            | Command::DeleteNamespace { .. }
+            | Command::ReserveNodes { .. }
+            | Command::FreeNodes { .. }
+            | Command::TurnNodeReservation { .. } => return Effect::Room,
             // An end may free room for what waits, or make its instance wait.
             Command::Observe { observations, .. } => {
                 let matters = observations.iter().any(|observation| {

@@ -23,7 +23,7 @@ impl Clock {
     }
 }
 
-/// The wall clock, for display.
+/// The wall clock, for display and for what people set by the calendar.
 pub fn wall() -> WallMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     WallMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))

@@ -16,6 +16,7 @@ mod logs;
 mod lookup;
 mod members;
 mod namespaces;
+mod node_reservations;
 mod nodes;
 mod operator;
 mod orphans;
@@ -43,6 +44,7 @@ pub use access::AccessService;
 pub use agents::AgentsService;
 pub use jobs::JobsService;
 pub use namespaces::NamespacesService;
+pub use node_reservations::NodeReservationsService;
 pub use nodes::NodesService;
 pub use operator::OperatorService;
 

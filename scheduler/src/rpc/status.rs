@@ -146,6 +146,8 @@ const OTHER_KEY: &str =
 /// A quota is used up, and time alone may help.
 const OVER_QUOTA: &str =
     "`berth quota show` says what is in use; wait until some of it ends, or have more allowed";
+const LIST_TOKENS: &str = "list them with `berth token list`";
+const OTHER_NAME: &str = "the kind of a job cannot change; give the new one another name";
 
 /// What apply said.
 pub fn from_refusal(refusal: &Refusal) -> Status {
@@ -158,16 +160,16 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::NoSuchDevice { .. }
         | Refusal::NoSuchTask { .. }
         | Refusal::NoSuchVersion { .. }
-        | Refusal::NoSuchNamespace(_) => Status::not_found(message),
+        | Refusal::NoSuchNamespace(_)
+        | Refusal::NoSuchNodeReservation(_) => Status::not_found(message),
         Refusal::KeyConflict { .. } => with_hint(Code::AlreadyExists, message, OTHER_KEY),
         Refusal::VersionConflict { .. }
         | Refusal::NothingToUpdate { .. }
-        | Refusal::NamespaceConflict { .. } => {
+        | Refusal::NamespaceConflict { .. }
+        | Refusal::NodeReservationConflict { .. } => {
             with_hint(Code::Aborted, message, "look at the present version and decide again")
         }
-        Refusal::KindChanged { .. } => {
-            unmet(message, "the kind of a job cannot change; give the new one another name")
-        }
+        Refusal::KindChanged { .. } => unmet(message, OTHER_NAME),
         Refusal::JobNotEnded(_) => unmet(message, "stop the job first"),
         Refusal::NodeNameTaken { .. } => {
             unmet(message, "give this agent another --name, or its old data directory")
@@ -181,16 +183,18 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         }
         Refusal::NotSecured => not_secured(),
         Refusal::JoinTokenRefused => join_refused(),
-        Refusal::UnknownToken(_) => {
-            with_hint(Code::NotFound, message, "list them with `berth token list`")
-        }
+        Refusal::UnknownToken(_) => with_hint(Code::NotFound, message, LIST_TOKENS),
         Refusal::TokenExists(_) => Status::already_exists(message),
         Refusal::TooManyTokens
         | Refusal::TooManyRevocations
         | Refusal::TooManyNamespaces
+        | Refusal::TooManyNodeReservations
         | Refusal::TooManyPoolPolicies => Status::resource_exhausted(message),
         Refusal::OverQuota(_) => with_hint(Code::ResourceExhausted, message, OVER_QUOTA),
         Refusal::NamespaceInUse { .. } => unmet(message, "stop them first"),
+        Refusal::ReservedTwice { .. } => {
+            unmet(message, "end that one first, or leave the node out")
+        }
         Refusal::NotFounded => Status::unavailable(message),
         Refusal::SchedulerRemoved(_) => {
             unmet(message, "start a new scheduler on an empty directory with --join")

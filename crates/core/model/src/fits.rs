@@ -10,6 +10,7 @@ use crate::name::Name;
 use crate::node::{Device, DeviceHealth, DeviceUse, NodeCapacity, NodeSpec, NodeUse};
 use crate::quantity::{CpuMilli, MemoryBytes, ShareMilli};
 use crate::spec::{Constraints, GpuRequest, TaskSpec};
+use crate::time::DurationMs;
 
 /// What a placement takes of its node.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -72,6 +73,10 @@ pub enum Misfit {
     Draining,
     #[error("the node could not start a worker a moment ago and is left alone for a while")]
     Resting,
+    #[error("the node is reserved (`{reservation}`), and not for such jobs")]
+    Reserved { reservation: String },
+    #[error("the node is reserved (`{reservation}`) in {}, and only what ends before by its time limit is let in", minutes(*left))]
+    ReservedSoon { reservation: String, left: DurationMs },
     #[error("CPU {}", shut(*free_percent, *opens_below_percent))]
     CpuPressure { free_percent: u8, opens_below_percent: u8 },
     #[error("memory {}", shut(*free_percent, *opens_below_percent))]
@@ -96,6 +101,10 @@ pub enum Misfit {
     PortTaken { port: u16 },
     #[error("the claim is not what the task asks for")]
     ClaimMismatch,
+}
+
+fn minutes(span: DurationMs) -> String {
+    format!("{} min", span.0 / 60_000)
 }
 
 /// What a guard says; by what is free, as the order of `Misfit` ends in the amount of which more

@@ -17,6 +17,7 @@ pub mod limits;
 pub mod name;
 pub mod namespace;
 pub mod node;
+pub mod node_reservation;
 pub mod policy;
 pub mod preemption;
 pub mod quantity;
@@ -47,6 +48,10 @@ pub use node::{
     DEVICES_MAX, Device, DeviceHealth, DeviceSlice, DeviceUse, DeviceWay, HEALTH_REASON_BYTES_MAX,
     IMAGINED_MAX, NVLINKS_MAX, NodeCapacity, NodeSpec, NodeUse, PcieWay, PortRange,
     TASKS_PER_DEVICE_MAX_DEFAULT,
+};
+pub use node_reservation::{
+    AtBegin, NODE_RESERVATIONS_MAX, NodeReservation, RESERVED_NAMESPACES_MAX, RESERVED_NODES_MAX,
+    ReservedNodes, validate_node_reservation,
 };
 pub use policy::{POOL_POLICIES_MAX, Policy, PolicyDefaults, PolicyOrigin};
 pub use preemption::{PATIENCE, PREEMPTION_GAP, Preemption, outranks};

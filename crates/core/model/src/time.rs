@@ -8,7 +8,7 @@
 pub struct StateMs(pub u64);
 
 /// Milliseconds since 1970 in UTC by the leader's wall clock; for display and
-/// cron only.
+/// for what people set by the calendar only.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct WallMs(pub u64);
 

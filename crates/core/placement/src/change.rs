@@ -7,11 +7,13 @@ use std::fmt;
 
 use berth_model::fits::open_devices;
 use berth_model::{
-    Constraints, CpuMilli, Guards, JobKind, MemoryBytes, Misfit, Name, StateMs, TaskSpec,
+    Constraints, CpuMilli, DurationMs, Guards, JobKind, MemoryBytes, Misfit, Name, StateMs,
+    TaskSpec,
 };
 use berth_state::NodeRow;
+use berth_state::reservation::RESTART_MS;
 
-use crate::filters::{Request, admits, has_room, is_eligible, takes_work};
+use crate::filters::{Pass, Request, admits, has_room, is_eligible, takes_work};
 
 /// A change and where it helps.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,15 +31,53 @@ pub struct Change {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum ChangeKind {
     NodeState(NodeHindrance),
-    Gpus { shortage: Shortage, missing: u32, asked: u32, free: u32, model: String },
-    Cpu { shortage: Shortage, missing: CpuMilli, asked: CpuMilli, free: CpuMilli },
-    Memory { shortage: Shortage, missing: MemoryBytes, asked: MemoryBytes, free: MemoryBytes },
-    Ports { missing: u32 },
-    Label { key: String, asked: String },
-    Pool { asked: String, found: String },
-    OtherNode { asked: String },
-    GpuMemory { asked: MemoryBytes },
-    GpuModel { asked: String },
+    /// It is reserved for others.
+    Reserved {
+        reservation: String,
+    },
+    /// It is reserved for others soon: what ends by its time limit within so long may run before.
+    TimeLimit {
+        most: DurationMs,
+    },
+    Gpus {
+        shortage: Shortage,
+        missing: u32,
+        asked: u32,
+        free: u32,
+        model: String,
+    },
+    Cpu {
+        shortage: Shortage,
+        missing: CpuMilli,
+        asked: CpuMilli,
+        free: CpuMilli,
+    },
+    Memory {
+        shortage: Shortage,
+        missing: MemoryBytes,
+        asked: MemoryBytes,
+        free: MemoryBytes,
+    },
+    Ports {
+        missing: u32,
+    },
+    Label {
+        key: String,
+        asked: String,
+    },
+    Pool {
+        asked: String,
+        found: String,
+    },
+    OtherNode {
+        asked: String,
+    },
+    GpuMemory {
+        asked: MemoryBytes,
+    },
+    GpuModel {
+        asked: String,
+    },
 }
 
 /// A state of a node that lets nothing in.
@@ -85,8 +125,8 @@ fn sole_change(
     relaxed.make(&kind);
     let request = relaxed.request();
     is_eligible(row, request).ok()?;
-    if !matches!(kind, ChangeKind::NodeState(_)) {
-        takes_work(row, now, request.kind).ok()?;
+    if !matches!(kind, ChangeKind::NodeState(_) | ChangeKind::Reserved { .. }) {
+        takes_work(row, now, request).ok()?;
     }
     has_room(row, &row.used, now, request.task).ok()?;
     Some(kind)
@@ -99,6 +139,12 @@ fn change_for(row: &NodeRow, task: &TaskSpec, misfit: Misfit) -> Option<ChangeKi
         Misfit::Draining => Some(ChangeKind::NodeState(NodeHindrance::Draining)),
         Misfit::Cordoned => Some(ChangeKind::NodeState(NodeHindrance::Cordoned)),
         Misfit::Resting => Some(ChangeKind::NodeState(NodeHindrance::Resting)),
+        Misfit::Reserved { reservation } => Some(ChangeKind::Reserved { reservation }),
+        Misfit::ReservedSoon { left, .. } => {
+            let most = left.0.checked_sub(RESTART_MS)?.checked_sub(task.stop.grace.0)?;
+            let seconds = Some(most / 1000).filter(|seconds| *seconds > 0)?;
+            Some(ChangeKind::TimeLimit { most: DurationMs::from_secs(seconds) })
+        }
         Misfit::CpuPressure { .. } | Misfit::MemoryPressure { .. } => {
             Some(ChangeKind::NodeState(NodeHindrance::Pressed(row.guards)))
         }
@@ -163,14 +209,15 @@ fn gpus(row: &NodeRow, task: &TaskSpec, asked: u32, shortage: Shortage) -> Optio
 }
 
 /// A copy of a request that changes are made to.
-pub(crate) struct Relaxed {
+pub(crate) struct Relaxed<'v> {
     pub task: TaskSpec,
     pub constraints: Constraints,
     pub kind: JobKind,
+    pub pass: Pass<'v>,
 }
 
-impl Relaxed {
-    pub fn of(request: Request<'_>) -> Relaxed {
+impl<'v> Relaxed<'v> {
+    pub fn of(request: Request<'v>) -> Relaxed<'v> {
         // Command and environment may be long and decide nothing here.
         let task = TaskSpec {
             cpu: request.task.cpu,
@@ -178,18 +225,25 @@ impl Relaxed {
             gpu: request.task.gpu.clone(),
             ports: request.task.ports.clone(),
             driver: request.task.driver.clone(),
+            stop: request.task.stop,
             ..TaskSpec::new(request.task.name.clone(), berth_model::JobKind::Batch, Vec::new())
         };
-        Relaxed { task, constraints: request.constraints.clone(), kind: request.kind }
+        let Request { kind, pass, .. } = request;
+        Relaxed { task, constraints: request.constraints.clone(), kind, pass }
     }
 
     pub fn request(&self) -> Request<'_> {
-        Request { task: &self.task, constraints: &self.constraints, kind: self.kind }
+        let Relaxed { task, constraints, kind, pass } = self;
+        Request { task, constraints, kind: *kind, pass: *pass }
     }
 
     fn make(&mut self, change: &ChangeKind) {
         match change {
-            ChangeKind::NodeState(_) => {}
+            ChangeKind::NodeState(_) | ChangeKind::Reserved { .. } => {}
+            ChangeKind::TimeLimit { most } => {
+                let lasts = most.0 + RESTART_MS + self.task.stop.grace.0;
+                self.pass.permit = self.pass.permit.within(DurationMs(lasts));
+            }
             // With none free the change is that others give theirs up: what
             // matters is whether everything else would be in order.
             ChangeKind::Gpus { free: 0, .. } => self.task.gpu = None,
@@ -237,6 +291,13 @@ impl fmt::Display for Change {
             }
             ChangeKind::NodeState(NodeHindrance::Pressed(guards)) => {
                 write!(formatter, "wait: node {node}: {guards}")
+            }
+            ChangeKind::Reserved { reservation } => {
+                write!(formatter, "wait: node {node} is reserved (`{reservation}`)")
+            }
+            ChangeKind::TimeLimit { most } => {
+                let limit = shown(*most);
+                write!(formatter, "with a time_limit of at most {limit} it would fit now {any}")
             }
             ChangeKind::Gpus { shortage, missing, asked, free, model } => {
                 let less = format!("{} instead of {asked}", plural(*free, "GPU"));
@@ -292,6 +353,14 @@ fn write_amount(
             write!(formatter, "{less} would fit now on node {node}, or {more}")
         }
         (None, Shortage::Held | Shortage::Absent) => formatter.write_str(more),
+    }
+}
+
+/// In the largest unit in which nothing is lost, as job files have it.
+fn shown(span: DurationMs) -> String {
+    match span.0 / 1000 {
+        seconds if seconds % 60 == 0 => format!("{}m", seconds / 60),
+        seconds => format!("{seconds}s"),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_model::{AllocationId, JobId, StateMs, StopIntent, TaskIndex, WallMs};
+use berth_model::{AllocationId, JobId, Name, StateMs, StopIntent, TaskIndex, WallMs};
 use berth_state::reservation::ends_by;
 use berth_state::{AllocationRow, ClusterState, Command, Observation, Observed, Reply};
 
@@ -43,8 +43,9 @@ pub(crate) fn expected_start(
             return Some(at);
         }
         planned?;
-        at = at.max(future.ends.first()?.0);
+        at = at.max(future.next(at)?);
         future.end_until(at);
+        future.turn(at);
         // A place that was kept for it.
         if future.begun.contains(&(job, task)) {
             return Some(at);
@@ -102,6 +103,27 @@ impl Future {
         let started_at = WallMs(at.0);
         self.observe(id, at, Observed::Running { ready: true, started_at });
         self.expect(id, at);
+    }
+
+    /// When something ends next, or a reservation of nodes begins or is over.
+    fn next(&self, at: StateMs) -> Option<StateMs> {
+        let end = self.ends.first().map(|(at, _)| *at);
+        end.into_iter().chain(self.copy.next_turn(at)).min()
+    }
+
+    /// Reservations of nodes whose time has come begin, or are over.
+    fn turn(&mut self, at: StateMs) {
+        let wall = self.copy.wall_at(at);
+        let due = self.copy.node_reservations().values().filter(|row| row.is_due(wall));
+        let due: Vec<Name> = due.map(|row| row.spec.name.clone()).collect();
+        for name in &due {
+            let turn = Command::TurnNodeReservation { name: name.clone() };
+            drop(apply_one(&mut self.copy, at, turn));
+        }
+        let live = self.copy.allocations().values().filter(|_| !due.is_empty());
+        let asked = live.filter(|row| row.state.stop_intent().is_some());
+        let asked: Vec<AllocationId> = asked.map(|row| row.id).collect();
+        asked.into_iter().for_each(|id| self.expect(id, at));
     }
 
     /// Ends what has ended by then.

@@ -114,7 +114,7 @@ fn reasoned(
 ) -> Option<(Explanation, Option<Waiting<'_>>)> {
     let row = view.jobs().get(&job)?;
     let spec = row.spec.tasks.get(usize::from(task.0))?;
-    let request = Request { task: spec, constraints: &row.spec.constraints, kind: row.kind() };
+    let request = Request::of(view, &row.spec, spec);
     let nodes: Vec<&NodeRow> = view.nodes().values().map(|node| node.as_ref()).collect();
     let never = task_never_fits(&nodes, request);
     let key = QueueKey::new(row.spec.priority, row.submitted_ms, job, task);

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 
 use berth_model::fits::open_devices;
 use berth_model::{
-    Constraints, Guards, JobKind, Misfit, NodeState, NodeUse, Shut, StateMs, TaskSpec, eligible,
+    Constraints, Guards, JobKind, JobSpec, Misfit, NodeState, NodeUse, Shut, StateMs, TaskSpec,
+    eligible,
 };
-use berth_state::{NodeRow, Purpose};
+use berth_state::{ClusterState, NodeRow, Permit, Purpose, let_in};
 
 /// What is looked for: a task with the constraints of its job.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +18,40 @@ pub(crate) struct Request<'a> {
     pub constraints: &'a Constraints,
     /// Of the job.
     pub kind: JobKind,
+    pub pass: Pass<'a>,
+}
+
+/// What it has to show where nodes are reserved.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pass<'a> {
+    pub permit: Permit,
+    /// Where rows are asked how they are reserved; hosts know it themselves.
+    pub view: Option<&'a ClusterState>,
+}
+
+impl<'a> Request<'a> {
+    /// Of a task of a job, to be asked of rows.
+    pub fn of(view: &'a ClusterState, spec: &'a JobSpec, task: &'a TaskSpec) -> Request<'a> {
+        let pass = Pass { permit: view.permit(spec, task), view: Some(view) };
+        Request { pass, ..Request::anywhere(spec, task) }
+    }
+
+    /// The same where it does not matter how nodes are reserved.
+    pub fn anywhere(spec: &'a JobSpec, task: &'a TaskSpec) -> Request<'a> {
+        let constraints = &spec.constraints;
+        Request { task, constraints, kind: spec.kind, pass: Pass::default() }
+    }
+
+    /// The same where nobody knows when it begins.
+    pub fn later(self) -> Request<'a> {
+        Request { pass: Pass { permit: self.pass.permit.later(), ..self.pass }, ..self }
+    }
+}
+
+impl Pass<'_> {
+    pub fn check(self, row: &NodeRow, now: StateMs) -> Result<(), Misfit> {
+        self.view.map_or(Ok(()), |view| let_in(&view.holds_on(row, now), self.permit))
+    }
 }
 
 /// All questions in the order of `Misfit`.
@@ -27,7 +62,7 @@ pub(crate) fn admits(
     request: Request<'_>,
 ) -> Result<(), Misfit> {
     is_eligible(row, request)?;
-    takes_work(row, now, request.kind)?;
+    takes_work(row, now, request)?;
     has_room(row, used, now, request.task)
 }
 
@@ -37,13 +72,16 @@ pub(crate) fn is_eligible(row: &NodeRow, request: Request<'_>) -> Result<(), Mis
 }
 
 /// Whether the node takes anything new of such a job.
-pub(crate) fn takes_work(row: &NodeRow, now: StateMs, kind: JobKind) -> Result<(), Misfit> {
+pub(crate) fn takes_work(row: &NodeRow, now: StateMs, request: Request<'_>) -> Result<(), Misfit> {
     match (row.state, row.purpose) {
         (NodeState::Disconnected | NodeState::Down, _) => Err(Misfit::NotReady),
         (NodeState::Ready, Purpose::Cordoned) => Err(Misfit::Cordoned),
         (NodeState::Ready, Purpose::Draining(_)) => Err(Misfit::Draining),
         (NodeState::Ready, Purpose::Work) if row.rests(now) => Err(Misfit::Resting),
-        (NodeState::Ready, Purpose::Work) => pressures(row, kind).next().map_or(Ok(()), Err),
+        (NodeState::Ready, Purpose::Work) => {
+            request.pass.check(row, now)?;
+            pressures(row, request.kind).next().map_or(Ok(()), Err)
+        }
     }
 }
 

@@ -14,13 +14,14 @@ pub(crate) fn hindrances(row: &NodeRow, now: StateMs, request: Request<'_>) -> V
     let mut relaxed = Relaxed::of(request);
     name_all(&mut relaxed, &mut found, |request| is_eligible(row, request));
     found.extend(states(row, now));
+    found.extend(request.pass.check(row, now).err());
     found.extend(pressures(row, request.kind));
     name_all(&mut relaxed, &mut found, |request| has_room(row, &row.used, now, request.task));
     found
 }
 
 fn name_all(
-    relaxed: &mut Relaxed,
+    relaxed: &mut Relaxed<'_>,
     found: &mut Vec<Misfit>,
     ask: impl Fn(Request<'_>) -> Result<(), Misfit>,
 ) {
@@ -48,8 +49,8 @@ fn states(row: &NodeRow, now: StateMs) -> impl Iterator<Item = Misfit> {
 }
 
 /// Asks no longer for what a node does not have; whether that can be done.
-fn put_aside(relaxed: &mut Relaxed, misfit: &Misfit) -> bool {
-    let Relaxed { task, constraints, kind: _ } = relaxed;
+fn put_aside(relaxed: &mut Relaxed<'_>, misfit: &Misfit) -> bool {
+    let Relaxed { task, constraints, kind: _, pass: _ } = relaxed;
     match misfit {
         Misfit::OtherNode { .. } => constraints.node = None,
         Misfit::OtherPool { .. } => constraints.pool = None,
@@ -70,6 +71,8 @@ fn put_aside(relaxed: &mut Relaxed, misfit: &Misfit) -> bool {
         | Misfit::Cordoned
         | Misfit::Draining
         | Misfit::Resting
+        | Misfit::Reserved { .. }
+        | Misfit::ReservedSoon { .. }
         | Misfit::CpuPressure { .. }
         | Misfit::MemoryPressure { .. }
         | Misfit::DeviceGone { .. }
@@ -93,7 +96,7 @@ mod tests {
 
     use super::*;
     use crate::explain::explain;
-    use crate::filters::admits;
+    use crate::filters::{Pass, admits};
     use crate::fixture::{Cluster, gpu_node, job, name, node_row, task};
     use crate::reasons::misfit_code;
     use crate::soft::SoftView;
@@ -104,7 +107,8 @@ mod tests {
         constraints: Constraints,
         (task, kind): (&TaskSpec, JobKind),
     ) -> Option<&'static str> {
-        let request = Request { task, constraints: &constraints, kind };
+        let pass = Pass::default();
+        let request = Request { task, constraints: &constraints, kind, pass };
         let refused = admits(node, &node.used, StateMs(0), request);
         refused.err().map(|misfit| misfit_code(&misfit))
     }
@@ -233,8 +237,7 @@ mod tests {
         ) {
             let rows: Vec<NodeRow> =
                 (1..).zip(&cases).map(|(id, case)| node_of(id, case)).collect();
-            let (task, constraints) = (&spec.tasks[0], &spec.constraints);
-            let request = Request { task, constraints, kind: spec.kind };
+            let request = Request::anywhere(&spec, &spec.tasks[0]);
             let mut buckets: BTreeMap<&str, (u64, BTreeMap<&str, u64>)> = BTreeMap::new();
             for row in &rows {
                 let found = hindrances(row, StateMs(0), request);

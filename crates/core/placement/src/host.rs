@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use berth_model::fits::takes_work;
 use berth_model::{DeviceHealth, GpuRequest, NodeUse, ShareMilli, StateMs, TaskSpec};
-use berth_state::NodeRow;
+use berth_state::{Hold, NodeRow};
 
 use crate::defragment::Held;
-use crate::filters::free_ports;
+use crate::filters::{Request, free_ports, is_eligible};
 use crate::kinds::Kinds;
 use crate::soft::NodeLoad;
 
@@ -17,6 +17,8 @@ use crate::soft::NodeLoad;
 pub struct Host {
     pub(crate) row: Arc<NodeRow>,
     pub(crate) load: Option<NodeLoad>,
+    /// How it is reserved; whoever keeps the host brings it up to date.
+    pub(crate) holds: Vec<Hold>,
     /// A copy from the first placement of a plan on.
     handed_out: Option<NodeUse>,
     /// Takes new work now.
@@ -55,6 +57,7 @@ impl Host {
         let mut host = Host {
             row,
             load,
+            holds: Vec::new(),
             handed_out: None,
             is_open: false,
             cpu_free: 0,
@@ -66,6 +69,13 @@ impl Host {
         host.take_devices(kinds);
         host.reckon(now);
         host
+    }
+
+    /// Whether something may be put there now, if it has room.
+    pub(crate) fn takes(&self, request: Request<'_>) -> bool {
+        self.is_open
+            && self.holds.iter().all(|hold| hold.lets_in(request.pass.permit))
+            && is_eligible(&self.row, request).is_ok()
     }
 
     /// What is promised of it.

@@ -17,7 +17,7 @@ pub fn never_fits<'a>(
     let nodes: Vec<&NodeRow> = nodes.into_iter().collect();
     let several = spec.tasks.len() > 1;
     spec.tasks.iter().find_map(|task| {
-        let request = Request { task, constraints: &spec.constraints, kind: spec.kind };
+        let request = Request::anywhere(spec, task);
         let reason = task_never_fits(&nodes, request)?;
         let of_task = if several { format!("task `{}`: ", task.name) } else { String::new() };
         Some(format!("{of_task}no host can ever fit: {reason}"))
@@ -69,6 +69,8 @@ fn superlative(misfit: &Misfit) -> String {
         | Misfit::Cordoned
         | Misfit::Draining
         | Misfit::Resting
+        | Misfit::Reserved { .. }
+        | Misfit::ReservedSoon { .. }
         | Misfit::CpuPressure { .. }
         | Misfit::MemoryPressure { .. }
         | Misfit::GpuBusy { .. }

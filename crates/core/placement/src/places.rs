@@ -11,7 +11,8 @@ use crate::kinds::Kinds;
 
 /// Places on all nodes together as they are now. Costs O(nodes).
 pub(crate) fn places_now(nodes: &[&NodeRow], now: StateMs, request: Request<'_>) -> u64 {
-    nodes.iter().map(|row| places_on(Arc::new(NodeRow::clone(row)), now, request)).sum()
+    let let_in = nodes.iter().filter(|row| request.pass.check(row, now).is_ok());
+    let_in.map(|row| places_on(Arc::new(NodeRow::clone(row)), now, request)).sum()
 }
 
 /// Places if all nodes were empty and took work.

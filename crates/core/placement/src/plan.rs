@@ -13,13 +13,14 @@ use berth_model::{
 };
 use berth_state::decision::Stop;
 use berth_state::{
-    Asker, ClusterState, JobRow, Placement, QueueKey, Reservation, Right, ScoreParts, TaskRow,
+    Asker, ClusterState, JobRow, Permit, Placement, QueueKey, Reservation, Right, ScoreParts,
+    TaskRow,
 };
 
 use crate::budget::{Budget, Meter};
 use crate::devices;
 use crate::fair::Shares;
-use crate::filters::Request;
+use crate::filters::{Pass, Request};
 use crate::planner::{Planner, Searches};
 use crate::quota::Rooms;
 use crate::reckoned::Reckoned;
@@ -139,11 +140,13 @@ struct Visit<'a> {
     task: &'a TaskSpec,
     /// By what right the next of it has others end.
     right: Right,
+    permit: Permit,
 }
 
 impl<'a> Visit<'a> {
     fn request(&self) -> Request<'a> {
-        Request { task: self.task, constraints: &self.job.spec.constraints, kind: self.job.kind() }
+        let pass = Pass { permit: self.permit, view: None };
+        Request { pass, ..Request::anywhere(&self.job.spec, self.task) }
     }
 
     fn asker(&self) -> Asker<'a> {
@@ -280,7 +283,8 @@ impl<'p, 'a> Run<'p, 'a> {
         let row = view.tasks().get(&(key.job, key.task));
         let Some((job, row)) = job.zip(row) else { return Next::Done };
         let Some(task) = job.spec.tasks.get(usize::from(key.task.0)) else { return Next::Done };
-        let visit = Visit { key, job, row, task, right: Right::Priority };
+        let permit = view.permit(&job.spec, task);
+        let visit = Visit { key, job, row, task, right: Right::Priority, permit };
         let tally = match job.kind() {
             JobKind::Batch | JobKind::Service if task.gang.is_some() => {
                 self.place_gang_in_quota(visit)

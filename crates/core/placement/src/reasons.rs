@@ -34,8 +34,7 @@ pub(crate) fn waiting_count(view: &ClusterState, job: &JobRow, task: TaskIndex) 
     match job.kind() {
         JobKind::Batch | JobKind::Service => row.pending.len(),
         JobKind::Daemon => {
-            let constraints = &job.spec.constraints;
-            let request = Request { task: spec, constraints, kind: job.kind() };
+            let request = Request::of(view, &job.spec, spec);
             let covered = covered_nodes(view, job, task);
             let lacks = |node: &NodeRow| {
                 !covered.contains(&node.id)
@@ -223,6 +222,7 @@ pub(crate) fn node_reasons(
             Misfit::GpuCount { .. }
             | Misfit::CpuCapacity { .. }
             | Misfit::MemoryCapacity { .. }
+            | Misfit::ReservedSoon { .. }
             | Misfit::CpuPressure { .. }
             | Misfit::MemoryPressure { .. }
             | Misfit::GpuBusy { .. }
@@ -240,6 +240,7 @@ pub(crate) fn node_reasons(
             | Misfit::Cordoned
             | Misfit::Draining
             | Misfit::Resting
+            | Misfit::Reserved { .. }
             | Misfit::DeviceGone { .. }
             | Misfit::DeviceBusy { .. }
             | Misfit::DeviceCrowded { .. }
@@ -273,6 +274,8 @@ pub fn misfit_code(misfit: &Misfit) -> &'static str {
         Misfit::Cordoned => "cordoned",
         Misfit::Draining => "draining",
         Misfit::Resting => "resting",
+        Misfit::Reserved { .. } => "node-reserved",
+        Misfit::ReservedSoon { .. } => "node-reserved-soon",
         Misfit::CpuPressure { .. } => "cpu-pressure",
         Misfit::MemoryPressure { .. } => "memory-pressure",
         Misfit::GpuBusy { .. } | Misfit::GpuShareBusy { .. } => "gpu-busy",

@@ -70,7 +70,8 @@ impl Planner {
 
 fn gave_up(key: &HuntKey, until: StateMs) -> GaveUp {
     let HuntKey { fit, priority, members, by } = key;
-    let FitKey { cpu_milli, memory_bytes, port_count, in_container, gpu, constraints } = fit;
+    let FitKey { cpu_milli, memory_bytes, port_count, in_container, gpu, constraints, permit } =
+        fit;
     GaveUp {
         cpu: CpuMilli(*cpu_milli),
         memory: MemoryBytes(*memory_bytes),
@@ -78,6 +79,7 @@ fn gave_up(key: &HuntKey, until: StateMs) -> GaveUp {
         in_container: *in_container,
         gpu: gpu.clone(),
         constraints: constraints.clone(),
+        permit: *permit,
         priority: *priority,
         members: *members,
         by: by.clone(),
@@ -93,6 +95,7 @@ fn hunt_key(one: &GaveUp) -> HuntKey {
         in_container: one.in_container,
         gpu: one.gpu.clone(),
         constraints: one.constraints.clone(),
+        permit: one.permit,
     };
     HuntKey { fit, priority: one.priority, members: one.members, by: one.by.clone() }
 }

@@ -2,9 +2,10 @@
 //! that what was reckoned about the others stays good. Within a plan nothing is ever freed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use berth_model::{Claim, JobId, Name, NodeId, NodeUse, StateMs};
-use berth_state::{ClusterState, NodeRow, Table};
+use berth_state::{ClusterState, NodeReservationRow, NodeRow, Table};
 
 use crate::host::Host;
 use crate::kinds::Kinds;
@@ -56,9 +57,10 @@ pub(crate) struct Roster {
     /// As last seen.
     nodes: Table<NodeId, NodeRow>,
     loads: Table<NodeId, NodeLoad>,
+    reserved: Table<Name, NodeReservationRow>,
     seen_at: StateMs,
     /// Positions where something changes by itself as time passes: a rest or the block of a
-    /// port ends.
+    /// port ends, or the node is reserved soon.
     timed: BTreeSet<usize>,
     /// Positions of which the last plan has handed something out.
     handed_out: Vec<usize>,
@@ -88,20 +90,23 @@ impl Roster {
             None => {
                 *self = Roster::default();
                 for row in view.nodes().values() {
-                    self.append(row, soft, now);
+                    self.append(view, row, soft, now);
                 }
                 Continuity::Anew
             }
         };
         self.nodes = view.nodes().clone();
         self.loads = soft.loads.clone();
+        self.reserved = view.node_reservations().clone();
         self.seen_at = now;
         continuity
     }
 
     /// `None` if positions would have to move.
     fn update(&mut self, view: &ClusterState, soft: &SoftView, now: StateMs) -> Option<()> {
-        if self.hosts.is_empty() || now < self.seen_at {
+        let reserved = view.node_reservations();
+        let others_are_reserved = reserved.changes_since(&self.reserved).next().is_some();
+        if self.hosts.is_empty() || now < self.seen_at || others_are_reserved {
             return None;
         }
         for position in std::mem::take(&mut self.handed_out) {
@@ -114,13 +119,14 @@ impl Roster {
             match self.position_of(*id) {
                 Some(position) => {
                     self.change(position, |host, kinds| host.set(row.clone(), now, kinds));
+                    self.hosts[position].holds = view.holds_on(row, now);
                     if group_of(&self.hosts[position]) != self.places[position].0 {
                         return None;
                     }
                     self.note(position, now);
                 }
                 None if self.hosts.last().is_none_or(|last| last.row.id < *id) => {
-                    self.append(row, soft, now);
+                    self.append(view, row, soft, now);
                 }
                 None => return None,
             }
@@ -134,14 +140,16 @@ impl Roster {
         }
         for position in self.timed.clone() {
             self.change(position, |host, _| host.take_back(now));
+            self.hosts[position].holds = view.holds_on(&self.hosts[position].row, now);
             self.note(position, now);
         }
         Some(())
     }
 
-    fn append(&mut self, row: &std::sync::Arc<NodeRow>, soft: &SoftView, now: StateMs) {
+    fn append(&mut self, view: &ClusterState, row: &Arc<NodeRow>, soft: &SoftView, now: StateMs) {
         let load = soft.loads.get(&row.id).map(|load| **load);
-        let host = Host::new(row.clone(), load, now, &mut self.kinds);
+        let mut host = Host::new(row.clone(), load, now, &mut self.kinds);
+        host.holds = view.holds_on(row, now);
         let (position, group) = (self.hosts.len(), group_of(&host));
         if self.groups.len() <= group {
             self.groups.resize(group + 1, Vec::new());
@@ -176,8 +184,9 @@ impl Roster {
     }
 
     fn note(&mut self, position: usize, now: StateMs) {
-        let row = &self.hosts[position].row;
-        if row.rests(now) || row.blocked_ports.values().any(|until| *until > now) {
+        let Host { row, holds, .. } = &self.hosts[position];
+        let waits = row.rests(now) || row.blocked_ports.values().any(|until| *until > now);
+        if waits || holds.iter().any(|hold| hold.left.is_some()) {
             self.timed.insert(position);
         } else {
             self.timed.remove(&position);

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_model::{
     AllocationId, Constraints, GpuRequest, JobId, JobKind, Name, Policy, StateMs, TaskSpec,
 };
+use berth_state::Permit;
 use berth_state::decision::Seen;
 
 use crate::budget::Meter;
-use crate::filters::{Request, is_eligible};
+use crate::filters::{Pass, Request};
 use crate::kinds::Kinds;
 use crate::policies::{Score, score, turn};
 use crate::ranking::Ranking;
@@ -28,6 +29,8 @@ pub(crate) struct FitKey {
     pub in_container: bool,
     pub gpu: Option<GpuRequest>,
     pub constraints: Constraints,
+    /// Of which nodes that are reserved it may be.
+    pub permit: Permit,
 }
 
 /// A fit key with what else decides the ranking. Jobs share a search even under
@@ -43,6 +46,7 @@ pub(crate) struct SearchKey {
 pub(crate) struct Search {
     task: TaskSpec,
     constraints: Constraints,
+    permit: Permit,
     policy: Policy,
     terms: &'static [Term],
     /// Whether the task accepts each kind of device.
@@ -107,7 +111,7 @@ pub(crate) struct Surface<'p> {
 
 impl FitKey {
     pub fn of(request: Request<'_>) -> FitKey {
-        let Request { task, constraints, kind: _ } = request;
+        let Request { task, constraints, kind: _, pass } = request;
         FitKey {
             cpu_milli: task.cpu.0,
             memory_bytes: task.memory.0,
@@ -115,6 +119,7 @@ impl FitKey {
             in_container: task.driver.image().is_some(),
             gpu: task.gpu.clone(),
             constraints: constraints.clone(),
+            permit: pass.permit,
         }
     }
 }
@@ -133,6 +138,7 @@ impl Search {
         Search {
             task,
             constraints: request.constraints.clone(),
+            permit: request.pass.permit,
             policy,
             terms,
             suits: Vec::new(),
@@ -282,7 +288,8 @@ impl Search {
     fn look_at(&mut self, seen: Seen, surface: Surface<'_>) {
         let (task, constraints) = (&self.task.clone(), &self.constraints.clone());
         // Daemons, of which guards ask nothing, are not searched for.
-        let request = Request { task, constraints, kind: JobKind::Batch };
+        let pass = Pass { permit: self.permit, view: None };
+        let request = Request { task, constraints, kind: JobKind::Batch, pass };
         *self = Search { last_used: self.last_used, ..Search::new(request, self.policy, surface) };
         self.learn_kinds(&surface.roster.kinds);
         let nodes = surface.roster.len();
@@ -303,9 +310,9 @@ impl Search {
     /// Ranks one node anew.
     fn rank(&mut self, position: usize, surface: Surface<'_>) {
         let host = surface.roster.host(position);
-        let request =
-            Request { task: &self.task, constraints: &self.constraints, kind: JobKind::Batch };
-        let is_in = host.is_open && is_eligible(&host.row, request).is_ok();
+        let pass = Pass { permit: self.permit, view: None };
+        let (task, constraints) = (&self.task, &self.constraints);
+        let is_in = host.takes(Request { task, constraints, kind: JobKind::Batch, pass });
         let standing = if is_in { Standing::In } else { Standing::Out };
         if std::mem::replace(&mut self.standing[position], standing) != standing {
             self.ring = None;

@@ -113,7 +113,7 @@ pub(crate) fn apply_one(
     now: StateMs,
     command: Command,
 ) -> Result<Reply, Refusal> {
-    let wall_ms = copy.cluster().wall_ms;
+    let wall_ms = copy.wall_at(now);
     let proposer = String::new();
     let entry = Entry { state_ms: now, wall_ms, proposer, commands: vec![command] };
     let index = copy.applied_index();

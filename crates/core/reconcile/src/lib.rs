@@ -1,5 +1,6 @@
 //! What the leader proposes next, besides placements: silent nodes, passed
-//! limits, drains, rolling replacements, places kept in vain, retention. A pure function of the
+//! limits, drains, rolling replacements, reservations whose time has come, places kept in vain,
+//! retention. A pure function of the
 //! view, of what the leader has heard, and of the time.
 
 #![forbid(unsafe_code)]
@@ -7,6 +8,7 @@
 mod drain;
 mod guards;
 mod liveness;
+mod node_reservations;
 mod relief;
 mod replicas;
 mod reservations;
@@ -45,6 +47,7 @@ pub fn tick(
     commands.extend(waited_long_enough(view, now));
     commands.extend(liveness::commands(view, soft, rules, now));
     commands.extend(time_limits::commands(view, now));
+    commands.extend(node_reservations::commands(view, now));
     commands.extend(drain::commands(view, &ordered(&commands), has_place, now));
     commands.extend(rolling::commands(view, &ordered(&commands), now));
     commands.extend(reservations::commands(view));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, Attempt, Claim, DeviceClaim, Drain, EndReport, Guards, InstanceIndex, JobId,
-    JobSpec, Machine, Name, NamespaceSpec, NodeId, NodeSpec, Policy, PortClaim, SpecDigest,
-    StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
+    JobSpec, Machine, Name, NamespaceSpec, NodeId, NodeReservation, NodeSpec, Policy, PortClaim,
+    SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 
 use crate::access::{JoinProof, NewToken, Security};
@@ -17,7 +17,7 @@ use crate::rows::{JobRow, ScoreParts, Seat};
 pub struct Entry {
     /// The leader's cluster clock; never below that of the entry before.
     pub state_ms: StateMs,
-    /// The leader's wall clock; for display only.
+    /// The leader's wall clock; for display, and for what people set by the calendar.
     pub wall_ms: WallMs,
     /// The version of the program that proposed it.
     pub proposer: String,
@@ -183,6 +183,21 @@ pub enum Command {
     DeleteNamespace {
         name: Name,
         if_version: Option<u32>,
+    },
+    /// Nodes are reserved, or otherwise than before.
+    ReserveNodes {
+        spec: Arc<NodeReservation>,
+        /// Only if it stands at this version; 0: only if there is none.
+        if_version: Option<u32>,
+    },
+    /// A reservation of nodes is ended by somebody.
+    FreeNodes {
+        name: Name,
+        if_version: Option<u32>,
+    },
+    /// The time of a reservation of nodes has come: it begins, or is over.
+    TurnNodeReservation {
+        name: Name,
     },
     /// What a job gets that leaves its policy out: one that names `pool`, or any.
     SetPolicyDefault {
@@ -381,6 +396,9 @@ impl Command {
             Command::RevokeMachine { .. } => "revoke-machine",
             Command::ApplyNamespace { .. } => "apply-namespace",
             Command::DeleteNamespace { .. } => "delete-namespace",
+            Command::ReserveNodes { .. } => "reserve-nodes",
+            Command::FreeNodes { .. } => "free-nodes",
+            Command::TurnNodeReservation { .. } => "turn-node-reservation",
             Command::SetPolicyDefault { .. } => "set-policy-default",
         }
     }

@@ -7,6 +7,7 @@ use berth_model::{
 
 use crate::command::{Placement, Reservation};
 use crate::lending::Right;
+use crate::node_reservation::Permit;
 use crate::state::ClusterState;
 use crate::table::Table;
 
@@ -78,6 +79,8 @@ pub struct GaveUp {
     pub in_container: bool,
     pub gpu: Option<GpuRequest>,
     pub constraints: Constraints,
+    /// Of which nodes that are reserved it may be.
+    pub permit: Permit,
     pub priority: u8,
     /// Of a gang that is placed as one.
     pub members: u32,

@@ -161,6 +161,20 @@ pub enum EventKind {
     NamespaceDeleted {
         name: Name,
     },
+    /// A reservation of nodes was set, or changed.
+    NodesReserved {
+        name: Name,
+        version: u32,
+    },
+    /// It is in force from now on.
+    ReservationBegun {
+        name: Name,
+    },
+    /// It is gone: its time was over, or somebody ended it.
+    NodesFreed {
+        name: Name,
+        over: bool,
+    },
     /// Of a pool, or of the cluster; `None`: nothing is set for it any more.
     PolicyDefaultChanged {
         pool: Option<Name>,
@@ -213,6 +227,9 @@ impl EventKind {
             EventKind::MachineRevoked { .. } => "machine-revoked",
             EventKind::NamespaceChanged { .. } => "namespace-changed",
             EventKind::NamespaceDeleted { .. } => "namespace-deleted",
+            EventKind::NodesReserved { .. } => "nodes-reserved",
+            EventKind::ReservationBegun { .. } => "reservation-begun",
+            EventKind::NodesFreed { .. } => "nodes-freed",
             EventKind::PolicyDefaultChanged { .. } => "policy-default",
         }
     }

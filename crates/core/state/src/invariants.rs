@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
-    AllocationId, Amounts, Grant, JobId, JobKind, JobSpec, JobState, Name, NodeId, NodeState,
-    NodeUse, POOL_POLICIES_MAX, PolicyOrigin, Resource, ShareMilli, TaskIndex, TokenId,
-    validate_grant, validate_namespace,
+    AllocationId, Amounts, Grant, JobId, JobKind, JobSpec, JobState, NODE_RESERVATIONS_MAX, Name,
+    NodeId, NodeState, NodeUse, POOL_POLICIES_MAX, PolicyOrigin, Resource, ShareMilli, TaskIndex,
+    TokenId, validate_grant, validate_namespace, validate_node_reservation,
 };
 use thiserror::Error;
 
@@ -68,6 +68,8 @@ pub enum Broken {
     WrongUse(Name),
     #[error("what is set for namespace `{0}` is not what can be set for it")]
     Namespace(Name),
+    #[error("the row of the reservation `{0}` of nodes is not valid")]
+    NodeReservation(Name),
     #[error("job {0} was let in without a policy")]
     NoPolicy(JobId),
     #[error("retention is not bounded: {0}")]
@@ -328,6 +330,15 @@ fn check_namespaces(state: &ClusterState, broken: &mut Vec<Broken>) {
     if state.namespaces.len() > crate::namespace::NAMESPACE_ROWS_MAX {
         broken.push(Broken::Unbounded("namespaces"));
     }
+    for (name, row) in state.node_reservations.iter() {
+        let valid = validate_node_reservation(&row.spec).is_empty();
+        if row.spec.name != *name || row.version == 0 || !valid {
+            broken.push(Broken::NodeReservation(name.clone()));
+        }
+    }
+    if state.node_reservations.len() > NODE_RESERVATIONS_MAX {
+        broken.push(Broken::Unbounded("reservations of nodes"));
+    }
     if state.cluster.policies.pools.len() > POOL_POLICIES_MAX {
         broken.push(Broken::Unbounded("policies of pools"));
     }
@@ -378,7 +389,8 @@ fn check_derived(state: &ClusterState, broken: &mut Vec<Broken>) {
         && state.tokens.hash() == state.tokens.hash_from_rows()
         && state.revocations.hash() == state.revocations.hash_from_rows()
         && state.namespaces.hash() == state.namespaces.hash_from_rows()
-        && state.averages.hash() == state.averages.hash_from_rows();
+        && state.averages.hash() == state.averages.hash_from_rows()
+        && state.node_reservations.hash() == state.node_reservations.hash_from_rows();
     if !hashes {
         broken.push(Broken::WrongHash);
     }

@@ -2,8 +2,8 @@
 //! values: every replica answers the same.
 
 use berth_model::{
-    AllocationId, DurationMs, JobId, Misfit, Name, NodeId, OutOfRange, OverQuota,
-    POOL_POLICIES_MAX, TokenId,
+    AllocationId, DurationMs, JobId, Misfit, NODE_RESERVATIONS_MAX, Name, NodeId, OutOfRange,
+    OverQuota, POOL_POLICIES_MAX, TokenId,
 };
 use thiserror::Error;
 
@@ -110,6 +110,14 @@ pub enum Refusal {
     NamespaceInUse { name: Name, jobs: usize },
     #[error("{NAMESPACE_ROWS_MAX} namespaces are set already; delete some that nobody needs")]
     TooManyNamespaces,
+    #[error("no nodes are reserved as `{0}`")]
+    NoSuchNodeReservation(Name),
+    #[error("the reservation `{name}` of nodes is at version {found}, not {asked}")]
+    NodeReservationConflict { name: Name, asked: u32, found: u32 },
+    #[error("{both} is reserved as `{other}` at a time at which `{name}` would be in force")]
+    ReservedTwice { name: Name, other: Name, both: String },
+    #[error("nodes are reserved {NODE_RESERVATIONS_MAX} times already; end one that nobody needs")]
+    TooManyNodeReservations,
     #[error(
         "{POOL_POLICIES_MAX} pools have a policy of their own already; unset one that nobody needs"
     )]

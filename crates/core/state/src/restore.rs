@@ -45,6 +45,7 @@ impl ClusterState {
             .chain(
                 self.averages.iter().map(|(name, row)| Stored::Average(name.clone(), row.clone())),
             )
+            .chain(self.node_reservations.values().map(|row| Stored::NodeReservation(row.clone())))
     }
 
     /// The state that `rows` describe, at `applied_index`.
@@ -94,6 +95,11 @@ impl ClusterState {
                 Stored::Average(name, row) => {
                     let doubled = format!("average use of {name}");
                     state.averages.insert(name, row).map(|_| doubled)
+                }
+                Stored::NodeReservation(row) => {
+                    let name = row.spec.name.clone();
+                    let doubled = format!("reservation `{name}` of nodes");
+                    state.node_reservations.insert(name, row).map(|_| doubled)
                 }
                 Stored::Key(namespace, key, row) => {
                     let doubled = state.keys.contains(&(namespace.clone(), key.clone()));

@@ -14,6 +14,7 @@ use berth_model::{
 use crate::access::{Authority, RevocationRow, TokenRow};
 use crate::namespace::NamespaceRow;
 use crate::node::NodeRow;
+use crate::node_reservation::NodeReservationRow;
 
 /// The cluster as a whole.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -244,6 +245,7 @@ pub enum Stored {
     Revocation(Arc<RevocationRow>),
     Namespace(Arc<NamespaceRow>),
     Average(Name, Arc<AverageUse>),
+    NodeReservation(Arc<NodeReservationRow>),
 }
 
 /// Versions of a job that are kept, the current one included.

@@ -12,6 +12,7 @@ use crate::access::{RevocationRow, TokenRow};
 use crate::event::Event;
 use crate::namespace::NamespaceRow;
 use crate::node::NodeRow;
+use crate::node_reservation::NodeReservationRow;
 use crate::refusal::Refusal;
 use crate::reservation::Reserved;
 use crate::rows::{AllocationRow, ClusterRow, JobRow, KeyRow, TaskRow};
@@ -32,6 +33,7 @@ pub struct ClusterState {
     pub(crate) namespaces: Table<Name, NamespaceRow>,
     /// What they held until their holdings last changed.
     pub(crate) averages: Table<Name, AverageUse>,
+    pub(crate) node_reservations: Table<Name, NodeReservationRow>,
     pub(crate) index: Indices,
 }
 
@@ -131,6 +133,10 @@ pub enum Reply {
     NamespaceSet {
         version: u32,
     },
+    /// The version at which a reservation of nodes stands now.
+    NodesReserved {
+        version: u32,
+    },
     /// How many observations changed something.
     Observed {
         changed: u32,
@@ -210,6 +216,7 @@ impl ClusterState {
             self.revocations.hash(),
             self.namespaces.hash(),
             self.averages.hash(),
+            self.node_reservations.hash(),
         ] {
             hasher.write_u64(sum);
         }

@@ -18,6 +18,7 @@ use proptest::sample::select;
 use super::access::{access_command, proof, security};
 use super::agent::{allocation, cause, phase, worker_here};
 use super::namespace::namespace_command;
+use super::node_reservation::node_reservation_command;
 use super::spec::{device_claim, digest, job, node, port_claim};
 use super::{name, number, text};
 
@@ -51,6 +52,7 @@ pub(crate) fn command() -> BoxedStrategy<Command> {
         allocation_command(),
         access_command(),
         namespace_command(),
+        node_reservation_command(),
     ]
     .boxed()
 }

@@ -6,6 +6,7 @@ pub(crate) mod access;
 pub(crate) mod agent;
 pub(crate) mod log;
 pub(crate) mod namespace;
+pub(crate) mod node_reservation;
 pub(crate) mod rows;
 pub(crate) mod spec;
 

@@ -21,6 +21,7 @@ use super::access::{authority, revocation_row, token_row};
 use super::agent::{allocation, phase};
 use super::log::{claim, guards, intent, job_id, node_id, purpose, score, seat, state_ms, wall_ms};
 use super::namespace::namespace_row;
+use super::node_reservation::node_reservation_row;
 use super::spec::{digest, gang_seat, job, node};
 use super::{name, number, text};
 
@@ -43,6 +44,7 @@ pub(crate) fn stored() -> impl Strategy<Value = Stored> {
         token_row().prop_map(|row| Stored::Token(Arc::new(row))),
         revocation_row().prop_map(|row| Stored::Revocation(Arc::new(row))),
         namespace_row().prop_map(|row| Stored::Namespace(Arc::new(row))),
+        node_reservation_row().prop_map(|row| Stored::NodeReservation(Arc::new(row))),
     ]
 }
 

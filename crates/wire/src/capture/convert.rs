@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use berth_model::{CpuMilli, JobId, MemoryBytes, Name, NodeId, StateMs};
+use berth_model::{CpuMilli, DurationMs, JobId, MemoryBytes, Name, NodeId, StateMs};
 use berth_proto::log::v1;
 use berth_state::decision::{
     Asked, Decision, GaveUp, Made, NodeLoad, Scope, Seen, Stop, Waiting, WorkBounds,
 };
-use berth_state::{ClusterState, Right, Table, decision};
+use berth_state::{ClusterState, Permit, Right, Table, decision};
 
 use super::Origin;
 use crate::enumeration::{self, Enumeration};
@@ -159,6 +159,7 @@ fn gave_up_to_proto(one: &GaveUp) -> v1::CapturedGaveUp {
         in_container,
         gpu,
         constraints,
+        permit: Permit { lets_in, lasts },
         priority,
         members,
         by,
@@ -175,6 +176,8 @@ fn gave_up_to_proto(one: &GaveUp) -> v1::CapturedGaveUp {
         members: *members,
         by: by.as_ref().map(|(namespace, right)| right_to_proto(namespace, *right)),
         until_state_ms: until.0,
+        let_in: *lets_in,
+        lasts_ms: lasts.map(|lasts| lasts.0),
     }
 }
 
@@ -195,6 +198,7 @@ fn read_gave_up(
         in_container: proto.in_container,
         gpu: proto.gpu.map(gpu_from_proto),
         constraints: read_constraints(at.named("constraints"), constraints, problems)?,
+        permit: Permit { lets_in: proto.let_in, lasts: proto.lasts_ms.map(DurationMs) },
         priority: problems.narrow(at.named("priority"), "0 to 255", proto.priority)?,
         members: proto.members,
         by,

@@ -30,6 +30,8 @@ pub(super) fn kept(stored: &Stored, is_over: &dyn Fn(JobId) -> bool) -> Option<S
         Stored::Namespace(row) => Some(Stored::Namespace(changed(row, namespace))),
         // Numbers, and whose they are.
         Stored::Average(..) => Some(stored.clone()),
+        // Names and times.
+        Stored::NodeReservation(_) => Some(stored.clone()),
         Stored::Key(..) | Stored::Token(_) | Stored::Revocation(_) => None,
     }
 }
@@ -48,7 +50,8 @@ fn cluster(mut row: ClusterRow) -> ClusterRow {
         job_counter: _,
         node_counter: _,
         state_ms: _,
-        wall_ms,
+        // Nodes are reserved by it.
+        wall_ms: _,
         schedulers,
         restore,
         authority,
@@ -56,7 +59,6 @@ fn cluster(mut row: ClusterRow) -> ClusterRow {
         policies,
     } = &mut row;
     *id = Default::default();
-    *wall_ms = WallMs(0);
     schedulers.clear();
     *authority = None;
     fences.clear();

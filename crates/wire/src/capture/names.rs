@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use berth_model::{Claim, Constraints, Name, NodeSpec, TaskSpec};
+use berth_model::{Claim, Constraints, Name, NodeReservation, NodeSpec, ReservedNodes, TaskSpec};
 use berth_state::decision::Decision;
 use berth_state::{AllocationRow, JobRow, NodeRow, Placement, Stored};
 
@@ -78,6 +78,7 @@ pub(super) fn in_row(row: &mut Stored, names: &mut impl Names) {
         Stored::Node(row) => in_node(Arc::make_mut(row), names),
         Stored::Namespace(row) => names.name(&mut Arc::make_mut(row).spec.name),
         Stored::Average(name, _) => names.name(name),
+        Stored::NodeReservation(row) => in_node_reservation(&mut Arc::make_mut(row).spec, names),
         // They are not kept.
         Stored::Key(..) | Stored::Token(_) | Stored::Revocation(_) => {}
     }
@@ -93,6 +94,23 @@ pub(super) fn in_decision(decision: &mut Decision, names: &mut impl Names) {
     let made = &mut decision.made;
     made.placements.iter_mut().for_each(|one| in_placement(one, names));
     made.reservations.iter_mut().for_each(|one| in_placement(&mut one.placement, names));
+}
+
+fn in_node_reservation(spec: &mut NodeReservation, names: &mut impl Names) {
+    let NodeReservation { name, nodes, namespaces, priority_min: _, from: _, until: _, running: _ } =
+        spec;
+    names.name(name);
+    match nodes {
+        ReservedNodes::Named(nodes) => in_set(nodes, names),
+        ReservedNodes::Pool(pool) => names.name(pool),
+    }
+    in_set(namespaces, names);
+}
+
+fn in_set(set: &mut BTreeSet<Name>, names: &mut impl Names) {
+    let mut all: Vec<Name> = std::mem::take(set).into_iter().collect();
+    all.iter_mut().for_each(|name| names.name(name));
+    set.extend(all);
 }
 
 fn in_placement(placement: &mut Placement, names: &mut impl Names) {

@@ -104,7 +104,8 @@ fn count_instances(row: &Stored, instances: &mut u64) -> Result<(), CaptureError
         | Stored::Token(_)
         | Stored::Revocation(_)
         | Stored::Namespace(_)
-        | Stored::Average(..) => 0,
+        | Stored::Average(..)
+        | Stored::NodeReservation(_) => 0,
     };
     *instances = instances.saturating_add(more);
     if *instances > INSTANCES_MAX as u64 {

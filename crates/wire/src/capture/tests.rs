@@ -12,8 +12,8 @@ use berth_state::decision::{
     Asked, GaveUp, Inputs, Made, NodeLoad, Scope, Seen, Stop, Waiting, WorkBounds,
 };
 use berth_state::{
-    CLUSTER_VERSION_MAX, ClusterState, Command, Entry, Placement, Reservation, Right, Stored,
-    SubmitJob, Table,
+    CLUSTER_VERSION_MAX, ClusterState, Command, Entry, Permit, Placement, Reservation, Right,
+    Stored, SubmitJob, Table,
 };
 use proptest::prelude::*;
 use prost::Message as _;
@@ -144,6 +144,7 @@ fn decision(view: ClusterState) -> Decision {
         in_container: true,
         gpu: gpu.clone(),
         constraints: spec().constraints,
+        permit: Permit { lets_in: 5, lasts: Some(DurationMs(7)) },
         priority: 50,
         members: 4,
         by: Some((name("name-space"), Right::Guarantee)),
@@ -322,6 +323,7 @@ fn of_each_kind_of_row_only_names_and_known_words_are_kept() {
             Stored::Node(_) => ("node", true),
             Stored::Namespace(_) => ("namespace", true),
             Stored::Average(..) => ("average", true),
+            Stored::NodeReservation(_) => ("node reservation", true),
             Stored::Key(..) => ("key", false),
             Stored::Token(_) => ("token", false),
             Stored::Revocation(_) => ("revocation", false),
@@ -340,7 +342,7 @@ fn of_each_kind_of_row_only_names_and_known_words_are_kept() {
             assert!(words.contains(&text.as_str()), "{kind} keeps {text:?}");
         }
     }
-    assert_eq!(kinds.len(), 10);
+    assert_eq!(kinds.len(), 11);
     // A task goes with its job.
     let task = Stored::Task(JobId(1), TaskIndex(0), Arc::default());
     assert_eq!(kept(&task, &|_| true), None);

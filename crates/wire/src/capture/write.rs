@@ -129,8 +129,8 @@ type Place = (u8, u64, u64, usize);
 fn place_of(stored: &Stored) -> Option<Place> {
     let address = |row: *const ()| row as usize;
     match stored {
-        // Each view has its own; and averages are few.
-        Stored::Cluster(_) | Stored::Average(..) => None,
+        // Each view has its own; and averages and reservations are few.
+        Stored::Cluster(_) | Stored::Average(..) | Stored::NodeReservation(_) => None,
         Stored::Job(row) => Some((1, row.id.0, 0, address(Arc::as_ptr(row).cast()))),
         Stored::Task(job, task, row) => {
             Some((2, job.0, u64::from(task.0), address(Arc::as_ptr(row).cast())))

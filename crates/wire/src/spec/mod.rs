@@ -11,12 +11,14 @@ mod digest;
 mod job;
 mod namespace;
 mod node;
+mod node_reservation;
 mod policy;
 mod task;
 
 use berth_model::validate::SPEC_BYTES_MAX;
 use berth_model::{
-    JobSpec, NamespaceSpec, NodeSpec, Violation, validate, validate_namespace, validate_node,
+    JobSpec, NamespaceSpec, NodeReservation, NodeSpec, Violation, validate, validate_namespace,
+    validate_node, validate_node_reservation,
 };
 use berth_proto::v1;
 use prost::Message as _;
@@ -28,6 +30,7 @@ pub use digest::spec_digest;
 pub use job::job_spec_to_proto;
 pub use namespace::namespace_spec_to_proto;
 pub use node::node_spec_to_proto;
+pub use node_reservation::node_reservation_to_proto;
 pub use policy::{
     policy_from_proto, policy_origin_from_proto, policy_origin_to_proto, policy_to_proto,
 };
@@ -38,6 +41,7 @@ pub(crate) use claim::{
 pub(crate) use job::{constraints_to_proto, read_constraints, read_job};
 pub(crate) use namespace::read_namespace;
 pub(crate) use node::read_node;
+pub(crate) use node_reservation::read_node_reservation;
 pub(crate) use task::{gpu_from_proto, gpu_to_proto};
 
 use crate::problem::{Field, Problems};
@@ -69,6 +73,19 @@ pub fn namespace_spec_from_proto(
     let spec = read_namespace(Field::ROOT, proto, &mut problems);
     let spec = problems.verdict(spec)?;
     sound(validate_namespace(&spec)).map(|()| spec)
+}
+
+/// Reads what is set of a reservation of nodes.
+///
+/// # Errors
+/// Everything wrong with it, as for a job.
+pub fn node_reservation_from_proto(
+    proto: v1::NodeReservationSpec,
+) -> Result<NodeReservation, Vec<Violation>> {
+    let mut problems = Problems::default();
+    let spec = read_node_reservation(Field::ROOT, proto, &mut problems);
+    let spec = problems.verdict(spec)?;
+    sound(validate_node_reservation(&spec)).map(|()| spec)
 }
 
 /// Reads what an agent declares about its host.

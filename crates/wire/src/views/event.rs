@@ -76,13 +76,9 @@ fn sentence(kind: &EventKind, node: &str) -> String {
         EventKind::SchedulerAdmitted { scheduler, seat: Seat::Learner } => {
             format!("scheduler {scheduler} was admitted without a vote")
         }
-        EventKind::SchedulerPromoted { scheduler } => {
-            format!("scheduler {scheduler} is to have a vote")
-        }
+        EventKind::SchedulerPromoted { scheduler } => scheduler_promoted(*scheduler),
         EventKind::SchedulerRemoved { scheduler } => format!("scheduler {scheduler} was removed"),
-        EventKind::ClusterVersionRaised { version } => {
-            format!("the cluster is now at version {version}")
-        }
+        EventKind::ClusterVersionRaised { version } => version_raised(*version),
         EventKind::TokenCreated { id, label } => because(&format!("token {id} was created"), label),
         EventKind::TokenRevoked { id, label } => because(&format!("token {id} was revoked"), label),
         EventKind::MachineJoined { machine, name } => format!("{machine} {name} was let in"),
@@ -91,6 +87,10 @@ fn sentence(kind: &EventKind, node: &str) -> String {
         }
         EventKind::NamespaceChanged { name, version } => namespace_changed(name, *version),
         EventKind::NamespaceDeleted { name } => format!("namespace {name} was deleted"),
+        EventKind::NodesReserved { name, version } => nodes_reserved(name, *version),
+        EventKind::ReservationBegun { name } => reservation_begun(name),
+        EventKind::NodesFreed { name, over: true } => reservation_over(name),
+        EventKind::NodesFreed { name, over: false } => reservation_ended(name),
         EventKind::PolicyDefaultChanged { pool, policy } => policy_default(pool.as_ref(), *policy),
     }
 }
@@ -118,6 +118,30 @@ fn place_reserved(awaited: u32, node: &str) -> String {
 
 fn namespace_changed(name: &Name, version: u32) -> String {
     format!("what is set for namespace {name} is now at version {version}")
+}
+
+fn nodes_reserved(name: &Name, version: u32) -> String {
+    format!("the reservation {name} of nodes is now at version {version}")
+}
+
+fn reservation_begun(name: &Name) -> String {
+    format!("the reservation {name} of nodes is in force")
+}
+
+fn reservation_over(name: &Name) -> String {
+    format!("the reservation {name} of nodes is over")
+}
+
+fn reservation_ended(name: &Name) -> String {
+    format!("the reservation {name} of nodes was ended by somebody")
+}
+
+fn scheduler_promoted(scheduler: u64) -> String {
+    format!("scheduler {scheduler} is to have a vote")
+}
+
+fn version_raised(version: u32) -> String {
+    format!("the cluster is now at version {version}")
 }
 
 fn policy_default(pool: Option<&Name>, policy: Option<Policy>) -> String {

@@ -8,6 +8,7 @@ mod event;
 mod job;
 mod namespace;
 mod node;
+mod node_reservation;
 
 use berth_model::NodeId;
 use berth_state::ClusterState;
@@ -18,6 +19,7 @@ pub use event::event;
 pub use job::{FAILURES_SHOWN_MAX, job, listed_job, versions};
 pub use namespace::namespace;
 pub use node::node;
+pub use node_reservation::node_reservation;
 
 /// The name of a node, or its number once it is forgotten.
 fn node_name(state: &ClusterState, id: NodeId) -> String {

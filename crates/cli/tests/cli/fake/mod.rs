@@ -3,12 +3,14 @@
 
 pub mod data;
 mod namespaces;
+mod reservations;
 mod services;
 
 use std::sync::{Arc, Mutex};
 
 use berth_proto::v1::jobs_server::JobsServer;
 use berth_proto::v1::namespaces_server::NamespacesServer;
+use berth_proto::v1::node_reservations_server::NodeReservationsServer;
 use berth_proto::v1::nodes_server::NodesServer;
 use berth_proto::v1::operator_server::OperatorServer;
 use berth_proto::v1::{ErrorDetail, SubmitRequest};
@@ -52,6 +54,7 @@ impl Fake {
             .add_service(JobsServer::new(fake.clone()))
             .add_service(NodesServer::new(fake.clone()))
             .add_service(NamespacesServer::new(fake.clone()))
+            .add_service(NodeReservationsServer::new(fake.clone()))
             .add_service(OperatorServer::new(fake.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);

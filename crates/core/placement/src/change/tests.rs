@@ -15,7 +15,7 @@ fn with_busy_gpus(id: u64, gpu_count: u32, busy: u32) -> NodeRow {
 
 fn smallest_text(nodes: &[NodeRow], task: &TaskSpec, constraints: &Constraints) -> String {
     let nodes: Vec<&NodeRow> = nodes.iter().collect();
-    let request = Request { task, constraints, kind: JobKind::Batch };
+    let request = Request { task, constraints, kind: JobKind::Batch, pass: Pass::default() };
     smallest(&nodes, StateMs(0), request).map_or("none".to_owned(), |change| change.to_string())
 }
 
@@ -105,9 +105,9 @@ proptest! {
         let rows: Vec<&NodeRow> = rows.iter().collect();
         let constraints = Constraints::default();
         let asked = TaskSpec { cpu: CpuMilli(cpu * 1000), ..gpu_task(count) };
-        let request = Request { task: &asked, constraints: &constraints, kind: JobKind::Batch };
+        let request = Request { task: &asked, constraints: &constraints, kind: JobKind::Batch, pass: Pass::default() };
         let fits = |task: &TaskSpec, row: &NodeRow| {
-            let request = Request { task, constraints: &constraints, kind: JobKind::Batch };
+            let request = Request { task, constraints: &constraints, kind: JobKind::Batch, pass: Pass::default() };
             admits(row, &row.used, StateMs(0), request).is_ok()
         };
         let fits_now = rows.iter().any(|row| fits(&asked, row));

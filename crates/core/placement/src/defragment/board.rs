@@ -141,8 +141,8 @@ impl Board {
             let Some(job) = view.jobs().get(&id.job) else { continue };
             let Some(task) = job.spec.tasks.get(usize::from(id.task.0)) else { continue };
             let Some(cost) = may_move(job, row) else { continue };
-            let constraints = &job.spec.constraints;
-            let kind = self.kind_of(Request { task, constraints, kind: job.kind() });
+            // When it begins there nobody knows: first it ends where it is.
+            let kind = self.kind_of(Request::of(view, &job.spec, task).later());
             let held = Held::of(self.roster.host(position), row);
             movers.push(Mover { id, cost, kind, held });
         }

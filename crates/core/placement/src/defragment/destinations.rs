@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use berth_model::{Constraints, JobKind, TaskSpec};
+use berth_state::Permit;
 
-use crate::filters::{Request, is_eligible};
+use crate::filters::{Pass, Request};
 use crate::host::Host;
 use crate::reckoned::Reckoned;
 use crate::roster::Roster;
@@ -14,6 +15,7 @@ use crate::terms::{Look, cost};
 pub(super) struct Destinations {
     pub task: TaskSpec,
     constraints: Constraints,
+    permit: Permit,
     pub suits: Vec<bool>,
     /// By position.
     costs: Vec<Option<i64>>,
@@ -27,6 +29,7 @@ impl Destinations {
         Destinations {
             task: request.task.clone(),
             constraints: request.constraints.clone(),
+            permit: request.pass.permit,
             suits: Vec::new(),
             costs: Vec::new(),
             ranked: BTreeSet::new(),
@@ -71,9 +74,9 @@ impl Destinations {
 
     /// Whether the request could run there at all, and the node takes work.
     pub fn may_use(&self, host: &Host) -> bool {
-        let request =
-            Request { task: &self.task, constraints: &self.constraints, kind: JobKind::Batch };
-        host.is_open && is_eligible(&host.row, request).is_ok()
+        let pass = Pass { permit: self.permit, view: None };
+        let (task, constraints) = (&self.task, &self.constraints);
+        host.takes(Request { task, constraints, kind: JobKind::Batch, pass })
     }
 
     /// What a place costs others, in thousandths of a GPU, and its devices; `None` if there is no

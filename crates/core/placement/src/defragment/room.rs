@@ -7,7 +7,7 @@ use super::Move;
 use super::board::{Board, Settled};
 use super::leaving::Leaving;
 use super::sets::{Next, Sets};
-use crate::filters::Request;
+use crate::filters::{Pass, Request};
 
 /// What a search may cost and come to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,7 +60,12 @@ impl Board {
         now: StateMs,
         limits: RoomLimits,
     ) -> Option<Room> {
-        let kind = self.kind_of(Request { task, constraints, kind: JobKind::Batch });
+        let kind = self.kind_of(Request {
+            task,
+            constraints,
+            kind: JobKind::Batch,
+            pass: Pass::default(),
+        });
         self.catch_up();
         if self.kinds[kind].ranked().next().is_some() {
             return None;

@@ -2,15 +2,15 @@ use std::collections::BTreeMap;
 
 use berth_model::fits::fits;
 use berth_model::{
-    CpuMilli, EndCause, EndReport, JobKind, JobSpec, NodeUse, Policy, Preemption, StopIntent,
-    TaskSpec,
+    AtBegin, CpuMilli, EndCause, EndReport, JobKind, JobSpec, NodeReservation, NodeUse, Policy,
+    Preemption, ReservedNodes, StopIntent, TaskSpec, WallMs,
 };
 use berth_state::{AllocationRow, Command, JobRow, Observation, Observed};
 use proptest::prelude::*;
 
 use super::*;
-use crate::filters::{Request, admits};
-use crate::fixture::{Cluster, gpu_node, gpu_task, job, share_task, task};
+use crate::filters::{Pass, Request, admits};
+use crate::fixture::{Cluster, gpu_node, gpu_task, job, name, share_task, task};
 use crate::what_if::stopped;
 use crate::{Budget, MixCounts, Planner, SoftView};
 
@@ -89,6 +89,29 @@ impl Scene {
         }
         used
     }
+}
+
+#[test]
+fn nobody_moves_where_it_is_not_let_in() {
+    let mut scene =
+        scene(&[2, 2], &[(gpu_task(1), false), (gpu_task(1), true), (gpu_task(1), false)]);
+    let room = scene.room(&gpu_task(2)).unwrap();
+    assert_eq!(room.moves.len(), 1);
+    let spec = NodeReservation {
+        name: name("maintenance"),
+        nodes: ReservedNodes::Pool(name("default")),
+        namespaces: Default::default(),
+        priority_min: None,
+        from: WallMs(0),
+        until: None,
+        running: AtBegin::Keep,
+    };
+    let command = Command::ReserveNodes { spec: std::sync::Arc::new(spec), if_version: None };
+    scene.cluster.apply(command).unwrap();
+    assert_eq!(scene.room(&gpu_task(2)), None);
+    let mut board = scene.board();
+    let batch = board.batch(&scene.cluster.state, scene.cluster.now, BATCH);
+    assert_eq!(batch.moves, []);
 }
 
 /// A node in plain numbers, and who is on it.
@@ -221,7 +244,7 @@ proptest! {
         if let Some(room) = room {
             let used = scene.replay(&room.moves);
             let constraints = Default::default();
-            let request = Request { task: &asked, constraints: &constraints, kind: JobKind::Batch };
+            let request = Request { task: &asked, constraints: &constraints, kind: JobKind::Batch, pass: Pass::default() };
             let row = scene.cluster.state.nodes().get(&room.node).unwrap();
             prop_assert_eq!(admits(row, &used[&room.node], scene.cluster.now, request), Ok(()));
         }

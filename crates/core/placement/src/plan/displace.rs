@@ -8,7 +8,7 @@ use berth_state::Right;
 use berth_state::reservation::may_preempt;
 
 use super::{Run, Visit};
-use crate::filters::{has_room, is_eligible};
+use crate::filters::has_room;
 use crate::victims::{Candidate, Lenders, cheapest};
 
 impl<'a> Run<'_, 'a> {
@@ -34,7 +34,7 @@ impl<'a> Run<'_, 'a> {
         let mut best: Option<(u32, usize, BTreeSet<usize>)> = None;
         for (position, handed) in by_node {
             let host = self.roster.host(position);
-            if !host.is_open || is_eligible(&host.row, visit.request()).is_err() {
+            if !host.takes(visit.request()) {
                 continue;
             }
             let claims = handed.iter().map(|at| self.claim_of(&self.placements[*at]));

@@ -9,7 +9,6 @@ use berth_state::reservation::{may_end, time_left, work_lost};
 use berth_state::{AllocationRow, JobRow, NotAVictim, Right};
 
 use super::{Run, Visit};
-use crate::filters::is_eligible;
 use crate::host::Host;
 use crate::victims::{Candidate, Price, Shortage, can_be_spared};
 
@@ -44,7 +43,7 @@ impl<'a> Run<'_, 'a> {
                 return None;
             }
             let host = self.roster.host(position);
-            if !host.is_open || is_eligible(&host.row, visit.request()).is_err() {
+            if !host.takes(visit.request().later()) {
                 continue;
             }
             let Endable { candidates, later } = self.who_may_end(visit, position, &mut units);

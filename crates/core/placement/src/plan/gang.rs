@@ -8,7 +8,6 @@ use super::patience::Way;
 use super::{Run, Tally, Visit};
 use crate::devices;
 use crate::domain::{Room, Share, choose};
-use crate::filters::is_eligible;
 use crate::policies::score;
 use crate::report::Why;
 use crate::resources::claim;
@@ -116,7 +115,7 @@ impl<'a> Run<'_, 'a> {
                 return None;
             }
             let host = self.roster.host(position);
-            if !host.is_open || is_eligible(&host.row, request).is_err() {
+            if !host.takes(request) {
                 continue;
             }
             let members = host.members(task, &suits);

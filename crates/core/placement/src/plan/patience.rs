@@ -9,7 +9,7 @@ use berth_state::reservation::{gives_way, may_end};
 use berth_state::{ClusterState, ReservationRow, Right};
 
 use super::{FAILURES_MAX, HuntKey, Run, Visit};
-use crate::filters::{has_room, is_eligible};
+use crate::filters::has_room;
 use crate::search::{FitKey, SearchKey};
 
 /// Places are kept patiently on one node of so many, or one place, whatever it takes: what is
@@ -261,8 +261,7 @@ impl<'a> Run<'_, 'a> {
                     used.remove(&live.claim);
                 }
             }
-            host.is_open
-                && is_eligible(&host.row, visit.request()).is_ok()
+            host.takes(visit.request().later())
                 && has_room(&host.row, &used, self.now, visit.task).is_ok()
         })
     }

@@ -19,6 +19,7 @@ mod gang_places;
 mod gangs;
 mod lending;
 mod loans;
+mod node_reservations;
 mod patience;
 mod preemption;
 mod properties;

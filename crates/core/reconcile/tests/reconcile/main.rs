@@ -8,6 +8,7 @@ mod hosts;
 mod liveness;
 mod lives;
 mod moves;
+mod node_reservations;
 mod relief;
 mod retention;
 mod rolling;

@@ -11,6 +11,7 @@ mod index;
 mod jobs;
 mod moves;
 mod namespaces;
+mod node_reservations;
 mod nodes;
 mod observe;
 mod patience;
@@ -140,6 +141,9 @@ impl Step<'_> {
             Command::DeleteNamespace { name, if_version } => {
                 self.delete_namespace(name, *if_version)
             }
+            Command::ReserveNodes { spec, if_version } => self.reserve_nodes(spec, *if_version),
+            Command::FreeNodes { name, if_version } => self.free_nodes(name, *if_version),
+            Command::TurnNodeReservation { name } => self.turn_node_reservation(name),
             Command::SetPolicyDefault { pool, policy } => {
                 self.set_policy_default(pool.as_ref(), *policy)
             }

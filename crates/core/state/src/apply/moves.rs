@@ -4,6 +4,7 @@
 use berth_model::{AllocationId, NodeId, StopIntent};
 
 use super::Step;
+use super::node_reservations::Begins;
 use crate::command::Reservation;
 use crate::event::EventKind;
 use crate::movable::may_move;
@@ -31,6 +32,7 @@ impl Step<'_> {
             return Err(Refusal::NotPending(id));
         }
         let node = self.state.node_row(placement.node)?.clone();
+        self.check_let_in(&job, &node, placement, Begins::Later)?;
         let claim = self.claim_fits(&job, &node, id, placement)?;
         let place = KeptPlace { claim, score: placement.score.clone() };
         let after = ReservationRow {

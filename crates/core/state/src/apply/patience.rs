@@ -3,6 +3,7 @@
 use berth_model::{AllocationId, Amounts, Claim, NodeId, PATIENCE};
 
 use super::Step;
+use super::node_reservations::Begins;
 use crate::command::{Placement, Reservation};
 use crate::lending::{Asker, Right};
 use crate::node::NodeRow;
@@ -84,6 +85,7 @@ impl Step<'_> {
         placement: &Placement,
     ) -> Result<(Claim, Beside), Refusal> {
         let id = placement.allocation();
+        self.check_let_in(job, node, placement, Begins::Now)?;
         let refusal = match self.claim_fits(job, node, id, placement) {
             Ok(claim) => return Ok((claim, Beside::All)),
             Err(refusal) => refusal,

@@ -10,6 +10,7 @@ use berth_model::{
 
 use super::Step;
 use super::gangs::Unit;
+use super::node_reservations::Begins;
 use super::place::GAVE_WAY;
 use crate::command::{Placement, Reservation};
 use crate::event::EventKind;
@@ -58,6 +59,7 @@ impl Step<'_> {
             self.check_lent(&job, victims.values())?;
         }
         let node = self.state.node_row(placement.node)?.clone();
+        self.check_let_in(&job, &node, placement, Begins::Later)?;
         let (node, mut making_way) = self.opened(Asker { job: &job, right }, &node, id);
         making_way.extend(self.may_wait(&job, placement, right)?);
         let joined = self.joined(&node, &victims, right)?;
@@ -124,6 +126,7 @@ impl Step<'_> {
             let mut later = without(&row, &shared.victims);
             for placement in placements.iter().filter(|one| one.node == *node) {
                 making_way.extend(self.may_wait(&job, placement, right).map_err(refuse)?);
+                self.check_let_in(&job, &row, placement, Begins::Later).map_err(refuse)?;
                 let id = placement.allocation();
                 let claim = self.claim_fits(&job, &later, id, placement).map_err(refuse)?;
                 later.used.add(&claim);

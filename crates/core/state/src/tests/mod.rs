@@ -11,6 +11,7 @@ mod lending;
 mod lives;
 mod moves;
 mod namespaces;
+mod node_reservations;
 mod nodes;
 mod orphans;
 mod policies;

@@ -12,7 +12,7 @@ use berth_proto::v1 as public;
 use berth_state::{Command, DevicePurpose, JobChange, JoinProof, Purpose, Seat, SubmitJob};
 use bytes::Bytes;
 
-use super::{access, namespace, observation, plan, policy, stock};
+use super::{access, namespace, node_reservation, observation, plan, policy, stock};
 use crate::enumeration;
 use crate::frozen::values::{
     allocations_to_proto, guards_to_proto, purpose_to_proto, read_allocations, read_guards,
@@ -52,12 +52,8 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
             Kind::ForgetOrphans(stock::forget_to_proto(*node, *session, orphans))
         }
         Command::StopAwaiting => Kind::StopAwaiting(v1::StopAwaiting {}),
-        Command::DisconnectNode { node, session } => {
-            Kind::DisconnectNode(v1::DisconnectNode { node: node.0, session: *session })
-        }
-        Command::DownNode { node, session } => {
-            Kind::DownNode(v1::DownNode { node: node.0, session: *session })
-        }
+        Command::DisconnectNode { node, session } => disconnect_to_proto(*node, *session),
+        Command::DownNode { node, session } => down_to_proto(*node, *session),
         Command::SetSchedulable { node, purpose } => set_node_to_proto(*node, *purpose),
         Command::SetDevicePurpose { node, uuid, purpose } => {
             set_device_to_proto(*node, uuid, *purpose)
@@ -88,6 +84,9 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
         }
         Command::ApplyNamespace { spec, if_version } => namespace::apply(spec, *if_version),
         Command::DeleteNamespace { name, if_version } => namespace::delete(name, *if_version),
+        Command::ReserveNodes { spec, if_version } => node_reservation::set(spec, *if_version),
+        Command::FreeNodes { name, if_version } => node_reservation::free(name, *if_version),
+        Command::TurnNodeReservation { name } => node_reservation::turn(name),
         Command::SetPolicyDefault { pool, policy } => policy::set(pool.as_ref(), *policy),
     };
     v1::Command { command: Some(kind) }
@@ -95,6 +94,14 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
 
 fn promote_to_proto(scheduler: u64) -> Kind {
     Kind::PromoteScheduler(v1::PromoteScheduler { scheduler })
+}
+
+fn disconnect_to_proto(node: NodeId, session: u64) -> Kind {
+    Kind::DisconnectNode(v1::DisconnectNode { node: node.0, session })
+}
+
+fn down_to_proto(node: NodeId, session: u64) -> Kind {
+    Kind::DownNode(v1::DownNode { node: node.0, session })
 }
 
 fn raise_to_proto(version: u32) -> Kind {
@@ -255,9 +262,7 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
             node: NodeId(node),
             observations: observation::read_all(at.named("observations"), observations, problems)?,
         },
-        Kind::FailUpdate(v1::FailUpdate { job, version, reason }) => {
-            Command::FailUpdate { job: JobId(job), version, reason }
-        }
+        Kind::FailUpdate(proto) => read_fail(proto),
         Kind::ExpireJob(v1::ExpireJob { job }) => Command::ExpireJob { job: JobId(job) },
         Kind::Reap(reap) => read_reap(at, reap, problems)?,
         Kind::CreateToken(v1::CreateToken { token }) => {
@@ -268,8 +273,16 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
         Kind::RevokeMachine(proto) => access::read_revoke_machine(at, proto, problems)?,
         Kind::ApplyNamespace(proto) => namespace::read_apply(at, proto, problems)?,
         Kind::DeleteNamespace(proto) => namespace::read_delete(at, proto, problems)?,
+        Kind::ReserveNodes(proto) => node_reservation::read_set(at, proto, problems)?,
+        Kind::FreeNodes(proto) => node_reservation::read_free(at, proto, problems)?,
+        Kind::TurnNodeReservation(proto) => node_reservation::read_turn(at, proto, problems)?,
         Kind::SetPolicyDefault(proto) => policy::read_set(at, proto, problems)?,
     })
+}
+
+fn read_fail(proto: v1::FailUpdate) -> Command {
+    let v1::FailUpdate { job, version, reason } = proto;
+    Command::FailUpdate { job: JobId(job), version, reason }
 }
 
 fn read_set_device(proto: v1::SetDevicePurpose) -> Command {

@@ -9,6 +9,7 @@ mod access;
 mod command;
 mod encoder;
 mod namespace;
+mod node_reservation;
 mod observation;
 pub(crate) mod plan;
 mod policy;

@@ -9,6 +9,7 @@ mod cluster;
 mod job;
 mod namespace;
 mod node;
+mod node_reservation;
 mod read;
 pub(crate) mod rows;
 mod task;

@@ -89,7 +89,8 @@ impl<R: Read> SnapshotReader<R> {
             | Record::Token(_)
             | Record::Revocation(_)
             | Record::Namespace(_)
-            | Record::Average(_) => Err(ReadError::NoHeader),
+            | Record::Average(_)
+            | Record::NodeReservation(_) => Err(ReadError::NoHeader),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth_proto::log::v1::snapshot_record::Record;
 use berth_state::Stored;
 
-use super::{access, allocation, cluster, job, namespace, node, task};
+use super::{access, allocation, cluster, job, namespace, node, node_reservation, task};
 use crate::problem::{Cause, Field, Problems};
 
 pub(crate) fn to_proto(stored: &Stored) -> Record {
@@ -20,6 +20,7 @@ pub(crate) fn to_proto(stored: &Stored) -> Record {
         Stored::Revocation(row) => Record::Revocation(access::revocation_to_proto(row)),
         Stored::Namespace(row) => Record::Namespace(namespace::to_proto(row)),
         Stored::Average(name, row) => Record::Average(namespace::average_to_proto(name, row)),
+        Stored::NodeReservation(row) => Record::NodeReservation(node_reservation::to_proto(row)),
     }
 }
 
@@ -67,6 +68,10 @@ pub(crate) fn read(at: Field<'_>, record: Record, problems: &mut Problems) -> Op
         Record::Average(row) => {
             let (name, row) = namespace::read_average(at.named("average"), row, problems)?;
             Some(Stored::Average(name, Arc::new(row)))
+        }
+        Record::NodeReservation(row) => {
+            let row = node_reservation::read(at.named("node_reservation"), row, problems)?;
+            Some(Stored::NodeReservation(Arc::new(row)))
         }
     }
 }

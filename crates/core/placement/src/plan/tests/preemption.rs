@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::reference::exit;
 use super::*;
-use crate::filters::admits;
+use crate::filters::{Pass, admits};
 use crate::fixture::share_task;
 use crate::victims::Price;
 
@@ -280,7 +280,7 @@ fn by_right(
     let (view, now) = (&cluster.state, cluster.now);
     let job = view.jobs().get(&job).unwrap();
     let (task, constraints) = (&job.spec.tasks[0], &job.spec.constraints);
-    let request = Request { task, constraints, kind: job.kind() };
+    let request = Request { task, constraints, kind: job.kind(), pass: Pass::default() };
     let asker = Asker { job, right };
     let is_own = |row: &AllocationRow| {
         let owner = view.jobs().get(&row.id.job).unwrap();

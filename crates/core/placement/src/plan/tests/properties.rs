@@ -1,7 +1,10 @@
 //! Any history of submits, plans, ends and changes: what a plan proposes is
 //! granted, is what the reference planner proposes, and leaves nothing out.
 
-use berth_model::{DeviceHealth, Driver, EndReport, GpuRequest, NodeSpec, Preemption, ShareMilli};
+use berth_model::{
+    AtBegin, DeviceHealth, Driver, EndReport, GpuRequest, NodeReservation, NodeSpec, Preemption,
+    ReservedNodes, ShareMilli, WallMs,
+};
 use berth_state::invariants;
 use proptest::prelude::*;
 
@@ -28,6 +31,31 @@ enum Step {
     /// So much of its processors is in use.
     Guard(usize, Option<u8>),
     Change(usize, JobChange),
+    /// Nodes are reserved, so many milliseconds from now and for so many.
+    ReserveNodes(Box<NodeReservation>, u64, u64),
+    /// The reservation at this position begins or ends, if its time has come.
+    Turn(usize),
+}
+
+/// From now on, and for ever.
+fn a_reservation() -> impl Strategy<Value = NodeReservation> {
+    let nodes = prop_oneof![
+        2 => prop::collection::btree_set((0..6u8).prop_map(|one| name(&format!("node-{one}"))), 1..3)
+            .prop_map(ReservedNodes::Named),
+        1 => Just(ReservedNodes::Pool(name("other"))),
+    ];
+    let of_default = prop::bool::weighted(0.3);
+    (0..4u8, nodes, of_default, prop::option::of(20..80u8), prop::bool::ANY).prop_map(
+        |(number, nodes, of_default, priority_min, ends)| NodeReservation {
+            name: name(&format!("reservation-{number}")),
+            nodes,
+            namespaces: of_default.then(|| name("default")).into_iter().collect(),
+            priority_min,
+            from: WallMs(0),
+            until: None,
+            running: if ends { AtBegin::End } else { AtBegin::Keep },
+        },
+    )
 }
 
 fn a_node() -> impl Strategy<Value = NodeSpec> {
@@ -109,6 +137,7 @@ fn a_task() -> impl Strategy<Value = TaskSpec> {
                 backoff: DurationMs(10),
                 backoff_max: DurationMs(40),
             },
+            time_limit: (memory > 4).then_some(DurationMs(cpu * 30_000)),
             ..task()
         },
     )
@@ -181,6 +210,9 @@ fn a_step() -> impl Strategy<Value = Step> {
         2 => (1..700_000u64).prop_map(Step::Advance),
         1 => (0..6usize, purpose).prop_map(|(which, purpose)| Step::SetPurpose(which, purpose)),
         1 => (0..6usize, prop::option::of(86..101_u8)).prop_map(|(which, used)| Step::Guard(which, used)),
+        1 => (a_reservation(), 0..400_000u64, 1..400_000u64)
+            .prop_map(|(one, ahead, lasts)| Step::ReserveNodes(Box::new(one), ahead, lasts)),
+        1 => (0..4usize).prop_map(Step::Turn),
         1 => (0..20usize, change).prop_map(|(which, change)| Step::Change(which, change)),
     ]
 }
@@ -232,6 +264,20 @@ fn run(cluster: &mut Cluster, planner: &mut Planner, soft: &mut SoftView, step: 
         Step::Guard(which, used) => {
             let node = which % cluster.state.nodes().len() + 1;
             cluster.set_guards(node as u64, used, None);
+        }
+        Step::ReserveNodes(mut spec, ahead, lasts) => {
+            spec.from = WallMs(cluster.now.0 + ahead);
+            spec.until = Some(WallMs(spec.from.0 + lasts));
+            // Two that meet on a node are refused.
+            let spec = Arc::new(*spec);
+            let _ = cluster.apply(Command::ReserveNodes { spec, if_version: None });
+        }
+        Step::Turn(which) => {
+            let names: Vec<_> =
+                cluster.state.node_reservations().iter().map(|(name, _)| name.clone()).collect();
+            if let Some(name) = names.get(which) {
+                cluster.apply(Command::TurnNodeReservation { name: name.clone() }).unwrap();
+            }
         }
         Step::Change(which, change) => {
             let job = JobId(which as u64 + 1);
@@ -293,7 +339,7 @@ fn check_nothing_left_fits(cluster: &Cluster) {
             };
             for node in view.nodes().values() {
                 let soft = SoftView::default();
-                let granted = grant(node, &node.used, (&soft, cluster.now), (job, task, id));
+                let granted = grant(node, &node.used, (view, &soft, cluster.now), (job, task, id));
                 assert_eq!(granted, None, "{id} was left out though {} has room", node.name);
             }
         }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use berth_model::{EndCause, EndReport, NodeUse, WallMs, eligible, fits};
+use berth_model::{
+    AtBegin, EndCause, EndReport, NodeReservation, NodeUse, ReservedNodes, WallMs, eligible, fits,
+};
 use berth_state::NodeRow;
 
 use super::*;
@@ -167,17 +169,43 @@ fn has_enough(node: &NodeRow, job: &JobRow) -> bool {
     }
 }
 
+/// Whether the reservations of a node let an instance in.
+fn is_let_in(
+    view: &ClusterState,
+    now: StateMs,
+    node: &NodeRow,
+    job: &JobRow,
+    task: &TaskSpec,
+) -> bool {
+    let wall = view.cluster().wall_ms.0 + now.0 - view.cluster().state_ms.0;
+    view.node_reservations().values().all(|row| {
+        let NodeReservation { nodes, namespaces, priority_min, from, running, .. } = &row.spec;
+        let is_on_it = match nodes {
+            ReservedNodes::Named(names) => names.contains(&node.name),
+            ReservedNodes::Pool(pool) => *pool == node.spec.pool,
+        };
+        let is_for_it = (!namespaces.is_empty() || priority_min.is_some())
+            && (namespaces.is_empty() || namespaces.contains(job.namespace()))
+            && job.spec.priority >= priority_min.unwrap_or(0);
+        let ends_by = task.time_limit.map(|limit| wall + 30_000 + limit.0 + task.stop.grace.0);
+        let is_before =
+            !row.begun && (*running == AtBegin::End || ends_by.is_some_and(|ends| ends <= from.0));
+        !is_on_it || is_for_it || is_before || job.kind() == JobKind::Daemon
+    })
+}
+
 /// The claim with which an instance fits a node.
 pub(super) fn grant(
     node: &NodeRow,
     used: &NodeUse,
-    (soft, now): (&SoftView, StateMs),
+    (view, soft, now): (&ClusterState, &SoftView, StateMs),
     (job, task, id): (&JobRow, &TaskSpec, AllocationId),
 ) -> Option<Claim> {
     let own = job.kind() != JobKind::Daemon || u64::from(id.instance.0) == node.id.0;
     let suits = node.accepts_work()
         && !node.rests(now)
         && has_enough(node, job)
+        && is_let_in(view, now, node, job, task)
         && own
         && eligible(&node.name, &node.spec, &job.spec.constraints, task).is_ok();
     let fresh = Fresh::new(node, used, soft, now, task);
@@ -203,6 +231,7 @@ fn best(
         .nodes()
         .values()
         .filter(|node| node.accepts_work() && !node.rests(now) && has_enough(node, job))
+        .filter(|node| is_let_in(view, now, node, job, task))
         .filter(|node| eligible(&node.name, &node.spec, &job.spec.constraints, task).is_ok())
         .map(|node| node.id)
         .collect();
@@ -216,7 +245,7 @@ fn best(
     let terms = terms_of(job.spec.policy, task);
     let (price_steps, core_price) = price_steps(view, (soft, now), used, task);
     let scored = view.nodes().values().filter_map(|node| {
-        let claim = grant(node, &used[&node.id], (soft, now), (job, task, id))?;
+        let claim = grant(node, &used[&node.id], (view, soft, now), (job, task, id))?;
         let rank = ring.iter().position(|one| *one == node.id)?;
         let same_zone = |home: &&NodeId| zone_of(home) == node.spec.zone;
         let on_node = homes.iter().filter(|home| **home == node.id).count() as u32;

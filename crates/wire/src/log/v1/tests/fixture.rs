@@ -6,12 +6,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, Attempt, Bounds, Claim, CpuMilli, Device, DeviceClaim, DeviceHealth, DeviceSlice,
-    DeviceWay, Drain, DurationMs, EndCause, EndReport, Grant, Guarantee, Guards, InstanceIndex,
-    JobId, JobSpec, JoinGrant, LeftOut, Limit, LimitRange, Machine, MemoryBytes, Name,
-    NamespaceSpec, NodeId, NodeSpec, PcieWay, Policy, PolicyOrigin, PortClaim, PortRange,
-    Preemption, Quota, Resource, Role, Scope, ShareMilli, Shut, SpecDigest, StartPhase, StateMs,
-    StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
+    AllocationId, AtBegin, Attempt, Bounds, Claim, CpuMilli, Device, DeviceClaim, DeviceHealth,
+    DeviceSlice, DeviceWay, Drain, DurationMs, EndCause, EndReport, Grant, Guarantee, Guards,
+    InstanceIndex, JobId, JobSpec, JoinGrant, LeftOut, Limit, LimitRange, Machine, MemoryBytes,
+    Name, NamespaceSpec, NodeId, NodeReservation, NodeSpec, PcieWay, Policy, PolicyOrigin,
+    PortClaim, PortRange, Preemption, Quota, ReservedNodes, Resource, Role, Scope, ShareMilli,
+    Shut, SpecDigest, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::{
     Authority, Command, DevicePurpose, Entry, JobChange, JoinProof, NewToken, Observation,
@@ -163,6 +163,7 @@ pub(super) fn entry() -> Entry {
     commands.extend(namespaces());
     commands.push(guaranteed());
     commands.extend(policies());
+    commands.extend(node_reservations());
     Entry {
         state_ms: StateMs(123_456_789),
         wall_ms: WallMs(1_790_000_000_000),
@@ -194,6 +195,34 @@ fn guaranteed() -> Command {
     let quota = Quota { guaranteed: guarantee(), ..Quota::default() };
     let spec = NamespaceSpec { quota, weight: 20, ..NamespaceSpec::new(name("research")) };
     Command::ApplyNamespace { spec: Arc::new(spec), if_version: None }
+}
+
+fn node_reservations() -> [Command; 4] {
+    let launch = || name("launch");
+    let spec = NodeReservation {
+        name: launch(),
+        nodes: ReservedNodes::Named([name("gpu-1"), name("gpu-2")].into()),
+        namespaces: [name("research")].into(),
+        priority_min: Some(80),
+        from: WallMs(1_700_000_000_000),
+        until: Some(WallMs(1_700_000_600_000)),
+        running: AtBegin::End,
+    };
+    let closed = NodeReservation {
+        nodes: ReservedNodes::Pool(name("h100")),
+        namespaces: Default::default(),
+        priority_min: None,
+        until: None,
+        running: AtBegin::Keep,
+        ..spec.clone()
+    };
+    let set = |spec, if_version| Command::ReserveNodes { spec: Arc::new(spec), if_version };
+    [
+        set(spec, None),
+        set(closed, Some(1)),
+        Command::FreeNodes { name: launch(), if_version: Some(2) },
+        Command::TurnNodeReservation { name: launch() },
+    ]
 }
 
 fn policies() -> [Command; 4] {

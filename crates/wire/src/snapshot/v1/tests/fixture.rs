@@ -7,18 +7,20 @@ use std::sync::Arc;
 
 use berth_model::node::DeviceUse;
 use berth_model::{
-    AllocationId, AllocationState, Attempt, AverageUse, Bounds, Claim, Constraints, CpuMilli,
-    Device, DeviceClaim, DeviceHealth, Drain, DurationMs, GangSeat, Grant, Guarantee, Guards,
-    InstanceIndex, JobId, JobKind, JobSpec, JobState, JoinGrant, Limit, LimitRange, Machine,
-    MemoryBytes, Name, NamespaceSpec, NodeId, NodeSpec, NodeState, NodeUse, Policy, PolicyDefaults,
-    PortClaim, PortRange, Quota, RangeSet, Resource, Role, Scope, ShareMilli, Shut, SpecDigest,
-    StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, TokenId, WallMs,
+    AllocationId, AllocationState, AtBegin, Attempt, AverageUse, Bounds, Claim, Constraints,
+    CpuMilli, Device, DeviceClaim, DeviceHealth, Drain, DurationMs, GangSeat, Grant, Guarantee,
+    Guards, InstanceIndex, JobId, JobKind, JobSpec, JobState, JoinGrant, Limit, LimitRange,
+    Machine, MemoryBytes, Name, NamespaceSpec, NodeId, NodeReservation, NodeSpec, NodeState,
+    NodeUse, Policy, PolicyDefaults, PortClaim, PortRange, Quota, RangeSet, ReservedNodes,
+    Resource, Role, Scope, ShareMilli, Shut, SpecDigest, StartPhase, StateMs, StopIntent,
+    TaskIndex, TaskSpec, TokenId, WallMs,
 };
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
     AllocationRow, Authority, AwayRow, ClusterRow, Expiry, FailureDetail, JobPhase, JobRow,
-    JobVersionRow, KeptPlace, KeyRow, NamespaceRow, NodeRow, OrphanRow, Purpose, ReservationRow,
-    RestoreRow, Retry, RevocationRow, Rollout, ScoreParts, Stored, TaskRow, TokenRow, TokenUser,
+    JobVersionRow, KeptPlace, KeyRow, NamespaceRow, NodeReservationRow, NodeRow, OrphanRow,
+    Purpose, ReservationRow, RestoreRow, Retry, RevocationRow, Rollout, ScoreParts, Stored,
+    TaskRow, TokenRow, TokenUser,
 };
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/snapshot-v1-every-row.hex");
@@ -77,7 +79,27 @@ pub(crate) fn rows() -> Vec<Stored> {
     let average = AverageUse { at: StateMs(77), fine: [1 << 33, 1 << 40, 3, 4] };
     rows.push(Stored::Average(name("sure"), Arc::new(average)));
     rows.push(with_policies());
+    rows.push(node_reservation());
     rows
+}
+
+fn node_reservation() -> Stored {
+    let spec = NodeReservation {
+        name: name("launch"),
+        nodes: ReservedNodes::Pool(name("h100")),
+        namespaces: [name("research")].into(),
+        priority_min: Some(80),
+        from: WallMs(7),
+        until: Some(WallMs(9)),
+        running: AtBegin::End,
+    };
+    let changed_at = WallMs(5);
+    Stored::NodeReservation(Arc::new(NodeReservationRow {
+        spec,
+        version: 3,
+        begun: true,
+        changed_at,
+    }))
 }
 
 fn namespace() -> Stored {
