@@ -122,7 +122,10 @@ impl Step<'_> {
         let kept: Vec<AllocationId> = kept.copied().collect();
         let ends = nodes.iter().filter(|_| row.spec.running == AtBegin::End);
         let ends = ends.flat_map(|node| &node.live).filter(|id| !stays(id));
-        let ends: Vec<AllocationId> = ends.copied().collect();
+        // What ends already does so for its own reason.
+        let live = ends.filter_map(|id| self.state.allocations.get(id));
+        let ends = live.filter(|row| row.state.stop_intent().is_none());
+        let ends: Vec<AllocationId> = ends.map(|row| row.id).collect();
         let reason =
             format!("its node is reserved now (`{}`), and not for such jobs", row.spec.name);
         self.drop_named(&kept, &reason);

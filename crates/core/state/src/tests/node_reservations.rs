@@ -8,7 +8,7 @@ use berth_model::{
 };
 
 use super::world::{World, job, name};
-use crate::{Command, EventKind, Refusal, Reply, Reservation};
+use crate::{Command, EventKind, JobChange, Refusal, Reply, Reservation};
 
 const MINUTE: u64 = 60_000;
 /// What the wall clock of these worlds is ahead of the cluster's.
@@ -113,7 +113,7 @@ fn what_is_not_let_in_is_asked_to_end_once_if_that_was_said() {
     let goes = world.submit(&runs);
     let (stays, goes) = (world.place(stays, 0).unwrap(), world.place(goes, 0).unwrap());
     let spec = NodeReservation { running: AtBegin::End, ..of_node(&world, 0, (30, 60)) };
-    set(&mut world, spec.clone()).unwrap();
+    set(&mut world, spec).unwrap();
     // Until then anything may run there.
     assert_eq!(world.exit(goes, 0), 1);
     let goes = world.submit(&runs);
@@ -132,6 +132,21 @@ fn what_is_not_let_in_is_asked_to_end_once_if_that_was_said() {
     // It waits again.
     assert_eq!(world.exit(goes, 1), 1);
     assert_eq!(world.job_state(goes.job), "queued");
+}
+
+#[test]
+fn what_was_stopped_before_it_begins_does_not_come_back() {
+    let mut world = World::new(1);
+    let id = world.submit(&job(JobKind::Batch, "a", 1, 1));
+    let runs = world.place(id, 0).unwrap();
+    let spec = NodeReservation { running: AtBegin::End, ..of_node(&world, 0, (30, 60)) };
+    set(&mut world, spec).unwrap();
+    let change = JobChange::Stop { reason: "enough".to_owned() };
+    world.one(Command::ChangeJob { job: id, if_version: None, change }).unwrap();
+    world.now += 30 * MINUTE;
+    turn(&mut world);
+    assert_eq!(world.exit(runs, 143), 1);
+    assert_eq!(world.job_state(id), "cancelled");
 }
 
 #[test]
