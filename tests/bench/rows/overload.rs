@@ -11,6 +11,8 @@ use anyhow::{Context as _, bail, ensure};
 use berth_proto::v1;
 use berth_proto::v1::jobs_client::JobsClient;
 use prost::Message as _;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
 use tonic::Code;
 
 use super::Bench;
@@ -32,6 +34,34 @@ const AGENTS: usize = 200;
 const CALLERS: usize = 12_000;
 const CALLERS_ON_CONNECTION: usize = 200;
 const PROBE_EVERY: Duration = Duration::from_millis(20);
+
+/// A runtime of one thread, which ends with whoever holds it, also where that is an error: from
+/// within another runtime it cannot be waited for.
+struct Thread(Option<Runtime>);
+
+impl Thread {
+    fn start() -> anyhow::Result<Thread> {
+        let mut thread = Builder::new_multi_thread();
+        let runtime = thread.worker_threads(1).enable_all().build();
+        Ok(Thread(Some(runtime.context("start the flood's thread")?)))
+    }
+
+    fn spawn<F: Future<Output: Send + 'static> + Send + 'static>(
+        &self,
+        work: F,
+    ) -> JoinHandle<F::Output> {
+        match &self.0 {
+            Some(runtime) => runtime.spawn(work),
+            None => tokio::spawn(work),
+        }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(Runtime::shutdown_background);
+    }
+}
 
 #[derive(Default)]
 struct Counts {
@@ -65,18 +95,14 @@ pub async fn run(bench: &mut Bench) -> anyhow::Result<()> {
         let began = Instant::now();
         // On a thread of its own: what agents and the probe see is not to be how
         // busy their own threads are.
-        let flooding = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .context("start the flood's thread")?;
+        let flooding = Thread::start()?;
         let load = flooding.spawn(flood(leader.clone(), counts.clone(), acknowledged.clone()));
         let probe = tokio::spawn(probe(leader, counts.clone()));
         missed += watch(&cluster, lasts).await;
         counts.stop.store(true, Ordering::Relaxed);
         let took = began.elapsed().as_secs_f64();
         load.await.context("the load ended early")??;
-        flooding.shutdown_background();
+        drop(flooding);
         let (refusal, answer) = probe.await.context("the probe ended early")??;
 
         let done = as_float(counts.acknowledged.load(Ordering::Relaxed)) / took;
