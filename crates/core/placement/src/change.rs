@@ -142,7 +142,12 @@ fn change_for(row: &NodeRow, task: &TaskSpec, misfit: Misfit) -> Option<ChangeKi
         Misfit::Reserved { reservation } => Some(ChangeKind::Reserved { reservation }),
         Misfit::ReservedSoon { left, .. } => {
             let most = left.0.checked_sub(RESTART_MS)?.checked_sub(task.stop.grace.0)?;
-            let seconds = Some(most / 1000).filter(|seconds| *seconds > 0)?;
+            // Whole minutes, where they are some: whoever reads it has yet to submit it.
+            let seconds = match most / 1000 {
+                0 => return None,
+                seconds @ 1..120 => seconds,
+                seconds => seconds / 60 * 60,
+            };
             Some(ChangeKind::TimeLimit { most: DurationMs::from_secs(seconds) })
         }
         Misfit::CpuPressure { .. } | Misfit::MemoryPressure { .. } => {
