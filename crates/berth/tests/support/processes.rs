@@ -60,6 +60,27 @@ pub fn own_memory_kib(pid: u32) -> Option<u32> {
     status_number(pid, "RssAnon:")
 }
 
+/// The same, without the pages of its executable that the loader wrote, which are as many as the
+/// executable is large and tell nothing of what the process does.
+pub fn memory_beside_executable_kib(pid: u32) -> Option<u32> {
+    let executable = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let executable = executable.to_str()?;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
+    let (mut written, mut is_executables) = (0, false);
+    for line in maps.lines() {
+        let first = line.split_whitespace().next()?;
+        match line.strip_prefix("Anonymous:") {
+            Some(rest) if is_executables => {
+                written += rest.split_whitespace().next()?.parse::<u32>().ok()?;
+            }
+            // A mapping begins; of its numbers each has a name before a colon.
+            None if !first.ends_with(':') => is_executables = line.ends_with(executable),
+            Some(_) | None => {}
+        }
+    }
+    Some(own_memory_kib(pid)?.saturating_sub(written))
+}
+
 /// The first number after `key` in the status of a process.
 fn status_number(pid: u32, key: &str) -> Option<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
