@@ -12,7 +12,7 @@ use berth_proto::v1;
 use berth_proto::v1::jobs_client::JobsClient;
 use prost::Message as _;
 use tokio::runtime::{Builder, Runtime};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tonic::Code;
 
 use super::Bench;
@@ -167,24 +167,30 @@ async fn peak(leader: &str, calls: u64) -> anyhow::Result<f64> {
     Ok(measured.await?.calls_per_second())
 }
 
-/// One caller that submits now and then: how long refusals and acknowledgements
-/// took.
+/// One caller that submits every now and then, whether or not it has been answered before: how long
+/// refusals and acknowledgements took.
 async fn probe(address: String, counts: Arc<Counts>) -> anyhow::Result<(Latencies, Latencies)> {
-    let mut client = JobsClient::new(connections(&address, 1).await?[0].clone());
+    let client = JobsClient::new(connections(&address, 1).await?[0].clone());
     let (mut refusal, mut answer) = (Latencies::new()?, Latencies::new()?);
     let mut pause = tokio::time::interval(PROBE_EVERY);
+    let mut calls = JoinSet::new();
     for number in 0.. {
         pause.tick().await;
         if counts.stop.load(Ordering::Relaxed) {
             break;
         }
         let request = jobs::submit(jobs::waiting(&format!("probe-{number}"), 1));
-        let asked = Instant::now();
-        match client.submit(request).await {
-            Ok(_) => answer.record(asked.elapsed()),
-            Err(refused) if refused.code() == Code::ResourceExhausted => {
-                refusal.record(asked.elapsed());
-            }
+        let mut client = client.clone();
+        calls.spawn(async move {
+            let asked = Instant::now();
+            let answer = client.submit(request).await;
+            (asked.elapsed(), answer.map(drop))
+        });
+    }
+    for (took, outcome) in calls.join_all().await {
+        match outcome {
+            Ok(()) => answer.record(took),
+            Err(refused) if refused.code() == Code::ResourceExhausted => refusal.record(took),
             Err(error) => bail!("neither done nor refused: {error}"),
         }
     }
