@@ -3,6 +3,7 @@
 //! acknowledgement. What the copy lacks was still in memory.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -35,6 +36,28 @@ fn mount(image: &Path, at: &Path) -> Option<Mounted> {
     // image by itself within a trial.
     let mounted = run("mount", &["-o", "loop,commit=300", &image, &path]);
     mounted.then(|| Mounted(at.to_owned()))
+}
+
+/// Copies the image while nothing is written to it: of what was written during the copy, such as by
+/// the guard, which looks after the store once a second, the copy would hold one part and not the
+/// other, as no disk ever does.
+fn copy_of_one_moment(image: &Path, copy: &Path, mounted_at: &Path) {
+    let device = fs::metadata(mounted_at).unwrap().dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let counts = format!("/sys/dev/block/{major}:{minor}/stat");
+    // The fifth number counts the writes that have ended, the ninth what has not.
+    let writes = || {
+        let counts = fs::read_to_string(&counts).unwrap();
+        let count = |place| counts.split_whitespace().nth(place).unwrap().parse::<u64>().unwrap();
+        (count(4), count(8))
+    };
+    loop {
+        let before = writes();
+        fs::copy(image, copy).unwrap();
+        if before.1 == 0 && writes() == before {
+            return;
+        }
+    }
 }
 
 fn trial(number: u64, folder: &Path) -> Option<()> {
@@ -70,7 +93,7 @@ fn trial(number: u64, folder: &Path) -> Option<()> {
         log.sync().unwrap();
     }
     // The acknowledgement has been given: this is the moment.
-    fs::copy(&image, &copy).unwrap();
+    copy_of_one_moment(&image, &copy, &at);
     drop(opened);
     drop(mounted);
     fs::remove_file(&image).unwrap();
