@@ -1,6 +1,6 @@
 //! Which submits are let in while the log has more to do than it can: those that
-//! would only wait are told so at once, before anything is proposed, and no
-//! namespace keeps the others out.
+//! would only wait are told so at once, and when to come back, before anything is proposed, and
+//! no namespace keeps the others out.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -11,22 +11,15 @@ use berth_model::Name;
 use berth_state::NAMESPACE_ROWS_MAX;
 
 use super::allowance::Allowance;
+use super::depth::{self, Depth};
 use super::rates::{Rates, TooFast};
+use super::turns::Turns;
 
-/// Submits that may be on their way into the log. Thirty-two full entries: on a
-/// disk that syncs in 10 ms the last of them waits for half a second.
-const SUBMITS_MAX: usize = 8192;
-/// What one namespace may have of it while others have something too is its
-/// share; alone it may have so much, so that another finds room at once.
-const ALONE_MAX: usize = SUBMITS_MAX / 4 * 3;
-/// One call counts as at most so many, however long it is: it could never be
-/// let in otherwise.
+/// One call counts as at most so many, however long it is: others are not to wait for the end of
+/// all of it.
 const CALL_MAX: usize = 1024;
-/// When to try again: by then a part of what is on its way is in the log.
-const RETRY_AFTER_MS: u64 = 100;
 
 /// Counts what is on its way.
-#[derive(Default)]
 pub struct Admission {
     held: Mutex<Held>,
     /// Where an operator set one.
@@ -42,8 +35,10 @@ pub enum NotNow {
     TooFast(TooFast),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Held {
+    depth: Depth,
+    turns: Turns,
     total: usize,
     /// Only of namespaces that have something on its way.
     of: BTreeMap<Name, usize>,
@@ -54,13 +49,21 @@ struct Held {
 /// A call that was let in; its room is free again when this is dropped.
 pub struct Place {
     admission: Arc<Admission>,
+    since: Instant,
     held: Vec<(Name, usize)>,
 }
 
 impl Admission {
     /// With a limit on the jobs that each namespace submits in a second, if any.
     pub fn new(per_second: Option<NonZeroU32>) -> Admission {
-        Admission { held: Mutex::default(), rates: per_second.map(Rates::new) }
+        let held = Held {
+            depth: Depth::new(now()),
+            turns: Turns::default(),
+            total: 0,
+            of: BTreeMap::new(),
+            allowances: BTreeMap::new(),
+        };
+        Admission { held: Mutex::new(held), rates: per_second.map(Rates::new) }
     }
 
     /// Lets a call in that submits so many jobs to each of these namespaces, or
@@ -79,20 +82,15 @@ impl Admission {
             .iter()
             .map(|(namespace, count)| (namespace.clone(), (*count).min(CALL_MAX)))
             .collect();
+        let now = now();
         let mut present = self.held();
-        let sum: usize = held.iter().map(|(_, count)| count).sum();
-        let new = held.iter().filter(|(name, _)| !present.of.contains_key(name)).count();
-        let namespaces = present.of.len() + new;
-        let limit = if namespaces <= 1 { ALONE_MAX } else { SUBMITS_MAX / namespaces };
-        let fits = held.iter().all(|(name, count)| {
-            let own = present.of.get(name).copied().unwrap_or(0);
-            own == 0 || own + count <= limit
-        });
-        if !fits || (present.total > 0 && present.total + sum > SUBMITS_MAX) {
-            return Err(NotNow::Crowded { retry_after_ms: RETRY_AFTER_MS });
+        if let Some(full) = held.iter().map(|(name, _)| name).find(|name| present.is_full(name)) {
+            let per_second = present.depth.per_second();
+            let retry_after_ms = present.turns.give(full, per_second, now);
+            return Err(NotNow::Crowded { retry_after_ms });
         }
         // Last: who finds no room has used up nothing.
-        present.check_allowances(wanted, rate_of).map_err(NotNow::TooFast)?;
+        present.check_allowances(wanted, rate_of, now).map_err(NotNow::TooFast)?;
         if let Some(rates) = &self.rates {
             for (namespace, count) in wanted {
                 if !present.allowances.contains_key(namespace) {
@@ -101,12 +99,12 @@ impl Admission {
             }
         }
         present.take_allowances(wanted);
-        present.total += sum;
+        present.total += held.iter().map(|(_, count)| count).sum::<usize>();
         for (name, count) in &held {
             *present.of.entry(name.clone()).or_default() += count;
         }
         drop(present);
-        Ok(Place { admission: self.clone(), held })
+        Ok(Place { admission: self.clone(), since: now, held })
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -115,16 +113,26 @@ impl Admission {
 }
 
 impl Held {
+    /// Whether the next call of a namespace is to come later. What it has may be its share while
+    /// others have something too; alone it may have three quarters, so that another finds room at
+    /// once. Who has nothing on its way gets in, as long as there is not far too much already.
+    fn is_full(&self, namespace: &Name) -> bool {
+        let Some(own) = self.of.get(namespace) else { return self.total >= depth::MOST };
+        let limit = self.depth.limit();
+        let share = if self.of.len() == 1 { limit / 4 * 3 } else { limit / self.of.len() };
+        *own >= share || self.total >= limit
+    }
+
     /// Whether the quotas of all of these namespaces allow so many jobs now; nothing is taken.
     fn check_allowances(
         &mut self,
         wanted: &BTreeMap<Name, usize>,
         rate_of: impl Fn(&Name) -> Option<NonZeroU32>,
+        now: Instant,
     ) -> Result<(), TooFast> {
         if self.allowances.len() > NAMESPACE_ROWS_MAX {
             self.allowances.retain(|namespace, _| rate_of(namespace).is_some());
         }
-        let now = Instant::now();
         for (namespace, count) in wanted {
             let Some(rate) = rate_of(namespace) else {
                 self.allowances.remove(namespace);
@@ -151,9 +159,17 @@ impl Held {
     }
 }
 
+/// Virtual where a test says so.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
+        let now = now();
         let mut held = self.admission.held();
+        let count = self.held.iter().map(|(_, count)| count).sum();
+        held.depth.answered(count, now.saturating_duration_since(self.since), now);
         for (name, count) in &self.held {
             held.total = held.total.saturating_sub(*count);
             if let Some(own) = held.of.get_mut(name) {
@@ -168,10 +184,19 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use depth::MOST;
+
+    const ALONE_MAX: usize = MOST / 4 * 3;
 
     fn wanted(namespace: &str, count: usize) -> BTreeMap<Name, usize> {
         BTreeMap::from([(Name::new(namespace).unwrap(), count)])
+    }
+
+    fn open() -> Arc<Admission> {
+        Arc::new(Admission::new(None))
     }
 
     fn no_rate(_: &Name) -> Option<NonZeroU32> {
@@ -183,28 +208,28 @@ mod tests {
         std::iter::from_fn(|| admission.enter(&wanted(namespace, 1), no_rate).ok()).collect()
     }
 
-    #[test]
-    fn a_namespace_that_takes_all_it_can_leaves_room_for_another() {
-        let admission = Arc::new(Admission::default());
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_takes_all_it_can_leaves_room_for_another() {
+        let admission = open();
         let flood = fill(&admission, "flood");
         assert_eq!(flood.len(), ALONE_MAX);
         let other = fill(&admission, "other");
-        assert_eq!(other.len(), SUBMITS_MAX - ALONE_MAX);
+        assert_eq!(other.len(), MOST - ALONE_MAX);
         // Of what becomes free the other may have up to its share, and the flood
         // nothing until it is below its own.
         drop(flood);
         let other_more = fill(&admission, "other");
         assert_eq!(other.len() + other_more.len(), ALONE_MAX, "alone again");
         let flood = fill(&admission, "flood");
-        assert_eq!(flood.len(), SUBMITS_MAX - ALONE_MAX);
+        assert_eq!(flood.len(), MOST - ALONE_MAX);
         drop((other, other_more, flood));
         let held = admission.held();
         assert_eq!((held.total, held.of.len()), (0, 0));
     }
 
-    #[test]
-    fn a_quota_sets_the_rate_of_its_namespace_alone() {
-        let admission = Arc::new(Admission::default());
+    #[tokio::test(start_paused = true)]
+    async fn a_quota_sets_the_rate_of_its_namespace_alone() {
+        let admission = open();
         let three = |name: &Name| NonZeroU32::new(3).filter(|_| name.as_str() == "slow");
         let enter = |namespace, count| admission.enter(&wanted(namespace, count), three);
         enter("slow", 2).unwrap();
@@ -226,10 +251,10 @@ mod tests {
         assert!(!admission.held().allowances.contains_key(&Name::new("slow").unwrap()));
     }
 
-    #[test]
-    fn everybody_gets_in_once_however_many_they_are() {
-        let admission = Arc::new(Admission::default());
-        let places: Vec<Place> = (0..SUBMITS_MAX)
+    #[tokio::test(start_paused = true)]
+    async fn everybody_gets_in_once_however_many_they_are() {
+        let admission = open();
+        let places: Vec<Place> = (0..MOST)
             .map(|number| admission.enter(&wanted(&format!("n{number}"), 1), no_rate).unwrap())
             .collect();
         assert!(admission.enter(&wanted("late", 1), no_rate).is_err());
@@ -237,28 +262,56 @@ mod tests {
         assert!(admission.enter(&wanted("late", 1), no_rate).is_ok());
     }
 
-    #[test]
-    fn six_callers_of_a_namespace_submit_a_thousand_jobs_each_at_once() {
-        let admission = Arc::new(Admission::default());
+    #[tokio::test(start_paused = true)]
+    async fn seven_callers_of_a_namespace_submit_a_thousand_jobs_each_at_once() {
+        let admission = open();
         let calls: Vec<Place> =
-            (0..6).map(|_| admission.enter(&wanted("bulk", 1_000), no_rate).unwrap()).collect();
+            (0..7).map(|_| admission.enter(&wanted("bulk", 1_000), no_rate).unwrap()).collect();
         assert!(admission.enter(&wanted("bulk", 1_000), no_rate).is_err());
         drop(calls);
         assert!(admission.enter(&wanted("bulk", 1_000), no_rate).is_ok());
     }
 
-    #[test]
-    fn a_long_call_gets_in_where_nothing_is_on_its_way() {
-        let admission = Arc::new(Admission::default());
+    #[tokio::test(start_paused = true)]
+    async fn a_long_call_gets_in_where_nothing_is_on_its_way() {
+        let admission = open();
         let mut both = wanted("a", 10_000);
         both.extend(wanted("b", 10_000));
         let place = admission.enter(&both, no_rate).unwrap();
         assert_eq!(admission.held().total, 2 * CALL_MAX);
-        let half = SUBMITS_MAX / 2 / CALL_MAX;
+        let half = MOST / 2 / CALL_MAX;
         let more: Vec<Place> =
             (1..half).map(|_| admission.enter(&wanted("a", 10_000), no_rate).unwrap()).collect();
         assert!(admission.enter(&wanted("a", 1), no_rate).is_err(), "it has its half");
         drop((place, more));
         assert_eq!(admission.held().total, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_answers_are_late_fewer_are_let_in_and_the_rest_come_one_after_the_other() {
+        let admission = open();
+        let flood = fill(&admission, "flood");
+        // Four thousand a second: the last would wait for a second and a half.
+        let mut flood = flood.into_iter();
+        while flood.len() > 0 {
+            tokio::time::advance(Duration::from_millis(10)).await;
+            flood.by_ref().take(40).for_each(drop);
+        }
+        let flood = fill(&admission, "flood");
+        assert_eq!(flood.len(), 4_000 / 4 / 4 * 3, "three quarters of a quarter of a second");
+        let mut told: Vec<u64> = Vec::new();
+        for _ in 0..4_000 {
+            let Err(refused) = admission.enter(&wanted("flood", 1), no_rate) else { panic!() };
+            let NotNow::Crowded { retry_after_ms } = refused else { panic!("{refused:?}") };
+            told.push(retry_after_ms);
+        }
+        assert!(told.is_sorted());
+        // `fill` was turned away once.
+        assert_eq!((told[0], told[3_998]), (100, 1_099));
+        // Another has room, and does not stand behind them.
+        let other = fill(&admission, "other");
+        assert_eq!(other.len(), 4_000 / 4 / 4);
+        let refused = admission.enter(&wanted("other", 1), no_rate).map(drop);
+        assert_eq!(refused, Err(NotNow::Crowded { retry_after_ms: 100 }));
     }
 }

@@ -9,6 +9,7 @@ mod batch;
 pub mod clock;
 mod cuts;
 pub mod decisions;
+mod depth;
 mod guarding;
 mod line;
 pub mod members;
@@ -16,6 +17,7 @@ mod mix;
 mod planner;
 mod rates;
 mod ticker;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
