@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -24,6 +24,10 @@ use crate::leader::clock::wall;
 /// of written, and the count is the next line: a stuck disk must not stop the
 /// cluster.
 const LINES_MAX: usize = 8192;
+
+/// A line waits for those that come within so long, and is written with them. A queue that is filled
+/// faster would be beyond any disk.
+const GATHERED_FOR: Duration = Duration::from_millis(5);
 
 /// Where the audit goes, and how much of it stays.
 #[derive(Clone, Debug)]
@@ -135,6 +139,9 @@ impl Audit {
 fn keep_writing(mut writer: Writer, queue: &Receiver<Vec<u8>>, dropped: &AtomicU64) {
     static COMPLAINED: OnceLock<()> = OnceLock::new();
     while let Ok(line) = queue.recv() {
+        // More lines come meanwhile: to be woken for each would take a tenth of a core from the
+        // calls that write them.
+        thread::sleep(GATHERED_FOR);
         let mut write = || -> io::Result<()> {
             writer.write(&line)?;
             while let Ok(line) = queue.try_recv() {
