@@ -157,7 +157,7 @@ fn warnings(
     spec: &JobSpec,
 ) -> Result<Vec<String>, Status> {
     let view = leader.published.view();
-    let never = never_fits(view.nodes().values().map(|node| &**node), spec);
+    let never = never_fits(|| view.nodes().values().map(|node| &**node), spec);
     match never.or_else(|| passes_quota(&view, spec)) {
         Some(what) if request.strict => Err(status::never_fits(what)),
         Some(what) => Ok(vec![what]),

@@ -116,7 +116,7 @@ fn reasoned(
     let spec = row.spec.tasks.get(usize::from(task.0))?;
     let request = Request::of(view, &row.spec, spec);
     let nodes: Vec<&NodeRow> = view.nodes().values().map(|node| node.as_ref()).collect();
-    let never = task_never_fits(&nodes, request);
+    let never = task_never_fits(|| nodes.iter().copied(), request);
     let key = QueueKey::new(row.spec.priority, row.submitted_ms, job, task);
     let position = fair::position(view, key);
     let (running, running_left_off) = running_of(view, job);

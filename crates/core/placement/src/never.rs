@@ -9,12 +9,12 @@ use crate::places::places_ever;
 
 /// Why some task of `spec` can never fit any of `nodes`, in one sentence;
 /// `None` when each could. Nodes count whatever their state: one that is down
-/// or cordoned may come back. Costs O(tasks × nodes).
-pub fn never_fits<'a>(
-    nodes: impl IntoIterator<Item = &'a NodeRow>,
+/// or cordoned may come back. Costs as many looks as there are nodes before one that each task
+/// fits, at most O(tasks × nodes).
+pub fn never_fits<'a, Nodes: Iterator<Item = &'a NodeRow>>(
+    nodes: impl Fn() -> Nodes,
     spec: &JobSpec,
 ) -> Option<String> {
-    let nodes: Vec<&NodeRow> = nodes.into_iter().collect();
     let several = spec.tasks.len() > 1;
     spec.tasks.iter().find_map(|task| {
         let request = Request::anywhere(spec, task);
@@ -25,11 +25,14 @@ pub fn never_fits<'a>(
 }
 
 /// The part after the colon, for one task.
-pub(crate) fn task_never_fits(nodes: &[&NodeRow], request: Request<'_>) -> Option<String> {
+pub(crate) fn task_never_fits<'a, Nodes: Iterator<Item = &'a NodeRow>>(
+    nodes: impl Fn() -> Nodes,
+    request: Request<'_>,
+) -> Option<String> {
     let mut nearest: Option<Misfit> = None;
-    for row in nodes {
+    for row in nodes() {
         match is_eligible(row, request) {
-            Ok(()) => return gang_never_fits(nodes, request),
+            Ok(()) => return gang_never_fits(nodes(), request),
             // The order of `Misfit` is from far to near, the amount last.
             Err(misfit) => nearest = nearest.max(Some(misfit)),
         }
@@ -38,9 +41,13 @@ pub(crate) fn task_never_fits(nodes: &[&NodeRow], request: Request<'_>) -> Optio
 }
 
 /// Of a gang whose members could each run somewhere.
-fn gang_never_fits(nodes: &[&NodeRow], request: Request<'_>) -> Option<String> {
+fn gang_never_fits<'a>(
+    nodes: impl Iterator<Item = &'a NodeRow>,
+    request: Request<'_>,
+) -> Option<String> {
     request.task.gang?;
-    let (places, members) = (places_ever(nodes, request), request.task.count);
+    let nodes: Vec<&NodeRow> = nodes.collect();
+    let (places, members) = (places_ever(&nodes, request), request.task.count);
     (places < u64::from(members))
         .then(|| format!("all together have {places} places, its gang needs {members} at once"))
 }
@@ -97,7 +104,7 @@ mod tests {
     fn the_largest_host_is_named() {
         let nodes = [node_row(1, gpu_node(4)), node_row(2, gpu_node(8)), node_row(3, gpu_node(0))];
         let check = |spec: &JobSpec, expected: Option<&str>| {
-            assert_eq!(never_fits(&nodes, spec).as_deref(), expected);
+            assert_eq!(never_fits(|| nodes.iter(), spec).as_deref(), expected);
         };
         let plain = |task| job(Policy::BestFit, task);
         check(&plain(gpu_task(8)), None);
@@ -125,7 +132,7 @@ mod tests {
         let constraints = Constraints { node: Some(name("gpu-9")), ..Constraints::default() };
         let elsewhere = JobSpec { constraints, ..plain(task()) };
         check(&elsewhere, Some("no host can ever fit: there is no node `gpu-9`"));
-        let nowhere = never_fits([], &plain(task()));
+        let nowhere = never_fits(std::iter::empty, &plain(task()));
         assert_eq!(nowhere.as_deref(), Some("no host can ever fit: there are no nodes yet"));
     }
 }

@@ -50,7 +50,7 @@ pub fn what_would_happen(
     now: StateMs,
     spec: &Arc<JobSpec>,
 ) -> Result<PlanPreview, Refusal> {
-    let never_fits = never_fits(view.nodes().values().map(AsRef::as_ref), spec);
+    let never_fits = never_fits(|| view.nodes().values().map(AsRef::as_ref), spec);
     let Tried { mut copy, job, version, outcome } = tried(view, soft, now, spec)?;
     let PlanOutcome { placements, reservations, exhausted, .. } = outcome;
     apply_one(&mut copy, now, Command::Reserve { reservations: reservations.clone() })?;
