@@ -54,7 +54,7 @@ impl NodeReservationRow {
 
     /// Whether it keeps anybody out now: where others are asked to end when it begins, they may
     /// run there until then.
-    fn is_felt(&self) -> bool {
+    pub(crate) fn is_felt(&self) -> bool {
         self.begun || self.spec.running == AtBegin::Keep
     }
 

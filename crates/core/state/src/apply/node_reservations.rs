@@ -53,12 +53,21 @@ impl Step<'_> {
         }
         self.check_alone(spec)?;
         let version = found.saturating_add(1);
-        let row =
-            NodeReservationRow { spec: spec.clone(), version, begun: false, changed_at: self.wall };
+        // One in force stays so unless its beginning is moved, whatever this leader's clock shows.
+        let goes_on = |row: &NodeReservationRow| {
+            row.begun && (spec.from <= row.spec.from || spec.from <= self.wall)
+        };
+        let begun = known.is_some_and(|row| goes_on(&row));
+        let row = NodeReservationRow { spec: spec.clone(), version, begun, changed_at: self.wall };
         let name = spec.name.clone();
-        self.state.node_reservations.insert(name.clone(), Arc::new(row));
+        self.state.node_reservations.insert(name.clone(), Arc::new(row.clone()));
         self.emit(None, None, None, EventKind::NodesReserved { name: name.clone(), version });
-        self.turn_node_reservation(&name)?;
+        self.let_places_go(&row);
+        if begun {
+            self.clear_for(&row);
+        } else {
+            self.turn_node_reservation(&name)?;
+        }
         Ok(Reply::NodesReserved { version })
     }
 
@@ -84,8 +93,10 @@ impl Step<'_> {
             self.state.node_reservations.remove(name);
             self.emit(None, None, None, EventKind::NodesFreed { name: name.clone(), over: true });
         } else if !row.begun && row.spec.from <= self.wall {
-            self.state.node_reservations.edit(name, |row| row.begun = true);
+            let row = NodeReservationRow { begun: true, ..NodeReservationRow::clone(&row) };
+            self.state.node_reservations.insert(name.clone(), Arc::new(row.clone()));
             self.emit(None, None, None, EventKind::ReservationBegun { name: name.clone() });
+            self.let_places_go(&row);
             self.clear_for(&row);
         }
         Ok(Reply::Done)
@@ -110,28 +121,47 @@ impl Step<'_> {
         let_in.map_err(|misfit| Refusal::DoesNotFit { allocation, misfit })
     }
 
-    /// What is not let in keeps no place on its nodes, and is asked to end if that was said.
-    fn clear_for(&mut self, row: &NodeReservationRow) {
+    /// A node is in a pool that it was not in before: what is reserved of that is reserved of it.
+    /// What runs on it is not asked to end, since no reservation begins.
+    pub(super) fn let_places_go_of_all(&mut self) {
+        let rows: Vec<Arc<NodeReservationRow>> =
+            self.state.node_reservations.values().cloned().collect();
+        rows.iter().for_each(|row| self.let_places_go(row));
+    }
+
+    /// What is not let in keeps no place on its nodes: nobody knows when it would begin there.
+    fn let_places_go(&mut self, row: &NodeReservationRow) {
+        if !row.is_felt() {
+            return;
+        }
         let nodes = self.state.nodes.values().filter(|node| row.covers(node));
-        let nodes: Vec<Arc<NodeRow>> = nodes.cloned().collect();
-        let stays = |id: &AllocationId| {
-            self.state.jobs.get(&id.job).is_none_or(|job| row.lets_in(&job.spec))
-        };
-        let kept = nodes.iter().flat_map(|node| &node.reservations);
-        let kept = kept.flat_map(|one| one.members.keys()).filter(|id| !stays(id));
+        let kept = nodes.flat_map(|node| node.reservations.iter());
+        let kept = kept.flat_map(|one| one.members.keys()).filter(|id| !self.stays(row, id));
         let kept: Vec<AllocationId> = kept.copied().collect();
-        let ends = nodes.iter().filter(|_| row.spec.running == AtBegin::End);
-        let ends = ends.flat_map(|node| &node.live).filter(|id| !stays(id));
+        let reason = format!("its node is reserved (`{}`), and not for such jobs", row.spec.name);
+        self.drop_named(&kept, &reason);
+    }
+
+    /// What is not let in is asked to end, if that was said.
+    fn clear_for(&mut self, row: &NodeReservationRow) {
+        if row.spec.running == AtBegin::Keep {
+            return;
+        }
+        let nodes = self.state.nodes.values().filter(|node| row.covers(node));
+        let ends = nodes.flat_map(|node| node.live.iter()).filter(|id| !self.stays(row, id));
         // What ends already does so for its own reason.
         let live = ends.filter_map(|id| self.state.allocations.get(id));
         let ends = live.filter(|row| row.state.stop_intent().is_none());
         let ends: Vec<AllocationId> = ends.map(|row| row.id).collect();
         let reason =
             format!("its node is reserved now (`{}`), and not for such jobs", row.spec.name);
-        self.drop_named(&kept, &reason);
         for id in ends {
             self.stop_allocation(id, StopIntent::Drain, &reason);
         }
+    }
+
+    fn stays(&self, row: &NodeReservationRow, id: &AllocationId) -> bool {
+        self.state.jobs.get(&id.job).is_none_or(|job| row.lets_in(&job.spec))
     }
 
     /// Two of one time share no node: what either says would not be true.

@@ -60,6 +60,9 @@ impl Step<'_> {
         }
         self.stop_what_no_longer_fits(node);
         self.await_no_longer(node);
+        if row.spec.pool != spec.pool {
+            self.let_places_go_of_all();
+        }
         Ok(Reply::Registered { node, session })
     }
 

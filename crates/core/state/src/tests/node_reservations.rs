@@ -149,9 +149,8 @@ fn what_was_stopped_before_it_begins_does_not_come_back() {
     assert_eq!(world.job_state(id), "cancelled");
 }
 
-#[test]
-fn no_place_is_kept_for_whom_it_does_not_let_in() {
-    let mut world = World::new(1);
+/// What fills the only node, and a place there for what is urgent and awaits its end.
+fn place_after(world: &mut World) -> (AllocationId, Reservation) {
     let runs = world.submit(&job(JobKind::Batch, "a", 1, 2));
     let runs = world.place(runs, 0).unwrap();
     world.now += MINUTE;
@@ -164,7 +163,13 @@ fn no_place_is_kept_for_whom_it_does_not_let_in() {
         share: berth_model::ShareMilli::WHOLE,
         memory: device.memory,
     }];
-    let reservation = Reservation { placement, awaits: [runs].into(), patient: false };
+    (runs, Reservation { placement, awaits: [runs].into(), patient: false })
+}
+
+#[test]
+fn no_place_is_kept_for_whom_it_does_not_let_in() {
+    let mut world = World::new(1);
+    let (_, reservation) = place_after(&mut world);
     let reserve = |world: &mut World| {
         let reservations = vec![reservation.clone()];
         let reply = world.one(Command::Reserve { reservations }).unwrap();
@@ -177,10 +182,15 @@ fn no_place_is_kept_for_whom_it_does_not_let_in() {
     let refused = reserve(&mut world);
     let Refusal::DoesNotFit { misfit, .. } = &refused[0] else { panic!("{refused:?}") };
     assert_eq!(Some(misfit.clone()), soon(30));
-    let end = NodeReservation { running: AtBegin::End, ..spec };
-    assert_eq!(set(&mut world, end), Ok(Reply::NodesReserved { version: 2 }));
+    let end = NodeReservation { running: AtBegin::End, ..spec.clone() };
+    assert_eq!(set(&mut world, end.clone()), Ok(Reply::NodesReserved { version: 2 }));
     assert_eq!(reserve(&mut world), []);
     assert_eq!(world.state.reservations().count(), 1);
+    // One that was kept before is let go as soon as it is felt.
+    assert_eq!(set(&mut world, spec), Ok(Reply::NodesReserved { version: 3 }));
+    assert_eq!(world.state.reservations().count(), 0);
+    assert_eq!(set(&mut world, end), Ok(Reply::NodesReserved { version: 4 }));
+    assert_eq!(reserve(&mut world), []);
     world.now += 30 * MINUTE;
     turn(&mut world);
     assert_eq!(world.state.reservations().count(), 0);
@@ -250,4 +260,50 @@ fn a_node_that_comes_into_a_reserved_pool_is_reserved() {
     world.register(0);
     assert_eq!(refused(&mut world, &limited(1)), closed());
     assert_eq!(refused(&mut world, &of_launch(limited(1))), None);
+}
+
+#[test]
+fn a_node_that_moves_into_a_reserved_pool_keeps_no_place_and_runs_what_it_ran() {
+    let mut world = World::new(1);
+    let nodes = ReservedNodes::Pool(name("gold"));
+    let running = AtBegin::End;
+    let spec = NodeReservation { nodes, running, ..of_node(&world, 0, (0, 60)) };
+    set(&mut world, spec).unwrap();
+    let (runs, reservation) = place_after(&mut world);
+    world.one(Command::Reserve { reservations: vec![reservation] }).unwrap();
+    assert_eq!(world.state.reservations().count(), 1);
+    let mut spec = super::world::node_spec("node-0", 2);
+    spec.pool = name("gold");
+    let register = Command::RegisterNode {
+        name: name("node-0"),
+        instance_key: [0; 16],
+        spec: std::sync::Arc::new(spec),
+    };
+    world.one(register).unwrap();
+    assert_eq!(world.state.reservations().count(), 0);
+    assert!(world.state.allocations().get(&runs).is_some());
+    assert_eq!(refused(&mut world, &limited(1)), closed());
+}
+
+#[test]
+fn one_in_force_stays_so_under_a_clock_that_is_behind() {
+    let mut world = World::new(1);
+    let spec = of_node(&world, 0, (30, 60));
+    set(&mut world, spec.clone()).unwrap();
+    world.now += 30 * MINUTE;
+    turn(&mut world);
+    let begun = |world: &World| world.state.node_reservations().values().next().unwrap().begun;
+    assert!(begun(&world));
+    world.now -= MINUTE;
+    let longer = NodeReservation { until: spec.until.map(|at| WallMs(at.0 + MINUTE)), ..spec };
+    assert_eq!(set(&mut world, longer.clone()), Ok(Reply::NodesReserved { version: 2 }));
+    assert!(begun(&world));
+    assert_eq!(refused(&mut world, &limited(1)), closed());
+    // Changed to `end`, whom it does not let in is asked to; it does not begin again.
+    let begins = world.events.iter().filter(|event| event.kind.name() == "reservation-begun");
+    assert_eq!(begins.count(), 1);
+    // Moved into the future it is ahead.
+    let later = NodeReservation { from: WallMs(WALL + world.now + MINUTE * 5), ..longer };
+    assert_eq!(set(&mut world, later), Ok(Reply::NodesReserved { version: 3 }));
+    assert!(!begun(&world));
 }
