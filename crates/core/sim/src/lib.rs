@@ -10,6 +10,7 @@ pub mod openb;
 pub mod place;
 pub mod random;
 pub mod replay;
+pub mod serve;
 
 pub use jobs::{JobsOptions, JobsReport, TraceJob};
 pub use place::{Arrival, Moved, MovesMax, NodeShape, PlaceRun, Placed};

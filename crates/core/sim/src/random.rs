@@ -1,29 +1,25 @@
 //! Numbers that look drawn by chance and are the same for the same seed, on every machine.
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): small, fast, and good enough for shuffling lists;
-/// not for secrets.
+use berth_routing::chance::Dice;
+
+/// Good enough for shuffling lists; not for secrets.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub struct Random(Dice);
 
 impl Random {
     pub fn new(seed: u64) -> Random {
-        Random(seed)
+        Random(Dice::new(seed))
     }
 
     /// Any number.
     pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        word ^ (word >> 31)
+        self.0.draw()
     }
 
     /// One of 0 to `count - 1`; 0 of none. Lists are far too short for the unevenness of the
     /// multiplication (Lemire, 2019) to be seen.
     pub fn below(&mut self, count: usize) -> usize {
-        let scaled = u128::from(self.draw()) * count as u128;
-        usize::try_from(scaled >> 64).unwrap_or(0)
+        self.0.below(count)
     }
 
     /// Every order is as likely (Fisher and Yates).
