@@ -73,12 +73,14 @@ impl Environment {
 
     fn parse(line: &[u8]) -> Option<Self> {
         let fields = fields(line)?;
-        let [memory_bytes, start, end] = [23, 50, 51].map(|field| number(&fields, field));
-        Some(match (memory_bytes?, start?, end?) {
-            (0, _, _) => Self::Nothing,
-            (_, _, 0) => Self::NotYet,
-            (_, start, end) if start == end => Self::Nothing,
-            (_, start, _) => Self::At(start),
+        let [memory_bytes, code, start, end] = [23, 26, 50, 51].map(|field| number(&fields, field));
+        // The kernel (create_elf_tables) first has the environment end where it starts, and a process may be kept from
+        // running right then; where its code starts it says only when all is laid out.
+        Some(match (memory_bytes?, code?, start?, end?) {
+            (0, ..) => Self::Nothing,
+            (_, 0, ..) | (_, _, _, 0) => Self::NotYet,
+            (_, _, start, end) if start == end => Self::Nothing,
+            (_, _, start, _) => Self::At(start),
         })
     }
 }
@@ -184,19 +186,20 @@ mod tests {
 
     #[test]
     fn an_environment_that_is_not_laid_out_yet_is_none_that_is_empty() {
-        let line = |memory: u64, start: u64, end: u64| {
+        let line = |memory: u64, code: u64, start: u64, end: u64| {
             let mut fields = vec!["1".to_owned(); 50];
             fields[0] = "(a)".to_owned();
             fields[1] = "R".to_owned();
-            for (field, value) in [(23, memory), (50, start), (51, end)] {
+            for (field, value) in [(23, memory), (26, code), (50, start), (51, end)] {
                 fields[field - 2] = value.to_string();
             }
             Environment::parse(format!("42 {}", fields.join(" ")).as_bytes())
         };
-        assert_eq!(line(4096, 70, 80), Some(Environment::At(70)));
-        assert_eq!(line(4096, 70, 70), Some(Environment::Nothing));
-        assert_eq!(line(4096, 0, 0), Some(Environment::NotYet));
-        assert_eq!(line(0, 0, 0), Some(Environment::Nothing), "a thread of the kernel");
+        assert_eq!(line(4096, 40, 70, 80), Some(Environment::At(70)));
+        assert_eq!(line(4096, 40, 70, 70), Some(Environment::Nothing));
+        assert_eq!(line(4096, 0, 0, 0), Some(Environment::NotYet));
+        assert_eq!(line(4096, 0, 70, 70), Some(Environment::NotYet), "its end is not known yet");
+        assert_eq!(line(0, 0, 0, 0), Some(Environment::Nothing), "a thread of the kernel");
         assert_eq!(Environment::parse(b"42 (a) R 1 2"), None);
     }
 
