@@ -1,5 +1,10 @@
 //! In turns, the more often the sooner it answers: parts by the inverse of the answer times of late,
 //! made anew every ten seconds, so that one slow answer moves nothing at once.
+//!
+//! Answer times are known only after the answers: who had little to do looks fast, is sent nearly
+//! all, and is found out when what it was sent ends. So nobody gets more while it has far more in
+//! flight than the others: without that a fleet of equal replicas could do half of what it can, and
+//! one of unequal ones a fifth.
 
 use super::weighted;
 use crate::clock::SpanUs;
@@ -23,7 +28,9 @@ pub(super) fn choose(field: &mut Field<'_>) -> Option<Choice> {
     let known = field.open.iter().filter_map(|position| field.replicas[*position].part);
     let (sum, count) = known.fold((0_u64, 0_u64), |(sum, count), part| (sum + part, count + 1));
     let mean = sum.checked_div(count).unwrap_or(FAST);
-    let now = field.now;
+    let (bound, counted, now) = (field.bound(), field.counted, field.now);
+    let replicas = &*field.replicas;
+    field.open.retain(|position| replicas[*position].in_flight(counted) < bound);
     weighted::take_turn(field, Reason::AnswerTimeTurn, |replica: &Replica| {
         let part = u128::from(replica.part.unwrap_or(mean).max(1));
         let weighed = part * u128::from(replica.weight(now)) / 1_000;

@@ -472,3 +472,23 @@ proptest! {
         prop_assert!(before == busier || chosen(&pool) != busier);
     }
 }
+
+/// Answer times tell of a fleet only when the answers have ended, and while they tell that one is
+/// fast it is sent all the more: nothing but what it has in flight says that it is not.
+#[test]
+fn who_is_thought_to_be_fast_is_not_sent_what_others_could_do() {
+    let mut pool = pool(Policy::ResponseTime, 4);
+    for number in 0..4 {
+        let (ticket, decision) = pool.pick(&plain(), &[], number, GatewayUs(0)).unwrap();
+        let took = if decision.replica.instance.0 == 0 { 1 } else { 100 };
+        pool.finish(ticket, Outcome::Answered, GatewayUs(took * SECOND));
+    }
+    let now = GatewayUs(200 * SECOND);
+    let mut sent = [0_u32; 4];
+    for number in 0..400 {
+        let (_, decision) = pool.pick(&plain(), &[], number, now).unwrap();
+        sent[decision.replica.instance.0 as usize] += 1;
+    }
+    // A quarter more than the mean.
+    assert!((100..=126).contains(&sent[0]), "{sent:?}");
+}
