@@ -74,6 +74,21 @@ pub struct ServeReport {
     pub effective_milli: u64,
     /// From the first arrival to the last end.
     pub lasted: SpanUs,
+    /// At most [`SPREAD_MAX`] of the times to the first token, evenly among all that were answered
+    /// and in ascending order.
+    pub first_spread: Vec<SpanUs>,
+}
+
+/// As fine as a drawing of them can show.
+pub const SPREAD_MAX: usize = 1_000;
+
+/// Some of many, evenly, the first and the last among them.
+pub(super) fn spread(sorted: &[SpanUs]) -> Vec<SpanUs> {
+    let Some(last) = sorted.len().checked_sub(1) else { return Vec::new() };
+    if sorted.len() <= SPREAD_MAX {
+        return sorted.to_vec();
+    }
+    (0..SPREAD_MAX).map(|index| sorted[index * last / (SPREAD_MAX - 1)]).collect()
 }
 
 impl ServeReport {

@@ -6,112 +6,22 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use berth_model::{AllocationId, InstanceIndex};
 use berth_routing::retry::{Attempt, Budget, Progress, Repeatable, Retry};
-use berth_routing::{Blocks, GatewayUs, Member, Outcome, Policy, Pool, Request, SpanUs, Ticket};
-use thiserror::Error;
+use berth_routing::{GatewayUs, Member, Outcome, Pool, Request, SpanUs, Ticket};
 
+use super::arrivals::{ServeArrival, scaled};
 use super::engine::{Done, Engine, EngineShape, Work};
-use super::report::{Latency, ServeReport, Slo};
+use super::options::{Checks, Outage, OutageKind, Retries, ServeError, ServeOptions, check};
+use super::report::{Latency, ServeReport, spread};
 use crate::random::Random;
 
-/// More requests than a trace has are a mistake in it.
-pub const ARRIVALS_MAX: usize = 10_000_000;
 /// A refused connection is known after so long.
 const REFUSED_AFTER: SpanUs = SpanUs::from_millis(1);
-/// Halvings of the search for a capacity.
-const SEARCH_STEPS: u32 = 9;
+/// The lowest rate at which a capacity is looked for, in thousandths of the trace's.
+const CAPACITY_LEAST_MILLI: u64 = 10;
 
-/// A request of a trace.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ServeArrival {
-    pub at: GatewayUs,
-    pub prompt_tokens: u32,
-    /// At least 1.
-    pub output_tokens: u32,
-    /// The prompt in blocks, where the trace tells what prompts have in common.
-    pub prefix: Blocks,
-}
-
-/// The replicas.
-pub type Fleet = Vec<EngineShape>;
-
-/// A replica that is not there for a while.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outage {
-    pub replica: usize,
-    pub from: GatewayUs,
-    pub lasts: SpanUs,
-    pub kind: OutageKind,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OutageKind {
-    /// Its connections break, and new ones are refused.
-    Dead,
-    /// It takes requests and answers none; what it had goes on afterwards.
-    Hung,
-}
-
-/// Whether somebody looks whether replicas are well.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Checks {
-    /// Nobody, nor is it learnt from failures: a fixed list.
-    None,
-    /// Every second; three that fail take it off, and one that does not puts it back.
-    EverySecond,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Retries {
-    None,
-    Budget,
-}
-
-/// What is varied from run to run.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ServeOptions {
-    pub policy: Policy,
-    pub fleet: Fleet,
-    pub slo: Slo,
-    pub outages: Vec<Outage>,
-    pub checks: Checks,
-    pub retries: Retries,
-    /// No first token for so long, or none after another, is a failure; `None`: it is waited for.
-    pub silence_max: Option<SpanUs>,
-    pub seed: u64,
-}
-
-/// Why a run cannot be made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-pub enum ServeError {
-    #[error("there are no replicas")]
-    NoReplicas,
-    #[error("there are no requests")]
-    NoArrivals,
-    #[error("{count} requests are more than {ARRIVALS_MAX}")]
-    TooMany { count: usize },
-    #[error("request {index} arrives before the one that is written before it")]
-    OutOfOrder { index: usize },
-    #[error("request {index} has no token of a prompt or of an answer")]
-    Empty { index: usize },
-    #[error("an outage is of replica {replica}, and there are {replicas}")]
-    NoSuchReplica { replica: usize, replicas: usize },
-}
-
-/// The same requests in less time, or more: at `rate_milli` of 2,000 twice as many a second.
-pub fn scaled(arrivals: &[ServeArrival], rate_milli: u64) -> Vec<ServeArrival> {
-    let rate = u128::from(rate_milli.max(1));
-    let first = arrivals.first().map_or(0, |arrival| arrival.at.0);
-    let at = |at: GatewayUs| {
-        let since = u128::from(at.0.saturating_sub(first)) * 1_000 / rate;
-        GatewayUs(u64::try_from(since).unwrap_or(u64::MAX))
-    };
-    let scaled =
-        arrivals.iter().map(|arrival| ServeArrival { at: at(arrival.at), ..arrival.clone() });
-    scaled.collect()
-}
-
-/// The highest multiple of the trace's rate, in thousandths, at which 99 of 100 requests are
-/// answered well; 0 where that is not so at a hundredth of it. At most `most_milli`.
+/// The multiple of the trace's rate, in thousandths, up to which 99 of 100 requests are answered
+/// well, to a hundredth of it: doubled until it is too much, and then halved in between. 0 where a
+/// hundredth of the trace's rate is too much, and at most `most_milli`.
 ///
 /// # Errors
 /// As [`run`].
@@ -121,25 +31,27 @@ pub fn capacity(
     most_milli: u64,
 ) -> Result<u64, ServeError> {
     let is_fine = |rate_milli: u64| -> Result<bool, ServeError> {
-        let report = run(&scaled(arrivals, rate_milli), options)?;
+        let report = run(arrivals, &ServeOptions { rate_milli, ..options.clone() })?;
         Ok(report.good_per_100_000() >= 99_000)
     };
-    let (mut fine, mut too_much) = (0, most_milli.max(10));
-    if is_fine(too_much)? {
-        return Ok(too_much);
+    let (mut fine, mut next) = (0, CAPACITY_LEAST_MILLI.min(most_milli));
+    while is_fine(next)? {
+        fine = next;
+        if fine >= most_milli {
+            return Ok(fine);
+        }
+        next = most_milli.min(2 * fine);
     }
-    if !is_fine(10)? {
-        return Ok(0);
-    }
-    for _ in 0..SEARCH_STEPS {
-        let middle = u64::midpoint(fine.max(10), too_much);
+    let mut too_much = next;
+    while fine > 0 && too_much - fine > (fine / 100).max(1) {
+        let middle = u64::midpoint(fine, too_much);
         if is_fine(middle)? {
             fine = middle;
         } else {
             too_much = middle;
         }
     }
-    Ok(fine.max(10))
+    Ok(fine)
 }
 
 /// Serves the requests.
@@ -154,33 +66,6 @@ pub fn run(arrivals: &[ServeArrival], options: &ServeOptions) -> Result<ServeRep
         run.handle(event);
     }
     Ok(run.report())
-}
-
-fn check(arrivals: &[ServeArrival], options: &ServeOptions) -> Result<(), ServeError> {
-    if options.fleet.is_empty() {
-        return Err(ServeError::NoReplicas);
-    }
-    if arrivals.is_empty() {
-        return Err(ServeError::NoArrivals);
-    }
-    if arrivals.len() > ARRIVALS_MAX {
-        return Err(ServeError::TooMany { count: arrivals.len() });
-    }
-    let late = arrivals.windows(2).position(|pair| pair[0].at > pair[1].at);
-    if let Some(index) = late {
-        return Err(ServeError::OutOfOrder { index: index + 1 });
-    }
-    let empty = |arrival: &ServeArrival| arrival.prompt_tokens == 0 || arrival.output_tokens == 0;
-    if let Some(index) = arrivals.iter().position(empty) {
-        return Err(ServeError::Empty { index });
-    }
-    let replicas = options.fleet.len();
-    match options.outages.iter().find(|outage| outage.replica >= replicas) {
-        Some(Outage { replica, .. }) => {
-            Err(ServeError::NoSuchReplica { replica: *replica, replicas })
-        }
-        None => Ok(()),
-    }
 }
 
 /// What happens at a moment; of one moment in the order in which it was told.
@@ -294,7 +179,7 @@ impl<'a> Run<'a> {
             last_end: GatewayUs(0),
         };
         run.set_members();
-        run.tell(arrivals[0].at, Event::Arrives { index: 0 });
+        run.tell(run.at(&arrivals[0]), Event::Arrives { index: 0 });
         for (outage, one) in options.outages.iter().enumerate() {
             run.tell(one.from, Event::Fails { outage });
             run.tell(one.from.after(one.lasts), Event::Returns { outage });
@@ -303,6 +188,10 @@ impl<'a> Run<'a> {
             run.tell(GatewayUs(0), Event::Check { round: 0 });
         }
         run
+    }
+
+    fn at(&self, arrival: &ServeArrival) -> GatewayUs {
+        scaled(arrival.at, self.arrivals[0].at, self.options.rate_milli)
     }
 
     fn tell(&mut self, at: GatewayUs, event: Event) {
@@ -314,7 +203,7 @@ impl<'a> Run<'a> {
         match event {
             Event::Arrives { index } => {
                 if let Some(next) = self.arrivals.get(index + 1) {
-                    self.tell(next.at, Event::Arrives { index: index + 1 });
+                    self.tell(self.at(next), Event::Arrives { index: index + 1 });
                 }
                 self.budget.request(self.now);
                 self.send(index, 1, Vec::new());
@@ -415,8 +304,8 @@ impl<'a> Run<'a> {
         self.pool.first_byte(&mut open.ticket, self.now);
         self.pool.finish(open.ticket, Outcome::Answered, self.now);
         let arrival = &self.arrivals[index];
-        let first = open.first.unwrap_or(self.now).since(arrival.at);
-        let whole = self.now.since(arrival.at);
+        let first = open.first.unwrap_or(self.now).since(self.at(arrival));
+        let whole = self.now.since(self.at(arrival));
         let after_first = u64::from(arrival.output_tokens).saturating_sub(1);
         let each = SpanUs((whole.0 - first.0).checked_div(after_first).unwrap_or(0));
         let (slo, shape) = (self.options.slo, EngineShape::default());
@@ -534,7 +423,7 @@ impl<'a> Run<'a> {
     fn report(mut self) -> ServeReport {
         let hit = self.replicas.iter().map(|one| one.engine.hit());
         let (hit, all) = hit.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        let lasted = self.last_end.since(self.arrivals[0].at);
+        let lasted = self.last_end.since(GatewayUs(0));
         let speed: u128 =
             self.options.fleet.iter().map(|shape| u128::from(shape.speed_milli)).sum();
         let could = u128::from(lasted.0) * speed / 1_000;
@@ -543,6 +432,7 @@ impl<'a> Run<'a> {
         self.sums.effective_milli = u64::try_from(effective).unwrap_or(u64::MAX);
         self.sums.lasted = lasted;
         self.sums.first = Latency::of(&mut self.first);
+        self.sums.first_spread = spread(&self.first);
         self.sums.each = Latency::of(&mut self.each);
         self.sums.whole = Latency::of(&mut self.whole);
         self.sums

@@ -1,9 +1,9 @@
 //! The engine by hand, and runs whose outcome is known.
 
 use super::*;
-use berth_routing::chance::mix_both;
-use berth_routing::{Blocks, GatewayUs, Policy, SpanUs};
+use berth_routing::{Blocks, Policy};
 
+use super::report::{SPREAD_MAX, spread};
 use crate::random::Random;
 
 fn work(id: u64, prompt_tokens: u64, output_tokens: u64) -> Work {
@@ -53,12 +53,7 @@ fn who_comes_while_others_are_written_is_read_beside_them_from_the_next_step_on(
 }
 
 fn prefix(words: &[u64]) -> Blocks {
-    let mut hash = 0;
-    let hashes = words.iter().map(|word| {
-        hash = mix_both(hash, *word);
-        hash
-    });
-    Blocks { hashes: hashes.collect(), tokens_each: 512 }
+    chained(words.iter().copied(), 512)
 }
 
 #[test]
@@ -103,6 +98,7 @@ fn options(policy: Policy, fleet: Fleet) -> ServeOptions {
     ServeOptions {
         policy,
         fleet,
+        rate_milli: 1_000,
         slo: Slo::default(),
         outages: Vec::new(),
         checks: Checks::EverySecond,
@@ -207,11 +203,24 @@ fn an_outage_costs_what_runs_there_and_a_fixed_list_much_more() {
 }
 
 #[test]
+fn of_many_times_some_are_kept_from_the_first_to_the_last() {
+    let times: Vec<SpanUs> = (0..2_500).map(SpanUs).collect();
+    let kept = spread(&times);
+    assert_eq!((kept.len(), kept[0], kept[999]), (SPREAD_MAX, SpanUs(0), SpanUs(2_499)));
+    assert!(kept.windows(2).all(|pair| (2..=3).contains(&(pair[1].0 - pair[0].0))));
+    assert_eq!(spread(&times[..3]), &times[..3]);
+    assert_eq!(spread(&[]), []);
+}
+
+#[test]
 fn a_capacity_is_where_one_more_is_too_much() {
     let arrivals = chat(4);
     let options = options(Policy::Auto, speeds(&[1_000; 2]));
     let found = capacity(&arrivals, &options, 64_000).unwrap();
-    let good = |rate| run(&scaled(&arrivals, rate), &options).unwrap().good_per_100_000();
+    let good = |rate_milli| {
+        let options = ServeOptions { rate_milli, ..options.clone() };
+        run(&arrivals, &options).unwrap().good_per_100_000()
+    };
     assert!(found > 1_000, "{found}");
     assert!(good(found) >= 99_000 && good(found * 5 / 4) < 99_000, "{found}");
 }
@@ -234,4 +243,23 @@ fn what_makes_no_sense_is_told() {
         Outage { replica: 1, from: GatewayUs(0), lasts: SpanUs::ZERO, kind: OutageKind::Dead };
     let absent = ServeOptions { outages: vec![outage], ..base };
     assert_eq!(of(&chat(1), &absent), ServeError::NoSuchReplica { replica: 1, replicas: 1 });
+}
+
+#[test]
+fn outages_by_chance_are_as_many_as_asked_for_and_none_meet() {
+    let lasts = SpanUs::from_secs(30);
+    let spread =
+        |seed| spread_outages((12, lasts, OutageKind::Dead), 8, SpanUs::from_secs(480), seed);
+    assert_eq!(spread(1), spread(1));
+    assert_ne!(spread(1), spread(2));
+    for seed in 0..50 {
+        let outages = spread(seed);
+        assert!((8..=12).contains(&outages.len()), "{}", outages.len());
+        for (place, one) in outages.iter().enumerate() {
+            let mut others =
+                outages[place + 1..].iter().filter(|other| other.replica == one.replica);
+            assert!(others.all(|other| one.from.since(other.from).max(other.from.since(one.from)) > lasts));
+        }
+    }
+    assert_eq!(spread_outages((3, lasts, OutageKind::Dead), 1, SpanUs::ZERO, 1).len(), 1);
 }
