@@ -17,6 +17,7 @@ mod host;
 mod interrupt;
 mod lists;
 mod output;
+mod requests;
 mod session;
 mod terminal;
 mod usage;

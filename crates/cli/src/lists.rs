@@ -9,6 +9,7 @@ use std::str::FromStr;
 use berth_model::{CpuMilli, DurationMs, MemoryBytes, Name, ShareMilli, StateMs};
 use berth_sim::jobs::TraceJob;
 use berth_sim::place::{Arrival, Moved, NodeShape, Placed};
+use berth_sim::serve::{Blocks, GatewayUs, ServeArrival};
 use csv::{Reader, StringRecord, Writer};
 
 use crate::error::{CliError, Fault};
@@ -108,6 +109,19 @@ pub(crate) fn read_jobs(path: &Path, gpus: u32) -> Result<Vec<(u64, TraceJob)>, 
             class: *classes.entry(class.to_owned()).or_insert(next),
         };
         Ok((row.line, job))
+    })
+}
+
+/// `arrival_s,context_tokens,generated_tokens`: requests, each with the line that it stands in.
+pub(crate) fn read_requests(path: &Path) -> Result<Vec<(u64, ServeArrival)>, CliError> {
+    read(path, &["arrival_s", "context_tokens", "generated_tokens"], |row| {
+        let arrival = ServeArrival {
+            at: GatewayUs(row.milliseconds("arrival_s")?.saturating_mul(1_000)),
+            prompt_tokens: row.number_within("context_tokens", 1, u32::MAX)?,
+            output_tokens: row.number_within("generated_tokens", 1, u32::MAX)?,
+            prefix: Blocks::default(),
+        };
+        Ok((row.line, arrival))
     })
 }
 

@@ -3,6 +3,7 @@
 pub mod jobs;
 pub mod place;
 pub mod replay;
+pub mod serve;
 
 use clap::Subcommand;
 
@@ -16,6 +17,8 @@ pub enum SimCommand {
     Place(Box<place::PlaceArgs>),
     /// Queue a list of jobs for a pool of GPUs, and compare in which order they are served
     Jobs(jobs::JobsArgs),
+    /// Serve the requests of a trace over a fleet of replicas, and compare how they are routed
+    Serve(serve::ServeArgs),
     /// Make the decisions of a capture anew, and tell whether they are the same
     Replay(replay::ReplayArgs),
 }
@@ -25,6 +28,7 @@ impl SimCommand {
         match self {
             SimCommand::Place(args) => place::run(&args, session),
             SimCommand::Jobs(args) => jobs::run(&args, session),
+            SimCommand::Serve(args) => serve::run(&args, session),
             SimCommand::Replay(args) => replay::run(&args, session),
         }
     }
