@@ -1,0 +1,52 @@
+//! Looks at replicas: one that is stopped, or whose host is gone, breaks no connection, and only
+//! silence tells.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::Authority;
+use http::{Request, Uri};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::outgoing::{Outgoing, Upstream};
+use crate::service::{Found, Newcomer, Service};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// An answer that takes longer is none.
+const ANSWER_MAX: Duration = Duration::from_millis(500);
+/// So many misses in a row, and it is gone; the first answer brings it back.
+const MISSES: u32 = 3;
+
+/// Until it is no longer of the service.
+pub(crate) async fn look(service: Arc<Service>, newcomer: Newcomer, upstream: Upstream) {
+    let Newcomer { id, authority, path, left } = newcomer;
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut missed = 0;
+    loop {
+        tokio::select! {
+            () = left.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let answers = tokio::select! {
+            () = left.cancelled() => return,
+            answers = answers(&upstream, authority.clone(), &path) => answers,
+        };
+        missed = if answers { 0 } else { missed + 1 };
+        match missed {
+            0 => service.found(id, Found::There),
+            MISSES.. => service.found(id, Found::Gone),
+            _ => {}
+        }
+    }
+}
+
+/// Any answer is one: what it says is for its agent to judge, and it alone decides who is ready.
+async fn answers(upstream: &Upstream, authority: Authority, path: &str) -> bool {
+    let uri = Uri::builder().scheme("http").authority(authority).path_and_query(path).build();
+    let Ok(uri) = uri else { return true };
+    let mut request = Request::new(Outgoing::Whole(Bytes::new()));
+    *request.uri_mut() = uri;
+    matches!(timeout(ANSWER_MAX, upstream.request(request)).await, Ok(Ok(_)))
+}

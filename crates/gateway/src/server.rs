@@ -1,0 +1,146 @@
+//! Connections of callers.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::outgoing;
+use crate::probe;
+use crate::proxy::Proxy;
+use crate::routes::Routes;
+use crate::table::Table;
+
+/// The headers of a request come within that.
+const HEADERS_MAX: Duration = Duration::from_secs(10);
+const HEADER_BYTES_MAX: usize = 64 << 10;
+const HEADER_COUNT_MAX: usize = 100;
+const STREAMS_MAX: u32 = 250;
+/// The system has no more descriptors, or the like: it is tried again after that.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GatewayOptions {
+    /// The largest body of a request of OpenAI's API in bytes.
+    pub body_bytes_max: usize,
+    /// How long answers that are being given may take to end when the gateway is stopped.
+    pub drain: Duration,
+}
+
+impl Default for GatewayOptions {
+    fn default() -> GatewayOptions {
+        GatewayOptions { body_bytes_max: 32 << 20, drain: Duration::from_secs(30) }
+    }
+}
+
+/// One gateway.
+#[derive(Clone)]
+pub struct Gateway {
+    proxy: Arc<Proxy>,
+    options: GatewayOptions,
+}
+
+impl Gateway {
+    /// Without routes yet.
+    ///
+    /// # Errors
+    /// Where the system has no chance to give.
+    pub fn new(options: GatewayOptions) -> anyhow::Result<Gateway> {
+        let proxy = Proxy {
+            table: RwLock::new(Arc::new(Table::default())),
+            upstream: outgoing::client(),
+            clock: Arc::new(Clock::new()?),
+            body_bytes_max: options.body_bytes_max,
+        };
+        Ok(Gateway { proxy: Arc::new(proxy), options })
+    }
+
+    /// Routes by those from now on. Requests that are being answered go on. Called within a runtime
+    /// of tokio: replicas that are new are looked at from then on.
+    pub fn route(&self, routes: &Routes) {
+        let mut table = self.proxy.table.write().unwrap_or_else(PoisonError::into_inner);
+        let (next, newcomers) = table.with(routes, &self.proxy.clock);
+        *table = Arc::new(next);
+        drop(table);
+        for (service, newcomer) in newcomers {
+            let upstream = self.proxy.upstream.clone();
+            drop(tokio::spawn(probe::look(service, newcomer, upstream)));
+        }
+    }
+
+    /// Whether it was ever told who serves what.
+    pub fn has_routes(&self) -> bool {
+        self.proxy.table().is_told
+    }
+
+    /// Requests that are counted at any replica of any service.
+    pub fn in_flight(&self) -> u64 {
+        self.proxy.table().services().map(|service| service.in_flight()).sum()
+    }
+
+    /// Serves until `stop`, and then until what is being answered has ended, or the time for that
+    /// is over.
+    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
+        let graceful = GracefulShutdown::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.connection(stream, peer, &graceful),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        tokio::select! {
+            () = graceful.shutdown() => {}
+            () = tokio::time::sleep(self.options.drain) => {
+                tracing::warn!(in_flight = self.in_flight(), "answers are cut off");
+            }
+        }
+    }
+
+    fn connection(&self, stream: TcpStream, peer: SocketAddr, graceful: &GracefulShutdown) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection without nodelay");
+        }
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS_MAX)
+            .max_buf_size(HEADER_BYTES_MAX)
+            .max_headers(HEADER_COUNT_MAX);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX));
+        let proxy = Arc::clone(&self.proxy);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let proxy = Arc::clone(&proxy);
+            async move { Ok::<_, Infallible>(proxy.handle(request, peer).await) }
+        });
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        drop(tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%peer, error = %error, "a connection ended with an error");
+            }
+        }));
+    }
+}

@@ -1,0 +1,217 @@
+//! One service: its replicas as the policy sees them, and where they are.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use berth_model::AllocationId;
+use berth_routing::retry::{Attempt, Budget, Retry};
+use berth_routing::{Decision, Member, NoReplica, Outcome, Pool, Request, Ticket};
+use http::uri::Authority;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::routes::ServiceRoute;
+
+/// A service that can be asked.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub id: String,
+    clock: Arc<Clock>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    route: ServiceRoute,
+    pool: Pool,
+    budget: Budget,
+    places: BTreeMap<AllocationId, Place>,
+}
+
+/// Where a replica is, and whether it is there.
+#[derive(Clone, Debug)]
+struct Place {
+    address: String,
+    authority: Authority,
+    /// Cancelled when it was found to be gone; what waits for it ends then.
+    gone: CancellationToken,
+    /// Cancelled when it is no longer of the service: nobody looks at it any more.
+    left: CancellationToken,
+}
+
+/// A request at a replica. Dropped without an end, its caller has left.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    pub authority: Authority,
+    pub gone: CancellationToken,
+    pub silence_max: Duration,
+    service: Arc<Service>,
+    ticket: Option<Ticket>,
+}
+
+/// What came of looking at a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Found {
+    There,
+    Gone,
+}
+
+/// A replica to look at from now on.
+pub(crate) struct Newcomer {
+    pub id: AllocationId,
+    pub authority: Authority,
+    pub path: String,
+    pub left: CancellationToken,
+}
+
+impl Service {
+    pub fn new(id: String, route: ServiceRoute, clock: Arc<Clock>) -> Service {
+        let pool = Pool::new(route.policy);
+        let route = ServiceRoute { replicas: Vec::new(), ..route };
+        let inner = Inner { route, pool, budget: Budget::default(), places: BTreeMap::new() };
+        Service { id, clock, inner: Mutex::new(inner) }
+    }
+
+    /// Who is there from now on; those who are new are returned to be looked at.
+    pub fn update(&self, route: &ServiceRoute) -> Vec<Newcomer> {
+        let mut inner = self.inner();
+        inner.pool.set_policy(route.policy);
+        let mut places = BTreeMap::new();
+        let mut newcomers = Vec::new();
+        for endpoint in &route.replicas {
+            let id = endpoint.member.id;
+            let Ok(authority) = endpoint.address.parse::<Authority>() else {
+                tracing::warn!(address = %endpoint.address, "a replica's address is none");
+                continue;
+            };
+            let known = inner.places.remove(&id);
+            let place = match known {
+                Some(place) if place.address == endpoint.address => place,
+                replaced => {
+                    if let Some(replaced) = replaced {
+                        replaced.left.cancel();
+                    }
+                    let address = endpoint.address.clone();
+                    let (gone, left) = (CancellationToken::new(), CancellationToken::new());
+                    if let Some(path) = route.health_path.clone() {
+                        let (authority, left) = (authority.clone(), left.clone());
+                        newcomers.push(Newcomer { id, authority, path, left });
+                    }
+                    Place { address, authority, gone, left }
+                }
+            };
+            places.insert(id, place);
+        }
+        // Those who left end what they have.
+        inner.places.values().for_each(|place| place.left.cancel());
+        inner.places = places;
+        inner.route = route.clone();
+        self.set_members(&mut inner);
+        newcomers
+    }
+
+    /// Nobody serves it any more.
+    pub fn end(&self) {
+        self.inner().places.values().for_each(|place| place.left.cancel());
+    }
+
+    /// A replica was found to be gone, or to be back.
+    pub fn found(&self, id: AllocationId, found: Found) {
+        let mut inner = self.inner();
+        let Some(place) = inner.places.get_mut(&id) else { return };
+        match (found, place.gone.is_cancelled()) {
+            (Found::There, true) => place.gone = CancellationToken::new(),
+            (Found::Gone, false) => place.gone.cancel(),
+            (Found::There, false) | (Found::Gone, true) => return,
+        }
+        let service = self.id.as_str();
+        tracing::info!(service, replica = %id, ?found, "a replica was looked at");
+        self.set_members(&mut inner);
+    }
+
+    fn set_members(&self, inner: &mut Inner) {
+        let mut members: Vec<Member> = Vec::new();
+        for endpoint in &inner.route.replicas {
+            let id = endpoint.member.id;
+            let Some(place) = inner.places.get(&id) else { continue };
+            let weight = if place.gone.is_cancelled() { 0 } else { endpoint.member.weight_milli };
+            members.push(Member { weight_milli: weight, ..endpoint.member.clone() });
+        }
+        inner.pool.set_members(&members, self.clock.now());
+    }
+
+    /// Counts a request of a caller, not counting what is sent again.
+    pub fn count(&self) {
+        let now = self.clock.now();
+        self.inner().budget.request(now);
+    }
+
+    /// Who answers; counted there until the charge has ended.
+    pub fn pick(
+        self: &Arc<Service>,
+        request: &Request,
+        tried: &[AllocationId],
+    ) -> Result<(Charge, Decision), NoReplica> {
+        let (chance, now) = (self.clock.chance(), self.clock.now());
+        let mut inner = self.inner();
+        let (ticket, decision) = inner.pool.pick(request, tried, chance, now)?;
+        let silence_max = inner.route.silence_max;
+        let Some(place) = inner.places.get(&decision.replica).cloned() else {
+            inner.pool.finish(ticket, Outcome::Left, now);
+            return Err(NoReplica::NoneReady);
+        };
+        let service = Arc::clone(self);
+        let Place { authority, gone, .. } = place;
+        Ok((Charge { authority, gone, silence_max, service, ticket: Some(ticket) }, decision))
+    }
+
+    pub fn decide(&self, attempt: Attempt) -> Retry {
+        let (chance, now) = (self.clock.chance(), self.clock.now());
+        self.inner().budget.decide(attempt, chance, now)
+    }
+
+    /// Replicas that are told of, and how many of them are not gone.
+    pub fn replicas(&self) -> (usize, usize) {
+        let inner = self.inner();
+        let there = inner.places.values().filter(|place| !place.gone.is_cancelled()).count();
+        (inner.places.len(), there)
+    }
+
+    pub fn route(&self) -> ServiceRoute {
+        self.inner().route.clone()
+    }
+
+    /// Requests that are counted at any replica.
+    pub fn in_flight(&self) -> u64 {
+        self.inner().pool.in_flight()
+    }
+
+    /// What panicked under the lock left nothing half done that matters more than going on.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Charge {
+    /// The first byte of the answer.
+    pub fn first_byte(&mut self) {
+        let now = self.service.clock.now();
+        if let Some(ticket) = &mut self.ticket {
+            self.service.inner().pool.first_byte(ticket, now);
+        }
+    }
+
+    pub fn finish(&mut self, outcome: Outcome) {
+        let now = self.service.clock.now();
+        if let Some(ticket) = self.ticket.take() {
+            self.service.inner().pool.finish(ticket, outcome, now);
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.finish(Outcome::Left);
+    }
+}

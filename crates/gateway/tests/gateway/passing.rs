@@ -1,0 +1,200 @@
+//! What comes through, and how.
+
+use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
+
+use crate::rig::{Rig, chat, next, replica};
+use crate::worker::{Step, answer, chunk, end, json, stream, worker};
+
+const ASK: &str = r#"{"model": "chat", "messages": [{"role": "user", "content": "hi"}]}"#;
+
+#[tokio::test]
+async fn an_answer_comes_through_as_it_is_with_the_callers_id() {
+    let mut worker = worker(json(r#"{"ok":  1}"#)).await;
+    let rig = Rig::new(vec![chat(&[&worker.address])]).await;
+    let body = ASK.replace(':', " :  ");
+    let bytes = format!(
+        "POST /v1/chat/completions?a=%20b HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine-1\r\n\
+         Authorization: Bearer k\r\nX-Forwarded-For: 10.9.9.9\r\nConnection: X-Odd\r\nX-Odd: 1\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = rig.raw(bytes.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.contains("x-request-id: mine-1\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n{\"ok\":  1}"), "{answer}");
+    let seen = worker.requests.recv().await.unwrap();
+    assert!(seen.starts_with("POST /v1/chat/completions?a=%20b HTTP/1.1\r\n"), "{seen}");
+    assert!(seen.ends_with(&body), "{seen}");
+    let lower = seen.to_ascii_lowercase();
+    for expected in [
+        "x-request-id: mine-1\r\n",
+        "x-forwarded-for: 127.0.0.1\r\n",
+        "authorization: bearer k\r\n",
+        &format!("host: {}\r\n", worker.address),
+    ] {
+        assert!(lower.contains(expected), "{expected}: {seen}");
+    }
+    assert!(!lower.contains("x-odd") && !lower.contains("10.9.9.9"), "{seen}");
+    rig.await_idle().await;
+}
+
+#[tokio::test]
+async fn each_event_is_passed_on_before_the_next_one_comes() {
+    let parts = ["data: {\"n\":1}\n\n", "data: {\"n\":2}\n\n", "data: [DONE]\n\n"];
+    let held = parts.iter().flat_map(|part| [Step::Hold, chunk(part)]);
+    let steps = [stream()].into_iter().chain(held).chain([end()]).collect();
+    let worker = worker(steps).await;
+    let rig = Rig::new(vec![chat(&[&worker.address])]).await;
+    worker.go_on.add_permits(1);
+    let (head, mut body) = rig.begin(Method::POST, "/v1/chat/completions", ASK).await;
+    assert_eq!(head.status, StatusCode::OK);
+    assert_eq!(head.headers["content-type"], "text/event-stream");
+    assert!(head.headers.contains_key("x-request-id"));
+    for (index, part) in parts.iter().enumerate() {
+        assert_eq!(next(&mut body).await.unwrap().unwrap(), part.as_bytes());
+        if index < 2 {
+            assert_eq!(rig.gateway.in_flight(), 1, "it is counted until its end");
+            worker.go_on.add_permits(1);
+        }
+    }
+    assert!(next(&mut body).await.is_none());
+    rig.await_idle().await;
+}
+
+#[tokio::test]
+async fn models_are_those_of_the_routes() {
+    let mut other = chat(&[]);
+    other.namespace = "research".parse_name();
+    let mut third = chat(&[]);
+    third.name = "embed".parse_name();
+    third.model = "e5/large".to_owned();
+    let rig = Rig::new(vec![chat(&[]), other, third]).await;
+    let list = rig.ask(Method::GET, "/v1/models", "").await.json();
+    let ids: Vec<&str> = list["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| model["id"].as_str().unwrap())
+        .collect();
+    // Two have the same name, so that it alone names neither.
+    assert_eq!(ids, ["default/chat", "e5/large", "research/chat"]);
+    let one = rig.ask(Method::GET, "/v1/models/e5%2Flarge", "").await.json();
+    assert_eq!(one["object"], "model");
+    assert_eq!(one["created"], 1_700_000_000);
+    let none = rig.ask(Method::GET, "/v1/models/chat", "").await;
+    assert_eq!((none.status, none.code().as_str()), (StatusCode::NOT_FOUND, "model_not_found"));
+}
+
+trait ParseName {
+    fn parse_name(&self) -> berth_model::Name;
+}
+
+impl ParseName for str {
+    fn parse_name(&self) -> berth_model::Name {
+        berth_model::Name::new(self).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn other_workers_are_reached_by_the_name_of_their_service() {
+    let mut worker = worker(vec![answer("201 Created", "text/plain", "made")]).await;
+    let rig = Rig::new(vec![chat(&[&worker.address])]).await;
+    let made = rig.ask(Method::PUT, "/invoke/chat/things/1?x=2", "body").await;
+    assert_eq!((made.status, made.body.as_ref()), (StatusCode::CREATED, &b"made"[..]));
+    let seen = worker.requests.recv().await.unwrap();
+    assert!(seen.starts_with("PUT /things/1?x=2 HTTP/1.1\r\n"), "{seen}");
+    assert!(seen.ends_with("\r\n\r\nbody"), "{seen}");
+    let none = rig.ask(Method::GET, "/invoke/other/", "").await;
+    assert_eq!((none.status, none.code().as_str()), (StatusCode::NOT_FOUND, "service_not_found"));
+}
+
+#[tokio::test]
+async fn who_goes_away_takes_the_request_along() {
+    let silent = worker(vec![Step::Hang]).await;
+    let begun = worker(vec![stream(), chunk("data: 1\n\n"), Step::Hang]).await;
+    for mut worker in [silent, begun] {
+        let rig = Rig::new(vec![chat(&[&worker.address])]).await;
+        let asked = rig.begin(Method::POST, "/v1/chat/completions", ASK);
+        tokio::select! {
+            begun = asked => drop(begun),
+            _ = worker.requests.recv() => {}
+        }
+        // The caller's connections are closed with the client.
+        drop(rig.client);
+        let closed = tokio::time::timeout(crate::rig::PATIENCE, worker.closed.recv()).await;
+        assert!(closed.unwrap().is_some());
+        let gateway = rig.gateway.clone();
+        let idle = async {
+            while gateway.in_flight() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(crate::rig::PATIENCE, idle).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_being_answered_ends_when_its_replica_leaves_or_the_gateway_stops() {
+    let steps =
+        || vec![stream(), chunk("data: 1\n\n"), Step::Hold, chunk("data: [DONE]\n\n"), end()];
+    let (old, new) = (worker(steps()).await, worker(steps()).await);
+    let rig = Rig::new(vec![chat(&[&old.address])]).await;
+    let (_, mut first) = rig.begin(Method::POST, "/v1/chat/completions", ASK).await;
+    assert_eq!(next(&mut first).await.unwrap().unwrap(), "data: 1\n\n");
+    let mut next_route = chat(&[]);
+    next_route.replicas = vec![replica(1, &new.address)];
+    rig.gateway.route(&berth_gateway::Routes { services: vec![next_route] });
+    let (_, mut second) = rig.begin(Method::POST, "/v1/chat/completions", ASK).await;
+    assert_eq!(next(&mut second).await.unwrap().unwrap(), "data: 1\n\n");
+    assert_eq!(new.count.load(std::sync::atomic::Ordering::SeqCst), 1);
+    rig.stop.cancel();
+    old.go_on.add_permits(1);
+    new.go_on.add_permits(1);
+    for body in [first, second] {
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "data: [DONE]\n\n");
+    }
+    rig.served.await.unwrap();
+    assert!(tokio::net::TcpStream::connect(rig.address).await.is_err());
+}
+
+/// However requests end, and wherever their callers leave, nothing stays counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_stays_counted() {
+    let steps = vec![stream(), chunk("data: 1\n\n"), chunk("data: [DONE]\n\n"), end()];
+    let (streaming, plain) = (worker(steps).await, worker(json("{}")).await);
+    let cut = worker(vec![stream(), chunk("data: 1\n\n"), Step::Close]).await;
+    let closing = worker(vec![Step::Close]).await;
+    let addresses = [&streaming, &plain, &cut, &closing].map(|worker| worker.address.as_str());
+    let rig = std::sync::Arc::new(Rig::new(vec![chat(&addresses)]).await);
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..600_u32 {
+        let rig = std::sync::Arc::clone(&rig);
+        callers.spawn(async move {
+            let mut asked = Box::pin(rig.begin(Method::POST, "/v1/chat/completions", ASK));
+            match number % 4 {
+                // Left before the answer, after so many steps of its own.
+                0 => {
+                    for _ in 0..number % 7 {
+                        if futures::poll!(&mut asked).is_ready() {
+                            return;
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                }
+                // Left at the first byte.
+                1 => drop(asked.await),
+                _ => drop(asked.await.1.collect().await),
+            }
+        });
+    }
+    while let Some(ended) = callers.join_next().await {
+        ended.unwrap();
+    }
+    rig.await_idle().await;
+    assert!(
+        [&streaming, &plain]
+            .iter()
+            .all(|one| one.count.load(std::sync::atomic::Ordering::SeqCst) > 0)
+    );
+}
