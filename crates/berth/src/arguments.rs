@@ -30,6 +30,8 @@ pub enum Daemon {
     Scheduler(SchedulerArguments),
     /// Run the agent of this host
     Agent(AgentArguments),
+    /// Pass requests on to the replicas of services
+    Gateway(GatewayArguments),
     /// Run a local cluster in the foreground
     Dev(DevArguments),
     /// Show the whole story on this machine, checked as it goes
@@ -109,6 +111,30 @@ pub struct SchedulerArguments {
     /// With --join: receive the log without a vote, until promoted
     #[arg(long, requires = "join")]
     pub learner: bool,
+    #[command(flatten)]
+    pub process: ProcessArguments,
+}
+
+#[derive(Args)]
+pub struct GatewayArguments {
+    /// The schedulers that tell who serves what [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDR,…")]
+    pub servers: Option<String>,
+    /// Requests of callers [default: 127.0.0.1:7072]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Health and metrics
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+    /// Where the last routes are kept, to begin with while no scheduler can be reached
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Certificate, key and authority for the schedulers
+    #[arg(long, value_name = "DIR")]
+    pub tls_dir: Option<String>,
+    /// Listen beyond this machine, although nothing is encrypted and nobody is asked who they are
+    #[arg(long)]
+    pub plain_text: bool,
     #[command(flatten)]
     pub process: ProcessArguments,
 }
@@ -288,4 +314,7 @@ pub struct MockWorkerArguments {
     /// The port on 127.0.0.1
     #[arg(long)]
     pub port: u16,
+    /// How fast it is, in thousandths of a model of eight billion parameters on an H100
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub speed: u32,
 }

@@ -10,6 +10,7 @@ mod demo;
 mod dev;
 mod dev_fault;
 mod doctor;
+mod gateway;
 mod limits;
 pub mod local;
 mod mock_worker;
@@ -76,6 +77,7 @@ fn run(daemon: Daemon, globals: &GlobalArgs) -> ExitCode {
     let ended = match daemon {
         Daemon::Scheduler(arguments) => scheduler::run(&arguments, config),
         Daemon::Agent(arguments) => agent::run(&arguments, config),
+        Daemon::Gateway(arguments) => gateway::run(&arguments, config),
         Daemon::Dev(DevArguments { command: Some(DevCommand::Fault(arguments)), .. }) => {
             dev_fault::run(&arguments)
         }

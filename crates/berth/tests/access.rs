@@ -57,6 +57,7 @@ const CALLERS: [&str; 18] = [
 ///                 |  |    |  |  |  socket file
 const PEERS: &str = "uu + - - - ---- -- -+ uuu u";
 const AGENTS: &str = "uu - + - - ---- -- +- uuu u";
+const GATEWAYS: &str = "uu - - + - ---- -- -- uuu u";
 const READ: &str = "uu - - - u ++++ uu -- uuu u";
 const SUBMIT: &str = "uu - - - u -+++ uu -- uuu u";
 const OPERATE: &str = "uu - - - u --++ uu -- uuu u";
@@ -70,7 +71,7 @@ const ANYONE: &str = "++ + + + + ++++ ++ ++ +++ +";
 /// Any machine whose certificate is good.
 const MEMBERS: &str = "uu + + + + ++++ ++ ++ uuu u";
 
-const CALLS: [(&str, &str); 71] = [
+const CALLS: [(&str, &str); 72] = [
     ("/berth.raft.v1.Peer/Call", PEERS),
     ("/berth.raft.v1.Peer/Snapshot", PEERS),
     ("/berth.v1.Agents/Session", AGENTS),
@@ -109,6 +110,7 @@ const CALLS: [(&str, &str); 71] = [
     ("/berth.v1.Namespaces/Get", READ),
     ("/berth.v1.Namespaces/List", READ),
     ("/berth.v1.Namespaces/Delete", ADMIN),
+    ("/berth.v1.Gateways/WatchRoutes", GATEWAYS),
     ("/berth.v1.NodeReservations/Set", OPERATE),
     ("/berth.v1.NodeReservations/Get", READ),
     ("/berth.v1.NodeReservations/List", READ),

@@ -11,6 +11,7 @@ mod cluster;
 mod connect;
 mod error;
 mod exec;
+mod gateways;
 mod jobs;
 mod key;
 mod namespaces;

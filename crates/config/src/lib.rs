@@ -33,8 +33,8 @@ pub use load::{FileChoice, Inputs, Loaded, Refused, load};
 pub use problem::Problem;
 pub use reader::Row;
 pub use sections::{
-    Agent, Artifacts, Client, Config, Devices, Disconnect, Disk, Docker, Gpus, Guards, HostUse,
-    Lease, Log, LogFormat, OutputFormat, Raft, RaftProfile, RaftTimers, Scheduler,
+    Agent, Artifacts, Client, Config, Devices, Disconnect, Disk, Docker, Gateway, Gpus, Guards,
+    HostUse, Lease, Log, LogFormat, OutputFormat, Raft, RaftProfile, RaftTimers, Scheduler,
 };
 pub use source::{Setting, Source};
 pub use suggest::nearest;

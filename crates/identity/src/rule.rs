@@ -16,6 +16,8 @@ pub enum Rule {
     Server,
     /// An agent, which then acts for its own node only.
     Agent,
+    /// A gateway.
+    Gateway,
     /// Any machine of this cluster, itself.
     Member,
     /// A person with this role or a higher one, at a machine with a client's
@@ -128,6 +130,7 @@ pub fn rule_of(call: Call) -> Rule {
     match call {
         Call::PeerCall | Call::PeerSnapshot => Rule::Server,
         Call::AgentsSession | Call::AgentsPushLogs | Call::AgentsExec => Rule::Agent,
+        Call::GatewaysWatchRoutes => Rule::Gateway,
         Call::OperatorJoin | Call::AccessEnrol => Rule::Joining,
         Call::AccessRenew => Rule::Renewal,
         Call::AccessRecoverAdmin => Rule::LocalSocket,
@@ -271,6 +274,7 @@ pub fn decide(rule: Rule, caller: &Caller) -> Result<(), Denied> {
                 Rule::LocalSocket | Rule::Anyone => Ok(()),
                 Rule::Server
                 | Rule::Agent
+                | Rule::Gateway
                 | Rule::Member
                 | Rule::Person(_)
                 | Rule::Joining
@@ -284,6 +288,7 @@ pub fn decide(rule: Rule, caller: &Caller) -> Result<(), Denied> {
         Rule::Anyone | Rule::Joining => Ok(()),
         Rule::Server => certified(machine, Machine::Server),
         Rule::Agent => certified(machine, Machine::Agent),
+        Rule::Gateway => certified(machine, Machine::Gateway),
         Rule::Member => good(machine).map(|_| ()),
         Rule::Renewal => match machine {
             MachineProof::Lapsed(id) => renews(id),

@@ -164,7 +164,7 @@ fn is_refusal_of_right(status: &Status) -> bool {
 fn is_recorded(rule: Rule, path: &str) -> bool {
     match rule {
         Rule::Person(Role::Read) => path == Call::JobsLogs.path(),
-        Rule::Anyone | Rule::Server | Rule::Agent | Rule::Member => false,
+        Rule::Anyone | Rule::Server | Rule::Agent | Rule::Gateway | Rule::Member => false,
         Rule::Person(Role::Submit | Role::Operate | Role::Admin)
         | Rule::Joining
         | Rule::Renewal

@@ -15,8 +15,8 @@ use tonic::transport::Server;
 
 use crate::access::{GateLayer, may_speak};
 use crate::rpc::{
-    AccessService, AgentsService, JobsService, NamespacesService, NodeReservationsService,
-    NodesService, OperatorService, REQUEST_BYTES_MAX, Shared,
+    AccessService, AgentsService, GatewaysService, JobsService, NamespacesService,
+    NodeReservationsService, NodesService, OperatorService, REQUEST_BYTES_MAX, Shared,
 };
 
 /// After this a connection takes no new calls and another is made: the callers'
@@ -33,6 +33,7 @@ pub(super) async fn serve_grpc(
 ) -> anyhow::Result<()> {
     use v1::access_server::AccessServer;
     use v1::agents_server::AgentsServer;
+    use v1::gateways_server::GatewaysServer;
     use v1::jobs_server::JobsServer;
     use v1::namespaces_server::NamespacesServer;
     use v1::node_reservations_server::NodeReservationsServer;
@@ -58,6 +59,7 @@ pub(super) async fn serve_grpc(
     let routes = Routes::new(jobs)
         .add_service(NodesServer::new(NodesService(shared.clone())))
         .add_service(NamespacesServer::new(NamespacesService(shared.clone())))
+        .add_service(GatewaysServer::new(GatewaysService(shared.clone())))
         .add_service(NodeReservationsServer::new(NodeReservationsService(shared.clone())))
         .add_service(OperatorServer::new(OperatorService { shared: shared.clone() }))
         .add_service(access)

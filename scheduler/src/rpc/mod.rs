@@ -10,6 +10,7 @@ mod defrag;
 mod events;
 pub mod exec;
 mod files;
+mod gateways;
 mod instance;
 mod jobs;
 mod logs;
@@ -42,6 +43,7 @@ use crate::leader::{Leader, Node};
 
 pub use access::AccessService;
 pub use agents::AgentsService;
+pub use gateways::GatewaysService;
 pub use jobs::JobsService;
 pub use namespaces::NamespacesService;
 pub use node_reservations::NodeReservationsService;

@@ -30,7 +30,7 @@ const FAULTS: Catalogue = Catalogue {
 const BAD_INPUT: Catalogue = Catalogue {
     document: "docs/bad-input.md",
     letter: 'b',
-    rows: &[25..=25, 41..=51, 64..=83],
+    rows: &[25..=25, 41..=56, 58..=58, 60..=83],
     strict: Strict::No,
 };
 

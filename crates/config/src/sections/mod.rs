@@ -2,12 +2,14 @@
 
 mod agent;
 mod client;
+mod gateway;
 mod log;
 mod raft;
 mod scheduler;
 
 pub use agent::{Agent, Artifacts, Devices, Disconnect, Docker, Gpus, HostUse};
 pub use client::{Client, OutputFormat};
+pub use gateway::Gateway;
 pub use log::{Log, LogFormat};
 pub use raft::{Raft, RaftProfile, RaftTimers};
 pub use scheduler::{Disk, Guards, Lease, Scheduler};
@@ -21,6 +23,8 @@ pub struct Config {
     pub scheduler: Scheduler,
     /// `[agent]`
     pub agent: Agent,
+    /// `[gateway]`
+    pub gateway: Gateway,
     /// `[client]`
     pub client: Client,
     /// `[log]`
@@ -32,6 +36,7 @@ impl Config {
         Self {
             scheduler: Scheduler::read(reader),
             agent: Agent::read(reader),
+            gateway: Gateway::read(reader),
             client: Client::read(reader),
             log: Log::read(reader),
         }

@@ -9,6 +9,7 @@ mod job;
 mod namespace;
 mod node;
 mod node_reservation;
+mod routes;
 
 use berth_model::NodeId;
 use berth_state::ClusterState;
@@ -20,6 +21,7 @@ pub use job::{FAILURES_SHOWN_MAX, job, listed_job, versions};
 pub use namespace::namespace;
 pub use node::node;
 pub use node_reservation::node_reservation;
+pub use routes::routes;
 
 /// The name of a node, or its number once it is forgotten.
 fn node_name(state: &ClusterState, id: NodeId) -> String {

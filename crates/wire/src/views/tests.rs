@@ -3,9 +3,10 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, AllocationState, Attempt, Constraints, CpuMilli, Device, DeviceClaim, Drain,
-    DurationMs, EndCause, EndReport, GpuRequest, Guards, InstanceIndex, JobId, JobKind, JobSpec,
-    JobState, MemoryBytes, Name, NodeId, NodeSpec, NodeState, Outcome, Policy, PortRange,
-    RestartPolicy, ShareMilli, Shut, StartPhase, StateMs, StopIntent, TaskIndex, TaskSpec, WallMs,
+    DurationMs, EndCause, EndReport, GpuRequest, Guards, HealthCheck, HealthProbe, InstanceIndex,
+    JobId, JobKind, JobSpec, JobState, MemoryBytes, Name, NodeId, NodeSpec, NodeState, Outcome,
+    Policy, PortClaim, PortRange, RestartPolicy, ShareMilli, Shut, StartPhase, StateMs, StopIntent,
+    TaskIndex, TaskSpec, WallMs,
 };
 use berth_proto::v1;
 use berth_state::{
@@ -109,6 +110,16 @@ impl World {
     }
 
     fn place(&mut self, job: JobId, instance: u32, uuid: &str) -> AllocationId {
+        self.place_with(job, instance, uuid, Vec::new())
+    }
+
+    fn place_with(
+        &mut self,
+        job: JobId,
+        instance: u32,
+        uuid: &str,
+        ports: Vec<PortClaim>,
+    ) -> AllocationId {
         let placement = Placement {
             job,
             task: TaskIndex(0),
@@ -120,7 +131,7 @@ impl World {
                 share: ShareMilli::WHOLE,
                 memory: MemoryBytes(80 << 30),
             }],
-            ports: Vec::new(),
+            ports,
             score: ScoreParts::default(),
         };
         let (reply, _) = self.apply(Command::Place { placements: vec![placement] });
@@ -179,6 +190,46 @@ fn a_job_shows_the_progress_of_its_tasks() {
     assert_eq!(failure.stderr_tail, "no such file");
     let row = world.state.jobs().get(&id).unwrap();
     assert_eq!(listed_job(&world.state, row).tasks[0].failures, []);
+}
+
+/// Of a service with a port on the node, one replica that is ready and one that is not.
+#[test]
+fn routes_lead_to_the_replicas_that_are_ready() {
+    let mut world = World::new();
+    let ports = ["metrics", "http"].map(name).to_vec();
+    let probe = HealthProbe::Http { path: "/healthz".into(), port: name("http") };
+    let health = HealthCheck {
+        probe,
+        interval: DurationMs(1_000),
+        timeout: DurationMs(500),
+        failures: 3,
+        start_period: DurationMs(0),
+    };
+    let reached = TaskSpec { ports: ports.clone(), health: Some(health), ..task(2) };
+    let job = world.submit(spec(JobKind::Service, vec![reached]));
+    assert_eq!(routes(&world.state).services[0].replicas, []);
+    let claim = |first: u16| {
+        let claims = ports.iter().zip(first..);
+        claims.map(|(name, port)| PortClaim { name: name.clone(), port }).collect::<Vec<_>>()
+    };
+    let first = world.place_with(job, 0, "GPU-4", claim(20_000));
+    let second = world.place_with(job, 1, "GPU-5", claim(20_010));
+    world.observe(first, Observed::Running { ready: true, started_at: WallMs(5) });
+    world.observe(second, Observed::Running { ready: false, started_at: WallMs(5) });
+    let told = routes(&world.state);
+    assert_eq!(told.index, world.index);
+    let [service] = told.services.as_slice() else { panic!("{told:?}") };
+    assert_eq!((service.namespace.as_str(), service.name.as_str()), ("research", "render"));
+    assert_eq!((service.model.as_str(), service.health_path.as_str()), ("render", "/healthz"));
+    let replica =
+        v1::ServiceReplica { allocation_id: first.to_string(), address: "127.0.0.1:20001".into() };
+    assert_eq!(service.replicas, [replica]);
+    world.observe(second, Observed::Running { ready: true, started_at: WallMs(5) });
+    assert_eq!(routes(&world.state).services[0].replicas.len(), 2);
+    // What nobody can reach, or is no service, is not told of.
+    let mut world = World::new();
+    world.submit(spec(JobKind::Batch, vec![TaskSpec { ports, ..task(1) }]));
+    assert_eq!(routes(&world.state).services, []);
 }
 
 #[test]

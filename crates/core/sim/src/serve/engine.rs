@@ -80,6 +80,10 @@ pub enum Done {
     FirstToken {
         id: u64,
     },
+    /// One more, between the first and the last; said where steps are told one by one.
+    Token {
+        id: u64,
+    },
     /// The last token; of an answer of one token this alone is said.
     All {
         id: u64,
@@ -99,6 +103,15 @@ pub struct Engine {
     /// Tokens of prompts that were in the cache, and all.
     hit: (u64, u64),
     steps: Option<Steps>,
+    tells: Tells,
+}
+
+/// Which tokens are told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tells {
+    /// The first and the last of each answer: steps that are alike are taken together.
+    Ends,
+    Each,
 }
 
 #[derive(Clone, Debug)]
@@ -138,7 +151,13 @@ impl Engine {
             block_tokens,
             hit: (0, 0),
             steps: None,
+            tells: Tells::Ends,
         }
+    }
+
+    /// One that tells every token, for those who stand in for an engine.
+    pub fn stepwise(shape: EngineShape, block_tokens: u32) -> Engine {
+        Engine { tells: Tells::Each, ..Engine::new(shape, block_tokens) }
     }
 
     /// A request arrives.
@@ -172,6 +191,8 @@ impl Engine {
             if one.left_tokens == 0 {
                 self.held_tokens -= one.held_tokens;
                 done.push(Done::All { id: one.id });
+            } else if self.tells == Tells::Each {
+                done.push(Done::Token { id: one.id });
             }
             one.left_tokens > 0
         });
@@ -218,12 +239,23 @@ impl Engine {
 
     /// It fails: all that it had is gone, its cache too.
     pub fn fail(&mut self) {
-        *self = Engine { hit: self.hit, ..Engine::new(self.shape, self.block_tokens) };
+        let (hit, tells) = (self.hit, self.tells);
+        *self = Engine { hit, tells, ..Engine::new(self.shape, self.block_tokens) };
     }
 
     /// Tokens of prompts that it had in its cache when they came, of all that came.
     pub fn hit(&self) -> (u64, u64) {
         self.hit
+    }
+
+    /// Requests that are worked on, and those that wait for room.
+    pub fn requests(&self) -> (usize, usize) {
+        (self.reading.len() + self.writing.len(), self.waiting.len())
+    }
+
+    /// The part of its memory for prompts and answers that is taken, from 0 to 1,000.
+    pub fn held_milli(&self) -> u64 {
+        (self.held_tokens * 1_000).checked_div(self.shape.kv_tokens).unwrap_or(1_000)
     }
 
     fn begin(&mut self, now: GatewayUs) {
@@ -236,7 +268,8 @@ impl Engine {
         }
         let each_us = self.shape.steps_time(self.writing.len(), read_tokens);
         let shortest = self.writing.iter().map(|one| one.left_tokens).min().unwrap_or(1);
-        let is_same = self.reading.is_empty() && self.waiting.is_empty();
+        let is_same =
+            self.reading.is_empty() && self.waiting.is_empty() && self.tells == Tells::Ends;
         let count = if is_same { shortest.max(1) } else { 1 };
         self.steps = Some(Steps { began: now, each_us, count, read_tokens });
     }

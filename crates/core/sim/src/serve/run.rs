@@ -284,6 +284,7 @@ impl<'a> Run<'a> {
         for done in self.replicas[replica].engine.advance(self.now) {
             match done {
                 Done::FirstToken { id } => self.first_token(id),
+                Done::Token { .. } => {}
                 Done::All { id } => self.answered(id),
             }
         }

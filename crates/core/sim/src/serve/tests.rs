@@ -52,6 +52,32 @@ fn who_comes_while_others_are_written_is_read_beside_them_from_the_next_step_on(
     assert_eq!(play(&mut engine), [(read.0 + 995 * 6_350, Done::All { id: 1 })]);
 }
 
+#[test]
+fn one_that_tells_each_step_tells_the_same_ends_at_the_same_times() {
+    let given = [(1, 900, 40), (2, 20, 7), (3, 5_000, 1), (4, 1, 12)];
+    let ends = |mut engine: Engine| {
+        given.iter().for_each(|(id, read, write)| {
+            engine.submit(work(*id, *read, *write), GatewayUs(0));
+        });
+        play(&mut engine)
+    };
+    let all = ends(Engine::stepwise(EngineShape::default(), 64));
+    let told_first = |(_, done): &&(u64, Done)| !matches!(done, Done::Token { .. });
+    let of_ends: Vec<(u64, Done)> = all.iter().filter(told_first).copied().collect();
+    assert_eq!(of_ends, ends(Engine::new(EngineShape::default(), 64)));
+    let all = &all;
+    let told = |id| {
+        all.iter().filter(move |(_, done)| {
+            let (Done::FirstToken { id: of } | Done::Token { id: of } | Done::All { id: of }) =
+                done;
+            *of == id
+        })
+    };
+    for (id, _, write) in given {
+        assert_eq!(told(id).count() as u64, write, "{id}");
+    }
+}
+
 fn prefix(words: &[u64]) -> Blocks {
     chained(words.iter().copied(), 512)
 }

@@ -1,16 +1,22 @@
-//! `berth mock-worker`: a stand-in for a model server. Its only model answers
-//! nothing; health and the list of models are real.
+//! `berth mock-worker`: a stand-in for a model server, for trials, tests and benchmarks. Its words
+//! mean nothing; its times are those of the simulator's model of an engine, and its protocol,
+//! health and metrics are real.
+
+mod api;
+mod engine;
 
 use std::process::ExitCode;
+use std::sync::atomic::AtomicU64;
 
 use anyhow::Context as _;
-use axum::Router;
-use axum::extract::State;
-use axum::routing::get;
+use berth_sim::serve::EngineShape;
 use tokio::net::TcpListener;
 
 use crate::arguments::MockWorkerArguments;
 use crate::stop;
+
+/// Tokens in a block of its cache.
+const BLOCK_TOKENS: u32 = 16;
 
 pub fn run(arguments: &MockWorkerArguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -26,23 +32,16 @@ async fn serve(arguments: &MockWorkerArguments) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("listen on 127.0.0.1:{}", arguments.port))?;
-    let router = Router::new()
-        .route("/health", get(|| async { "ok\n" }))
-        .route("/v1/models", get(models))
-        .with_state(arguments.model.clone());
-    axum::serve(listener, router)
+    let shape = EngineShape { speed_milli: arguments.speed, ..EngineShape::default() };
+    let worker = api::Worker {
+        model: arguments.model.clone(),
+        orders: engine::Orders::start(shape, BLOCK_TOKENS),
+        asked: AtomicU64::new(0),
+    };
+    axum::serve(listener, api::router(worker))
         .with_graceful_shutdown(async {
             let _ = stop::on_signal().await;
         })
         .await
         .context("serve")
-}
-
-/// The list of models in the shape of OpenAI's API.
-async fn models(State(model): State<String>) -> ([(&'static str, &'static str); 1], String) {
-    let list = serde_json::json!({
-        "object": "list",
-        "data": [{ "id": model, "object": "model", "created": 0, "owned_by": "berth-mock-worker" }],
-    });
-    ([("content-type", "application/json")], list.to_string())
 }

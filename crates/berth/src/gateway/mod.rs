@@ -1,0 +1,188 @@
+//! `berth gateway`: from settings to a running gateway.
+
+mod kept;
+mod routes;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use berth_client::{Client, Options};
+use berth_config::{Flags, Setting};
+use berth_gateway::{Gateway, GatewayOptions};
+use berth_identity::Dialer;
+use berth_identity::folder::Folder;
+use berth_identity::tls::Trust;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::arguments::GatewayArguments;
+use crate::limits::raise_open_files;
+use crate::reload::Reload;
+use crate::scheduler::socket;
+use crate::{settings, stop};
+use kept::Kept;
+
+/// After a scheduler has ended its stream, or none could be reached.
+const PAUSE: Duration = Duration::from_millis(250);
+
+pub fn run(arguments: &GatewayArguments, config: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let (loaded, inputs) = settings::load(config, &arguments.process, flags(arguments))?;
+    let wanted = &loaded.config.gateway;
+    let listen = socket(&wanted.listen.value)?;
+    let http = wanted.http.as_ref().map(|http| socket(&http.value)).transpose()?;
+    for (key, address) in [("gateway.listen", Some(listen)), ("gateway.http", http)] {
+        refuse_open(wanted, key, address)?;
+    }
+    let client = client(wanted)?;
+    let kept = wanted.data_dir.as_ref().map(|folder| Kept::new(&folder.value)).transpose()?;
+    let options = GatewayOptions {
+        body_bytes_max: usize::try_from(wanted.body_max.value).unwrap_or(usize::MAX),
+        drain: Duration::from_millis(wanted.drain.value),
+    };
+    raise_open_files();
+    let log = settings::start_log(&loaded)?;
+    let reload = Reload { section: "gateway", inputs, in_force: loaded.rows, filter: log.filter() };
+    let (_, metrics) = settings::start_metrics()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let owner = stop::owner_pipe(arguments.process.stop_on_fd_close)?;
+    reload.listen(&runtime)?;
+    let ended = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let asked = stop.clone();
+        drop(tokio::spawn(async move {
+            tokio::select! {
+                _ = stop::on_signal() => {}
+                _ = stop::on_close(owner) => {}
+            }
+            asked.cancel();
+        }));
+        serve(Serving { client, kept, options, listen, http, metrics }, stop).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    log.flush(Duration::from_secs(1));
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+struct Serving {
+    client: Client,
+    kept: Option<Kept>,
+    options: GatewayOptions,
+    listen: SocketAddr,
+    http: Option<SocketAddr>,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+async fn serve(serving: Serving, stop: CancellationToken) -> anyhow::Result<()> {
+    let Serving { client, kept, options, listen, http, metrics } = serving;
+    let gateway = Gateway::new(options)?;
+    if let Some(known) = kept.as_ref().and_then(Kept::read) {
+        tracing::info!(index = known.index, "routing by the routes of before");
+        gateway.route(&routes::of(known));
+    }
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+    let address = listener.local_addr().context("read the address")?;
+    tracing::info!(%address, "the gateway listens");
+    if let Some(http) = http {
+        let pages = TcpListener::bind(http).await.with_context(|| format!("listen on {http}"))?;
+        let stopped = stop.clone().cancelled_owned();
+        let pages = axum::serve(pages, pages_of(&gateway, metrics));
+        drop(tokio::spawn(pages.with_graceful_shutdown(stopped).into_future()));
+    }
+    let following = tokio::spawn(follow(client, gateway.clone(), kept));
+    gateway.serve(listener, stop).await;
+    following.abort();
+    Ok(())
+}
+
+fn pages_of(gateway: &Gateway, metrics: Arc<dyn Fn() -> String + Send + Sync>) -> Router {
+    let gateway = gateway.clone();
+    let ready = move || {
+        let is_ready = gateway.has_routes();
+        async move {
+            match is_ready {
+                true => (StatusCode::OK, "ok\n"),
+                false => (StatusCode::SERVICE_UNAVAILABLE, "no scheduler has told routes yet\n"),
+            }
+        }
+    };
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(move || async move { metrics() }))
+}
+
+/// For ever: what the schedulers tell, and what they told last while none of them does.
+async fn follow(client: Client, gateway: Gateway, kept: Option<Kept>) {
+    loop {
+        match client.watch_routes().await {
+            Ok(mut stream) => {
+                while let Ok(Some(told)) = stream.message().await {
+                    metrics::gauge!("berth_gateway_routes_index").set(told.index as f64);
+                    if let Some(kept) = &kept {
+                        kept.write(&told);
+                    }
+                    gateway.route(&routes::of(told));
+                }
+                tracing::info!("a scheduler ended the stream of routes");
+            }
+            Err(error) => tracing::warn!(%error, "no scheduler tells the routes"),
+        }
+        metrics::counter!("berth_gateway_routes_lost_total").increment(1);
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn flags(arguments: &GatewayArguments) -> Flags {
+    let mut flags = Flags::new();
+    let given = [
+        ("gateway.servers", "--servers", &arguments.servers),
+        ("gateway.listen", "--listen", &arguments.listen),
+        ("gateway.http", "--http", &arguments.http),
+        ("gateway.data_dir", "--data-dir", &arguments.data_dir),
+        ("gateway.tls_dir", "--tls-dir", &arguments.tls_dir),
+    ];
+    for (key, flag, value) in given {
+        flags.set_if_given(key, flag, value.clone());
+    }
+    if arguments.plain_text {
+        flags.set("gateway.plain_text", "--plain-text", "true");
+    }
+    flags
+}
+
+/// Callers are not asked who they are, and nothing is encrypted.
+fn refuse_open(
+    wanted: &berth_config::Gateway,
+    key: &str,
+    address: Option<SocketAddr>,
+) -> Result<(), settings::BadSettings> {
+    let beyond = address.filter(|address| !address.ip().is_loopback());
+    let Some(address) = beyond.filter(|_| !wanted.plain_text.value) else { return Ok(()) };
+    Err(settings::BadSettings(format!(
+        "`{key}` {address} is not on loopback, and callers would be answered without \
+         encryption and without being asked who they are; give --plain-text on a network that \
+         you trust, or listen on loopback behind what does that"
+    )))
+}
+
+fn client(wanted: &berth_config::Gateway) -> anyhow::Result<Client> {
+    let servers = wanted.servers.value.iter().map(ToString::to_string).collect();
+    let mut options = Options::new(servers);
+    if let Some(Setting { value: folder, .. }) = &wanted.tls_dir {
+        let credentials = Folder::new(folder.clone()).credentials()?;
+        options.dialer =
+            Dialer::tls(Trust::Member(Arc::new(credentials))).context("prepare TLS")?;
+    }
+    Ok(Client::new(options))
+}

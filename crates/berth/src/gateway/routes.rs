@@ -1,0 +1,44 @@
+//! Routes as they are told, and as the gateway goes by them.
+
+use std::time::Duration;
+
+use berth_gateway::{Endpoint, Routes, ServiceRoute};
+use berth_model::Name;
+use berth_proto::v1;
+use berth_routing::{Member, Policy};
+
+/// A model that thinks for longer before it says anything, or pauses for longer, is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
+
+/// Leaves out, with a word in the log, what a newer scheduler tells and this gateway cannot read.
+pub fn of(told: v1::Routes) -> Routes {
+    let services = told.services.into_iter().filter_map(|route| {
+        let name = format!("{}/{}", route.namespace, route.name);
+        let read = service(route);
+        if read.is_none() {
+            tracing::warn!(service = name, "a service's route cannot be read");
+        }
+        read
+    });
+    Routes { services: services.collect() }
+}
+
+fn service(route: v1::ServiceRoute) -> Option<ServiceRoute> {
+    let replicas: Option<Vec<Endpoint>> = route.replicas.into_iter().map(replica).collect();
+    Some(ServiceRoute {
+        namespace: Name::new(&route.namespace).ok()?,
+        name: Name::new(&route.name).ok()?,
+        model: route.model,
+        created_s: route.created_at_ms / 1_000,
+        policy: Policy::Auto,
+        replicas: replicas?,
+        health_path: Some(route.health_path).filter(|path| !path.is_empty()),
+        silence_max: SILENCE_MAX,
+    })
+}
+
+fn replica(replica: v1::ServiceReplica) -> Option<Endpoint> {
+    let id = replica.allocation_id.parse().ok()?;
+    let member = Member { id, weight_milli: 1_000, tier: 0, limit: None };
+    Some(Endpoint { member, address: replica.address })
+}

@@ -1,0 +1,242 @@
+//! A gateway in front of a cluster's services: an outside client sees nothing of what happens
+//! behind it.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use berth::local::{Child, LocalCluster, free_ports};
+use berth_client::Client;
+use berth_model::{DurationMs, HealthCheck, HealthProbe, JobKind, JobSpec, RestartPolicy};
+use rustix::process::Signal;
+use support::processes;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+const REPLICAS: u32 = 2;
+
+/// Mock workers, ready when they say so.
+fn chat(version: &str) -> JobSpec {
+    let program = env!("CARGO_BIN_EXE_berth");
+    let command = [program, "mock-worker", "--model", "chat", "--port", "${PORT}"];
+    let mut spec = support::batch("chat", REPLICAS, command.map(str::to_owned).to_vec());
+    spec.kind = JobKind::Service;
+    let task = &mut spec.tasks[0];
+    task.restart = RestartPolicy::default_for(JobKind::Service);
+    task.ports = vec![support::text("http")];
+    task.env.insert("VERSION".to_owned(), version.to_owned());
+    task.health = Some(HealthCheck {
+        probe: HealthProbe::Http { path: "/health".to_owned(), port: support::text("http") },
+        interval: DurationMs(500),
+        timeout: DurationMs(500),
+        failures: 20,
+        start_period: DurationMs::from_secs(60),
+    });
+    spec
+}
+
+struct Edge {
+    address: String,
+    child: Child,
+}
+
+async fn edge(cluster: &LocalCluster) -> Edge {
+    let address = format!("127.0.0.1:{}", free_ports(1).unwrap()[0]);
+    let child = start(cluster, &address);
+    until_answered(&address).await;
+    Edge { address, child }
+}
+
+fn start(cluster: &LocalCluster, address: &str) -> Child {
+    let data_dir = cluster.data_dir().join("gateway").display().to_string();
+    let servers = cluster.servers().join(",");
+    let log_level = support::log_level();
+    let words = ["gateway", "--servers", &servers, "--listen", address, "--data-dir", &data_dir];
+    let process = ["--stop-on-fd-close", "0", "--log-level", &log_level];
+    let arguments = [&words[..], &process[..]].concat();
+    let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
+    Child::spawn(std::path::Path::new(env!("CARGO_BIN_EXE_berth")), "gateway", &arguments).unwrap()
+}
+
+async fn until_answered(address: &str) {
+    support::until("the gateway to pass requests on", || async {
+        ask(address, SHORT).await.filter(|answer| answer.starts_with("HTTP/1.1 200"))
+    })
+    .await;
+}
+
+const SHORT: &str = r#"{"model": "chat", "max_tokens": 2, "messages": []}"#;
+const LONG: &str = r#"{"model": "chat", "max_tokens": 5000, "stream": true, "messages": []}"#;
+
+async fn send(address: &str, body: &str) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\n";
+    let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).await.ok()?;
+    Some(stream)
+}
+
+/// The whole answer; `None` where the connection broke.
+async fn ask(address: &str, body: &str) -> Option<String> {
+    let mut answer = String::new();
+    send(address, body).await?.read_to_string(&mut answer).await.ok()?;
+    Some(answer)
+}
+
+/// Asks one after the other until it is told to stop, and gathers what was no whole answer.
+struct Callers {
+    stop: Arc<AtomicBool>,
+    asked: Arc<AtomicU64>,
+    tasks: Vec<tokio::task::JoinHandle<Vec<String>>>,
+}
+
+impl Callers {
+    fn start(address: &str) -> Callers {
+        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let task = |_| {
+            let (address, stop, asked) =
+                (address.to_owned(), Arc::clone(&stop), Arc::clone(&asked));
+            tokio::spawn(async move {
+                let mut failed = Vec::new();
+                while !stop.load(Ordering::SeqCst) {
+                    let answer = ask(&address, SHORT).await.unwrap_or_default();
+                    if !answer.starts_with("HTTP/1.1 200") || !answer.contains("\"one two\"") {
+                        failed.push(answer);
+                    }
+                    asked.fetch_add(1, Ordering::SeqCst);
+                }
+                failed
+            })
+        };
+        let tasks = (0..4).map(task).collect();
+        Callers { stop, asked, tasks }
+    }
+
+    /// Waits until so many more have been answered.
+    async fn more(&self, count: u64) {
+        let from = self.asked.load(Ordering::SeqCst);
+        support::until("requests to be answered", || async {
+            (self.asked.load(Ordering::SeqCst) >= from + count).then_some(())
+        })
+        .await;
+    }
+
+    async fn end(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for task in self.tasks {
+            assert_eq!(task.await.unwrap(), Vec::<String>::new());
+        }
+    }
+}
+
+/// The replicas that are ready, with their versions.
+async fn ready(client: &Client, job: u64) -> Vec<u32> {
+    let all = support::allocations(client, job).await.into_iter();
+    all.filter(|one| one.state == "running" && one.ready).map(|one| one.job_version).collect()
+}
+
+async fn until_ready(client: &Client, job: u64, version: u32) {
+    support::until("all replicas of a version to be ready, and no others", || async {
+        let ready = ready(client, job).await;
+        (ready.len() == REPLICAS as usize && ready.iter().all(|one| *one == version)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_while_the_leader_is_killed_and_a_version_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = LocalCluster::start(support::plan(folder.path(), 3, 2)).await.unwrap();
+    let client = cluster.client();
+    let job = support::submit(&client, &chat("1")).await;
+    until_ready(&client, job, 1).await;
+    let mut edge = edge(&cluster).await;
+    let callers = Callers::start(&edge.address);
+    callers.more(20).await;
+
+    let leader = cluster.leader().await.unwrap();
+    support::schedulers::kill(&mut cluster, &[leader]).await;
+    callers.more(20).await;
+    support::schedulers::leader_after(&cluster, Some(leader)).await;
+
+    let request = support::request(&chat("2"), "second");
+    support::until("the second version to be taken", || async {
+        client.submit(request.clone()).await.ok()
+    })
+    .await;
+    until_ready(&client, job, 2).await;
+    callers.more(20).await;
+    callers.end().await;
+    edge.child.kill().await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_schedulers_a_gateway_goes_on_and_begins_with_what_it_knew() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = LocalCluster::start(support::plan(folder.path(), 1, 1)).await.unwrap();
+    let client = cluster.client();
+    let job = support::submit(&client, &chat("1")).await;
+    until_ready(&client, job, 1).await;
+    let mut edge = edge(&cluster).await;
+    let leader = cluster.leader().await.unwrap();
+    support::schedulers::kill(&mut cluster, &[leader]).await;
+    let callers = Callers::start(&edge.address);
+    callers.more(20).await;
+    callers.end().await;
+    edge.child.kill().await.unwrap();
+    edge.child = start(&cluster, &edge.address);
+    until_answered(&edge.address).await;
+    edge.child.kill().await.unwrap();
+    cluster.stop().await;
+}
+
+/// The mock worker that listens there.
+fn worker_at(port: u32) -> u32 {
+    let port = port.to_string();
+    let listens = |pid: &u32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
+        words.contains(&&b"mock-worker"[..]) && words.contains(&port.as_bytes())
+    };
+    let entries = std::fs::read_dir("/proc").unwrap();
+    let pids = entries.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    pids.filter(listens).last().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_killed_or_stopped_in_the_middle_of_a_stream_is_said_to_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = LocalCluster::start(support::plan(folder.path(), 1, 1)).await.unwrap();
+    let client = cluster.client();
+    let job = support::submit(&client, &chat("1")).await;
+    until_ready(&client, job, 1).await;
+    let mut edge = edge(&cluster).await;
+    for signal in [Signal::KILL, Signal::STOP] {
+        until_ready(&client, job, 1).await;
+        // One after the other until it is known who answers: the other one is killed or stopped
+        // with it, as no caller is told.
+        let mut stream = send(&edge.address, LONG).await.unwrap();
+        let mut begun = [0; 4096];
+        assert!(stream.read(&mut begun).await.unwrap() > 0);
+        let mut pids = Vec::new();
+        for one in support::allocations(&client, job).await {
+            if one.state == "running" {
+                pids.push(worker_at(one.ports[0].port));
+            }
+        }
+        pids.iter().for_each(|pid| processes::send(*pid, signal));
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.unwrap();
+        assert!(rest.contains("\"code\":\"answer_broke_off\""), "{signal:?}: {rest}");
+        assert!(!rest.contains("[DONE]"), "{signal:?}");
+        if signal == Signal::STOP {
+            pids.iter().for_each(|pid| processes::send(*pid, Signal::CONT));
+        }
+        until_answered(&edge.address).await;
+    }
+    edge.child.kill().await.unwrap();
+    cluster.stop().await;
+}
