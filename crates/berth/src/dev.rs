@@ -9,7 +9,7 @@ use berth_agent::Program;
 use berth_config::units::simulated_gpus;
 
 use crate::arguments::DevArguments;
-use crate::local::{Gpus, LocalCluster, Plan, Workers, write_ready_file};
+use crate::local::{GatewayPort, Gpus, LocalCluster, Plan, Workers, write_ready_file};
 use crate::{settings, stop};
 
 /// What a trial has on a host without GPUs.
@@ -55,6 +55,7 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<ExitCode> {
         asked = &mut asked => return asked.map(|()| ExitCode::from(130)),
     };
     let mut cluster = started.context("start the local cluster")?;
+    cluster.start_gateway(GatewayPort::Usual).context("start the gateway")?;
     announce(&cluster, &said);
     if let Some(path) = &arguments.ready_file {
         write_ready_file(&cluster, path)?;
@@ -103,6 +104,9 @@ fn announce(cluster: &LocalCluster, gpus: &str) {
     }
     for agent in &cluster.agents {
         eprintln!("  agent {}: pid {}", agent.name, agent.child.pid);
+    }
+    if let Some(gateway) = &cluster.gateway {
+        eprintln!("  gateway: http://{}/v1, pid {}", gateway.address, gateway.child.pid);
     }
     eprintln!("  data: {}", cluster.data_dir().display());
     eprintln!(

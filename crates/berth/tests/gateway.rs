@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use berth::local::{Child, LocalCluster, free_ports};
+use berth::local::{GatewayPort, LocalCluster};
 use berth_client::Client;
 use berth_model::{DurationMs, HealthCheck, HealthProbe, JobKind, JobSpec, RestartPolicy};
 use rustix::process::Signal;
@@ -37,27 +37,16 @@ fn chat(version: &str) -> JobSpec {
     spec
 }
 
-struct Edge {
-    address: String,
-    child: Child,
-}
-
-async fn edge(cluster: &LocalCluster) -> Edge {
-    let address = format!("127.0.0.1:{}", free_ports(1).unwrap()[0]);
-    let child = start(cluster, &address);
+/// Its gateway, once it passes requests on.
+async fn edge(cluster: &mut LocalCluster) -> String {
+    cluster.start_gateway(GatewayPort::Any).unwrap();
+    let address = cluster.gateway.as_ref().unwrap().address.clone();
     until_answered(&address).await;
-    Edge { address, child }
+    address
 }
 
-fn start(cluster: &LocalCluster, address: &str) -> Child {
-    let data_dir = cluster.data_dir().join("gateway").display().to_string();
-    let servers = cluster.servers().join(",");
-    let log_level = support::log_level();
-    let words = ["gateway", "--servers", &servers, "--listen", address, "--data-dir", &data_dir];
-    let process = ["--stop-on-fd-close", "0", "--log-level", &log_level];
-    let arguments = [&words[..], &process[..]].concat();
-    let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
-    Child::spawn(std::path::Path::new(env!("CARGO_BIN_EXE_berth")), "gateway", &arguments).unwrap()
+async fn kill_gateway(cluster: &mut LocalCluster) {
+    cluster.gateway.as_mut().unwrap().child.kill().await.unwrap();
 }
 
 async fn until_answered(address: &str) {
@@ -152,8 +141,8 @@ async fn no_request_fails_while_the_leader_is_killed_and_a_version_replaced() {
     let client = cluster.client();
     let job = support::submit(&client, &chat("1")).await;
     until_ready(&client, job, 1).await;
-    let mut edge = edge(&cluster).await;
-    let callers = Callers::start(&edge.address);
+    let edge = edge(&mut cluster).await;
+    let callers = Callers::start(&edge);
     callers.more(20).await;
 
     let leader = cluster.leader().await.unwrap();
@@ -169,7 +158,6 @@ async fn no_request_fails_while_the_leader_is_killed_and_a_version_replaced() {
     until_ready(&client, job, 2).await;
     callers.more(20).await;
     callers.end().await;
-    edge.child.kill().await.unwrap();
     cluster.stop().await;
 }
 
@@ -180,16 +168,15 @@ async fn without_schedulers_a_gateway_goes_on_and_begins_with_what_it_knew() {
     let client = cluster.client();
     let job = support::submit(&client, &chat("1")).await;
     until_ready(&client, job, 1).await;
-    let mut edge = edge(&cluster).await;
+    let edge = edge(&mut cluster).await;
     let leader = cluster.leader().await.unwrap();
     support::schedulers::kill(&mut cluster, &[leader]).await;
-    let callers = Callers::start(&edge.address);
+    let callers = Callers::start(&edge);
     callers.more(20).await;
     callers.end().await;
-    edge.child.kill().await.unwrap();
-    edge.child = start(&cluster, &edge.address);
-    until_answered(&edge.address).await;
-    edge.child.kill().await.unwrap();
+    kill_gateway(&mut cluster).await;
+    cluster.start_gateway(GatewayPort::Any).unwrap();
+    until_answered(&edge).await;
     cluster.stop().await;
 }
 
@@ -209,16 +196,16 @@ fn worker_at(port: u32) -> u32 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_is_killed_or_stopped_in_the_middle_of_a_stream_is_said_to_be() {
     let folder = tempfile::tempdir().unwrap();
-    let cluster = LocalCluster::start(support::plan(folder.path(), 1, 1)).await.unwrap();
+    let mut cluster = LocalCluster::start(support::plan(folder.path(), 1, 1)).await.unwrap();
     let client = cluster.client();
     let job = support::submit(&client, &chat("1")).await;
     until_ready(&client, job, 1).await;
-    let mut edge = edge(&cluster).await;
+    let edge = edge(&mut cluster).await;
     for signal in [Signal::KILL, Signal::STOP] {
         until_ready(&client, job, 1).await;
         // One after the other until it is known who answers: the other one is killed or stopped
         // with it, as no caller is told.
-        let mut stream = send(&edge.address, LONG).await.unwrap();
+        let mut stream = send(&edge, LONG).await.unwrap();
         let mut begun = [0; 4096];
         assert!(stream.read(&mut begun).await.unwrap() > 0);
         let mut pids = Vec::new();
@@ -235,8 +222,7 @@ async fn a_replica_that_is_killed_or_stopped_in_the_middle_of_a_stream_is_said_t
         if signal == Signal::STOP {
             pids.iter().for_each(|pid| processes::send(*pid, Signal::CONT));
         }
-        until_answered(&edge.address).await;
+        until_answered(&edge).await;
     }
-    edge.child.kill().await.unwrap();
     cluster.stop().await;
 }

@@ -3,6 +3,7 @@
 //! process holds: however this process ends, they end too.
 
 mod child;
+mod gateway;
 mod ports;
 mod ready;
 mod restored;
@@ -16,6 +17,7 @@ use berth_proto::v1;
 use berth_scheduler::Seat;
 
 pub use child::{Child, TRIAL_SETTINGS};
+pub use gateway::{GatewayPort, LocalGateway};
 pub use ports::free_ports;
 use ports::{Ports, WorkerPorts};
 pub use ready::write_ready_file;
@@ -56,6 +58,8 @@ pub enum Workers {
 pub struct LocalCluster {
     pub schedulers: Vec<LocalScheduler>,
     pub agents: Vec<LocalAgent>,
+    /// None until it is started.
+    pub gateway: Option<LocalGateway>,
     plan: Plan,
     /// Of the scheduler started last.
     last_number: u64,
@@ -94,6 +98,7 @@ impl LocalCluster {
         let mut cluster = LocalCluster {
             schedulers: Vec::new(),
             agents: Vec::new(),
+            gateway: None,
             plan: plan.clone(),
             last_number: 0,
         };
@@ -209,8 +214,12 @@ impl LocalCluster {
         Ok(())
     }
 
-    /// Ends everything: agents with their workers first, then schedulers.
+    /// Ends everything: who asks first, then agents with their workers, then schedulers.
     pub async fn stop(mut self) {
+        if let Some(gateway) = &mut self.gateway {
+            gateway.child.close();
+            gateway.child.ended_or_killed().await;
+        }
         for agent in &mut self.agents {
             agent.child.close();
         }
@@ -232,7 +241,8 @@ impl LocalCluster {
                 .schedulers
                 .iter_mut()
                 .map(|scheduler| &mut scheduler.child)
-                .chain(self.agents.iter_mut().map(|agent| &mut agent.child));
+                .chain(self.agents.iter_mut().map(|agent| &mut agent.child))
+                .chain(self.gateway.as_mut().map(|gateway| &mut gateway.child));
             for child in children {
                 if let Some(how) = child.has_ended() {
                     return format!("{} ended: {how}", child.name);

@@ -30,12 +30,15 @@ pub fn write_ready_file(cluster: &LocalCluster, path: &Path) -> anyhow::Result<(
             json!({ "name": agent.name, "pid": agent.child.pid, "data_dir": agent.data_dir })
         })
         .collect();
-    let ready = json!({
+    let mut ready = json!({
         "servers": cluster.servers(),
         "http": http,
         "schedulers": schedulers,
         "agents": agents,
     });
+    if let Some(gateway) = &cluster.gateway {
+        ready["gateway"] = json!(gateway.address);
+    }
     let temporary = path.with_extension("tmp");
     let write = || -> std::io::Result<()> {
         std::fs::write(&temporary, format!("{ready:#}\n"))?;
