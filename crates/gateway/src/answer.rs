@@ -147,6 +147,7 @@ impl Passing {
 
     fn heard(&mut self) {
         let now = Instant::now();
+        self.charge.heard();
         self.silence.as_mut().reset(now + self.silence_max);
         if self.events.is_some() {
             self.heartbeat.as_mut().reset(now + HEARTBEAT);

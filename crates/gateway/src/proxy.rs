@@ -1,5 +1,6 @@
 //! From a request to the answer of a replica.
 
+use std::error::Error as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Frame;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -61,6 +63,16 @@ struct Sent<'a> {
 struct Attempted {
     answer: Result<Response<AnswerBody>, Refused>,
     again: Option<Progress>,
+}
+
+/// An answer that has begun: its head, the first piece of its body, and the rest.
+type Begun = (http::response::Parts, Option<Frame<Bytes>>, Incoming);
+
+/// Why an attempt has no answer.
+enum Unanswered {
+    /// The caller's body broke off on its way.
+    Caller,
+    Replica(Progress, String),
 }
 
 impl Proxy {
@@ -232,26 +244,12 @@ impl Proxy {
         let silence = tokio::time::sleep(charge.silence_max);
         let gone = charge.gone.clone();
         tokio::pin!(silence);
-        let begun = async {
-            let response = self.upstream.request(request).await.map_err(|error| {
-                let progress = if error.is_connect() { Progress::Unsent } else { Progress::Sent };
-                (progress, format!("no answer: {}", innermost(&error)))
-            })?;
-            let (parts, mut body) = response.into_parts();
-            let first = match body.frame().await {
-                Some(Ok(first)) => Some(first),
-                None => None,
-                Some(Err(error)) => {
-                    let told = format!("an answer without a body: {}", innermost(&error));
-                    return Err((Progress::Sent, told));
-                }
-            };
-            Ok((parts, first, body))
-        };
+        let begun = self.begin(request);
         let begun = tokio::select! {
             begun = begun => begun,
             () = gone.cancelled() => {
-                Err((Progress::Sent, "it does not answer when it is looked at".to_owned()))
+                let told = "it does not answer when it is looked at".to_owned();
+                Err(Unanswered::Replica(Progress::Sent, told))
             }
             () = &mut silence => {
                 charge.finish(Outcome::Failed);
@@ -261,7 +259,12 @@ impl Proxy {
         };
         let (parts, first, body) = match begun {
             Ok(begun) => begun,
-            Err((progress, detail)) => {
+            // The replica has nothing to do with it.
+            Err(Unanswered::Caller) => {
+                charge.finish(Outcome::Left);
+                return Attempted { answer: Err(Refused::BodyCut), again: None };
+            }
+            Err(Unanswered::Replica(progress, detail)) => {
                 charge.finish(Outcome::Failed);
                 return Attempted {
                     answer: Err(Refused::Upstream { detail }),
@@ -271,6 +274,10 @@ impl Proxy {
         };
         charge.first_byte();
         let (ends_as, again) = judge(parts.status, &parts.headers);
+        if again.is_some() {
+            // What it said is known, whether or not the rest of it is read.
+            charge.finish(ends_as);
+        }
         let kind = match is_events(&parts.headers) {
             true => Kind::Events { says_done: sent.says_done && parts.status.is_success() },
             false => Kind::Plain,
@@ -284,6 +291,28 @@ impl Proxy {
             response.headers_mut().remove(CONTENT_LENGTH);
         }
         Attempted { answer: Ok(response), again }
+    }
+
+    /// The head of an answer and the first piece of its body.
+    async fn begin(&self, request: Request<Outgoing>) -> Result<Begun, Unanswered> {
+        let response = self.upstream.request(request).await.map_err(|error| {
+            let reason = error.source().and_then(|source| source.downcast_ref());
+            if reason.is_some_and(hyper::Error::is_user) {
+                return Unanswered::Caller;
+            }
+            let progress = if error.is_connect() { Progress::Unsent } else { Progress::Sent };
+            Unanswered::Replica(progress, format!("no answer: {}", innermost(&error)))
+        })?;
+        let (parts, mut body) = response.into_parts();
+        let first = match body.frame().await {
+            Some(Ok(first)) => Some(first),
+            None => None,
+            Some(Err(error)) => {
+                let told = format!("an answer without a body: {}", innermost(&error));
+                return Err(Unanswered::Replica(Progress::Sent, told));
+            }
+        };
+        Ok((parts, first, body))
     }
 
     /// The whole body, within bounds of size and time.
@@ -328,7 +357,8 @@ fn check(request: &Request<Incoming>) -> Result<(), Refused> {
     if headers.contains_key(UPGRADE) {
         return Err(Refused::Upgrade);
     }
-    if request.uri().to_string().len() > URL_BYTES_MAX {
+    let asked = request.uri().path_and_query().map_or(0, |asked| asked.as_str().len());
+    if asked > URL_BYTES_MAX {
         return Err(Refused::UrlTooLong);
     }
     let encoding = headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes);

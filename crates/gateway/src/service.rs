@@ -1,17 +1,23 @@
 //! One service: its replicas as the policy sees them, and where they are.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::AllocationId;
 use berth_routing::retry::{Attempt, Budget, Retry};
-use berth_routing::{Decision, Member, NoReplica, Outcome, Pool, Request, Ticket};
+use berth_routing::{
+    Decision, GatewayUs, Member, NoReplica, Outcome, Pool, Request, SpanUs, Ticket,
+};
 use http::uri::Authority;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::routes::ServiceRoute;
+
+/// Who answers callers is not gone, however busy it is with whoever looks at it.
+const HEARD_LATELY: SpanUs = SpanUs::from_secs(2);
 
 /// A service that can be asked.
 #[derive(Debug)]
@@ -36,6 +42,8 @@ struct Place {
     authority: Authority,
     /// Cancelled when it was found to be gone; what waits for it ends then.
     gone: CancellationToken,
+    /// When it last said anything to a caller, in the gateway's microseconds.
+    heard: Arc<AtomicU64>,
     /// Cancelled when it is no longer of the service: nobody looks at it any more.
     left: CancellationToken,
 }
@@ -46,6 +54,7 @@ pub(crate) struct Charge {
     pub authority: Authority,
     pub gone: CancellationToken,
     pub silence_max: Duration,
+    heard: Arc<AtomicU64>,
     service: Arc<Service>,
     ticket: Option<Ticket>,
 }
@@ -98,7 +107,7 @@ impl Service {
                         let (authority, left) = (authority.clone(), left.clone());
                         newcomers.push(Newcomer { id, authority, path, left });
                     }
-                    Place { address, authority, gone, left }
+                    Place { address, authority, gone, heard: Arc::default(), left }
                 }
             };
             places.insert(id, place);
@@ -120,6 +129,11 @@ impl Service {
     pub fn found(&self, id: AllocationId, found: Found) {
         let mut inner = self.inner();
         let Some(place) = inner.places.get_mut(&id) else { return };
+        let heard = GatewayUs(place.heard.load(Ordering::Relaxed));
+        let is_heard = heard > GatewayUs(0) && self.clock.now().since(heard) < HEARD_LATELY;
+        if found == Found::Gone && is_heard {
+            return;
+        }
         match (found, place.gone.is_cancelled()) {
             (Found::There, true) => place.gone = CancellationToken::new(),
             (Found::Gone, false) => place.gone.cancel(),
@@ -162,8 +176,9 @@ impl Service {
             return Err(NoReplica::NoneReady);
         };
         let service = Arc::clone(self);
-        let Place { authority, gone, .. } = place;
-        Ok((Charge { authority, gone, silence_max, service, ticket: Some(ticket) }, decision))
+        let Place { authority, gone, heard, .. } = place;
+        let ticket = Some(ticket);
+        Ok((Charge { authority, gone, heard, silence_max, service, ticket }, decision))
     }
 
     pub fn decide(&self, attempt: Attempt) -> Retry {
@@ -194,9 +209,15 @@ impl Service {
 }
 
 impl Charge {
+    /// Something came from the replica.
+    pub fn heard(&self) {
+        self.heard.store(self.service.clock.now().0, Ordering::Relaxed);
+    }
+
     /// The first byte of the answer.
     pub fn first_byte(&mut self) {
         let now = self.service.clock.now();
+        self.heard();
         if let Some(ticket) = &mut self.ticket {
             self.service.inner().pool.first_byte(ticket, now);
         }

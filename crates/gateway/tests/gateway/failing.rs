@@ -92,6 +92,42 @@ async fn what_a_replica_declines_is_declined_and_what_all_refuse_is_told_as_it_c
 }
 
 #[tokio::test]
+async fn who_has_too_much_to_do_is_spared_for_as_long_as_it_says() {
+    let busy = "HTTP/1.1 503 Busy\r\nretry-after: 60\r\ncontent-length: 0\r\n\r\n";
+    let (busy, well) = (worker(vec![say(busy)]).await, worker(json("{}")).await);
+    let mut route = chat(&[&busy.address, &well.address]);
+    route.policy = berth_routing::Policy::LeastOutstanding;
+    let rig = Rig::new(vec![route]).await;
+    for _ in 0..20 {
+        assert_eq!(rig.chat(ASK).await.status, StatusCode::OK);
+    }
+    assert!(count(&busy) <= 1, "it was asked {} times", count(&busy));
+}
+
+/// A replica that is busy may keep whoever looks at it waiting, and writes on all the while.
+#[tokio::test]
+async fn who_writes_on_is_not_gone() {
+    let events = (0..6).flat_map(|_| [Step::Hold, chunk("data: 1\n\n")]);
+    let last = [chunk("data: [DONE]\n\n"), end()];
+    let steps = [Step::HangIfGet, stream()].into_iter().chain(events).chain(last);
+    let mut writing = worker(steps.collect()).await;
+    let mut route = chat(&[&writing.address]);
+    route.health_path = Some("/health".to_owned());
+    let rig = Rig::new(vec![route]).await;
+    writing.go_on.add_permits(1);
+    let (_, mut body) = rig.begin(Method::POST, "/v1/chat/completions", ASK).await;
+    let mut text = String::new();
+    // Each time it was looked at in vain it has written something since.
+    for _ in 0..5 {
+        while !writing.requests.recv().await.unwrap().starts_with("GET /health ") {}
+        writing.go_on.add_permits(1);
+        text += std::str::from_utf8(&next(&mut body).await.unwrap().unwrap()).unwrap();
+    }
+    text += &rest(&mut body).await;
+    assert_eq!(text, format!("{}data: [DONE]\n\n", "data: 1\n\n".repeat(6)));
+}
+
+#[tokio::test]
 async fn with_nobody_to_ask_it_is_said_at_once_and_how() {
     let rig = Rig::new(vec![chat(&[])]).await;
     let none = rig.chat(ASK).await;

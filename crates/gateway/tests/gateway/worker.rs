@@ -18,6 +18,8 @@ pub enum Step {
     Close,
     /// Says nothing and does not close, until the other side does.
     Hang,
+    /// The same, for those who only look.
+    HangIfGet,
 }
 
 pub struct Worker {
@@ -70,6 +72,7 @@ async fn serve(
 ) {
     while let Some(request) = request(&mut stream).await {
         counted.fetch_add(1, Ordering::SeqCst);
+        let is_get = request.starts_with("GET ");
         let _ = told.send(request);
         for step in steps {
             match step {
@@ -80,7 +83,8 @@ async fn serve(
                 }
                 Step::Hold => held.acquire().await.unwrap().forget(),
                 Step::Close => return,
-                Step::Hang => {
+                Step::HangIfGet if !is_get => {}
+                Step::Hang | Step::HangIfGet => {
                     while matches!(stream.read(&mut [0; 64]).await, Ok(1..)) {}
                     let _ = told_closed.send(());
                     return;
