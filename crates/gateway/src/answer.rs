@@ -45,7 +45,8 @@ pub(crate) struct Passing {
     gone: Pin<Box<WaitForCancellationFutureOwned>>,
     silence: Pin<Box<Sleep>>,
     silence_max: Duration,
-    heartbeat: Pin<Box<Sleep>>,
+    /// Of a stream of events.
+    heartbeat: Option<Pin<Box<Sleep>>>,
     has_ended: bool,
 }
 
@@ -76,6 +77,7 @@ impl Passing {
             Kind::Plain => (None, false),
             Kind::Events { says_done } => (Some(Events::default()), says_done),
         };
+        let heartbeat = events.is_some().then(|| Box::pin(tokio::time::sleep(HEARTBEAT)));
         let gone = Box::pin(charge.gone.clone().cancelled_owned());
         let silence_max = charge.silence_max;
         Passing {
@@ -88,7 +90,7 @@ impl Passing {
             gone,
             silence: Box::pin(tokio::time::sleep(silence_max)),
             silence_max,
-            heartbeat: Box::pin(tokio::time::sleep(HEARTBEAT)),
+            heartbeat,
             has_ended: false,
         }
     }
@@ -138,8 +140,10 @@ impl Passing {
             return self.break_off("it went on too late");
         }
         let can_beat = self.events.as_ref().is_some_and(Events::is_between_events);
-        if can_beat && self.heartbeat.as_mut().poll(context).is_ready() {
-            self.heartbeat.as_mut().reset(Instant::now() + HEARTBEAT);
+        if let Some(heartbeat) = self.heartbeat.as_mut().filter(|_| can_beat)
+            && heartbeat.as_mut().poll(context).is_ready()
+        {
+            heartbeat.as_mut().reset(Instant::now() + HEARTBEAT);
             return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b": waiting\n\n")))));
         }
         Poll::Pending
@@ -149,8 +153,8 @@ impl Passing {
         let now = Instant::now();
         self.charge.heard();
         self.silence.as_mut().reset(now + self.silence_max);
-        if self.events.is_some() {
-            self.heartbeat.as_mut().reset(now + HEARTBEAT);
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.as_mut().reset(now + HEARTBEAT);
         }
     }
 

@@ -214,8 +214,7 @@ impl Proxy {
             };
             // What it counted for is taken back before another is asked.
             drop(attempted);
-            metrics::counter!("berth_gateway_retries_total", "service" => service.id.clone())
-                .increment(1);
+            service.retries.increment(1);
             tokio::time::sleep(duration(after)).await;
         }
     }
@@ -229,9 +228,6 @@ impl Proxy {
         let picked = service.pick(&sent.routed, tried);
         let (charge, decision) = picked.map_err(|none| no_replica(service, none))?;
         tried.push(decision.replica);
-        let (of, why) = (service.id.clone(), decision.reason.name());
-        metrics::counter!("berth_gateway_requests_total", "service" => of, "reason" => why)
-            .increment(1);
         Ok(charge)
     }
 

@@ -8,21 +8,24 @@ use std::time::Duration;
 use berth_model::AllocationId;
 use berth_routing::retry::{Attempt, Budget, Retry};
 use berth_routing::{
-    Decision, GatewayUs, Member, NoReplica, Outcome, Pool, Request, SpanUs, Ticket,
+    Decision, GatewayUs, Member, NoReplica, Outcome, Pool, Reason, Request, SpanUs, Ticket,
 };
 use http::uri::Authority;
+use metrics::Counter;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::routes::ServiceRoute;
 
 /// Who answers callers is not gone, however busy it is with whoever looks at it.
-const HEARD_LATELY: SpanUs = SpanUs::from_secs(2);
+const HEARD_LATELY: SpanUs = SpanUs::from_secs(3);
 
 /// A service that can be asked.
-#[derive(Debug)]
 pub(crate) struct Service {
     pub id: String,
+    /// Requests that were sent to a replica, by why it was that one.
+    sent: [Counter; Reason::ALL.len()],
+    pub retries: Counter,
     clock: Arc<Clock>,
     inner: Mutex<Inner>,
 }
@@ -49,7 +52,6 @@ struct Place {
 }
 
 /// A request at a replica. Dropped without an end, its caller has left.
-#[derive(Debug)]
 pub(crate) struct Charge {
     pub authority: Authority,
     pub gone: CancellationToken,
@@ -76,10 +78,15 @@ pub(crate) struct Newcomer {
 
 impl Service {
     pub fn new(id: String, route: ServiceRoute, clock: Arc<Clock>) -> Service {
+        let sent = Reason::ALL.map(|reason| {
+            let labels = [("service", id.clone()), ("reason", reason.name().to_owned())];
+            metrics::counter!("berth_gateway_requests_total", &labels)
+        });
+        let retries = metrics::counter!("berth_gateway_retries_total", "service" => id.clone());
         let pool = Pool::new(route.policy);
         let route = ServiceRoute { replicas: Vec::new(), ..route };
         let inner = Inner { route, pool, budget: Budget::default(), places: BTreeMap::new() };
-        Service { id, clock, inner: Mutex::new(inner) }
+        Service { id, sent, retries, clock, inner: Mutex::new(inner) }
     }
 
     /// Who is there from now on; those who are new are returned to be looked at.
@@ -175,6 +182,11 @@ impl Service {
             inner.pool.finish(ticket, Outcome::Left, now);
             return Err(NoReplica::NoneReady);
         };
+        let counter = Reason::ALL.iter().zip(&self.sent);
+        let counter = counter.into_iter().find(|(reason, _)| **reason == decision.reason);
+        if let Some((_, counter)) = counter {
+            counter.increment(1);
+        }
         let service = Arc::clone(self);
         let Place { authority, gone, heard, .. } = place;
         let ticket = Some(ticket);

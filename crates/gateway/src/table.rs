@@ -11,7 +11,7 @@ use crate::routes::{Routes, ServiceRoute};
 use crate::service::{Newcomer, Service};
 
 /// One state of it; another takes its place when the routes change.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Table {
     /// Whether anybody has told who serves what.
     pub is_told: bool,
