@@ -19,6 +19,7 @@ fn the_demo_holds_what_it_claims() {
     assert!(output.status.success(), "{said}\n{complained}");
     assert!(said.contains("killed the leader"), "{said}");
     assert!(said.contains("6 members on 3 nodes"), "{said}");
+    assert!(said.contains("requests through the gateway were answered"), "{said}");
     assert!(!said.contains("FAIL"), "{said}");
 }
 

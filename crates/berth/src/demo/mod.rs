@@ -4,6 +4,7 @@
 
 mod checks;
 mod gang;
+mod serving;
 mod story;
 mod traces;
 

@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::checks::Checks;
+use super::serving::Callers;
 use super::{gang, traces};
 use crate::local::LocalCluster;
 
@@ -23,7 +24,9 @@ const ARRAY: u32 = 40;
 const JOBS: usize = 60;
 /// Jobs acknowledged before the leader is killed.
 const JOBS_BEFORE_KILL: usize = 30;
-const REPLICAS: u32 = 2;
+pub const REPLICAS: u32 = 2;
+/// The service, and the model that its workers know themselves by.
+pub const SERVICE: &str = "models";
 const LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(25);
 
@@ -37,9 +40,9 @@ pub async fn tell(
     let client = cluster.client();
     introduce(cluster, &client, checks).await?;
 
-    let service = submit(&client, &service_spec()?, "demo-service").await?;
+    let service = submit(&client, &service_spec("1")?, "demo-service").await?;
     checks.say(&format!(
-        "service `models` is job {service}: {REPLICAS} replicas of a stand-in model server"
+        "service `{SERVICE}` is job {service}: {REPLICAS} replicas of a stand-in model server"
     ));
     let gang = gang::tell(&client, &folder, checks).await?;
     let array = submit(&client, &array_spec(&folder)?, "demo-array").await?;
@@ -50,14 +53,8 @@ pub async fn tell(
     .await
     .context("wait for the service's replicas")?;
     let before = replicas(&client, service).await?;
-    for (allocation, port) in &before {
-        let answer = get(*port, "/v1/models").await?;
-        checks.equal(
-            &format!("replica {allocation} answers on port {port}"),
-            &answer.contains("demo-model"),
-            &true,
-        );
-    }
+    answer(&before, checks).await?;
+    let callers = Callers::start(cluster, checks).await?;
 
     let mut acknowledged = BTreeMap::new();
     submit_some(&client, &folder, 0..JOBS_BEFORE_KILL, &mut acknowledged).await?;
@@ -103,6 +100,15 @@ pub async fn tell(
     checks.equal("every instance ran exactly once", &twice, &Vec::new());
     let after = replicas(&client, service).await?;
     checks.equal("the service's replicas were not touched", &after, &before);
+    callers.end(&client, service, checks).await
+}
+
+async fn answer(replicas: &BTreeMap<String, u16>, checks: &mut Checks) -> anyhow::Result<()> {
+    for (allocation, port) in replicas {
+        let answer = get(*port, "/v1/models").await?;
+        let is_it = answer.contains(&format!("\"id\":\"{SERVICE}\""));
+        checks.equal(&format!("replica {allocation} answers on port {port}"), &is_it, &true);
+    }
     Ok(())
 }
 
@@ -150,21 +156,17 @@ fn array_spec(folder: &Path) -> anyhow::Result<JobSpec> {
     spec("array", JobKind::Batch, task)
 }
 
-fn service_spec() -> anyhow::Result<JobSpec> {
+/// The version is told to its workers, so that another one is another specification.
+pub fn service_spec(version: &str) -> anyhow::Result<JobSpec> {
     let program = std::env::current_exe().context("find this program")?;
-    let command = [
-        &program.display().to_string(),
-        "mock-worker",
-        "--model",
-        "demo-model",
-        "--port",
-        "${PORT}",
-    ];
+    let command =
+        [&program.display().to_string(), "mock-worker", "--model", SERVICE, "--port", "${PORT}"];
     let http = Name::new("http")?;
     let task = TaskSpec {
         count: REPLICAS,
         cpu: CpuMilli(500),
         ports: vec![http.clone()],
+        env: BTreeMap::from([("VERSION".to_owned(), version.to_owned())]),
         health: Some(HealthCheck {
             probe: HealthProbe::Http { path: "/health".to_owned(), port: http },
             interval: DurationMs(200),
@@ -174,7 +176,7 @@ fn service_spec() -> anyhow::Result<JobSpec> {
         }),
         ..TaskSpec::new(Name::new("main")?, JobKind::Service, command.map(str::to_owned).to_vec())
     };
-    spec("models", JobKind::Service, task)
+    spec(SERVICE, JobKind::Service, task)
 }
 
 pub async fn submit(client: &Client, spec: &JobSpec, key: &str) -> anyhow::Result<u64> {
