@@ -431,7 +431,11 @@ fn judge(status: StatusCode, headers: &HeaderMap) -> (Outcome, Option<Progress>)
     }
 }
 
+/// What a worker has compressed cannot be told apart, and is passed on as it is.
 fn is_events(headers: &HeaderMap) -> bool {
+    if headers.contains_key(CONTENT_ENCODING) {
+        return false;
+    }
     let content = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let kind = content.split(|byte| *byte == b';').next().unwrap_or_default();
     kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")

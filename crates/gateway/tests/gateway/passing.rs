@@ -158,6 +158,17 @@ async fn what_is_being_answered_ends_when_its_replica_leaves_or_the_gateway_stop
     assert!(tokio::net::TcpStream::connect(rig.address).await.is_err());
 }
 
+#[tokio::test]
+async fn what_a_worker_has_compressed_is_not_looked_into() {
+    let packed = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\n\
+        content-length: 9\r\n\r\nid: 7\n\n\n\n";
+    let worker = worker(vec![crate::worker::say(packed)]).await;
+    let rig = Rig::new(vec![chat(&[&worker.address])]).await;
+    let answer = rig.chat(ASK).await;
+    assert_eq!(answer.body, "id: 7\n\n\n\n");
+    assert_eq!(answer.headers["content-encoding"], "gzip");
+}
+
 /// However requests end, and wherever their callers leave, nothing stays counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_stays_counted() {
