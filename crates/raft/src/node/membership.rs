@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
-use openraft::{AsyncRuntime, BasicNode, ChangeMembers};
+use openraft::raft::ClientWriteResponse;
+use openraft::{AsyncRuntime, BasicNode, ChangeMembers, RaftMetrics};
 
 use super::propose::leader_of;
 use super::{MembershipError, RaftNode};
@@ -88,9 +89,25 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
             return Err(MembershipError::IdTaken(id));
         }
         let wait = self.0.options.membership_wait;
-        let adding = self.0.raft.add_learner(id, BasicNode::new(address), false);
-        let added = RT::timeout(wait, adding).await.map_err(|_| MembershipError::OutcomeUnknown)?;
-        added.map_err(explain).map(drop)
+        let work = async {
+            let added = self.0.raft.add_learner(id, BasicNode::new(address), false).await;
+            self.shown(&added.map_err(explain)?).await;
+            Ok(())
+        };
+        let done = RT::timeout(wait, work).await;
+        done.unwrap_or(Err(MembershipError::OutcomeUnknown))
+    }
+
+    /// Waits until this node's status shows a change. It does so a moment after the change was
+    /// answered, and whoever asks for the next one is judged by it.
+    async fn shown(&self, changed: &ClientWriteResponse<Types<A, RT>>) {
+        let index = changed.log_id.index();
+        let is_shown = |metrics: &RaftMetrics<Types<A, RT>>| {
+            let shown = metrics.membership_config.log_id().as_ref();
+            shown.is_some_and(|shown| shown.index() >= index)
+        };
+        // A node that stops meanwhile has made the change all the same.
+        let _stopped = self.0.raft.wait(None).metrics(is_shown, "a change of members").await;
     }
 
     /// Gives learners a vote.
@@ -149,7 +166,8 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
         }
         let finish = ChangeMembers::AddVoterIds(BTreeSet::new());
         let finished = self.0.raft.change_membership(finish, true).await;
-        finished.map_err(explain).map(drop)
+        self.shown(&finished.map_err(explain)?).await;
+        Ok(())
     }
 
     async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), MembershipError> {
@@ -157,7 +175,8 @@ impl<A: App, RT: AsyncRuntime, D: Device, T: PeerTransport> RaftNode<A, RT, D, T
         let work = async {
             self.finish().await?;
             let changed = self.0.raft.change_membership(change, false).await;
-            changed.map_err(explain).map(drop)
+            self.shown(&changed.map_err(explain)?).await;
+            Ok(())
         };
         let done = RT::timeout(wait, work).await;
         done.unwrap_or(Err(MembershipError::OutcomeUnknown))
