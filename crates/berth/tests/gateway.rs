@@ -37,12 +37,27 @@ fn chat(version: &str) -> JobSpec {
     spec
 }
 
-/// Its gateway, once it passes requests on.
-async fn edge(cluster: &mut LocalCluster) -> String {
+/// A cluster with the service, and a gateway that passes requests on to it.
+struct Served {
+    cluster: LocalCluster,
+    client: Client,
+    job: u64,
+    /// Where the gateway is.
+    edge: String,
+    _folder: tempfile::TempDir,
+}
+
+async fn served(schedulers: u8, agents: u8) -> Served {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = support::plan(folder.path(), schedulers, agents);
+    let mut cluster = LocalCluster::start(plan).await.unwrap();
+    let client = cluster.client();
+    let job = support::submit(&client, &chat("1")).await;
+    until_ready(&client, job, 1).await;
     cluster.start_gateway(GatewayPort::Any).unwrap();
-    let address = cluster.gateway.as_ref().unwrap().address.clone();
-    until_answered(&address).await;
-    address
+    let edge = cluster.gateway.as_ref().unwrap().address.clone();
+    until_answered(&edge).await;
+    Served { cluster, client, job, edge, _folder: folder }
 }
 
 async fn kill_gateway(cluster: &mut LocalCluster) {
@@ -136,12 +151,7 @@ async fn until_ready(client: &Client, job: u64, version: u32) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_while_the_leader_is_killed_and_a_version_replaced() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut cluster = LocalCluster::start(support::plan(folder.path(), 3, 2)).await.unwrap();
-    let client = cluster.client();
-    let job = support::submit(&client, &chat("1")).await;
-    until_ready(&client, job, 1).await;
-    let edge = edge(&mut cluster).await;
+    let Served { mut cluster, client, job, edge, _folder } = served(3, 2).await;
     let callers = Callers::start(&edge);
     callers.more(20).await;
 
@@ -163,12 +173,7 @@ async fn no_request_fails_while_the_leader_is_killed_and_a_version_replaced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_schedulers_a_gateway_goes_on_and_begins_with_what_it_knew() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut cluster = LocalCluster::start(support::plan(folder.path(), 1, 1)).await.unwrap();
-    let client = cluster.client();
-    let job = support::submit(&client, &chat("1")).await;
-    until_ready(&client, job, 1).await;
-    let edge = edge(&mut cluster).await;
+    let Served { mut cluster, edge, _folder, .. } = served(1, 1).await;
     let leader = cluster.leader().await.unwrap();
     support::schedulers::kill(&mut cluster, &[leader]).await;
     let callers = Callers::start(&edge);
@@ -195,12 +200,7 @@ fn worker_at(port: u32) -> u32 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_is_killed_or_stopped_in_the_middle_of_a_stream_is_said_to_be() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut cluster = LocalCluster::start(support::plan(folder.path(), 1, 1)).await.unwrap();
-    let client = cluster.client();
-    let job = support::submit(&client, &chat("1")).await;
-    until_ready(&client, job, 1).await;
-    let edge = edge(&mut cluster).await;
+    let Served { cluster, client, job, edge, _folder } = served(1, 1).await;
     for signal in [Signal::KILL, Signal::STOP] {
         until_ready(&client, job, 1).await;
         // One after the other until it is known who answers: the other one is killed or stopped
