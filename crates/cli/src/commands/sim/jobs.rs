@@ -11,6 +11,7 @@ use berth_sim::jobs::{
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::{each_on_a_thread, write_plot};
 use crate::error::{CliError, Exit};
 use crate::lists::read_jobs;
 use crate::output::{Answer, Curve, Curves, Piece, Table, curves};
@@ -53,11 +54,7 @@ pub(crate) fn run(args: &JobsArgs, session: &mut Session<'_, '_>) -> Result<Exit
     let (lines, list): (Vec<u64>, Vec<TraceJob>) = rows.into_iter().unzip();
     let outcomes = compare(args, &list).map_err(|error| refused(&args.trace, &lines, &error))?;
     session.print(&answer(args, &list, &outcomes))?;
-    if let Some(plot) = &args.plot {
-        std::fs::write(plot, draw(&list, &outcomes)).map_err(|error| {
-            CliError::bad_input(format!("cannot write {}: {error}", plot.display()))
-        })?;
-    }
+    write_plot(args.plot.as_deref(), || draw(&list, &outcomes))?;
     Ok(Exit::Done)
 }
 
@@ -78,15 +75,7 @@ fn compare(args: &JobsArgs, list: &[TraceJob]) -> Result<Vec<Outcome>, JobsError
         };
         jobs::run(list, &options).map(|report| Outcome { policy, report })
     };
-    std::thread::scope(|scope| {
-        let run = |policy| scope.spawn(move || one(policy));
-        let threads: Vec<_> = policies.into_iter().map(run).collect();
-        let joined = threads.into_iter().map(|thread| match thread.join() {
-            Ok(outcome) => outcome,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        joined.collect()
-    })
+    each_on_a_thread(&policies, one).into_iter().collect()
 }
 
 /// Says the line where the error knows the job.

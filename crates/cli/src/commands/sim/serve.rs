@@ -12,6 +12,7 @@ use berth_sim::serve::{
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::{each_on_a_thread, write_plot};
 use crate::error::{CliError, Exit, Fault};
 use crate::output::{Answer, Curve, Curves, Piece, Table, curves};
 use crate::requests;
@@ -74,11 +75,7 @@ pub(crate) fn run(args: &ServeArgs, session: &mut Session<'_, '_>) -> Result<Exi
     }
     let outcomes = compare(&setting, &arrivals, one_milli).map_err(cannot)?;
     session.print(&answer(args, &setting, &arrivals, &outcomes))?;
-    if let Some(plot) = &args.plot {
-        std::fs::write(plot, draw(&setting, &outcomes)).map_err(|error| {
-            CliError::bad_input(format!("cannot write {}: {error}", plot.display()))
-        })?;
-    }
+    write_plot(args.plot.as_deref(), || draw(&setting, &outcomes))?;
     Ok(Exit::Done)
 }
 
@@ -95,20 +92,8 @@ fn compare(
         Ok((runs, found))
     };
     let (mut runs, mut capacities) = (Vec::new(), Vec::new());
-    let found: Vec<_> = std::thread::scope(|scope| {
-        let of = &of;
-        let run = |policy: &RoutingPolicy| {
-            let policy = *policy;
-            (policy, scope.spawn(move || of(policy)))
-        };
-        let threads: Vec<_> = setting.policies.iter().map(run).collect();
-        let joined = threads.into_iter().map(|(policy, thread)| match thread.join() {
-            Ok(outcome) => (policy, outcome),
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        joined.collect()
-    });
-    for (policy, outcome) in found {
+    let found = each_on_a_thread(&setting.policies, of);
+    for (policy, outcome) in setting.policies.iter().copied().zip(found) {
         let (of_policy, capacity) = outcome?;
         runs.extend(of_policy);
         capacities.extend(capacity.map(|capacity| (policy, capacity)));

@@ -11,6 +11,7 @@ use berth_sim::place::{Arrival, MovesMax, NodeShape, PlaceRun, mix_of};
 use serde_json::{Value, json};
 
 use super::PlaceArgs;
+use crate::commands::sim::write_plot;
 use crate::error::{CliError, Exit};
 use crate::lists::{read_arrivals, read_nodes};
 use crate::output::{Answer, Bars, Piece, Series, Table, bars};
@@ -98,12 +99,7 @@ pub(super) fn run(
     }
     let outcomes = compare(args, &machines, &lists)?;
     session.print(&answer(&outcomes, args))?;
-    if let Some(plot) = &args.plot {
-        let drawn = draw(&outcomes, &Way::all(args));
-        std::fs::write(plot, drawn).map_err(|error| {
-            CliError::bad_input(format!("cannot write {}: {error}", plot.display()))
-        })?;
-    }
+    write_plot(args.plot.as_deref(), || draw(&outcomes, &Way::all(args)))?;
     Ok(Exit::Done)
 }
 
