@@ -44,7 +44,6 @@ pub(crate) struct Passing {
     says_done: bool,
     gone: Pin<Box<WaitForCancellationFutureOwned>>,
     silence: Pin<Box<Sleep>>,
-    silence_max: Duration,
     /// Of a stream of events.
     heartbeat: Option<Pin<Box<Sleep>>>,
     has_ended: bool,
@@ -79,7 +78,7 @@ impl Passing {
         };
         let heartbeat = events.is_some().then(|| Box::pin(tokio::time::sleep(HEARTBEAT)));
         let gone = Box::pin(charge.gone.clone().cancelled_owned());
-        let silence_max = charge.silence_max;
+        let silence = Box::pin(tokio::time::sleep(charge.silence_max));
         Passing {
             incoming,
             first,
@@ -88,8 +87,7 @@ impl Passing {
             events,
             says_done,
             gone,
-            silence: Box::pin(tokio::time::sleep(silence_max)),
-            silence_max,
+            silence,
             heartbeat,
             has_ended: false,
         }
@@ -152,7 +150,7 @@ impl Passing {
     fn heard(&mut self) {
         let now = Instant::now();
         self.charge.heard();
-        self.silence.as_mut().reset(now + self.silence_max);
+        self.silence.as_mut().reset(now + self.charge.silence_max);
         if let Some(heartbeat) = &mut self.heartbeat {
             heartbeat.as_mut().reset(now + HEARTBEAT);
         }

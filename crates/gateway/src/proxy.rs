@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -137,7 +137,7 @@ impl Proxy {
         peer: SocketAddr,
         id: &HeaderValue,
     ) -> Result<Response<AnswerBody>, Refused> {
-        let body = self.read(body, &parts.headers).await?;
+        let body = self.read(body).await?;
         let asked = asked::read(&body).map_err(Refused::BadBody)?;
         let model = asked.model.filter(|model| !model.is_empty()).ok_or(Refused::NoModel)?;
         let Some(service) = table.of_model(&model) else {
@@ -164,24 +164,19 @@ impl Proxy {
         peer: SocketAddr,
         id: &HeaderValue,
     ) -> Result<Response<AnswerBody>, Refused> {
-        let length = http_body::Body::size_hint(&body).exact();
-        let is_kept = length.is_some_and(|length| length <= KEPT_BYTES_MAX);
-        let mut sent = Sent {
+        let sent = Sent {
             repeatable: repeatable(&parts.method, parts.uri.path()),
             says_done: false,
             callers_retry: callers_retry(&parts.headers),
-            headers: HeaderMap::new(),
+            headers: onward(parts.headers, peer.ip(), id),
             method: parts.method,
             path: rest,
             routed: Routed::default(),
         };
-        if is_kept {
-            let body = self.read(body, &parts.headers).await?;
-            sent.headers = onward(parts.headers, peer.ip(), id);
+        if body.size_hint().exact().is_some_and(|length| length <= KEPT_BYTES_MAX) {
+            let body = self.read(body).await?;
             return self.send(service, &sent, body).await;
         }
-        sent.headers = onward(parts.headers, peer.ip(), id);
-        service.count();
         let charge = self.pick(service, &sent, &mut Vec::new())?;
         self.attempt(charge, &sent, Outgoing::Passed(body)).await.answer
     }
@@ -193,7 +188,6 @@ impl Proxy {
         sent: &Sent<'_>,
         body: Bytes,
     ) -> Result<Response<AnswerBody>, Refused> {
-        service.count();
         let mut tried = Vec::new();
         let mut made = 0;
         loop {
@@ -226,8 +220,8 @@ impl Proxy {
         tried: &mut Vec<AllocationId>,
     ) -> Result<Charge, Refused> {
         let picked = service.pick(&sent.routed, tried);
-        let (charge, decision) = picked.map_err(|none| no_replica(service, none))?;
-        tried.push(decision.replica);
+        let charge = picked.map_err(|none| no_replica(service, none))?;
+        tried.push(charge.replica);
         Ok(charge)
     }
 
@@ -312,12 +306,10 @@ impl Proxy {
     }
 
     /// The whole body, within bounds of size and time.
-    async fn read(&self, mut body: Incoming, headers: &HeaderMap) -> Result<Bytes, Refused> {
+    async fn read(&self, mut body: Incoming) -> Result<Bytes, Refused> {
         let bytes_max = self.body_bytes_max;
         let too_large = Refused::BodyTooLarge { bytes_max };
-        let said: Option<u64> =
-            headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        if said.is_some_and(|said| said > bytes_max as u64) {
+        if body.size_hint().lower() > bytes_max as u64 {
             return Err(too_large);
         }
         let began = Instant::now();

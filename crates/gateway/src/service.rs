@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use berth_model::AllocationId;
 use berth_routing::retry::{Attempt, Budget, Retry};
-use berth_routing::{
-    Decision, GatewayUs, Member, NoReplica, Outcome, Pool, Reason, Request, SpanUs, Ticket,
-};
+use berth_routing::{GatewayUs, Member, NoReplica, Outcome, Pool, Reason, Request, SpanUs, Ticket};
 use http::uri::Authority;
 use metrics::Counter;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +39,6 @@ struct Inner {
 /// Where a replica is, and whether it is there.
 #[derive(Clone, Debug)]
 struct Place {
-    address: String,
     authority: Authority,
     /// Cancelled when it was found to be gone; what waits for it ends then.
     gone: CancellationToken,
@@ -53,6 +50,7 @@ struct Place {
 
 /// A request at a replica. Dropped without an end, its caller has left.
 pub(crate) struct Charge {
+    pub replica: AllocationId,
     pub authority: Authority,
     pub gone: CancellationToken,
     pub silence_max: Duration,
@@ -103,18 +101,17 @@ impl Service {
             };
             let known = inner.places.remove(&id);
             let place = match known {
-                Some(place) if place.address == endpoint.address => place,
+                Some(place) if place.authority == authority => place,
                 replaced => {
                     if let Some(replaced) = replaced {
                         replaced.left.cancel();
                     }
-                    let address = endpoint.address.clone();
                     let (gone, left) = (CancellationToken::new(), CancellationToken::new());
                     if let Some(path) = route.health_path.clone() {
                         let (authority, left) = (authority.clone(), left.clone());
                         newcomers.push(Newcomer { id, authority, path, left });
                     }
-                    Place { address, authority, gone, heard: Arc::default(), left }
+                    Place { authority, gone, heard: Arc::default(), left }
                 }
             };
             places.insert(id, place);
@@ -162,35 +159,32 @@ impl Service {
         inner.pool.set_members(&members, self.clock.now());
     }
 
-    /// Counts a request of a caller, not counting what is sent again.
-    pub fn count(&self) {
-        let now = self.clock.now();
-        self.inner().budget.request(now);
-    }
-
-    /// Who answers; counted there until the charge has ended.
+    /// Who answers; counted there until the charge has ended. The first time that a request is sent
+    /// counts for what may be sent again.
     pub fn pick(
         self: &Arc<Service>,
         request: &Request,
         tried: &[AllocationId],
-    ) -> Result<(Charge, Decision), NoReplica> {
+    ) -> Result<Charge, NoReplica> {
         let (chance, now) = (self.clock.chance(), self.clock.now());
         let mut inner = self.inner();
+        if tried.is_empty() {
+            inner.budget.request(now);
+        }
         let (ticket, decision) = inner.pool.pick(request, tried, chance, now)?;
         let silence_max = inner.route.silence_max;
         let Some(place) = inner.places.get(&decision.replica).cloned() else {
             inner.pool.finish(ticket, Outcome::Left, now);
             return Err(NoReplica::NoneReady);
         };
-        let counter = Reason::ALL.iter().zip(&self.sent);
-        let counter = counter.into_iter().find(|(reason, _)| **reason == decision.reason);
-        if let Some((_, counter)) = counter {
+        let mut counters = Reason::ALL.iter().zip(&self.sent);
+        if let Some((_, counter)) = counters.find(|(reason, _)| **reason == decision.reason) {
             counter.increment(1);
         }
         let service = Arc::clone(self);
         let Place { authority, gone, heard, .. } = place;
-        let ticket = Some(ticket);
-        Ok((Charge { authority, gone, heard, silence_max, service, ticket }, decision))
+        let (replica, ticket) = (decision.replica, Some(ticket));
+        Ok(Charge { replica, authority, gone, heard, silence_max, service, ticket })
     }
 
     pub fn decide(&self, attempt: Attempt) -> Retry {

@@ -31,11 +31,11 @@ impl Table {
         let mut newcomers = Vec::new();
         for route in &routes.services {
             let key = (route.namespace.clone(), route.name.clone());
-            let id = format!("{}/{}", route.namespace, route.name);
-            let service = match self.services.get(&key) {
-                Some(known) => Arc::clone(known),
-                None => Arc::new(Service::new(id, route.clone(), Arc::clone(clock))),
-            };
+            let service = self.services.get(&key).cloned();
+            let service = service.unwrap_or_else(|| {
+                let id = format!("{}/{}", route.namespace, route.name);
+                Arc::new(Service::new(id, route.clone(), Arc::clone(clock)))
+            });
             let found = service.update(route).into_iter();
             newcomers.extend(found.map(|newcomer| (Arc::clone(&service), newcomer)));
             table.services.insert(key, service);

@@ -3,7 +3,7 @@
 use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 
-use crate::rig::{Rig, chat, next, replica};
+use crate::rig::{Rig, await_idle, chat, next, replica};
 use crate::worker::{Step, answer, chunk, end, json, stream, worker};
 
 const ASK: &str = r#"{"model": "chat", "messages": [{"role": "user", "content": "hi"}]}"#;
@@ -124,13 +124,7 @@ async fn who_goes_away_takes_the_request_along() {
         drop(rig.client);
         let closed = tokio::time::timeout(crate::rig::PATIENCE, worker.closed.recv()).await;
         assert!(closed.unwrap().is_some());
-        let gateway = rig.gateway.clone();
-        let idle = async {
-            while gateway.in_flight() > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(crate::rig::PATIENCE, idle).await.unwrap();
+        await_idle(&rig.gateway).await;
     }
 }
 

@@ -138,13 +138,17 @@ impl Rig {
 
     /// Waits until no request is counted at any replica.
     pub async fn await_idle(&self) {
-        let idle = async {
-            while self.gateway.in_flight() > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, idle).await.expect("requests are still counted");
+        await_idle(&self.gateway).await;
     }
+}
+
+pub async fn await_idle(gateway: &Gateway) {
+    let idle = async {
+        while gateway.in_flight() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, idle).await.expect("requests are still counted");
 }
 
 fn is_whole(answer: &[u8]) -> bool {

@@ -400,8 +400,8 @@ impl<'a> Run<'a> {
             one.missed = if one.down.is_some() { one.missed + 1 } else { 0 };
         }
         let is_off = |missed: u32| missed >= 3;
-        let changed = self.replicas.iter().zip(before);
-        if changed.into_iter().any(|(one, before)| is_off(one.missed) != is_off(before)) {
+        let mut changed = self.replicas.iter().zip(before);
+        if changed.any(|(one, before)| is_off(one.missed) != is_off(before)) {
             self.set_members();
         }
         if !self.events.is_empty() {
