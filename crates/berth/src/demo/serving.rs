@@ -6,13 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use berth_client::Client;
-use berth_proto::v1;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::checks::Checks;
-use super::story::{REPLICAS, SERVICE, service_spec, submit};
+use super::story::{REPLICAS, SERVICE, exchange, running, service_spec, submit};
 use crate::local::{GatewayPort, LocalCluster};
 
 const CALLERS: usize = 4;
@@ -81,10 +78,7 @@ impl Callers {
 
 /// Whether every replica is of the second version and ready.
 async fn is_rolled(client: &Client, service: u64) -> anyhow::Result<bool> {
-    let reference = v1::JobRef { namespace: "default".to_owned(), job: service.to_string() };
-    let request = v1::ListAllocationsRequest { job: Some(reference), ..Default::default() };
-    let all = client.list_allocations(request).await?.allocations;
-    let running: Vec<_> = all.iter().filter(|one| one.state == "running").collect();
+    let running = running(client, service).await?;
     let is_new = running.iter().all(|one| one.ready && one.job_version == 2);
     Ok(is_new && running.len() == REPLICAS as usize)
 }
@@ -106,10 +100,7 @@ async fn ask(address: &str) -> anyhow::Result<()> {
     let body = format!("{{\"model\": \"{SERVICE}\", \"max_tokens\": 2, \"messages\": []}}");
     let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n";
     let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-    let mut stream = TcpStream::connect(address).await.context("connect to the gateway")?;
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.take(64 << 10).read_to_string(&mut answer).await?;
+    let answer = exchange(address, &request).await?;
     if answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"one two\"") {
         return Ok(());
     }

@@ -256,23 +256,35 @@ pub async fn wait_for(
     }
 }
 
-/// The live allocations of a service with the port of each.
-async fn replicas(client: &Client, job: u64) -> anyhow::Result<BTreeMap<String, u16>> {
+/// The allocations of a service that run.
+pub async fn running(client: &Client, job: u64) -> anyhow::Result<Vec<v1::Allocation>> {
     let reference = v1::JobRef { namespace: "default".to_owned(), job: job.to_string() };
     let request = v1::ListAllocationsRequest { job: Some(reference), ..Default::default() };
-    let reply = client.list_allocations(request).await?;
+    let mut all = client.list_allocations(request).await?.allocations;
+    all.retain(|allocation| allocation.state == "running");
+    Ok(all)
+}
+
+/// Their ports.
+async fn replicas(client: &Client, job: u64) -> anyhow::Result<BTreeMap<String, u16>> {
     let mut replicas = BTreeMap::new();
-    for allocation in reply.allocations.iter().filter(|allocation| allocation.state == "running") {
+    for allocation in running(client, job).await? {
         let port = allocation.ports.first().context("a replica has a port")?.port;
-        replicas.insert(allocation.id.clone(), u16::try_from(port)?);
+        replicas.insert(allocation.id, u16::try_from(port)?);
     }
     Ok(replicas)
 }
 
 /// A small GET: the answer, head and body.
 async fn get(port: u16, path: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+    exchange(&format!("127.0.0.1:{port}"), &request).await
+}
+
+/// Sends a request as it is, after which the other side is to close, and reads the answer.
+pub async fn exchange(address: &str, request: &str) -> anyhow::Result<String> {
+    let mut stream =
+        TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.take(64 << 10).read_to_string(&mut answer).await?;
