@@ -17,28 +17,18 @@ use berth_identity::folder::Folder;
 use berth_model::{CpuMilli, DurationMs, MemoryBytes, Name, PortRange};
 
 use crate::arguments::{AgentArguments, ProcessArguments};
-use crate::reload::Reload;
+use crate::process::Process;
 use crate::settings;
 
 pub fn run(arguments: &AgentArguments, config: Option<&Path>) -> anyhow::Result<ExitCode> {
     let (loaded, inputs) = settings::load(config, &arguments.process, flags(arguments))?;
     settings::require(&loaded.config.agent.missing_to_start())?;
     let mut options = options(&loaded.config.agent)?;
-    let log = settings::start_log(&loaded)?;
-    let reload = Reload { section: "agent", inputs, in_force: loaded.rows, filter: log.filter() };
-    let (metrics, _) = settings::start_metrics()?;
-    options.metrics = Some(metrics);
+    let process = Process::start("agent", loaded, inputs)?;
+    options.metrics = Some(process.metrics.clone());
     options.stop_on_fd_close = arguments.process.stop_on_fd_close;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    reload.listen(&runtime)?;
     outlive_workers();
-    let ended = runtime.block_on(berth_agent::run(options));
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    log.flush(Duration::from_secs(1));
-    ended.map(|()| ExitCode::SUCCESS)
+    process.run(berth_agent::run(options))
 }
 
 /// When the host runs out of memory its kernel ends workers, not those who know what became

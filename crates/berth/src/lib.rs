@@ -14,6 +14,7 @@ mod gateway;
 mod limits;
 pub mod local;
 mod mock_worker;
+mod process;
 mod reload;
 mod scheduler;
 mod settings;

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -18,7 +19,7 @@ use berth_scheduler::{
 
 use crate::arguments::SchedulerArguments;
 use crate::limits::raise_open_files;
-use crate::reload::Reload;
+use crate::process::Process;
 use crate::{settings, stop};
 
 /// After its owner has gone a scheduler ends within this, whatever hangs.
@@ -50,17 +51,10 @@ pub fn run(arguments: &SchedulerArguments, config: Option<&Path>) -> anyhow::Res
     settings::require(&loaded.config.scheduler.missing_to_start())?;
     let options = options(&loaded.config.scheduler)?;
     raise_open_files();
-    let log = settings::start_log(&loaded)?;
-    let reload =
-        Reload { section: "scheduler", inputs, in_force: loaded.rows, filter: log.filter() };
-    let (_, metrics) = settings::start_metrics()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
+    let process = Process::start("scheduler", loaded, inputs)?;
     let owner = stop::owner_pipe(arguments.process.stop_on_fd_close)?;
-    reload.listen(&runtime)?;
-    let ended = runtime.block_on(async {
+    let metrics = Arc::clone(&process.metrics_text);
+    process.run(async {
         let asked = async {
             tokio::select! {
                 _ = stop::on_signal() => Leave::HandOver,
@@ -71,10 +65,7 @@ pub fn run(arguments: &SchedulerArguments, config: Option<&Path>) -> anyhow::Res
             }
         };
         berth_scheduler::run(options, metrics, asked).await
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    log.flush(Duration::from_secs(1));
-    ended.map(|()| ExitCode::SUCCESS)
+    })
 }
 
 /// Ends the process in a while even if ending in order hangs.

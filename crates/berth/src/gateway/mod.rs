@@ -16,15 +16,15 @@ use axum::routing::get;
 use berth_client::{Client, Options};
 use berth_config::{Flags, Setting};
 use berth_gateway::{Gateway, GatewayOptions};
-use berth_identity::Dialer;
 use berth_identity::folder::Folder;
 use berth_identity::tls::Trust;
+use berth_identity::{Dialer, Page};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::GatewayArguments;
 use crate::limits::raise_open_files;
-use crate::reload::Reload;
+use crate::process::Process;
 use crate::scheduler::socket;
 use crate::{settings, stop};
 use kept::Kept;
@@ -47,16 +47,10 @@ pub fn run(arguments: &GatewayArguments, config: Option<&Path>) -> anyhow::Resul
         drain: Duration::from_millis(wanted.drain.value),
     };
     raise_open_files();
-    let log = settings::start_log(&loaded)?;
-    let reload = Reload { section: "gateway", inputs, in_force: loaded.rows, filter: log.filter() };
-    let (_, metrics) = settings::start_metrics()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
+    let process = Process::start("gateway", loaded, inputs)?;
     let owner = stop::owner_pipe(arguments.process.stop_on_fd_close)?;
-    reload.listen(&runtime)?;
-    let ended = runtime.block_on(async {
+    let metrics = Arc::clone(&process.metrics_text);
+    process.run(async {
         let stop = CancellationToken::new();
         let asked = stop.clone();
         drop(tokio::spawn(async move {
@@ -67,10 +61,7 @@ pub fn run(arguments: &GatewayArguments, config: Option<&Path>) -> anyhow::Resul
             asked.cancel();
         }));
         serve(Serving { client, kept, options, listen, http, metrics }, stop).await
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    log.flush(Duration::from_secs(1));
-    ended.map(|()| ExitCode::SUCCESS)
+    })
 }
 
 struct Serving {
@@ -117,9 +108,9 @@ fn pages_of(gateway: &Gateway, metrics: Arc<dyn Fn() -> String + Send + Sync>) -
         }
     };
     Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(move || async move { metrics() }))
+        .route(Page::Live.path(), get(|| async { "ok\n" }))
+        .route(Page::Ready.path(), get(ready))
+        .route(Page::Metrics.path(), get(move || async move { metrics() }))
 }
 
 /// For ever: what the schedulers tell, and what they told last while none of them does.
