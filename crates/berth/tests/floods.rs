@@ -169,11 +169,11 @@ async fn b51_floods_of_frames_are_bounded_and_others_are_answered() {
     let client = cluster.client();
     let pid = cluster.schedulers[0].child.pid;
     let before = processes::own_memory_kib(pid).unwrap();
-    // Nobody hears of what is answered in kind and held to a few answers at a time.
+    // Nobody hears of what is answered in kind, an answer at a time.
     let cut = Some(ENHANCE_YOUR_CALM);
     let attacks: [(&str, Round, Option<u32>); 6] = [
         ("opened and reset", opened_and_reset, cut),
-        ("watched and never read", watched_and_never_read, None),
+        ("watched and never read", watched_and_never_read, cut),
         ("empty data", empty_data, cut),
         ("headers without end", headers_without_end, cut),
         ("pings", pings, None),
