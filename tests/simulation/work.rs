@@ -45,6 +45,7 @@ fn job(rng: &mut Rng, kind: JobKind, text: &str, worker: [u64; 3]) -> JobSpec {
             preemptible: rng.chance(700),
             min_run: DurationMs(rng.pick(&[0, 300, 2_000])),
         },
+        route: Default::default(),
     }
 }
 

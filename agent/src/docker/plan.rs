@@ -269,6 +269,7 @@ mod tests {
             progress_deadline: None,
             exclusive: false,
             preemption: berth_model::Preemption::default(),
+            route: berth_model::Route::default(),
         };
         let device = DeviceClaim {
             uuid: "GPU-7".to_owned(),

@@ -42,6 +42,7 @@ fn job() -> JobSpec {
         progress_deadline: None,
         exclusive: false,
         preemption: berth_model::Preemption::default(),
+        route: berth_model::Route::default(),
     }
 }
 

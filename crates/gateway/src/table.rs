@@ -1,6 +1,6 @@
 //! The services by the names that callers use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_model::Name;
@@ -16,8 +16,8 @@ pub(crate) struct Table {
     /// Whether anybody has told who serves what.
     pub is_told: bool,
     services: BTreeMap<(Name, Name), Arc<Service>>,
-    by_model: BTreeMap<String, Arc<Service>>,
-    by_name: BTreeMap<String, Arc<Service>>,
+    by_model: Names,
+    by_name: Names,
 }
 
 impl Table {
@@ -42,8 +42,8 @@ impl Table {
         }
         let ended = self.services.iter().filter(|(key, _)| !table.services.contains_key(key));
         ended.for_each(|(_, service)| service.end());
-        table.by_model = named(routes, &table.services, |route| route.model.clone());
-        table.by_name = named(routes, &table.services, |route| route.name.to_string());
+        table.by_model = Names::of(routes, &table.services, |route| &route.model);
+        table.by_name = Names::of(routes, &table.services, |route| route.name.as_str());
         (table, newcomers)
     }
 
@@ -62,7 +62,7 @@ impl Table {
     /// As OpenAI's API lists models.
     pub fn models(&self) -> Value {
         let data: Vec<Value> =
-            self.by_model.iter().map(|(id, service)| model(id, service)).collect();
+            self.by_model.told.iter().map(|(id, service)| model(id, service)).collect();
         json!({ "object": "list", "data": data })
     }
 
@@ -81,26 +81,42 @@ fn model(id: &str, service: &Service) -> Value {
     })
 }
 
-/// By a name of theirs, where one alone has it; with the namespace before it else.
-fn named(
-    routes: &Routes,
-    services: &BTreeMap<(Name, Name), Arc<Service>>,
-    name_of: impl Fn(&ServiceRoute) -> String,
-) -> BTreeMap<String, Arc<Service>> {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for route in &routes.services {
-        *counts.entry(name_of(route)).or_default() += 1;
+/// Services by a name of theirs. Of two of one namespace the one that was there first has it.
+#[derive(Clone, Default)]
+struct Names {
+    /// As they are told of: the name alone where those of one namespace have it.
+    told: BTreeMap<String, Arc<Service>>,
+    /// With the namespace before it.
+    full: BTreeMap<String, Arc<Service>>,
+}
+
+impl Names {
+    fn of(
+        routes: &Routes,
+        services: &BTreeMap<(Name, Name), Arc<Service>>,
+        name_of: impl Fn(&ServiceRoute) -> &str,
+    ) -> Names {
+        let mut namespaces: BTreeMap<&str, BTreeSet<&Name>> = BTreeMap::new();
+        for route in &routes.services {
+            namespaces.entry(name_of(route)).or_default().insert(&route.namespace);
+        }
+        let mut oldest: Vec<&ServiceRoute> = routes.services.iter().collect();
+        oldest.sort_by_key(|route| route.created_s);
+        let mut names = Names::default();
+        for route in oldest {
+            let name = name_of(route);
+            let service = services.get(&(route.namespace.clone(), route.name.clone()));
+            let Some(service) = service else { continue };
+            let full = format!("{}/{name}", route.namespace);
+            let is_one = namespaces.get(name).is_some_and(|namespaces| namespaces.len() == 1);
+            let told = if is_one { name.to_owned() } else { full.clone() };
+            names.told.entry(told).or_insert_with(|| Arc::clone(service));
+            names.full.entry(full).or_insert_with(|| Arc::clone(service));
+        }
+        names
     }
-    let mut named = BTreeMap::new();
-    for route in &routes.services {
-        let name = name_of(route);
-        let service = services.get(&(route.namespace.clone(), route.name.clone()));
-        let Some(service) = service else { continue };
-        let id = match counts.get(&name) {
-            Some(1) => name,
-            _ => format!("{}/{name}", route.namespace),
-        };
-        named.insert(id, Arc::clone(service));
+
+    fn get(&self, name: &str) -> Option<&Arc<Service>> {
+        self.told.get(name).or_else(|| self.full.get(name))
     }
-    named
 }

@@ -4,7 +4,7 @@
 use berth_jobfile::{Input, Syntax, parse};
 use berth_model::{
     ArraySpec, CpuMilli, DurationMs, Gang, GpuRequest, HealthProbe, JobKind, JobSpec, LeftOut,
-    MemoryBytes, Name, OnReturn, Policy, Signal,
+    MemoryBytes, Name, OnReturn, Policy, Route, RoutingPolicy, Signal,
 };
 
 fn read(syntax: Syntax, text: &str, overrides: &[&str]) -> JobSpec {
@@ -62,6 +62,13 @@ min_run = "10m"
 [update]
 strategy = "rolling"
 progress_deadline = "20m"
+
+[route]
+model = "meta-llama/Llama-3.1-8B"
+port = "http"
+balance = "least-outstanding"
+timeout = "5m"
+drain = "90s"
 "#;
 
 const YAML: &str = r#"
@@ -95,6 +102,7 @@ preemption: {preempts: false, preemptible: false, min_run: 10m}
 update:
   strategy: rolling
   progress_deadline: 20m
+route: {model: meta-llama/Llama-3.1-8B, port: http, balance: least-outstanding, timeout: 5m, drain: 90s}
 "#;
 
 const JSON: &str = r#"{
@@ -112,7 +120,9 @@ const JSON: &str = r#"{
   "health": {"http": {"path": "/health", "port": "http", "interval": "3s", "timeout": "1s",
     "failures": 4, "start_period": "5m"}},
   "preemption": {"preempts": false, "preemptible": false, "min_run": "10m"},
-  "update": {"strategy": "rolling", "progress_deadline": "20m"}
+  "update": {"strategy": "rolling", "progress_deadline": "20m"},
+  "route": {"model": "meta-llama/Llama-3.1-8B", "port": "http", "balance": "least-outstanding",
+    "timeout": "5m", "drain": "90s"}
 }"#;
 
 #[test]
@@ -127,6 +137,14 @@ fn every_key_is_read() {
     assert!(job.exclusive);
     assert!(!job.preemption.preempts && !job.preemption.preemptible);
     assert_eq!(job.preemption.min_run, DurationMs::from_secs(600));
+    let route = Route {
+        model: Some("meta-llama/Llama-3.1-8B".to_owned()),
+        port: Some(name("http")),
+        balance: RoutingPolicy::LeastOutstanding,
+        timeout: DurationMs::from_secs(300),
+        drain: DurationMs::from_secs(90),
+    };
+    assert_eq!(job.route, route);
     assert_eq!(job.constraints.labels["disk"], "nvme");
     assert_eq!(job.constraints.pool, Some(name("large")));
     assert_eq!(job.constraints.node, Some(name("gpu-01")));

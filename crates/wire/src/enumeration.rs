@@ -1,7 +1,9 @@
 //! Enums in both forms. The zero of a protobuf enum and a number that this
 //! version does not know are problems, never a default.
 
-use berth_model::{DeviceHealth, EndCause, JobKind, PcieWay, Policy, Signal, StartPhase};
+use berth_model::{
+    DeviceHealth, EndCause, JobKind, PcieWay, Policy, RoutingPolicy, Signal, StartPhase,
+};
 use berth_proto::v1;
 
 use crate::problem::{Cause, Field, Problems};
@@ -92,6 +94,22 @@ enumeration!(
         Fgd,
         FirstFit,
         Berth,
+    ]
+);
+enumeration!(
+    RoutingPolicy,
+    v1::RoutingPolicy,
+    [
+        Auto,
+        RoundRobin,
+        Weighted,
+        LeastOutstanding,
+        ResponseTime,
+        PowerOfTwo,
+        ShortestExpectedDelay,
+        ConsistentHash,
+        PrefixAffinity,
+        Priority,
     ]
 );
 enumeration!(Signal, v1::Signal, [Term, Int, Quit, Hup, Usr1, Usr2, Kill]);

@@ -155,6 +155,7 @@ mod tests {
             progress_deadline: None,
             exclusive: false,
             preemption: berth_model::Preemption::default(),
+            route: berth_model::Route::default(),
         });
         let digest = SpecDigest([0; 32]);
         let one = SubmitJob { key: None, spec, digest, if_version: None };

@@ -40,6 +40,7 @@ impl Job {
             progress_deadline: None,
             exclusive: false,
             preemption: berth_model::Preemption::default(),
+            route: berth_model::Route::default(),
         };
         Job { number, spec }
     }

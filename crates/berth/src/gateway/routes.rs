@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use berth_gateway::{Endpoint, Routes, ServiceRoute};
-use berth_model::Name;
+use berth_model::{Name, Route};
 use berth_proto::v1;
-use berth_routing::{Member, Policy};
-
-/// A model that thinks for longer before it says anything, or pauses for longer, is given up.
-const SILENCE_MAX: Duration = Duration::from_secs(600);
+use berth_routing::Member;
+use berth_wire::spec::routing_policy_from_proto;
 
 /// Leaves out, with a word in the log, what a newer scheduler tells and this gateway cannot read.
 pub fn of(told: v1::Routes) -> Routes {
@@ -30,11 +28,19 @@ fn service(route: v1::ServiceRoute) -> Option<ServiceRoute> {
         name: Name::new(&route.name).ok()?,
         model: route.model,
         created_s: route.created_at_ms / 1_000,
-        policy: Policy::Auto,
+        policy: routing_policy_from_proto(route.balance).unwrap_or_default(),
         replicas: replicas?,
         health_path: Some(route.health_path).filter(|path| !path.is_empty()),
-        silence_max: SILENCE_MAX,
+        silence_max: silence_max(route.timeout_ms),
     })
+}
+
+/// Routes that were kept before it was told say nothing.
+fn silence_max(timeout_ms: u64) -> Duration {
+    match timeout_ms {
+        0 => Duration::from_millis(Route::TIMEOUT_DEFAULT.0),
+        told => Duration::from_millis(told),
+    }
 }
 
 fn replica(replica: v1::ServiceReplica) -> Option<Endpoint> {

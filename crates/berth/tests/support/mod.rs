@@ -63,6 +63,7 @@ pub fn batch(name: &str, count: u32, command: Vec<String>) -> JobSpec {
         progress_deadline: None,
         exclusive: false,
         preemption: berth_model::Preemption::default(),
+        route: berth_model::Route::default(),
     }
 }
 

@@ -31,8 +31,21 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
             "preemptible": spec.preemption.preemptible,
             "min_run": format_duration(spec.preemption.min_run.0),
         },
+        "route": route_json(spec),
         "tasks": tasks,
     })
+}
+
+/// Nothing where nobody asks it anything.
+fn route_json(spec: &JobSpec) -> Option<Value> {
+    let reached = spec.reached()?;
+    Some(json!({
+        "model": spec.model(),
+        "port": reached.port.as_str(),
+        "balance": spec.route.balance.name(),
+        "timeout": format_duration(spec.route.timeout.0),
+        "drain": format_duration(spec.route.drain.0),
+    }))
 }
 
 fn constraints_json(constraints: &Constraints) -> Value {
@@ -178,7 +191,23 @@ mod tests {
         expected["constraints"]["node"] = Value::Null;
         expected["update"]["progress_deadline"] = Value::Null;
         expected["policy_origin"] = json!("job");
+        expected["route"] = Value::Null;
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn how_a_service_is_reached_is_told_with_what_it_did_not_say() {
+        let mut task = TaskSpec::new(Name::new("main").unwrap(), JobKind::Service, Vec::new());
+        task.ports = vec![Name::new("grpc").unwrap()];
+        let (name, namespace) = (Name::new("chat").unwrap(), Name::new("default").unwrap());
+        let mut spec = JobSpec::new(name, namespace, JobKind::Service, vec![task]);
+        let usual = json!({"model": "chat", "port": "grpc", "balance": "auto", "timeout": "10m",
+            "drain": "10m"});
+        assert_eq!(spec_json(&spec)["route"], usual);
+        spec.route.model = Some("org/model".to_owned());
+        assert_eq!(spec_json(&spec)["route"]["model"], "org/model");
+        spec.tasks[0].ports.clear();
+        assert_eq!(spec_json(&spec)["route"], Value::Null);
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod policy;
 pub mod preemption;
 pub mod quantity;
 pub mod range_set;
+pub mod route;
 pub mod spec;
 pub mod status;
 pub mod time;
@@ -57,6 +58,7 @@ pub use policy::{POOL_POLICIES_MAX, Policy, PolicyDefaults, PolicyOrigin};
 pub use preemption::{PATIENCE, PREEMPTION_GAP, Preemption, outranks};
 pub use quantity::{CpuMilli, DiskBytes, MemoryBytes, ShareMilli};
 pub use range_set::RangeSet;
+pub use route::{MODEL_BYTES_MAX, Reached, Route, RoutingPolicy};
 pub use spec::{
     ArraySpec, Constraints, Driver, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec,
     OnReturn, RestartPolicy, Signal, SpecDigest, StopPolicy, TaskSpec,

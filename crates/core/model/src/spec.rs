@@ -12,6 +12,7 @@ use crate::name::Name;
 use crate::policy::{Policy, PolicyOrigin};
 use crate::preemption::Preemption;
 use crate::quantity::{CpuMilli, MemoryBytes, ShareMilli};
+use crate::route::Route;
 use crate::time::DurationMs;
 
 /// SHA-256 over the canonical encoding of a job specification.
@@ -68,6 +69,8 @@ pub struct JobSpec {
     /// lease ends, and it is replaced only after that is certain.
     pub exclusive: bool,
     pub preemption: Preemption,
+    /// Of a service.
+    pub route: Route,
 }
 
 /// Where a job may run at all.
@@ -319,6 +322,7 @@ impl JobSpec {
             progress_deadline: kind.is_named().then_some(JobSpec::PROGRESS_DEADLINE_DEFAULT),
             exclusive: false,
             preemption: Preemption::default(),
+            route: Route::default(),
         }
     }
 }

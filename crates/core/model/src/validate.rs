@@ -49,6 +49,7 @@ const RESERVED_PREFIX: &str = "BERTH_";
 mod gang;
 mod grant;
 mod node;
+mod route;
 
 pub use grant::validate_grant;
 pub use node::validate_node;
@@ -98,6 +99,7 @@ pub fn validate(spec: &JobSpec) -> Vec<Violation> {
         check_task(spec, task, &mut complaints);
     }
     check_job_times(spec, &mut complaints);
+    route::check(spec, &mut complaints);
     complaints.0
 }
 

@@ -24,12 +24,12 @@ pub mod request;
 pub mod retry;
 pub mod split;
 
+pub use berth_model::RoutingPolicy as Policy;
 pub use breaker::Breaker;
 pub use bucket::Bucket;
 pub use clock::{GatewayUs, SpanUs};
 pub use load::{Load, Outcome, Signals};
 pub use pick::{Decision, NoReplica, Reason, Score};
-pub use policies::Policy;
 pub use pool::{Member, Pool, Ticket};
 pub use prefix::{Blocks, PrefixIndex};
 pub use request::Request;

@@ -251,7 +251,7 @@ fn open(
     let most_broken = pool.broken() * 2 > pool.replicas.len();
     let breakers = if most_broken { Breakers::Ignore } else { Breakers::Count };
     let rules = Rules { tried, breakers };
-    if pool.replicas.len() > ALL_LOOKED_AT_MAX && pool.policy.is_sampled() {
+    if pool.replicas.len() > ALL_LOOKED_AT_MAX && policies::is_sampled(pool.policy) {
         let sample = sample(pool, request, rules, dice, now);
         if !sample.is_empty() {
             return Ok(sample);

@@ -1,13 +1,12 @@
 //! The replicas of one service as one gateway sees them. Everything that changes what a decision
 //! sees goes through here: who is there, what is sent to them, and how it ended.
 
-use berth_model::AllocationId;
+use berth_model::{AllocationId, RoutingPolicy as Policy};
 
 use crate::breaker::{Breaker, Leave, Verdict};
 use crate::clock::{GatewayUs, SpanUs};
 use crate::load::{Load, Outcome, Signals};
 use crate::pick::{self, Decision, NoReplica};
-use crate::policies::Policy;
 use crate::prefix::PrefixIndex;
 use crate::request::Request;
 

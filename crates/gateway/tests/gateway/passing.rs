@@ -86,6 +86,24 @@ async fn models_are_those_of_the_routes() {
     assert_eq!((none.status, none.code().as_str()), (StatusCode::NOT_FOUND, "model_not_found"));
 }
 
+/// Nobody takes a model's name from who has it, and where a namespace is named it is never in doubt.
+#[tokio::test]
+async fn of_two_services_of_one_model_the_older_has_it() {
+    let (old, new) = (worker(json("{\"old\": 1}")).await, worker(json("{\"new\": 1}")).await);
+    let mut other = chat(&[&new.address]);
+    other.name = "a-newer-one".parse_name();
+    other.created_s += 1;
+    let rig = Rig::new(vec![other, chat(&[&old.address])]).await;
+    let list = rig.ask(Method::GET, "/v1/models", "").await.json();
+    assert_eq!(list["data"].as_array().unwrap().len(), 1);
+    for model in ["chat", "default/chat"] {
+        let answer = rig.chat(&format!("{{\"model\": \"{model}\"}}")).await;
+        assert_eq!(answer.json()["old"], 1, "{model}");
+    }
+    let named = rig.ask(Method::POST, "/invoke/default%2Fa-newer-one/x", "{}").await;
+    assert_eq!(named.json()["new"], 1);
+}
+
 trait ParseName {
     fn parse_name(&self) -> berth_model::Name;
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use berth_model::validate::REPLICAS_MAX;
 use berth_model::{
-    Constraints, JobKind, JobSpec, Name, OnReturn, Policy, PolicyOrigin, Preemption, TaskSpec,
-    validate,
+    Constraints, JobKind, JobSpec, Name, OnReturn, Policy, PolicyOrigin, Preemption, Route,
+    RoutingPolicy, TaskSpec, validate,
 };
 
 use super::walk::{Field, Walk, join};
@@ -97,6 +97,9 @@ fn read_rest(walk: &mut Walk<'_>, tree: &Table, spec: &mut JobSpec) {
     if let Some(preemption) = walk.field(tree, "", "preemption") {
         read_preemption(walk, &preemption, &mut spec.preemption);
     }
+    if let Some(route) = walk.field(tree, "", "route") {
+        read_route(walk, &route, &mut spec.route);
+    }
     if let Some(update) = walk.field(tree, "", "update") {
         read_update(walk, &update, spec);
     }
@@ -112,6 +115,26 @@ fn read_preemption(walk: &mut Walk<'_>, field: &Field<'_>, preemption: &mut Pree
     }
     if let Some(min_run) = walk.field(table, &field.path, "min_run") {
         preemption.min_run = walk.duration(&min_run).unwrap_or(preemption.min_run);
+    }
+}
+
+fn read_route(walk: &mut Walk<'_>, field: &Field<'_>, route: &mut Route) {
+    let Some(table) = walk.table(field, &keys::ROUTE) else { return };
+    if let Some(model) = walk.field(table, &field.path, "model") {
+        route.model = walk.text(&model).map(str::to_owned);
+    }
+    if let Some(port) = walk.field(table, &field.path, "port") {
+        route.port = walk.name(&port);
+    }
+    if let Some(balance) = walk.field(table, &field.path, "balance") {
+        let words = RoutingPolicy::ALL.map(|policy| (policy.name(), policy));
+        route.balance = walk.word(&balance, &words, &[]).unwrap_or(route.balance);
+    }
+    if let Some(timeout) = walk.field(table, &field.path, "timeout") {
+        route.timeout = walk.duration(&timeout).unwrap_or(route.timeout);
+    }
+    if let Some(drain) = walk.field(table, &field.path, "drain") {
+        route.drain = walk.duration(&drain).unwrap_or(route.drain);
     }
 }
 

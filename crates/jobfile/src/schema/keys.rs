@@ -50,6 +50,7 @@ const JOB_KEYS: &[&str] = &[
     "preemption",
     "priority",
     "replicas",
+    "route",
     "task",
     "tasks",
     "update",
@@ -64,7 +65,6 @@ pub(super) const JOB: Keys = Keys {
         "depends_on",
         "quota",
         "reservation",
-        "route",
         "schedule",
         "secrets",
         "spread",
@@ -98,6 +98,10 @@ pub(super) const CONSTRAINTS: Keys = Keys {
     ..keys(&["labels", "node", "pool"])
 };
 pub(super) const PREEMPTION: Keys = keys(&["min_run", "preemptible", "preempts"]);
+pub(super) const ROUTE: Keys = Keys {
+    later: &["cache", "key", "limits", "max_in_flight", "queue"],
+    ..keys(&["balance", "drain", "model", "port", "timeout"])
+};
 pub(super) const STOP: Keys = keys(&["grace", "signal"]);
 pub(super) const RESTART: Keys = keys(&["attempts", "backoff", "backoff_max"]);
 pub(super) const UPDATE: Keys = Keys {

@@ -4,8 +4,8 @@ use berth_model::{
     ArraySpec, Artifact, Checksum, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth,
     DeviceSlice, DeviceWay, DiskBytes, Driver, DurationMs, Gang, GangSeat, GpuRequest, HealthCheck,
     HealthProbe, JobKind, JobSpec, LeftOut, Limits, MemoryBytes, NodeSpec, OnReturn, PcieWay,
-    Policy, PolicyOrigin, PortClaim, PortRange, Preemption, RestartPolicy, ShareMilli, Signal,
-    SpecDigest, StopPolicy, TaskSpec,
+    Policy, PolicyOrigin, PortClaim, PortRange, Preemption, RestartPolicy, Route, RoutingPolicy,
+    ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -27,6 +27,18 @@ fn preemption() -> impl Strategy<Value = Preemption> {
     any.prop_map(|(preempts, preemptible, min_run)| Preemption { preempts, preemptible, min_run })
 }
 
+fn route() -> impl Strategy<Value = Route> {
+    let policy = select(RoutingPolicy::ALL.to_vec());
+    let any = (option::of(text()), option::of(name()), policy, span(), span());
+    any.prop_map(|(model, port, balance, timeout, drain)| Route {
+        model,
+        port,
+        balance,
+        timeout,
+        drain,
+    })
+}
+
 /// Any specification that the types can hold.
 pub(crate) fn job() -> BoxedStrategy<JobSpec> {
     let constraints = (labels(), option::of(name()), option::of(name()))
@@ -36,8 +48,9 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
         (constraints, vec(task(), 0..4), option::of(span()), any::<bool>()),
         (span(), select(OnReturn::ALL.to_vec()), option::of(span()), preemption()),
         select(PolicyOrigin::ALL.to_vec()),
+        route(),
     )
-        .prop_map(|(head, body, rest, policy_origin)| {
+        .prop_map(|(head, body, rest, policy_origin, route)| {
             let (max_disconnect, on_return, progress_deadline, preemption) = rest;
             let (name, namespace, kind, priority, policy) = head;
             let (constraints, tasks, deadline, exclusive) = body;
@@ -56,6 +69,7 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
                 progress_deadline,
                 exclusive,
                 preemption,
+                route,
             }
         })
         .boxed()

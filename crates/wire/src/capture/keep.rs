@@ -117,7 +117,10 @@ fn job_spec(spec: &mut JobSpec) {
         progress_deadline: _,
         exclusive: _,
         preemption: _,
+        route,
     } = spec;
+    // What callers say is nothing that a decision goes by.
+    route.model = None;
     tasks.iter_mut().for_each(task_spec);
 }
 

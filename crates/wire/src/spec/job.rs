@@ -4,6 +4,7 @@ use berth_model::{Constraints, DurationMs, JobSpec, Name, OnReturn, Preemption};
 use berth_proto::v1;
 
 use super::policy::{policy_origin_to_proto, read_origin};
+use super::route::{read_route, route_to_proto};
 use super::task::{read_task, task_to_proto};
 use crate::enumeration;
 use crate::problem::{Cause, Field, Problems};
@@ -24,6 +25,7 @@ pub fn job_spec_to_proto(spec: &JobSpec) -> v1::JobSpec {
         on_return: on_return_to_proto(spec.on_return).into(),
         progress_deadline_ms: spec.progress_deadline.map(|span| span.0),
         preemption: preemption_to_proto(spec.preemption),
+        route: route_to_proto(&spec.route),
         policy_origin: policy_origin_to_proto(spec.policy_origin),
     }
 }
@@ -90,6 +92,7 @@ pub(crate) fn read_job(
         read_constraints(at.named("constraints"), proto.constraints.unwrap_or_default(), problems);
     let on_return = read_on_return(at.named("on_return"), proto.on_return, problems);
     let policy_origin = read_origin(at.named("policy_origin"), proto.policy_origin, problems);
+    let route = read_route(at.named("route"), proto.route, problems);
     let mut tasks = Vec::with_capacity(proto.tasks.len());
     let tasks_at = at.named("tasks");
     for (position, task) in proto.tasks.into_iter().enumerate() {
@@ -110,6 +113,7 @@ pub(crate) fn read_job(
         progress_deadline: proto.progress_deadline_ms.map(DurationMs),
         exclusive: proto.exclusive,
         preemption: proto.preemption.map_or_else(Preemption::default, read_preemption),
+        route: route?,
     })
 }
 

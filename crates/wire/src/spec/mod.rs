@@ -13,6 +13,7 @@ mod namespace;
 mod node;
 mod node_reservation;
 mod policy;
+mod route;
 mod task;
 
 use berth_model::validate::SPEC_BYTES_MAX;
@@ -34,6 +35,7 @@ pub use node_reservation::node_reservation_to_proto;
 pub use policy::{
     policy_from_proto, policy_origin_from_proto, policy_origin_to_proto, policy_to_proto,
 };
+pub use route::{routing_policy_from_proto, routing_policy_to_proto};
 
 pub(crate) use claim::{
     check_device_claim, read_device_claim, read_port_claims, read_seat, seat_to_proto,

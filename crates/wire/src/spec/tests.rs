@@ -43,6 +43,7 @@ fn sample() -> JobSpec {
         progress_deadline: None,
         exclusive: false,
         preemption: berth_model::Preemption::default(),
+        route: berth_model::Route::default(),
     }
 }
 

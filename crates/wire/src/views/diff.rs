@@ -82,6 +82,11 @@ fn fields(spec: &JobSpec) -> Fields {
     put(&mut fields, "preemption.preempts", spec.preemption.preempts);
     put(&mut fields, "preemption.preemptible", spec.preemption.preemptible);
     put(&mut fields, "preemption.min_run", milliseconds(spec.preemption.min_run.0));
+    put_some(&mut fields, "route.model", spec.route.model.as_ref().map(|model| quoted(model)));
+    put_some(&mut fields, "route.port", spec.route.port.as_ref());
+    put(&mut fields, "route.balance", spec.route.balance.name());
+    put(&mut fields, "route.timeout", milliseconds(spec.route.timeout.0));
+    put(&mut fields, "route.drain", milliseconds(spec.route.drain.0));
     for task in &spec.tasks {
         task_fields(task, &mut fields);
     }

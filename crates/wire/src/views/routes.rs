@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::{AllocationState, HealthProbe, JobKind, Name, TaskIndex, TaskSpec};
+use berth_model::{AllocationState, HealthProbe, JobKind, Name, Reached};
 use berth_proto::v1;
 use berth_state::{AllocationRow, ClusterState, JobRow};
 
-/// The port by which a task is reached, where it has several.
-const PORT: &str = "http";
+use crate::spec::routing_policy_to_proto;
 
 /// Every service that can be reached over a port. Costs O(jobs, and the live instances of services).
 pub fn routes(state: &ClusterState) -> v1::Routes {
@@ -23,13 +22,9 @@ pub fn routes(state: &ClusterState) -> v1::Routes {
 
 /// `None` where no task of it has a port.
 fn route(state: &ClusterState, job: &JobRow) -> Option<v1::ServiceRoute> {
-    let named = |task: &&TaskSpec| task.ports.iter().any(|port| port.as_str() == PORT);
-    let mut tasks = (0..).zip(&job.spec.tasks);
-    let found = tasks.clone().find(|(_, task)| named(task));
-    let (position, task) = found.or_else(|| tasks.find(|(_, task)| !task.ports.is_empty()))?;
-    let port = task.ports.iter().find(|port| port.as_str() == PORT).or(task.ports.first())?;
+    let Reached { position, task, port } = job.spec.reached()?;
     let replicas = state
-        .allocations_of_task(job.id, TaskIndex(position))
+        .allocations_of_task(job.id, position)
         .filter(|row| row.state == AllocationState::Running { ready: true })
         .filter_map(|row| replica(state, row, port));
     let health_path = match task.health.as_ref().map(|health| &health.probe) {
@@ -40,10 +35,12 @@ fn route(state: &ClusterState, job: &JobRow) -> Option<v1::ServiceRoute> {
     Some(v1::ServiceRoute {
         namespace: job.namespace().to_string(),
         name: job.name().to_string(),
-        model: job.name().to_string(),
+        model: job.spec.model().to_owned(),
         created_at_ms: job.submitted_at.0,
         replicas: replicas.collect(),
         health_path,
+        balance: routing_policy_to_proto(job.spec.route.balance),
+        timeout_ms: job.spec.route.timeout.0,
     })
 }
 

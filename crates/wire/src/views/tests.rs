@@ -54,6 +54,7 @@ fn spec(kind: JobKind, tasks: Vec<TaskSpec>) -> JobSpec {
         progress_deadline: None,
         exclusive: false,
         preemption: berth_model::Preemption::default(),
+        route: berth_model::Route::default(),
     }
 }
 
@@ -226,6 +227,25 @@ fn routes_lead_to_the_replicas_that_are_ready() {
     assert_eq!(service.replicas, [replica]);
     world.observe(second, Observed::Running { ready: true, started_at: WallMs(5) });
     assert_eq!(routes(&world.state).services[0].replicas.len(), 2);
+    assert_eq!(service.balance(), v1::RoutingPolicy::Auto);
+    assert_eq!(service.timeout_ms, 600_000);
+    // What it says itself.
+    let route = berth_model::Route {
+        model: Some("org/large".to_owned()),
+        port: Some(name("metrics")),
+        balance: berth_model::RoutingPolicy::Priority,
+        timeout: DurationMs(5_000),
+        drain: DurationMs(0),
+    };
+    let mut world = World::new();
+    let reached = TaskSpec { ports: ports.clone(), ..task(1) };
+    let job = world.submit(JobSpec { route, ..spec(JobKind::Service, vec![reached]) });
+    let only = world.place_with(job, 0, "GPU-4", claim(20_000));
+    world.observe(only, Observed::Running { ready: true, started_at: WallMs(5) });
+    let [service] = routes(&world.state).services.try_into().unwrap();
+    assert_eq!((service.model.as_str(), service.timeout_ms), ("org/large", 5_000));
+    assert_eq!(service.balance(), v1::RoutingPolicy::Priority);
+    assert_eq!(service.replicas[0].address, "127.0.0.1:20000");
     // What nobody can reach, or is no service, is not told of.
     let mut world = World::new();
     world.submit(spec(JobKind::Batch, vec![TaskSpec { ports, ..task(1) }]));

@@ -29,6 +29,7 @@ fn job(kind: JobKind) -> JobSpec {
         progress_deadline: None,
         exclusive: false,
         preemption: crate::Preemption::default(),
+        route: crate::Route::default(),
     }
 }
 
@@ -270,4 +271,43 @@ fn b25_a_share_is_of_one_whole_gpu() {
     let several = "tasks.main.gpu.share: expected the whole of 2 GPUs, or a part of one";
     check(2, "H100", 500, Some(several));
     check(1, "1g.10gb", 300, Some("tasks.main.gpu.share: a slice (MIG) is not shared"));
+}
+
+#[test]
+fn only_a_service_with_a_port_is_asked_by_callers() {
+    let routed = |kind: JobKind, ports: &[&str], change: fn(&mut crate::Route)| {
+        let mut spec = job(kind);
+        spec.tasks[0].ports = ports.iter().map(|port| name(port)).collect();
+        change(&mut spec.route);
+        fields(&spec)
+    };
+    let named = |model: &'static str| {
+        let mut spec = job(JobKind::Service);
+        spec.tasks[0].ports = vec![name("http")];
+        spec.route.model = Some(model.to_owned());
+        fields(&spec)
+    };
+    let none = Vec::<String>::new();
+    let llama: fn(&mut crate::Route) = |route| route.model = Some("llama".to_owned());
+    assert_eq!(routed(JobKind::Service, &["http"], llama), none);
+    assert_eq!(routed(JobKind::Service, &[], llama), ["route"]);
+    assert_eq!(routed(JobKind::Service, &[], |_| ()), none);
+    for kind in [JobKind::Batch, JobKind::Daemon] {
+        assert_eq!(routed(kind, &["http"], llama), ["route"]);
+        assert_eq!(routed(kind, &["http"], |_| ()), none);
+    }
+    let port: fn(&mut crate::Route) = |route| route.port = Some(name("grpc"));
+    assert_eq!(routed(JobKind::Service, &["http"], port), ["route.port"]);
+    assert_eq!(routed(JobKind::Service, &["http", "grpc"], port), none);
+    let times: fn(&mut crate::Route) = |route| {
+        route.timeout = crate::DurationMs::ZERO;
+        route.drain = crate::DurationMs::from_secs(367 * 24 * 3600);
+    };
+    assert_eq!(routed(JobKind::Service, &["http"], times), ["route.timeout", "route.drain"]);
+    let at_once: fn(&mut crate::Route) = |route| route.drain = crate::DurationMs::ZERO;
+    assert_eq!(routed(JobKind::Service, &["http"], at_once), none);
+    assert_eq!(named("meta-llama/Llama-3.1-8B:fp8"), none);
+    for wrong in ["", " ", "a b", "a\"b", "a\\b", "a\nb", "mod\u{e8}le", &"m".repeat(257)] {
+        assert_eq!(named(wrong.to_owned().leak()), ["route.model"], "{wrong:?}");
+    }
 }

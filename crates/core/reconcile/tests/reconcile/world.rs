@@ -220,6 +220,7 @@ pub fn job(kind: JobKind, text: &str, count: u32) -> JobSpec {
         progress_deadline: None,
         exclusive: false,
         preemption: berth_model::Preemption::default(),
+        route: berth_model::Route::default(),
     }
 }
 

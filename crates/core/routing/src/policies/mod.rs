@@ -12,74 +12,24 @@ mod round_robin;
 mod shortest_expected_delay;
 mod weighted;
 
+use berth_model::RoutingPolicy as Policy;
+
 use crate::pick::{Choice, Field};
 
-/// How a service's requests are spread over its replicas.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub enum Policy {
-    /// Stays with who holds the prompt until it has too much to do; else the least work.
-    #[default]
-    Auto,
-    RoundRobin,
-    Weighted,
-    LeastOutstanding,
-    ResponseTime,
-    PowerOfTwo,
-    ShortestExpectedDelay,
-    ConsistentHash,
-    PrefixAffinity,
-    Priority,
-}
-
-impl Policy {
-    pub const ALL: [Policy; 10] = [
-        Policy::Auto,
-        Policy::RoundRobin,
-        Policy::Weighted,
-        Policy::LeastOutstanding,
-        Policy::ResponseTime,
-        Policy::PowerOfTwo,
-        Policy::ShortestExpectedDelay,
-        Policy::ConsistentHash,
-        Policy::PrefixAffinity,
-        Policy::Priority,
-    ];
-
-    /// As it is written in a job file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Policy::Auto => "auto",
-            Policy::RoundRobin => "round-robin",
-            Policy::Weighted => "weighted",
-            Policy::LeastOutstanding => "least-outstanding",
-            Policy::ResponseTime => "response-time",
-            Policy::PowerOfTwo => "power-of-two",
-            Policy::ShortestExpectedDelay => "shortest-expected-delay",
-            Policy::ConsistentHash => "consistent-hash",
-            Policy::PrefixAffinity => "prefix-affinity",
-            Policy::Priority => "priority",
-        }
-    }
-
-    pub fn parse(name: &str) -> Option<Policy> {
-        Policy::ALL.into_iter().find(|policy| policy.name() == name)
-    }
-
-    /// Whether a few of many replicas are enough to choose from. Turns, keys and tiers are about
-    /// all of them, and the choice of two draws its own.
-    pub(crate) fn is_sampled(self) -> bool {
-        match self {
-            Policy::Auto
-            | Policy::LeastOutstanding
-            | Policy::PowerOfTwo
-            | Policy::ShortestExpectedDelay
-            | Policy::PrefixAffinity => true,
-            Policy::RoundRobin
-            | Policy::Weighted
-            | Policy::ResponseTime
-            | Policy::ConsistentHash
-            | Policy::Priority => false,
-        }
+/// Whether a few of many replicas are enough to choose from. Turns, keys and tiers are about
+/// all of them, and the choice of two draws its own.
+pub(crate) fn is_sampled(policy: Policy) -> bool {
+    match policy {
+        Policy::Auto
+        | Policy::LeastOutstanding
+        | Policy::PowerOfTwo
+        | Policy::ShortestExpectedDelay
+        | Policy::PrefixAffinity => true,
+        Policy::RoundRobin
+        | Policy::Weighted
+        | Policy::ResponseTime
+        | Policy::ConsistentHash
+        | Policy::Priority => false,
     }
 }
 

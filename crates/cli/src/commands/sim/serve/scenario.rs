@@ -158,7 +158,7 @@ impl Scenario {
         }
         let mut policies = Vec::new();
         for (index, name) in self.policies.iter().enumerate() {
-            let policy = RoutingPolicy::parse(name).ok_or_else(|| {
+            let policy = name.parse().map_err(|()| {
                 let names = RoutingPolicy::ALL.map(RoutingPolicy::name).join(", ");
                 format!("policies[{index}]: unknown policy `{name}`; expected one of {names}")
             })?;

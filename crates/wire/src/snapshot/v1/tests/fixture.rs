@@ -270,6 +270,7 @@ fn spec() -> Arc<JobSpec> {
         progress_deadline: None,
         exclusive: false,
         preemption: berth_model::Preemption::default(),
+        route: berth_model::Route::default(),
     })
 }
 
