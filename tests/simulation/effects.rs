@@ -37,6 +37,7 @@ pub fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         | Command::Place { .. }
         | Command::Reserve { .. }
         | Command::StopAllocations { .. }
+        | Command::LetGo { .. }
         | Command::ExpireJob { .. }
         | Command::FailUpdate { .. }
         | Command::Reap { .. }

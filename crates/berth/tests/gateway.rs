@@ -48,11 +48,15 @@ struct Served {
 }
 
 async fn served(schedulers: u8, agents: u8) -> Served {
+    served_as(schedulers, agents, &chat("1")).await
+}
+
+async fn served_as(schedulers: u8, agents: u8, spec: &JobSpec) -> Served {
     let folder = tempfile::tempdir().unwrap();
     let plan = support::plan(folder.path(), schedulers, agents);
     let mut cluster = LocalCluster::start(plan).await.unwrap();
     let client = cluster.client();
-    let job = support::submit(&client, &chat("1")).await;
+    let job = support::submit(&client, spec).await;
     until_ready(&client, job, 1).await;
     cluster.start_gateway(GatewayPort::Any).unwrap();
     let edge = cluster.gateway.as_ref().unwrap().address.clone();
@@ -73,6 +77,9 @@ async fn until_answered(address: &str) {
 
 const SHORT: &str = r#"{"model": "chat", "max_tokens": 2, "messages": []}"#;
 const LONG: &str = r#"{"model": "chat", "max_tokens": 5000, "stream": true, "messages": []}"#;
+
+/// Some ten seconds.
+const MIDDLE: &str = r#"{"model": "chat", "max_tokens": 1500, "stream": true, "messages": []}"#;
 
 async fn send(address: &str, body: &str) -> Option<TcpStream> {
     let mut stream = TcpStream::connect(address).await.ok()?;
@@ -172,7 +179,7 @@ async fn no_request_fails_while_the_leader_is_killed_and_a_version_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_schedulers_a_gateway_goes_on_and_begins_with_what_it_knew() {
+async fn f74_without_schedulers_a_gateway_goes_on_and_begins_with_what_it_knew() {
     let Served { mut cluster, edge, _folder, .. } = served(1, 1).await;
     let leader = cluster.leader().await.unwrap();
     support::schedulers::kill(&mut cluster, &[leader]).await;
@@ -199,7 +206,7 @@ fn worker_at(port: u32) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_is_killed_or_stopped_in_the_middle_of_a_stream_is_said_to_be() {
+async fn f71_a_replica_that_is_killed_or_stopped_in_the_middle_of_a_stream_is_said_to_be() {
     let Served { cluster, client, job, edge, _folder } = served(1, 1).await;
     for signal in [Signal::KILL, Signal::STOP] {
         until_ready(&client, job, 1).await;
@@ -225,4 +232,64 @@ async fn a_replica_that_is_killed_or_stopped_in_the_middle_of_a_stream_is_said_t
         until_answered(&edge).await;
     }
     cluster.stop().await;
+}
+
+/// A service that lets its callers go for so long, and whose workers are ended by SIGKILL: one that
+/// is told to end answers nothing more.
+fn ended_by_kill(version: &str, drain: DurationMs) -> JobSpec {
+    let mut spec = chat(version);
+    spec.route.drain = drain;
+    spec.tasks[0].stop.signal = berth_model::Signal::Kill;
+    spec
+}
+
+/// Streams of each replica, and a new version of the service that comes meanwhile.
+async fn streams_of_before(drain: DurationMs) -> (Served, Vec<TcpStream>) {
+    let served = served_as(1, 1, &ended_by_kill("1", drain)).await;
+    let mut streams = Vec::new();
+    // By the least work: each replica has one.
+    for _ in 0..REPLICAS {
+        let mut stream = send(&served.edge, MIDDLE).await.unwrap();
+        let mut begun = [0; 4096];
+        assert!(stream.read(&mut begun).await.unwrap() > 0);
+        streams.push(stream);
+    }
+    let second = support::request(&ended_by_kill("2", drain), "second");
+    served.client.submit(second).await.unwrap();
+    (served, streams)
+}
+
+async fn states(served: &Served) -> Vec<String> {
+    let all = support::allocations(&served.client, served.job).await;
+    let live = all.into_iter().filter(|one| one.finished_at_ms.is_none());
+    live.map(|one| one.state).collect()
+}
+
+/// F75: a replica that is replaced ends what it was asked, and only then is told to end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f75_what_was_begun_before_a_new_version_came_is_answered_to_its_end() {
+    let (served, mut streams) = streams_of_before(DurationMs::from_secs(600)).await;
+    support::until("a replica to let its callers go", || async {
+        states(&served).await.contains(&"draining".to_owned()).then_some(())
+    })
+    .await;
+    for stream in &mut streams {
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.unwrap();
+        assert!(rest.contains("data: [DONE]"), "{rest}");
+    }
+    until_ready(&served.client, served.job, 2).await;
+    served.cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f75_callers_that_take_longer_than_they_may_are_told_that_they_are_cut_off() {
+    let (served, mut streams) = streams_of_before(DurationMs(500)).await;
+    let mut rest = String::new();
+    for stream in &mut streams {
+        stream.read_to_string(&mut rest).await.unwrap();
+    }
+    assert!(rest.contains("\"code\":\"answer_broke_off\""), "{rest}");
+    until_ready(&served.client, served.job, 2).await;
+    served.cluster.stop().await;
 }

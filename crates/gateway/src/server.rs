@@ -1,10 +1,12 @@
 //! Connections of callers.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use berth_model::AllocationId;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -19,6 +21,7 @@ use crate::outgoing;
 use crate::probe;
 use crate::proxy::Proxy;
 use crate::routes::Routes;
+use crate::service::Leaver;
 use crate::table::Table;
 
 /// The headers of a request come within that.
@@ -46,8 +49,11 @@ impl Default for GatewayOptions {
 /// One gateway.
 #[derive(Clone)]
 pub struct Gateway {
+    id: Arc<str>,
     proxy: Arc<Proxy>,
     options: GatewayOptions,
+    /// Replicas that are asked no more and may still answer.
+    leaving: Arc<Mutex<Vec<Leaver>>>,
 }
 
 impl Gateway {
@@ -62,25 +68,46 @@ impl Gateway {
             clock: Arc::new(Clock::new()?),
             body_bytes_max: options.body_bytes_max,
         };
-        Ok(Gateway { proxy: Arc::new(proxy), options })
+        let mut id = [0; 8];
+        getrandom::fill(&mut id).map_err(|error| anyhow::anyhow!("draw an id: {error}"))?;
+        let id = format!("{:016x}", u64::from_le_bytes(id)).into();
+        Ok(Gateway { id, proxy: Arc::new(proxy), options, leaving: Arc::default() })
     }
 
     /// Routes by those from now on. Requests that are being answered go on. Called within a runtime
     /// of tokio: replicas that are new are looked at from then on.
     pub fn route(&self, routes: &Routes) {
         let mut table = self.proxy.table.write().unwrap_or_else(PoisonError::into_inner);
-        let (next, newcomers) = table.with(routes, &self.proxy.clock);
-        *table = Arc::new(next);
+        let next = table.with(routes, &self.proxy.clock);
+        *table = Arc::new(next.table);
         drop(table);
-        for (service, newcomer) in newcomers {
+        self.leaving().extend(next.leavers.into_iter().filter(Leaver::is_busy));
+        for (service, newcomer) in next.newcomers {
             let upstream = self.proxy.upstream.clone();
             drop(tokio::spawn(probe::look(service, newcomer, upstream)));
         }
     }
 
+    /// What tells it from others and from itself before it was started again.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Whether it was ever told who serves what.
     pub fn has_routes(&self) -> bool {
         self.proxy.table().is_told
+    }
+
+    /// Replicas that are asked no more and still answer, in order.
+    pub fn busy(&self) -> Vec<AllocationId> {
+        let mut leaving = self.leaving();
+        leaving.retain(Leaver::is_busy);
+        let busy: BTreeSet<AllocationId> = leaving.iter().map(|leaver| leaver.id).collect();
+        busy.into_iter().collect()
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Vec<Leaver>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Requests that are counted at any replica of any service.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use berth_model::AllocationId;
@@ -66,6 +66,27 @@ pub(crate) enum Found {
     Gone,
 }
 
+/// A replica that is asked no more. It may still answer what it was asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Leaver {
+    pub id: AllocationId,
+    under_way: Weak<AtomicU64>,
+}
+
+impl Leaver {
+    /// Whether it still answers something.
+    pub fn is_busy(&self) -> bool {
+        self.under_way.strong_count() > 0
+    }
+}
+
+/// What is new of a service's replicas.
+#[derive(Default)]
+pub(crate) struct Changes {
+    pub newcomers: Vec<Newcomer>,
+    pub leavers: Vec<Leaver>,
+}
+
 /// A replica to look at from now on.
 pub(crate) struct Newcomer {
     pub id: AllocationId,
@@ -87,8 +108,9 @@ impl Service {
         Service { id, sent, retries, clock, inner: Mutex::new(inner) }
     }
 
-    /// Who is there from now on; those who are new are returned to be looked at.
-    pub fn update(&self, route: &ServiceRoute) -> Vec<Newcomer> {
+    /// Who is there from now on; those who are new are returned to be looked at, and those who
+    /// left to be waited for.
+    pub fn update(&self, route: &ServiceRoute) -> Changes {
         let mut inner = self.inner();
         inner.pool.set_policy(route.policy);
         let mut places = BTreeMap::new();
@@ -116,17 +138,15 @@ impl Service {
             };
             places.insert(id, place);
         }
-        // Those who left end what they have.
-        inner.places.values().for_each(|place| place.left.cancel());
-        inner.places = places;
+        let leavers = leave(std::mem::replace(&mut inner.places, places));
         inner.route = route.clone();
         self.set_members(&mut inner);
-        newcomers
+        Changes { newcomers, leavers }
     }
 
     /// Nobody serves it any more.
-    pub fn end(&self) {
-        self.inner().places.values().for_each(|place| place.left.cancel());
+    pub fn end(&self) -> Vec<Leaver> {
+        leave(std::mem::take(&mut self.inner().places))
     }
 
     /// A replica was found to be gone, or to be back.
@@ -212,6 +232,16 @@ impl Service {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// They end what they have, and nobody looks at them any more.
+fn leave(places: BTreeMap<AllocationId, Place>) -> Vec<Leaver> {
+    let leave = |(id, place): (AllocationId, Place)| {
+        place.left.cancel();
+        // What is under way there holds the other ends of this.
+        Leaver { id, under_way: Arc::downgrade(&place.heard) }
+    };
+    places.into_iter().map(leave).collect()
 }
 
 impl Charge {

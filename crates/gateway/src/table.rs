@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::routes::{Routes, ServiceRoute};
-use crate::service::{Newcomer, Service};
+use crate::service::{Leaver, Newcomer, Service};
 
 /// One state of it; another takes its place when the routes change.
 #[derive(Clone, Default)]
@@ -20,15 +20,20 @@ pub(crate) struct Table {
     by_name: Names,
 }
 
+/// A table that takes another's place.
+pub(crate) struct Next {
+    pub table: Table,
+    /// Replicas to look at from now on.
+    pub newcomers: Vec<(Arc<Service>, Newcomer)>,
+    /// Replicas that are asked no more.
+    pub leavers: Vec<Leaver>,
+}
+
 impl Table {
     /// With those services; of those that it had before, what is known of their replicas stays.
-    pub fn with(
-        &self,
-        routes: &Routes,
-        clock: &Arc<Clock>,
-    ) -> (Table, Vec<(Arc<Service>, Newcomer)>) {
+    pub fn with(&self, routes: &Routes, clock: &Arc<Clock>) -> Next {
         let mut table = Table { is_told: true, ..Table::default() };
-        let mut newcomers = Vec::new();
+        let (mut newcomers, mut leavers) = (Vec::new(), Vec::new());
         for route in &routes.services {
             let key = (route.namespace.clone(), route.name.clone());
             let service = self.services.get(&key).cloned();
@@ -36,15 +41,17 @@ impl Table {
                 let id = format!("{}/{}", route.namespace, route.name);
                 Arc::new(Service::new(id, route.clone(), Arc::clone(clock)))
             });
-            let found = service.update(route).into_iter();
+            let changes = service.update(route);
+            let found = changes.newcomers.into_iter();
             newcomers.extend(found.map(|newcomer| (Arc::clone(&service), newcomer)));
+            leavers.extend(changes.leavers);
             table.services.insert(key, service);
         }
         let ended = self.services.iter().filter(|(key, _)| !table.services.contains_key(key));
-        ended.for_each(|(_, service)| service.end());
+        leavers.extend(ended.flat_map(|(_, service)| service.end()));
         table.by_model = Names::of(routes, &table.services, |route| &route.model);
         table.by_name = Names::of(routes, &table.services, |route| route.name.as_str());
-        (table, newcomers)
+        Next { table, newcomers, leavers }
     }
 
     pub fn of_model(&self, model: &str) -> Option<&Arc<Service>> {

@@ -130,7 +130,7 @@ pub fn rule_of(call: Call) -> Rule {
     match call {
         Call::PeerCall | Call::PeerSnapshot => Rule::Server,
         Call::AgentsSession | Call::AgentsPushLogs | Call::AgentsExec => Rule::Agent,
-        Call::GatewaysWatchRoutes => Rule::Gateway,
+        Call::GatewaysWatchRoutes | Call::GatewaysReport => Rule::Gateway,
         Call::OperatorJoin | Call::AccessEnrol => Rule::Joining,
         Call::AccessRenew => Rule::Renewal,
         Call::AccessRecoverAdmin => Rule::LocalSocket,

@@ -312,6 +312,7 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             | Command::Place { .. }
             | Command::Reserve { .. }
             | Command::StopAllocations { .. }
+            | Command::LetGo { .. }
             | Command::ExpireJob { .. }
             | Command::FailUpdate { .. }
             | Command::Reap { .. }

@@ -19,15 +19,15 @@ mod rates;
 mod ticker;
 mod turns;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use berth_model::{DurationMs, NodeId, StateMs};
+use berth_model::{AllocationId, DurationMs, NodeId, StateMs};
 use berth_placement::{NodeLoad, SoftView};
 use berth_proto::v1;
 use berth_raft::{ProductionNode, ProposeError};
-use berth_reconcile::{GuardRules, HostUse, HostWatch, LivenessRules, SoftState};
+use berth_reconcile::{GuardRules, HostUse, HostWatch, LivenessRules, SoftState, TooManyGateways};
 use berth_state::{Command, Refusal, Reply};
 use berth_wire::log::v1 as log;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
@@ -195,6 +195,23 @@ impl Leader {
         let raft = self.node.status();
         raft.term == self.term
             && raft.millis_since_quorum.is_some_and(|millis| millis <= QUORUM_AGE_MS_MAX)
+    }
+
+    /// What a gateway has under way, and by which view it routes. Returns how many gateways there
+    /// are.
+    ///
+    /// # Errors
+    /// If there are too many already.
+    pub fn hear_gateway(
+        &self,
+        gateway: &str,
+        index: u64,
+        busy: BTreeSet<AllocationId>,
+    ) -> Result<usize, TooManyGateways> {
+        let now = self.clock.now();
+        let gateways = &mut self.soft().heard.gateways;
+        gateways.hear(gateway, index, busy, now)?;
+        Ok(gateways.count(now))
     }
 
     /// An agent has been heard.

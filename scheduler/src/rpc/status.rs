@@ -382,6 +382,14 @@ pub fn no_such_event_yet(newest: u64) -> Status {
 }
 
 /// As many watch as this scheduler has room for.
+pub fn too_many_gateways() -> Status {
+    with_hint(
+        Code::ResourceExhausted,
+        "the leader hears of as many gateways as it can",
+        "stop some of them",
+    )
+}
+
 pub fn too_many_watchers() -> Status {
     with_hint(
         Code::ResourceExhausted,

@@ -106,12 +106,17 @@ impl Told {
 fn rows_of(view: &ClusterState, node: NodeId) -> Option<(u64, BTreeMap<AllocationId, DesiredRow>)> {
     let node = view.nodes().get(&node)?;
     let live = node.live.iter().filter_map(|id| view.allocations().get(id));
-    let live = live.map(|row| desired_row(row, row.state.stop_intent().map(|_| &row.reason)));
+    let live = live.map(|row| desired_row(row, told_to_stop(row)));
     // Until its fate is decided it is to run on; what may have to end before it ever began is
     // told so, or nobody would ever hear of its end.
     let away = view.away(node).map(|(row, stop)| desired_row(row, stop.as_ref()));
     let rows = live.chain(away).map(|row| (row.allocation, row)).collect();
     Some((node.generation, rows))
+}
+
+/// Why it is to end; nothing while its callers are let go.
+fn told_to_stop(row: &AllocationRow) -> Option<&String> {
+    (row.state.stop_intent().is_some() && row.draining.is_none()).then_some(&row.reason)
 }
 
 fn desired_row(row: &AllocationRow, stop: Option<&String>) -> DesiredRow {

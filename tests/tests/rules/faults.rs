@@ -24,7 +24,7 @@ enum Strict {
 const FAULTS: Catalogue = Catalogue {
     document: "docs/faults.md",
     letter: 'f',
-    rows: &[1..=26, 30..=45, 50..=61],
+    rows: &[1..=26, 30..=45, 50..=61, 70..=75],
     strict: Strict::Yes,
 };
 const BAD_INPUT: Catalogue = Catalogue {

@@ -79,6 +79,7 @@ mod tests {
         let routes = v1::Routes {
             index: 7,
             services: vec![v1::ServiceRoute { name: "chat".to_owned(), ..Default::default() }],
+            unchanged: false,
         };
         kept.write(&routes);
         assert_eq!(kept.read(), Some(routes));

@@ -1,6 +1,7 @@
 //! `berth gateway`: from settings to a running gateway.
 
 mod kept;
+mod report;
 mod routes;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use berth_identity::folder::Folder;
 use berth_identity::tls::Trust;
 use berth_identity::{Dialer, Page};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::GatewayArguments;
@@ -90,9 +92,13 @@ async fn serve(serving: Serving, stop: CancellationToken) -> anyhow::Result<()> 
         let pages = axum::serve(pages, pages_of(&gateway, metrics));
         drop(tokio::spawn(pages.with_graceful_shutdown(stopped).into_future()));
     }
-    let following = tokio::spawn(follow(client, gateway.clone(), kept));
+    let (routed, routes) = watch::channel(0);
+    let following = tokio::spawn(follow(client.clone(), gateway.clone(), kept, routed));
+    let reporting = tokio::spawn(report::keep_telling(client, gateway.clone(), routes));
     gateway.serve(listener, stop).await;
+    // Whoever waits for it hears until the end what it still has under way.
     following.abort();
+    reporting.abort();
     Ok(())
 }
 
@@ -114,16 +120,20 @@ fn pages_of(gateway: &Gateway, metrics: Arc<dyn Fn() -> String + Send + Sync>) -
 }
 
 /// For ever: what the schedulers tell, and what they told last while none of them does.
-async fn follow(client: Client, gateway: Gateway, kept: Option<Kept>) {
+async fn follow(client: Client, gateway: Gateway, kept: Option<Kept>, routed: watch::Sender<u64>) {
     loop {
         match client.watch_routes().await {
             Ok(mut stream) => {
                 while let Ok(Some(told)) = stream.message().await {
-                    metrics::gauge!("berth_gateway_routes_index").set(told.index as f64);
-                    if let Some(kept) = &kept {
-                        kept.write(&told);
+                    let index = told.index;
+                    if !told.unchanged {
+                        if let Some(kept) = &kept {
+                            kept.write(&told);
+                        }
+                        gateway.route(&routes::of(told));
                     }
-                    gateway.route(&routes::of(told));
+                    metrics::gauge!("berth_gateway_routes_index").set(index as f64);
+                    routed.send_replace(index);
                 }
                 tracing::info!("a scheduler ended the stream of routes");
             }

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod callers;
 mod drain;
 mod guards;
 mod liveness;
@@ -17,6 +18,7 @@ mod rolling;
 mod soft;
 mod time_limits;
 
+pub use callers::{GATEWAY_SILENCE, GATEWAYS_MAX, Gateways, TooManyGateways};
 pub use drain::{DrainWait, HasPlace, drain_waits, turn_of};
 pub use guards::{GuardRules, HostUse, HostWatch, Marks};
 pub use liveness::{Liveness, LivenessRules};
@@ -46,6 +48,7 @@ pub fn tick(
     let mut commands = Vec::new();
     commands.extend(waited_long_enough(view, now));
     commands.extend(liveness::commands(view, soft, rules, now));
+    commands.extend(callers::commands(view, &soft.gateways, soft.watching_since(), now));
     commands.extend(time_limits::commands(view, now));
     commands.extend(node_reservations::commands(view, now));
     commands.extend(drain::commands(view, &ordered(&commands), has_place, now));

@@ -30,6 +30,10 @@ pub(crate) fn commands(
 /// older one.
 fn failure(view: &ClusterState, job: &JobRow, now: StateMs) -> Option<Command> {
     let (rollout, limit) = job.rollout.zip(job.spec.progress_deadline)?;
+    // What takes a place begins when the callers of what had it are gone.
+    if view.allocations_of(job.id).any(|row| row.draining.is_some()) {
+        return None;
+    }
     let older = view.allocations_of(job.id).filter(|row| is_outdated(job, row)).count();
     if older == 0 || now < rollout.progressed_at.after(limit) {
         return None;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use berth_model::{NodeId, StateMs};
 
+use crate::callers::Gateways;
+
 /// Soft state of one term as leader. Starts empty at each election: a new
 /// leader expires nobody that it has not itself found silent for the whole
 /// time.
@@ -12,6 +14,7 @@ pub struct SoftState {
     heard: BTreeMap<NodeId, Heard>,
     /// When this leader's watch began, or began again after a pause of its own.
     watching_since: StateMs,
+    pub gateways: Gateways,
 }
 
 /// The last sign of life of an agent.
@@ -24,7 +27,7 @@ impl SoftState {
     /// A watch that begins at `now`.
     #[must_use]
     pub fn new(now: StateMs) -> SoftState {
-        SoftState { heard: BTreeMap::new(), watching_since: now }
+        SoftState { watching_since: now, ..SoftState::default() }
     }
 
     /// An agent has been heard.
@@ -36,6 +39,11 @@ impl SoftState {
     /// again, since silence that nobody listened to proves nothing.
     pub fn restart_windows(&mut self, now: StateMs) {
         self.watching_since = now;
+    }
+
+    /// When this leader's watch began, or began again.
+    pub(crate) fn watching_since(&self) -> StateMs {
+        self.watching_since
     }
 
     pub fn forget(&mut self, node: NodeId) {

@@ -136,6 +136,11 @@ pub enum Command {
         intent: StopIntent,
         reason: String,
     },
+    /// Nobody waits any more for the callers of these, which are stopping.
+    LetGo {
+        allocations: Vec<AllocationId>,
+        reason: String,
+    },
     /// What an agent saw; stale attempts are ignored.
     Observe {
         node: NodeId,
@@ -386,6 +391,7 @@ impl Command {
             Command::Reserve { .. } => "reserve",
             Command::Unreserve { .. } => "unreserve",
             Command::StopAllocations { .. } => "stop-allocations",
+            Command::LetGo { .. } => "let-go",
             Command::Observe { .. } => "observe",
             Command::ExpireJob { .. } => "expire-job",
             Command::FailUpdate { .. } => "fail-update",

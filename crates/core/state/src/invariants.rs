@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::{
-    AllocationId, Amounts, Grant, JobId, JobKind, JobSpec, JobState, NODE_RESERVATIONS_MAX, Name,
-    NodeId, NodeState, NodeUse, POOL_POLICIES_MAX, PolicyOrigin, Resource, ShareMilli, TaskIndex,
-    TokenId, validate_grant, validate_namespace, validate_node_reservation,
+    AllocationId, AllocationState, Amounts, Grant, JobId, JobKind, JobSpec, JobState,
+    NODE_RESERVATIONS_MAX, Name, NodeId, NodeState, NodeUse, POOL_POLICIES_MAX, PolicyOrigin,
+    Resource, ShareMilli, TaskIndex, TokenId, validate_grant, validate_namespace,
+    validate_node_reservation,
 };
 use thiserror::Error;
 
@@ -32,6 +33,8 @@ pub enum Broken {
     WrongSum(NodeId),
     #[error("allocation {0} is not where its node, job or task says")]
     Misplaced(AllocationId),
+    #[error("callers of allocation {0} are let go, and it is not stopping")]
+    NotStopping(AllocationId),
     #[error("instance {instance} of task {} of job {job} is in {places} places", .task.0)]
     InstanceCount { job: JobId, task: TaskIndex, instance: u32, places: usize },
     #[error("a gang of task {} of job {job} is not whole", .task.0)]
@@ -205,6 +208,9 @@ fn check_allocations(state: &ClusterState, broken: &mut Vec<Broken>) {
             job.version == row.job_version
                 || job.versions.iter().any(|old| old.version == row.job_version)
         });
+        if row.draining.is_some() && !matches!(row.state, AllocationState::Stopping(_)) {
+            broken.push(Broken::NotStopping(*id));
+        }
         if !on_node || !versioned || row.id != *id {
             broken.push(Broken::Misplaced(*id));
         }

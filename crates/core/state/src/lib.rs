@@ -45,8 +45,8 @@ pub use refusal::Refusal;
 pub use reservation::{KeptPlace, NotAVictim, ReservationRow};
 pub use restore::RestoreError;
 pub use rows::{
-    AllocationRow, ClusterRow, FOUNDER, FailureDetail, JobPhase, JobRow, JobVersionRow, KeyRow,
-    RestoreRow, Retry, Rollout, SchedulerRow, ScoreParts, Seat, Stored, TaskRow,
+    AllocationRow, ClusterRow, Draining, FOUNDER, FailureDetail, JobPhase, JobRow, JobVersionRow,
+    KeyRow, RestoreRow, Retry, Rollout, SchedulerRow, ScoreParts, Seat, Stored, TaskRow,
 };
 pub use state::{Applied, ClusterState, QueueKey, Reply};
 pub use table::Table;

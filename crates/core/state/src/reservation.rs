@@ -151,7 +151,7 @@ pub fn work_lost(row: &AllocationRow, now: StateMs) -> u64 {
 /// with the heavy tails of real jobs, for which what is left is about what has passed.
 pub fn time_left(spec: &JobSpec, row: &AllocationRow, now: StateMs) -> u64 {
     if row.state.stop_intent().is_some() {
-        return 0;
+        return row.draining.map_or(0, |draining| draining.by.since(now).0);
     }
     let ran = row.running_since.map_or(0, |since| now.since(since).0);
     let task = spec.tasks.get(usize::from(row.id.task.0));
@@ -171,7 +171,7 @@ pub fn ends_by(
 ) -> Option<StateMs> {
     let task = spec.tasks.get(usize::from(row.id.task.0))?;
     let stopped_at = match row.state.stop_intent() {
-        Some(_) => now,
+        Some(_) => row.draining.map_or(now, |draining| draining.by),
         None => row.running_since.unwrap_or(starts).after(task.time_limit?),
     };
     Some(stopped_at.max(now).after(task.stop.grace))

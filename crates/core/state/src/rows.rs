@@ -210,6 +210,17 @@ pub struct AllocationRow {
     pub score: ScoreParts,
     /// Of a member of a gang.
     pub seat: Option<GangSeat>,
+    /// Of what is stopping: its callers are let go before its agent is told.
+    pub draining: Option<Draining>,
+}
+
+/// A replica that takes no new requests, and ends those that it has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Draining {
+    /// It ends then, whatever is under way.
+    pub by: StateMs,
+    /// The log index from which it is in no route.
+    pub since_index: u64,
 }
 
 /// Why a node was chosen: the policy's parts in order, with their values.

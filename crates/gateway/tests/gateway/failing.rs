@@ -32,7 +32,7 @@ async fn check_moved(failing: &str, well: &Worker) {
 }
 
 #[tokio::test]
-async fn before_the_first_byte_another_replica_is_asked() {
+async fn f70_before_the_first_byte_another_replica_is_asked() {
     let well = worker(json("{}")).await;
     check_moved(&nobody().await, &well).await;
     for steps in [
@@ -158,7 +158,7 @@ async fn rest(body: &mut hyper::body::Incoming) -> String {
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_off_is_said_to_be_broken() {
+async fn f71_a_stream_that_breaks_off_is_said_to_be_broken() {
     let whole = "data: {\"n\":1}\n\n";
     let broken = |last: Vec<Step>| [vec![stream(), chunk(whole)], last].concat();
     for steps in [
@@ -182,7 +182,7 @@ async fn a_stream_that_breaks_off_is_said_to_be_broken() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_cut_where_no_event_can_say_so() {
+async fn f71_an_answer_that_breaks_off_is_cut_where_no_event_can_say_so() {
     let long =
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{\"a\"";
     let worker = worker(vec![say(long), Step::Close]).await;

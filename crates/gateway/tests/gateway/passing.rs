@@ -128,7 +128,7 @@ async fn other_workers_are_reached_by_the_name_of_their_service() {
 }
 
 #[tokio::test]
-async fn who_goes_away_takes_the_request_along() {
+async fn f72_who_goes_away_takes_the_request_along() {
     let silent = worker(vec![Step::Hang]).await;
     let begun = worker(vec![stream(), chunk("data: 1\n\n"), Step::Hang]).await;
     for mut worker in [silent, begun] {
@@ -160,6 +160,8 @@ async fn what_is_being_answered_ends_when_its_replica_leaves_or_the_gateway_stop
     let (_, mut second) = rig.begin(Method::POST, "/v1/chat/completions", ASK).await;
     assert_eq!(next(&mut second).await.unwrap().unwrap(), "data: 1\n\n");
     assert_eq!(new.count.load(std::sync::atomic::Ordering::SeqCst), 1);
+    // One that leaves is busy until that has ended; of one that stays nobody waits for that.
+    assert_eq!(rig.gateway.busy(), [replica(0, "").member.id]);
     rig.stop.cancel();
     old.go_on.add_permits(1);
     new.go_on.add_permits(1);
@@ -167,7 +169,36 @@ async fn what_is_being_answered_ends_when_its_replica_leaves_or_the_gateway_stop
         assert_eq!(body.collect().await.unwrap().to_bytes(), "data: [DONE]\n\n");
     }
     rig.served.await.unwrap();
+    assert_eq!(rig.gateway.busy(), []);
     assert!(tokio::net::TcpStream::connect(rig.address).await.is_err());
+}
+
+/// Each replica of a service that is gone is busy for as long as it answers itself.
+#[tokio::test]
+async fn who_still_answers_for_a_service_that_is_gone_is_known() {
+    let steps =
+        || vec![stream(), chunk("data: 1\n\n"), Step::Hold, chunk("data: [DONE]\n\n"), end()];
+    let workers = [worker(steps()).await, worker(steps()).await, worker(steps()).await];
+    let addresses = workers.each_ref().map(|worker| worker.address.as_str());
+    let rig = Rig::new(vec![chat(&addresses)]).await;
+    let ids = [0, 1, 2].map(|number| replica(number, "").member.id);
+    let mut bodies = Vec::new();
+    for _ in 0..2 {
+        let (_, mut body) = rig.begin(Method::POST, "/v1/chat/completions", ASK).await;
+        assert_eq!(next(&mut body).await.unwrap().unwrap(), "data: 1\n\n");
+        bodies.push(body);
+    }
+    assert_eq!(rig.gateway.busy(), [], "they are asked still");
+    rig.gateway.route(&berth_gateway::Routes::default());
+    let (none, _) = rig.begin(Method::POST, "/v1/chat/completions", ASK).await;
+    assert_eq!(none.status, StatusCode::NOT_FOUND);
+    assert_eq!(rig.gateway.busy(), ids[..2]);
+    for (worker, left) in workers.iter().zip([&ids[1..2], &ids[..0]]) {
+        worker.go_on.add_permits(1);
+        let body = bodies.remove(0);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "data: [DONE]\n\n");
+        assert_eq!(rig.gateway.busy(), left);
+    }
 }
 
 #[tokio::test]

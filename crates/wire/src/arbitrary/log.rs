@@ -200,6 +200,8 @@ fn allocation_command() -> BoxedStrategy<Command> {
         }),
         (vec(allocation(), 0..3), text())
             .prop_map(|(allocations, reason)| Command::Unreserve { allocations, reason }),
+        (vec(allocation(), 0..3), text())
+            .prop_map(|(allocations, reason)| Command::LetGo { allocations, reason }),
         (vec(allocation(), 0..3), intent(), text()).prop_map(|(allocations, intent, reason)| {
             Command::StopAllocations { allocations, intent, reason }
         }),

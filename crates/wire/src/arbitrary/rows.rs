@@ -9,8 +9,9 @@ use berth_model::{
 };
 use berth_state::rows::SchedulerRow;
 use berth_state::{
-    AllocationRow, AwayRow, ClusterRow, FailureDetail, JobPhase, JobRow, JobVersionRow, KeptPlace,
-    KeyRow, NodeRow, OrphanRow, ReservationRow, RestoreRow, Retry, Rollout, Stored, TaskRow,
+    AllocationRow, AwayRow, ClusterRow, Draining, FailureDetail, JobPhase, JobRow, JobVersionRow,
+    KeptPlace, KeyRow, NodeRow, OrphanRow, ReservationRow, RestoreRow, Retry, Rollout, Stored,
+    TaskRow,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -214,8 +215,10 @@ pub(crate) fn allocation_row() -> BoxedStrategy<AllocationRow> {
             score(),
             option::of(gang_seat()),
         ),
+        option::of((state_ms(), number())),
     )
-        .prop_map(|(head, rest)| {
+        .prop_map(|(head, rest, draining)| {
+            let draining = draining.map(|(by, since_index)| Draining { by, since_index });
             let (id, node, job_version, spec_digest, claim, state) = head;
             let (reason, planned_at, running_since, started_at, score, seat) = rest;
             AllocationRow {
@@ -231,6 +234,7 @@ pub(crate) fn allocation_row() -> BoxedStrategy<AllocationRow> {
                 started_at,
                 score,
                 seat,
+                draining,
             }
         })
         .boxed()

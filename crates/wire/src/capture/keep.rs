@@ -186,6 +186,7 @@ fn allocation(row: &mut AllocationRow) {
         started_at,
         score: _,
         seat,
+        draining: _,
     } = row;
     *spec_digest = SpecDigest::default();
     reason.clear();

@@ -23,7 +23,7 @@ pub fn allocation(state: &ClusterState, row: &AllocationRow) -> v1::Allocation {
         index: row.id.instance.0,
         attempt: row.id.attempt.0,
         node: node_name(state, row.node),
-        state: row.state.name().to_owned(),
+        state: state_name(row).to_owned(),
         reason: row.reason.clone(),
         devices: row.claim.devices.iter().map(device_claim_to_proto).collect(),
         ports: row.claim.ports.iter().map(port_claim_to_proto).collect(),
@@ -37,6 +37,14 @@ pub fn allocation(state: &ClusterState, row: &AllocationRow) -> v1::Allocation {
         phase: phase(row.state).to_owned(),
         isolation: isolation(state, row).to_owned(),
         seat: row.seat.as_ref().map(seat_to_proto),
+    }
+}
+
+/// One that ends what it was asked before it is stopped drains, whatever for.
+fn state_name(row: &AllocationRow) -> &'static str {
+    match row.draining {
+        Some(_) => "draining",
+        None => row.state.name(),
     }
 }
 

@@ -17,7 +17,8 @@ pub fn routes(state: &ClusterState) -> v1::Routes {
             services.insert((job.namespace().clone(), job.name().clone()), route);
         }
     }
-    v1::Routes { index: state.applied_index(), services: services.into_values().collect() }
+    let (index, services) = (state.applied_index(), services.into_values().collect());
+    v1::Routes { index, services, unchanged: false }
 }
 
 /// `None` where no task of it has a port.

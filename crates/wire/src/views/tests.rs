@@ -333,6 +333,7 @@ fn planned() -> berth_state::AllocationRow {
         started_at: None,
         score: ScoreParts::default(),
         seat: None,
+        draining: None,
     }
 }
 

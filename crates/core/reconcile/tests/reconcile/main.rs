@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests may unwrap, and so may what they share")]
 
+mod callers;
 mod drain;
 mod guards;
 mod hosts;

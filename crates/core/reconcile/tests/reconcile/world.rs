@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use berth_model::{
     AllocationId, Constraints, CpuMilli, DurationMs, EndCause, EndReport, InstanceIndex, JobId,
-    JobKind, JobSpec, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortRange, SpecDigest, StateMs,
-    StopIntent, TaskIndex, TaskSpec, WallMs,
+    JobKind, JobSpec, MemoryBytes, Name, NodeId, NodeSpec, Policy, PortClaim, PortRange,
+    SpecDigest, StateMs, StopIntent, TaskIndex, TaskSpec, WallMs,
 };
 use berth_reconcile::{HasPlace, LivenessRules, SoftState, tick};
 use berth_state::{
@@ -121,6 +121,12 @@ impl World {
         let task = TaskIndex(0);
         let row = self.state.tasks().get(&(job, task))?;
         let attempt = self.state.next_attempt(job, row, instance);
+        let named = &self.state.jobs().get(&job)?.spec.tasks[0].ports;
+        let free = (20_000..).filter(|port| {
+            self.state.nodes().get(&NodeId(node)).is_none_or(|row| !row.used.ports.contains(port))
+        });
+        let ports = named.iter().zip(free);
+        let ports = ports.map(|(name, port)| PortClaim { name: name.clone(), port }).collect();
         let placement = Placement {
             job,
             task,
@@ -128,7 +134,7 @@ impl World {
             attempt,
             node: NodeId(node),
             devices: Vec::new(),
-            ports: Vec::new(),
+            ports,
             score: ScoreParts::default(),
         };
         let reply = self.one(Command::Place { placements: vec![placement] }).unwrap();

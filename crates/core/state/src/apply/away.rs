@@ -260,8 +260,12 @@ impl Step<'_> {
         });
         self.state.edit_job(id.job, |job| job.live += 1);
         let reason = bounded(reason, REASON_BYTES_MAX);
-        let row =
-            AllocationRow { state, reason: reason.clone(), ..AllocationRow::clone(&away.row) };
+        let row = AllocationRow {
+            state,
+            reason: reason.clone(),
+            draining: None,
+            ..AllocationRow::clone(&away.row)
+        };
         self.state.insert_allocation(row);
         self.emit_allocation(id, node, EventKind::AllocationReturned { reason });
         if state == (AllocationState::Running { ready: true }) {

@@ -9,6 +9,7 @@ use berth_model::{
     StateMs, StopIntent, TaskSpec,
 };
 
+use super::let_go::Pace;
 use super::{Step, bounded};
 use crate::event::EventKind;
 use crate::rows::{
@@ -41,14 +42,20 @@ impl Step<'_> {
     /// Orders an allocation to end. A later order may only change the intent.
     pub(super) fn stop_allocation(&mut self, id: AllocationId, intent: StopIntent, reason: &str) {
         let Some(row) = self.state.allocations.get(&id).cloned() else { return };
-        self.order_end(&row, intent, reason);
+        self.order_end(&row, intent, reason, Pace::Orderly);
         if row.state.stop_intent().is_none() {
             self.stop_with_gang(&row, intent, reason);
         }
     }
 
     /// The order for one alone, whatever it is a part of.
-    pub(super) fn order_end(&mut self, row: &AllocationRow, intent: StopIntent, reason: &str) {
+    pub(super) fn order_end(
+        &mut self,
+        row: &AllocationRow,
+        intent: StopIntent,
+        reason: &str,
+        pace: Pace,
+    ) {
         let id = row.id;
         let next = match row.state {
             AllocationState::Unkillable(_) => AllocationState::Unkillable(intent),
@@ -57,16 +64,26 @@ impl Step<'_> {
             | AllocationState::Running { .. }
             | AllocationState::Stopping(_) => AllocationState::Stopping(intent),
         };
-        if next == row.state {
+        let draining = self.draining(row, intent, pace);
+        if next == row.state && draining == row.draining {
             return;
         }
         let reason = bounded(reason, REASON_BYTES_MAX);
         self.state.edit_allocation(id, |row| {
             row.state = next;
             row.reason = reason.clone();
+            row.draining = draining;
         });
         if row.state.stop_intent().is_none() {
             self.bump_generation(row.node);
+            let reason = match draining {
+                Some(draining) => {
+                    let span = draining.by.since(self.now).0 / 1_000;
+                    let told = format!("{reason}; its callers have up to {span} s");
+                    bounded(&told, REASON_BYTES_MAX)
+                }
+                None => reason,
+            };
             self.emit_allocation(id, row.node, EventKind::AllocationStopping { reason });
         }
     }

@@ -11,6 +11,7 @@ use berth_model::{
 
 use super::Step;
 use super::ends::Next;
+use super::let_go::Pace;
 use crate::command::Placement;
 use crate::event::EventKind;
 use crate::refusal::Refusal;
@@ -206,7 +207,7 @@ impl Step<'_> {
         let reason = format!("member {} of its gang is stopped: {reason}", row.id.instance.0);
         for other in self.others_of(row.id) {
             if other.state.stop_intent().is_none() {
-                self.order_end(&other, intent, &reason);
+                self.order_end(&other, intent, &reason, Pace::Orderly);
             }
         }
     }
@@ -228,7 +229,7 @@ impl Step<'_> {
                 self.count_failure_once(&job, id);
                 // Theirs would be counted as well.
                 for other in self.others_of(id) {
-                    self.order_end(&other, StopIntent::Replace, &reason);
+                    self.order_end(&other, StopIntent::Replace, &reason, Pace::AtOnce);
                 }
                 self.begin_gang_again(id, &reason);
             }
@@ -239,7 +240,7 @@ impl Step<'_> {
     fn begin_gang_again(&mut self, id: AllocationId, reason: &str) {
         for other in self.others_of(id) {
             if other.state.stop_intent().is_none() {
-                self.order_end(&other, StopIntent::Replace, reason);
+                self.order_end(&other, StopIntent::Replace, reason, Pace::AtOnce);
             }
         }
         let task = self.state.tasks.get(&(id.job, id.task));
@@ -262,7 +263,7 @@ impl Step<'_> {
             if outcome == Outcome::TimedOut { StopIntent::TimeOut } else { StopIntent::Cancel };
         for other in self.others_of(id) {
             if other.state.stop_intent().is_none_or(|known| known != StopIntent::TimeOut) {
-                self.order_end(&other, intent, reason);
+                self.order_end(&other, intent, reason, Pace::AtOnce);
             }
         }
         self.state.edit_task(id.job, id.task, |task| {

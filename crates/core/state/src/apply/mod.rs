@@ -9,6 +9,7 @@ mod fences;
 mod gangs;
 mod index;
 mod jobs;
+mod let_go;
 mod moves;
 mod namespaces;
 mod node_reservations;
@@ -125,6 +126,7 @@ impl Step<'_> {
                 }
                 Ok(Reply::Done)
             }
+            Command::LetGo { allocations, reason } => Ok(self.let_go(allocations, reason)),
             Command::Observe { node, observations } => Ok(self.observe(*node, observations)),
             Command::ExpireJob { job } => self.expire_job(*job),
             Command::FailUpdate { job, version, reason } => {

@@ -58,6 +58,7 @@ impl Step<'_> {
         let now = self.now;
         self.state.edit_allocation(id, |row| {
             row.state = to;
+            row.draining = None;
             if let Observed::Running { started_at, .. } = observed {
                 row.running_since = row.running_since.or(Some(now));
                 row.started_at = row.started_at.or(Some(*started_at));

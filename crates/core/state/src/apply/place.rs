@@ -79,6 +79,7 @@ impl Step<'_> {
             started_at: None,
             score: placement.score.clone(),
             seat,
+            draining: None,
         };
         self.state.insert_allocation(row);
         if let Beside::Before(member) = beside {

@@ -189,6 +189,7 @@ impl Step<'_> {
             started_at: None,
             score: Default::default(),
             seat: None,
+            draining: None,
         };
         self.state.insert_allocation(row);
         self.emit_allocation(id, node.id, EventKind::AllocationAdopted);

@@ -56,7 +56,7 @@ fn moves() -> impl Strategy<Value = Move> {
             .prop_map(|(job, instance, node, awaits, drop)| Move::Reserve { job, instance, node, awaits, drop }),
         4 => (any::<u8>(), 0..4u8)
             .prop_map(|(allocation, node)| Move::Elsewhere { allocation, node }),
-        1 => (any::<u8>(), 0..6u8)
+        2 => (any::<u8>(), 0..9u8)
             .prop_map(|(allocation, intent)| Move::Stop { allocation, intent }),
         2 => (0..4u8, 0..8u8).prop_map(|(node, what)| Move::Node { node, what }),
         1 => (0..6u8, 0..4u8).prop_map(|(which, what)| Move::Scheduler { which, what }),
@@ -125,13 +125,7 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
         Move::Elsewhere { allocation, node } => {
             elsewhere_command(world, (&live, allocation), (&nodes, node))
         }
-        Move::Stop { allocation, intent } => {
-            use StopIntent as S;
-            let intents = [S::Cancel, S::TimeOut, S::Drain, S::Replace, S::Unhealthy, S::Preempt];
-            let allocations = vec![pick(&live, allocation)?];
-            let intent = intents[usize::from(intent)];
-            Some(Command::StopAllocations { allocations, intent, reason: "r".to_owned() })
-        }
+        Move::Stop { allocation, intent } => Some(stop_command(pick(&live, allocation)?, intent)),
         Move::Node { node, what } => node_command(world, &nodes, node, what),
         Move::Scheduler { which, what } => Some(scheduler_command(world, which, what)),
         Move::Access { which, what, other } => Some(access_command(which, what, other)),
@@ -145,6 +139,16 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
             world.now += ms;
             None
         }
+    }
+}
+
+fn stop_command(id: AllocationId, intent: u8) -> Command {
+    use StopIntent as S;
+    let intents = [S::Cancel, S::TimeOut, S::Drain, S::Replace, S::Unhealthy, S::Preempt];
+    let (allocations, reason) = (vec![id], "r".to_owned());
+    match intents.get(usize::from(intent)) {
+        Some(intent) => Command::StopAllocations { allocations, intent: *intent, reason },
+        None => Command::LetGo { allocations, reason },
     }
 }
 
@@ -171,6 +175,9 @@ fn any_job(kind: u8, count: u32, gpus: u32, named: u8) -> JobSpec {
     // Batch work of the first name may not begin twice, and is not moved.
     spec.tasks[0].restart.attempts = Some(named.into());
     spec.preemption.min_run = DurationMs(1_000 * u64::from(named));
+    if named < 2 && kind == JobKind::Service {
+        spec.tasks[0].ports = vec![name("http")];
+    }
     if named == 2 && kind != JobKind::Daemon {
         spec.tasks[0].gang = Some(Gang {});
         spec.tasks[0].restart.attempts = Some(2);

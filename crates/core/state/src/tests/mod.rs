@@ -8,6 +8,7 @@ mod gang_places;
 mod gangs;
 mod jobs;
 mod lending;
+mod let_go;
 mod lives;
 mod moves;
 mod namespaces;

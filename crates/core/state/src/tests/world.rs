@@ -11,8 +11,8 @@ use berth_model::{
 };
 
 use crate::{
-    Authority, ClusterState, Command, Entry, Event, JoinProof, NewToken, Observation, Observed,
-    Placement, Refusal, Reply, ScoreParts, Security, SubmitJob, invariants,
+    Authority, ClusterState, Command, Entry, Event, JobRow, JoinProof, NewToken, NodeRow,
+    Observation, Observed, Placement, Refusal, Reply, ScoreParts, Security, SubmitJob, invariants,
 };
 
 pub fn name(text: &str) -> Name {
@@ -121,9 +121,16 @@ impl World {
             attempt: self.state.next_attempt(job, task, instance),
             node,
             devices,
-            ports: Vec::new(),
+            ports: self.ports(row, node_row, instance),
             score: ScoreParts::default(),
         }
+    }
+
+    /// So far apart that instances get none that others have.
+    fn ports(&self, job: &JobRow, node: &NodeRow, instance: u32) -> Vec<PortClaim> {
+        let first = node.spec.ports.first + u16::try_from(instance % 100).unwrap() * 8;
+        let named = job.spec.tasks[0].ports.iter().zip(first..);
+        named.map(|(name, port)| PortClaim { name: name.clone(), port }).collect()
     }
 
     /// Places for all members of a gang, as far as there are any: on the nodes in turn from this
@@ -142,8 +149,10 @@ impl World {
                     placement.devices = open.map(whole).collect();
                 }
                 if instance == 0 {
-                    let port = (20_000..).find(|port| !used[at].ports.contains(port))?;
-                    placement.ports = vec![PortClaim { name: name("master"), port }];
+                    let own = |port: &u16| placement.ports.iter().any(|claim| claim.port == *port);
+                    let free = |port: &u16| !used[at].ports.contains(port) && !own(port);
+                    let port = (20_000..).find(free)?;
+                    placement.ports.push(PortClaim { name: name("master"), port });
                 }
                 let claim = Claim {
                     cpu: task.cpu,

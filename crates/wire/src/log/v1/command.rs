@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_model::{
-    AllocationId, Guards, JobId, Name, NodeId, NodeSpec, SpecDigest, StopIntent, TokenId,
-};
+use berth_model::{AllocationId, Guards, JobId, Name, NodeId, NodeSpec, SpecDigest, TokenId};
 use berth_proto::log::v1;
 use berth_proto::log::v1::change_job::{Change, Hold, Purge, Release, Restart, Rollback, Stop};
 use berth_proto::log::v1::command::Command as Kind;
@@ -12,8 +10,7 @@ use berth_proto::v1 as public;
 use berth_state::{Command, DevicePurpose, JobChange, JoinProof, Purpose, Seat, SubmitJob};
 use bytes::Bytes;
 
-use super::{access, namespace, node_reservation, observation, plan, policy, stock};
-use crate::enumeration;
+use super::{access, ends, namespace, node_reservation, observation, plan, policy, stock};
 use crate::frozen::values::{
     allocations_to_proto, guards_to_proto, purpose_to_proto, read_allocations, read_guards,
     read_purpose,
@@ -65,8 +62,9 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
         Command::Place { placements } => Kind::Place(plan::place_to_proto(placements)),
         Command::Reserve { reservations } => Kind::Reserve(plan::reserve_to_proto(reservations)),
         Command::Unreserve { allocations, reason } => plan::unreserve_to_proto(allocations, reason),
+        Command::LetGo { allocations, reason } => ends::let_go(allocations, reason),
         Command::StopAllocations { allocations, intent, reason } => {
-            Kind::StopAllocations(stop_to_proto(allocations, *intent, reason))
+            ends::stop(allocations, *intent, reason)
         }
         Command::Observe { node, observations } => {
             Kind::Observe(observation::all_to_proto(*node, observations))
@@ -162,18 +160,6 @@ fn lose_to_proto(
     }
 }
 
-fn stop_to_proto(
-    allocations: &[AllocationId],
-    intent: StopIntent,
-    reason: &str,
-) -> v1::StopAllocations {
-    v1::StopAllocations {
-        allocations: allocations_to_proto(allocations),
-        intent: enumeration::number::<v1::StopIntent, _>(intent),
-        reason: reason.to_owned(),
-    }
-}
-
 fn submit_to_proto(submit: &SubmitJob) -> v1::Submit {
     v1::Submit {
         key: submit.key.clone(),
@@ -249,15 +235,8 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
         Kind::Place(place) => plan::read_place(at, place, problems)?,
         Kind::Reserve(reserve) => plan::read_reserve(at, reserve, problems)?,
         Kind::Unreserve(unreserve) => plan::read_unreserve(at, unreserve, problems),
-        Kind::StopAllocations(stop) => Command::StopAllocations {
-            allocations: read_allocations(at.named("allocations"), stop.allocations, problems),
-            intent: enumeration::read::<v1::StopIntent, _>(
-                at.named("intent"),
-                stop.intent,
-                problems,
-            )?,
-            reason: stop.reason,
-        },
+        Kind::StopAllocations(stop) => ends::read_stop(at, stop, problems)?,
+        Kind::LetGo(let_go) => ends::read_let_go(at, let_go, problems),
         Kind::Observe(v1::Observe { node, observations }) => Command::Observe {
             node: NodeId(node),
             observations: observation::read_all(at.named("observations"), observations, problems)?,

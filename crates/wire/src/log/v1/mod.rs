@@ -8,6 +8,7 @@
 mod access;
 mod command;
 mod encoder;
+mod ends;
 mod namespace;
 mod node_reservation;
 mod observation;

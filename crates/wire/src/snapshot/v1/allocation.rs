@@ -5,7 +5,7 @@ use berth_model::{
 };
 use berth_proto::log::v1;
 use berth_proto::log::v1::allocation_state::{Planned, Running, State};
-use berth_state::AllocationRow;
+use berth_state::{AllocationRow, Draining};
 use bytes::Bytes;
 
 use crate::enumeration;
@@ -33,6 +33,9 @@ pub(super) fn to_proto(row: &AllocationRow) -> v1::AllocationRow {
         started_wall_ms: row.started_at.map(|at| at.0),
         score: score_to_proto(&row.score),
         seat: row.seat.as_ref().map(seat_to_proto),
+        draining: row
+            .draining
+            .map(|Draining { by, since_index }| v1::Draining { by_state_ms: by.0, since_index }),
     }
 }
 
@@ -80,6 +83,10 @@ pub(super) fn read(
         started_at: proto.started_wall_ms.map(WallMs),
         score: read_score(proto.score),
         seat,
+        draining: proto.draining.map(|v1::Draining { by_state_ms, since_index }| Draining {
+            by: StateMs(by_state_ms),
+            since_index,
+        }),
     })
 }
 

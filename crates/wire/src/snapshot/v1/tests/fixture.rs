@@ -17,8 +17,8 @@ use berth_model::{
 };
 use berth_state::rows::{SchedulerRow, Seat};
 use berth_state::{
-    AllocationRow, Authority, AwayRow, ClusterRow, Expiry, FailureDetail, JobPhase, JobRow,
-    JobVersionRow, KeptPlace, KeyRow, NamespaceRow, NodeReservationRow, NodeRow, OrphanRow,
+    AllocationRow, Authority, AwayRow, ClusterRow, Draining, Expiry, FailureDetail, JobPhase,
+    JobRow, JobVersionRow, KeptPlace, KeyRow, NamespaceRow, NodeReservationRow, NodeRow, OrphanRow,
     Purpose, ReservationRow, RestoreRow, Retry, RevocationRow, Rollout, ScoreParts, Stored,
     TaskRow, TokenRow, TokenUser,
 };
@@ -80,6 +80,7 @@ pub(crate) fn rows() -> Vec<Stored> {
     rows.push(Stored::Average(name("sure"), Arc::new(average)));
     rows.push(with_policies());
     rows.push(node_reservation());
+    rows.push(let_go());
     rows
 }
 
@@ -162,6 +163,13 @@ fn access() -> Vec<Stored> {
         revoked(Machine::Agent, "gpu-02"),
         revoked(Machine::Client, "alice"),
     ]
+}
+
+/// One that ends when its callers are gone.
+fn let_go() -> Stored {
+    let draining = Some(Draining { by: StateMs(600_008), since_index: 78 });
+    let stopping = allocation(AllocationState::Stopping(StopIntent::Replace));
+    Stored::Allocation(Arc::new(AllocationRow { id: id(12), draining, ..stopping }))
 }
 
 fn away(instance: u32, stop: Option<&str>) -> (AllocationId, AwayRow) {
@@ -383,6 +391,7 @@ fn allocation(state: AllocationState) -> AllocationRow {
             master_address: "10.0.0.7".into(),
             master_port: 20_001,
         }),
+        draining: None,
     }
 }
 
