@@ -19,7 +19,7 @@ type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Asked {
     Get(GetJobRequest),
-    Submit(SubmitRequest),
+    Submit(Box<SubmitRequest>),
     Restart(ChangeJobRequest),
     Events(EventsRequest),
     Logs(LogsRequest),
@@ -124,7 +124,7 @@ impl Jobs for Fake {
     type FilesStream = Messages<FilesReply>;
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Answer<SubmitReply> {
-        self.ask(Asked::Submit(request.into_inner()))?;
+        self.ask(Asked::Submit(Box::new(request.into_inner())))?;
         Ok(Response::new(SubmitReply { job_id: 7, version: 1, ..SubmitReply::default() }))
     }
 
