@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_model::AllocationId;
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{Request, Uri};
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::outgoing::{Outgoing, Upstream};
-use crate::service::{Found, Newcomer, Service};
+use crate::service::{Found, Service};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// An answer that takes longer is none.
@@ -18,9 +20,17 @@ const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// So many misses in a row, and it is gone; the first answer brings it back.
 const MISSES: u32 = 3;
 
+/// A replica that tells whether it is well.
+pub(crate) struct Looked {
+    pub id: AllocationId,
+    pub authority: Authority,
+    pub path: String,
+    pub left: CancellationToken,
+}
+
 /// Until it is no longer of the service.
-pub(crate) async fn look(service: Arc<Service>, newcomer: Newcomer, upstream: Upstream) {
-    let Newcomer { id, authority, path, left } = newcomer;
+pub(crate) async fn look(service: Arc<Service>, looked: Looked, upstream: Upstream) {
+    let Looked { id, authority, path, left } = looked;
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut missed = 0;

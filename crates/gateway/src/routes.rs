@@ -24,6 +24,8 @@ pub struct ServiceRoute {
     pub replicas: Vec<Endpoint>,
     /// Where they tell that they are well; `None`: nobody asks them.
     pub health_path: Option<String>,
+    /// Where they may have a page of metrics; `None`: they are not asked.
+    pub metrics_path: Option<String>,
     /// No answer takes longer than that to begin, or to go on.
     pub silence_max: Duration,
 }

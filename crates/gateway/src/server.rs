@@ -17,12 +17,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::hearing::{self, Heard};
 use crate::outgoing;
-use crate::probe;
+use crate::probe::{self, Looked};
 use crate::proxy::Proxy;
 use crate::routes::Routes;
-use crate::service::Leaver;
+use crate::service::{Leaver, Newcomer, Service};
 use crate::table::Table;
+use crate::view::ServiceView;
 
 /// The headers of a request come within that.
 const HEADERS_MAX: Duration = Duration::from_secs(10);
@@ -83,8 +85,21 @@ impl Gateway {
         drop(table);
         self.leaving().extend(next.leavers.into_iter().filter(Leaver::is_busy));
         for (service, newcomer) in next.newcomers {
-            let upstream = self.proxy.upstream.clone();
-            drop(tokio::spawn(probe::look(service, newcomer, upstream)));
+            self.watch(&service, newcomer);
+        }
+    }
+
+    fn watch(&self, service: &Arc<Service>, newcomer: Newcomer) {
+        let Newcomer { id, authority, health, metrics, left } = newcomer;
+        if let Some(path) = health {
+            let (service, upstream) = (Arc::clone(service), self.proxy.upstream.clone());
+            let looked = Looked { id, authority: authority.clone(), path, left: left.clone() };
+            drop(tokio::spawn(probe::look(service, looked, upstream)));
+        }
+        if let Some(path) = metrics {
+            let (service, upstream) = (Arc::clone(service), self.proxy.upstream.clone());
+            let heard = Heard { id, authority, path, left };
+            drop(tokio::spawn(hearing::keep(service, heard, upstream)));
         }
     }
 
@@ -96,6 +111,11 @@ impl Gateway {
     /// Whether it was ever told who serves what.
     pub fn has_routes(&self) -> bool {
         self.proxy.table().is_told
+    }
+
+    /// All services, in the order of their namespaces and names.
+    pub fn services(&self) -> Vec<ServiceView> {
+        self.proxy.table().services().map(|service| service.view()).collect()
     }
 
     /// Replicas that are asked no more and still answer, in order.

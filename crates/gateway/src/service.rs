@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use berth_model::AllocationId;
 use berth_routing::retry::{Attempt, Budget, Retry};
-use berth_routing::{GatewayUs, Member, NoReplica, Outcome, Pool, Reason, Request, SpanUs, Ticket};
+use berth_routing::{
+    GatewayUs, Member, NoReplica, Outcome, Pool, Reason, Request, Signals, SpanUs, Ticket,
+};
 use http::uri::Authority;
 use metrics::Counter;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::routes::ServiceRoute;
+use crate::view::{ReplicaState, ReplicaView, ServiceView};
 
 /// Who answers callers is not gone, however busy it is with whoever looks at it.
 const HEARD_LATELY: SpanUs = SpanUs::from_secs(3);
@@ -34,6 +37,9 @@ struct Inner {
     pool: Pool,
     budget: Budget,
     places: BTreeMap<AllocationId, Place>,
+    /// Sent to a replica, and of those again.
+    requests: u64,
+    retries: u64,
 }
 
 /// Where a replica is, and whether it is there.
@@ -46,6 +52,8 @@ struct Place {
     heard: Arc<AtomicU64>,
     /// Cancelled when it is no longer of the service: nobody looks at it any more.
     left: CancellationToken,
+    /// The metrics by which it last said something of itself.
+    names: Vec<&'static str>,
 }
 
 /// A request at a replica. Dropped without an end, its caller has left.
@@ -91,7 +99,10 @@ pub(crate) struct Changes {
 pub(crate) struct Newcomer {
     pub id: AllocationId,
     pub authority: Authority,
-    pub path: String,
+    /// Where it tells that it is well.
+    pub health: Option<String>,
+    /// Where it may tell more of itself.
+    pub metrics: Option<String>,
     pub left: CancellationToken,
 }
 
@@ -104,7 +115,8 @@ impl Service {
         let retries = metrics::counter!("berth_gateway_retries_total", "service" => id.clone());
         let pool = Pool::new(route.policy);
         let route = ServiceRoute { replicas: Vec::new(), ..route };
-        let inner = Inner { route, pool, budget: Budget::default(), places: BTreeMap::new() };
+        let (budget, places) = (Budget::default(), BTreeMap::new());
+        let inner = Inner { route, pool, budget, places, requests: 0, retries: 0 };
         Service { id, sent, retries, clock, inner: Mutex::new(inner) }
     }
 
@@ -129,11 +141,14 @@ impl Service {
                         replaced.left.cancel();
                     }
                     let (gone, left) = (CancellationToken::new(), CancellationToken::new());
-                    if let Some(path) = route.health_path.clone() {
-                        let (authority, left) = (authority.clone(), left.clone());
-                        newcomers.push(Newcomer { id, authority, path, left });
-                    }
-                    Place { authority, gone, heard: Arc::default(), left }
+                    newcomers.push(Newcomer {
+                        id,
+                        authority: authority.clone(),
+                        health: route.health_path.clone(),
+                        metrics: route.metrics_path.clone(),
+                        left: left.clone(),
+                    });
+                    Place { authority, gone, heard: Arc::default(), left, names: Vec::new() }
                 }
             };
             places.insert(id, place);
@@ -168,6 +183,15 @@ impl Service {
         self.set_members(&mut inner);
     }
 
+    /// What a replica says of itself, and by which metrics.
+    pub fn heard_of(&self, id: AllocationId, signals: Signals, names: Vec<&'static str>) {
+        let now = self.clock.now();
+        let mut inner = self.inner();
+        let Some(place) = inner.places.get_mut(&id) else { return };
+        place.names = names;
+        inner.pool.report(id, signals, now);
+    }
+
     fn set_members(&self, inner: &mut Inner) {
         let mut members: Vec<Member> = Vec::new();
         for endpoint in &inner.route.replicas {
@@ -193,16 +217,20 @@ impl Service {
         }
         let (ticket, decision) = inner.pool.pick(request, tried, chance, now)?;
         let silence_max = inner.route.silence_max;
-        let Some(place) = inner.places.get(&decision.replica).cloned() else {
+        let place = inner.places.get(&decision.replica);
+        let place = place
+            .map(|place| (place.authority.clone(), place.gone.clone(), Arc::clone(&place.heard)));
+        let Some((authority, gone, heard)) = place else {
             inner.pool.finish(ticket, Outcome::Left, now);
             return Err(NoReplica::NoneReady);
         };
+        inner.requests += 1;
+        inner.retries += u64::from(!tried.is_empty());
         let mut counters = Reason::ALL.iter().zip(&self.sent);
         if let Some((_, counter)) = counters.find(|(reason, _)| **reason == decision.reason) {
             counter.increment(1);
         }
         let service = Arc::clone(self);
-        let Place { authority, gone, heard, .. } = place;
         let (replica, ticket) = (decision.replica, Some(ticket));
         Ok(Charge { replica, authority, gone, heard, silence_max, service, ticket })
     }
@@ -210,6 +238,40 @@ impl Service {
     pub fn decide(&self, attempt: Attempt) -> Retry {
         let (chance, now) = (self.clock.chance(), self.clock.now());
         self.inner().budget.decide(attempt, chance, now)
+    }
+
+    /// For those who look on.
+    pub fn view(&self) -> ServiceView {
+        let now = self.clock.now();
+        let inner = self.inner();
+        let replica = |(id, place): (&AllocationId, &Place)| {
+            let load = inner.pool.load(*id)?;
+            let state = if place.gone.is_cancelled() {
+                ReplicaState::Gone
+            } else if inner.pool.is_broken(*id) {
+                ReplicaState::Broken
+            } else if load.is_spared(now) {
+                ReplicaState::Spared
+            } else {
+                ReplicaState::Asked
+            };
+            Some(ReplicaView {
+                id: *id,
+                state,
+                in_flight: load.in_flight(),
+                waiting_tokens: load.waiting_tokens(),
+                answers: load.answers(),
+                answer_time: load.has_answered().then(|| load.answer_time()),
+                signals: load.signals(now).map(|signals| (signals, place.names.clone())),
+            })
+        };
+        ServiceView {
+            namespace: inner.route.namespace.clone(),
+            name: inner.route.name.clone(),
+            requests: inner.requests,
+            retries: inner.retries,
+            replicas: inner.places.iter().filter_map(replica).collect(),
+        }
     }
 
     /// Replicas that are told of, and how many of them are not gone.

@@ -8,6 +8,9 @@ use berth_proto::v1;
 use berth_routing::Member;
 use berth_wire::spec::routing_policy_from_proto;
 
+/// Where all engines that are known have their metrics.
+const METRICS_PATH: &str = "/metrics";
+
 /// Leaves out, with a word in the log, what a newer scheduler tells and this gateway cannot read.
 pub fn of(told: v1::Routes) -> Routes {
     let services = told.services.into_iter().filter_map(|route| {
@@ -31,6 +34,7 @@ fn service(route: v1::ServiceRoute) -> Option<ServiceRoute> {
         policy: routing_policy_from_proto(route.balance).unwrap_or_default(),
         replicas: replicas?,
         health_path: Some(route.health_path).filter(|path| !path.is_empty()),
+        metrics_path: Some(METRICS_PATH.to_owned()),
         silence_max: silence_max(route.timeout_ms),
     })
 }

@@ -219,6 +219,12 @@ impl Pool {
         Some(&self.replicas[place].load)
     }
 
+    /// Whether a replica has failed so often that it is only tried now and then.
+    pub fn is_broken(&self, id: AllocationId) -> bool {
+        let place = self.replicas.binary_search_by_key(&id, |known| known.member.id);
+        place.is_ok_and(|place| self.replicas[place].breaker.is_broken())
+    }
+
     /// Requests that are counted at any replica.
     pub fn in_flight(&self) -> u64 {
         self.replicas.iter().map(|replica| u64::from(replica.load.in_flight())).sum()

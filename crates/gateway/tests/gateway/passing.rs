@@ -173,6 +173,30 @@ async fn what_is_being_answered_ends_when_its_replica_leaves_or_the_gateway_stop
     assert!(tokio::net::TcpStream::connect(rig.address).await.is_err());
 }
 
+/// What it says of itself counts beside what the gateway has sent it, for as long as it says so.
+#[tokio::test]
+async fn what_replicas_say_of_themselves_is_heard() {
+    let page = "vllm:num_requests_running{model_name=\"m\"} 3.0\n\
+                vllm:num_requests_waiting{model_name=\"m\"} 2.0\n";
+    let says = worker(vec![answer("200 OK", "text/plain", page)]).await;
+    let silent = worker(vec![answer("404 Not Found", "text/plain", "")]).await;
+    let mut route = chat(&[&says.address, &silent.address]);
+    route.metrics_path = Some("/metrics".to_owned());
+    let rig = Rig::new(vec![route]).await;
+    let heard = loop {
+        let [service] = rig.gateway.services().try_into().unwrap();
+        if service.replicas[0].signals.is_some() {
+            break service;
+        }
+        tokio::task::yield_now().await;
+    };
+    let (signals, names) = heard.replicas[0].signals.clone().unwrap();
+    assert_eq!((signals.running, signals.waiting, signals.kv_milli), (Some(3), Some(2), None));
+    assert_eq!(names, ["vllm:num_requests_running", "vllm:num_requests_waiting"]);
+    assert_eq!(heard.replicas[1].signals, None, "what says nothing is not taken for idle");
+    assert_eq!((heard.requests, heard.replicas[0].in_flight), (0, 0), "nobody asked anything");
+}
+
 /// Each replica of a service that is gone is busy for as long as it answers itself.
 #[tokio::test]
 async fn who_still_answers_for_a_service_that_is_gone_is_known() {

@@ -63,6 +63,7 @@ pub fn chat(addresses: &[&str]) -> ServiceRoute {
         policy: Policy::RoundRobin,
         replicas: replicas.collect(),
         health_path: None,
+        metrics_path: None,
         silence_max: PATIENCE,
     }
 }
