@@ -71,7 +71,7 @@ const ANYONE: &str = "++ + + + + ++++ ++ ++ +++ +";
 /// Any machine whose certificate is good.
 const MEMBERS: &str = "uu + + + + ++++ ++ ++ uuu u";
 
-const CALLS: [(&str, &str); 73] = [
+const CALLS: [(&str, &str); 75] = [
     ("/berth.raft.v1.Peer/Call", PEERS),
     ("/berth.raft.v1.Peer/Snapshot", PEERS),
     ("/berth.v1.Agents/Session", AGENTS),
@@ -112,6 +112,8 @@ const CALLS: [(&str, &str); 73] = [
     ("/berth.v1.Namespaces/Delete", ADMIN),
     ("/berth.v1.Gateways/WatchRoutes", GATEWAYS),
     ("/berth.v1.Gateways/Report", GATEWAYS),
+    ("/berth.v1.Services/List", READ),
+    ("/berth.v1.Services/Get", READ),
     ("/berth.v1.NodeReservations/Set", OPERATE),
     ("/berth.v1.NodeReservations/Get", READ),
     ("/berth.v1.NodeReservations/List", READ),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use berth::local::{GatewayPort, LocalCluster};
 use berth_client::Client;
 use berth_model::{DurationMs, HealthCheck, HealthProbe, JobKind, JobSpec, RestartPolicy};
+use berth_proto::v1;
 use rustix::process::Signal;
 use support::processes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -190,6 +191,33 @@ async fn f74_without_schedulers_a_gateway_goes_on_and_begins_with_what_it_knew()
     cluster.start_gateway(GatewayPort::Any).unwrap();
     until_answered(&edge).await;
     cluster.stop().await;
+}
+
+/// What the command line shows of a service: what the gateway counts, and what its replicas say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_gateway_sees_of_a_service_is_told_by_the_leader() {
+    let served = served(1, 1).await;
+    let job = support::reference(&served.job.to_string());
+    let service = support::until("the gateway to tell what its replicas say", || async {
+        let request = v1::GetServiceRequest { job: job.clone(), consistency: 0 };
+        let found = served.client.get_service(request).await.ok()?;
+        let used = found.uses.first()?;
+        let all_say = used.replicas.iter().all(|one| one.running.is_some());
+        (used.requests > 0 && used.replicas.len() == REPLICAS as usize && all_say).then_some(found)
+    })
+    .await;
+    assert_eq!((service.model.as_str(), service.replicas_ready), ("chat", REPLICAS));
+    assert_eq!((service.gateways, service.uses.len()), (Some(1), 1));
+    let replicas = &service.uses[0].replicas;
+    assert!(replicas.iter().all(|one| one.metrics[0] == "vllm:num_requests_running"));
+    assert_eq!(replicas.iter().map(|one| one.answers).sum::<u64>(), service.uses[0].requests);
+    let asked: Vec<&str> = service.replicas.iter().map(|one| one.address.as_str()).collect();
+    assert!(asked.iter().all(|address| address.starts_with("127.0.0.1:")), "{asked:?}");
+    // Whoever does not lead knows no gateway.
+    let request = v1::ListServicesRequest { namespace: String::new(), consistency: 1 };
+    let listed = served.client.list_services(request).await.unwrap();
+    assert_eq!((listed.services.len(), listed.gateways), (1, None));
+    served.cluster.stop().await;
 }
 
 /// The mock worker that listens there.

@@ -7,8 +7,8 @@ use crate::commands::{
     job_change, job_events, job_explain, job_history, job_list, job_rollback, job_scale, job_show,
     job_wait, logs, namespace, node_change, node_defrag, node_drain, node_list, node_show,
     operator_debug, operator_finalize, operator_members, operator_policy, operator_recover_admin,
-    operator_resume, operator_status, operator_transfer, orphan, plan, reservation, run, sim,
-    snapshot, submit, token, version,
+    operator_resume, operator_status, operator_transfer, orphan, plan, reservation, run, service,
+    sim, snapshot, submit, token, version,
 };
 use crate::error::{CliError, Exit};
 use crate::session::Session;
@@ -50,6 +50,9 @@ pub enum ClientCommand {
     /// Nodes that are reserved, for whom and when
     #[command(subcommand)]
     Reservation(reservation::ReservationCommand),
+    /// Services, as their callers reach them
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
     /// Workers that a restored cluster does not know
     #[command(subcommand)]
     Orphan(orphan::OrphanCommand),
@@ -195,6 +198,7 @@ impl ClientCommand {
             ClientCommand::Namespace(command) => command.run(session).await,
             ClientCommand::Quota(command) => command.run(session).await,
             ClientCommand::Reservation(command) => command.run(session).await,
+            ClientCommand::Service(command) => command.run(session).await,
             ClientCommand::Orphan(command) => command.run(session).await,
             ClientCommand::Operator(command) => command.run(session).await,
             ClientCommand::Token(command) => command.run(session).await,

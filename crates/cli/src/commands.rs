@@ -37,6 +37,7 @@ pub(crate) mod orphan;
 pub(crate) mod plan;
 pub(crate) mod reservation;
 pub(crate) mod run;
+pub(crate) mod service;
 pub mod sim;
 pub mod snapshot;
 pub(crate) mod submit;

@@ -19,6 +19,7 @@ mod node_reservations;
 mod nodes;
 mod operator;
 mod options;
+mod services;
 mod stream;
 
 pub use cluster::Client;

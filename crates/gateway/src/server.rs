@@ -113,9 +113,18 @@ impl Gateway {
         self.proxy.table().is_told
     }
 
-    /// All services, in the order of their namespaces and names.
+    /// All services, in the order of their namespaces and names, with those of their replicas that
+    /// are asked no more and still answer.
     pub fn services(&self) -> Vec<ServiceView> {
-        self.proxy.table().services().map(|service| service.view()).collect()
+        let mut views: Vec<ServiceView> =
+            self.proxy.table().services().map(|service| service.view()).collect();
+        for leaver in self.leaving().iter().filter(|leaver| leaver.is_busy()) {
+            let key = |view: &ServiceView| (view.namespace.clone(), view.name.clone());
+            if let Ok(place) = views.binary_search_by_key(&leaver.service, key) {
+                views[place].replicas.push(leaver.view());
+            }
+        }
+        views
     }
 
     /// Replicas that are asked no more and still answer, in order.

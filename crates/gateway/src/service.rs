@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use berth_model::AllocationId;
+use berth_model::{AllocationId, Name};
 use berth_routing::retry::{Attempt, Budget, Retry};
 use berth_routing::{
     GatewayUs, Member, NoReplica, Outcome, Pool, Reason, Request, Signals, SpanUs, Ticket,
@@ -78,6 +78,8 @@ pub(crate) enum Found {
 #[derive(Clone, Debug)]
 pub(crate) struct Leaver {
     pub id: AllocationId,
+    /// The namespace and the name of its service.
+    pub service: (Name, Name),
     under_way: Weak<AtomicU64>,
 }
 
@@ -85,6 +87,19 @@ impl Leaver {
     /// Whether it still answers something.
     pub fn is_busy(&self) -> bool {
         self.under_way.strong_count() > 0
+    }
+
+    /// What is known of it.
+    pub fn view(&self) -> ReplicaView {
+        ReplicaView {
+            id: self.id,
+            state: ReplicaState::Left,
+            in_flight: u32::try_from(self.under_way.strong_count()).unwrap_or(u32::MAX),
+            waiting_tokens: 0,
+            answers: 0,
+            answer_time: None,
+            signals: None,
+        }
     }
 }
 
@@ -153,7 +168,8 @@ impl Service {
             };
             places.insert(id, place);
         }
-        let leavers = leave(std::mem::replace(&mut inner.places, places));
+        let left = std::mem::replace(&mut inner.places, places);
+        let leavers = leave(left, &inner.route);
         inner.route = route.clone();
         self.set_members(&mut inner);
         Changes { newcomers, leavers }
@@ -161,7 +177,9 @@ impl Service {
 
     /// Nobody serves it any more.
     pub fn end(&self) -> Vec<Leaver> {
-        leave(std::mem::take(&mut self.inner().places))
+        let mut inner = self.inner();
+        let left = std::mem::take(&mut inner.places);
+        leave(left, &inner.route)
     }
 
     /// A replica was found to be gone, or to be back.
@@ -297,11 +315,12 @@ impl Service {
 }
 
 /// They end what they have, and nobody looks at them any more.
-fn leave(places: BTreeMap<AllocationId, Place>) -> Vec<Leaver> {
+fn leave(places: BTreeMap<AllocationId, Place>, route: &ServiceRoute) -> Vec<Leaver> {
     let leave = |(id, place): (AllocationId, Place)| {
         place.left.cancel();
         // What is under way there holds the other ends of this.
-        Leaver { id, under_way: Arc::downgrade(&place.heard) }
+        let service = (route.namespace.clone(), route.name.clone());
+        Leaver { id, service, under_way: Arc::downgrade(&place.heard) }
     };
     places.into_iter().map(leave).collect()
 }

@@ -43,6 +43,8 @@ pub enum ReplicaState {
     Broken,
     /// It does not answer when it is looked at.
     Gone,
+    /// It is to end, and still answers what it was asked.
+    Left,
 }
 
 impl ReplicaState {
@@ -52,6 +54,7 @@ impl ReplicaState {
             ReplicaState::Spared => "spared",
             ReplicaState::Broken => "broken",
             ReplicaState::Gone => "gone",
+            ReplicaState::Left => "left",
         }
     }
 }

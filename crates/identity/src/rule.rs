@@ -149,6 +149,8 @@ pub fn rule_of(call: Call) -> Rule {
         | Call::NamespacesList
         | Call::NodeReservationsGet
         | Call::NodeReservationsList
+        | Call::ServicesList
+        | Call::ServicesGet
         | Call::OperatorListPolicyDefaults
         | Call::OperatorStatus => Rule::Person(Role::Read),
         Call::JobsSubmit

@@ -16,7 +16,8 @@ use tonic::transport::Server;
 use crate::access::{GateLayer, may_speak};
 use crate::rpc::{
     AccessService, AgentsService, GatewaysService, JobsService, NamespacesService,
-    NodeReservationsService, NodesService, OperatorService, REQUEST_BYTES_MAX, Shared,
+    NodeReservationsService, NodesService, OperatorService, REQUEST_BYTES_MAX, ServicesService,
+    Shared,
 };
 
 /// After this a connection takes no new calls and another is made: the callers'
@@ -43,6 +44,7 @@ pub(super) async fn serve_grpc(
     use v1::node_reservations_server::NodeReservationsServer;
     use v1::nodes_server::NodesServer;
     use v1::operator_server::OperatorServer;
+    use v1::services_server::ServicesServer;
 
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<JobsServer<JobsService>>().await;
@@ -65,6 +67,7 @@ pub(super) async fn serve_grpc(
         .add_service(NamespacesServer::new(NamespacesService(shared.clone())))
         .add_service(GatewaysServer::new(GatewaysService(shared.clone())))
         .add_service(NodeReservationsServer::new(NodeReservationsService(shared.clone())))
+        .add_service(ServicesServer::new(ServicesService(shared.clone())))
         .add_service(OperatorServer::new(OperatorService { shared: shared.clone() }))
         .add_service(access)
         .add_service(agents)

@@ -18,6 +18,7 @@ mod planner;
 mod rates;
 mod ticker;
 mod turns;
+mod uses;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -44,6 +45,7 @@ use clock::Clock;
 use decisions::Decisions;
 pub use planner::BUDGET;
 pub use rates::TooFast;
+use uses::Uses;
 
 pub type Node = ProductionNode<ClusterApp>;
 
@@ -94,6 +96,8 @@ struct Soft {
     loads: SoftView,
     /// What agents last measured of their devices.
     devices: BTreeMap<NodeId, Arc<[v1::DeviceSample]>>,
+    /// What gateways last told of services.
+    uses: Uses,
     /// Nodes whose agents were not let in, why, and when.
     turned_away: BTreeMap<NodeId, (String, StateMs)>,
 }
@@ -124,6 +128,7 @@ impl Leader {
             hosts: HostWatch::new(clock.now()),
             loads: SoftView::default(),
             devices: BTreeMap::new(),
+            uses: Uses::default(),
             turned_away: BTreeMap::new(),
         };
         let leader = Arc::new(Leader {
@@ -207,11 +212,31 @@ impl Leader {
         gateway: &str,
         index: u64,
         busy: BTreeSet<AllocationId>,
+        uses: Option<v1::ServiceUses>,
     ) -> Result<usize, TooManyGateways> {
         let now = self.clock.now();
-        let gateways = &mut self.soft().heard.gateways;
-        gateways.hear(gateway, index, busy, now)?;
-        Ok(gateways.count(now))
+        let soft = &mut *self.soft();
+        soft.heard.gateways.hear(gateway, index, busy, now)?;
+        if let Some(uses) = uses {
+            soft.uses.hear(gateway, uses);
+        }
+        let heard = &soft.heard.gateways;
+        soft.uses.keep(|gateway| heard.is_there(gateway, now));
+        Ok(heard.count(now))
+    }
+
+    /// Gateways that are there.
+    pub fn gateways(&self) -> u32 {
+        let now = self.clock.now();
+        u32::try_from(self.soft().heard.gateways.count(now)).unwrap_or(u32::MAX)
+    }
+
+    /// What the gateways that are there see of a service.
+    pub fn uses_of(&self, namespace: &str, name: &str) -> Vec<v1::ServiceUse> {
+        let now = self.clock.now();
+        let soft = self.soft();
+        let uses = soft.uses.of(namespace, name);
+        uses.filter(|used| soft.heard.gateways.is_there(&used.gateway, now)).cloned().collect()
     }
 
     /// An agent has been heard.

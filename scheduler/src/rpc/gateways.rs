@@ -69,13 +69,13 @@ impl v1::gateways_server::Gateways for GatewaysService {
         request: Request<v1::GatewayReport>,
     ) -> Result<Response<v1::GatewayReportReply>, Status> {
         at_leader!(self.0, request, GatewaysClient::report, |leader, _granted, asked| async move {
-            hear(&leader, &asked)
+            hear(&leader, asked)
         })
     }
 }
 
-fn hear(leader: &Leader, report: &v1::GatewayReport) -> Result<v1::GatewayReportReply, Status> {
-    let v1::GatewayReport { gateway, index, busy } = report;
+fn hear(leader: &Leader, report: v1::GatewayReport) -> Result<v1::GatewayReportReply, Status> {
+    let v1::GatewayReport { gateway, index, busy, uses } = report;
     let is_known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     if gateway.is_empty() || gateway.len() > NAME_BYTES_MAX || !gateway.bytes().all(is_known) {
         return Err(status::invalid_field("gateway", "expected 1 to 64 of a-z, 0-9 and -"));
@@ -87,8 +87,9 @@ fn hear(leader: &Leader, report: &v1::GatewayReport) -> Result<v1::GatewayReport
     let busy = busy.map_err(|_| {
         status::invalid_field("busy", "expected ids of allocations, such as 1.0.0.1")
     })?;
-    let count =
-        leader.hear_gateway(gateway, *index, busy).map_err(|_| status::too_many_gateways())?;
+    let count = leader
+        .hear_gateway(&gateway, index, busy, uses)
+        .map_err(|_| status::too_many_gateways())?;
     Ok(v1::GatewayReportReply { gateways: u32::try_from(count).unwrap_or(u32::MAX) })
 }
 

@@ -24,6 +24,7 @@ mod orphans;
 mod policies;
 mod reads;
 mod route;
+mod services;
 pub mod status;
 mod stock;
 mod submit;
@@ -49,6 +50,7 @@ pub use namespaces::NamespacesService;
 pub use node_reservations::NodeReservationsService;
 pub use nodes::NodesService;
 pub use operator::OperatorService;
+pub use services::ServicesService;
 
 /// What every service holds.
 #[derive(Clone)]

@@ -3,6 +3,7 @@
 mod kept;
 mod report;
 mod routes;
+mod uses;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -8,6 +8,8 @@ use berth_gateway::Gateway;
 use berth_proto::v1;
 use tokio::sync::watch;
 
+use super::uses;
+
 /// A leader takes a gateway that is silent for three of these to be gone.
 const EVERY: Duration = Duration::from_secs(1);
 /// Whether there is something new to tell is looked at so often.
@@ -26,7 +28,8 @@ pub async fn keep_telling(client: Client, gateway: Gateway, routed: watch::Recei
         if is_due || last.as_ref().is_some_and(|last| *last != now) {
             told_at = Some(Instant::now());
             let (index, busy) = now.clone();
-            let report = v1::GatewayReport { gateway: gateway.id().to_owned(), index, busy };
+            let uses = is_due.then(|| uses::of(&gateway));
+            let report = v1::GatewayReport { gateway: gateway.id().to_owned(), index, busy, uses };
             let answer = tokio::time::timeout(LIMIT, client.report_gateway(report)).await;
             last = match answer {
                 Ok(Ok(_)) => Some(now),

@@ -53,6 +53,11 @@ impl Gateways {
         Ok(())
     }
 
+    /// Whether this one is.
+    pub fn is_there(&self, gateway: &str, now: StateMs) -> bool {
+        self.told.get(gateway).is_some_and(|told| is_heard(told.at, now))
+    }
+
     /// How many are there.
     pub fn count(&self, now: StateMs) -> usize {
         self.told.values().filter(|told| is_heard(told.at, now)).count()

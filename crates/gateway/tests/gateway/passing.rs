@@ -162,6 +162,11 @@ async fn what_is_being_answered_ends_when_its_replica_leaves_or_the_gateway_stop
     assert_eq!(new.count.load(std::sync::atomic::Ordering::SeqCst), 1);
     // One that leaves is busy until that has ended; of one that stays nobody waits for that.
     assert_eq!(rig.gateway.busy(), [replica(0, "").member.id]);
+    let [service] = rig.gateway.services().try_into().unwrap();
+    let seen = service.replicas.iter().map(|one| (one.id, one.state, one.in_flight));
+    let (left, asked) = (berth_gateway::ReplicaState::Left, berth_gateway::ReplicaState::Asked);
+    let ids = [0, 1].map(|number| replica(number, "").member.id);
+    assert_eq!(seen.collect::<Vec<_>>(), [(ids[1], asked, 1), (ids[0], left, 1)]);
     rig.stop.cancel();
     old.go_on.add_permits(1);
     new.go_on.add_permits(1);

@@ -10,6 +10,7 @@ mod namespace;
 mod node;
 mod node_reservation;
 mod routes;
+mod service;
 
 use berth_model::NodeId;
 use berth_state::ClusterState;
@@ -22,6 +23,7 @@ pub use namespace::namespace;
 pub use node::node;
 pub use node_reservation::node_reservation;
 pub use routes::routes;
+pub use service::service;
 
 /// The name of a node, or its number once it is forgotten.
 fn node_name(state: &ClusterState, id: NodeId) -> String {

@@ -45,16 +45,20 @@ fn route(state: &ClusterState, job: &JobRow) -> Option<v1::ServiceRoute> {
     })
 }
 
-/// `None` where it has no such port, as one of an earlier version may, or where nobody told how its
-/// host is reached.
 fn replica(state: &ClusterState, row: &AllocationRow, port: &Name) -> Option<v1::ServiceReplica> {
+    let address = address(state, row, port)?;
+    Some(v1::ServiceReplica { allocation_id: row.id.to_string(), address })
+}
+
+/// Where it is reached. `None` where it has no such port, as one of an earlier version may, or where
+/// nobody told how its host is reached.
+pub(super) fn address(state: &ClusterState, row: &AllocationRow, port: &Name) -> Option<String> {
     let claim = row.claim.ports.iter().find(|claim| claim.name == *port)?;
     let host = state.nodes().get(&row.node)?.spec.host()?;
     // An address of IPv6 has its own colons.
-    let address = if host.contains(':') {
+    Some(if host.contains(':') {
         format!("[{host}]:{}", claim.port)
     } else {
         format!("{host}:{}", claim.port)
-    };
-    Some(v1::ServiceReplica { allocation_id: row.id.to_string(), address })
+    })
 }

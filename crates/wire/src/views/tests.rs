@@ -193,6 +193,35 @@ fn a_job_shows_the_progress_of_its_tasks() {
     assert_eq!(listed_job(&world.state, row).tasks[0].failures, []);
 }
 
+/// A replica that ends what it was asked is none that is ready, and is said to drain.
+#[test]
+fn a_service_is_told_with_those_that_let_their_callers_go() {
+    let mut world = World::new();
+    let reached = TaskSpec { ports: vec![name("http")], ..task(2) };
+    let job = world.submit(spec(JobKind::Service, vec![reached]));
+    let claim = |port| vec![PortClaim { name: name("http"), port }];
+    let first = world.place_with(job, 0, "GPU-4", claim(20_000));
+    let second = world.place_with(job, 1, "GPU-5", claim(20_010));
+    for id in [first, second] {
+        world.observe(id, Observed::Running { ready: true, started_at: WallMs(5) });
+    }
+    let told = |world: &World| {
+        let row = world.state.jobs().get(&job).unwrap();
+        let told = service(&world.state, row).unwrap();
+        let states = told.replicas.iter().map(|one| one.allocation.clone().unwrap().state);
+        ((told.replicas_wanted, told.replicas_ready, told.replicas_draining), states.collect())
+    };
+    let states = |states: [&str; 2]| states.map(str::to_owned).to_vec();
+    assert_eq!(told(&world), ((2, 2, 0), states(["running", "running"])));
+    let intent = StopIntent::Replace;
+    let (allocations, reason) = (vec![first], "r".to_owned());
+    world.apply(Command::StopAllocations { allocations, intent, reason });
+    assert_eq!(told(&world), ((2, 1, 1), states(["draining", "running"])));
+    let (allocations, reason) = (vec![first], "r".to_owned());
+    world.apply(Command::LetGo { allocations, reason });
+    assert_eq!(told(&world), ((2, 1, 0), states(["stopping", "running"])));
+}
+
 /// Of a service with a port on the node, one replica that is ready and one that is not.
 #[test]
 fn routes_lead_to_the_replicas_that_are_ready() {

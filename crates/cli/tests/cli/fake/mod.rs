@@ -3,6 +3,7 @@
 
 pub mod data;
 mod namespaces;
+mod reached;
 mod reservations;
 mod services;
 
@@ -13,6 +14,7 @@ use berth_proto::v1::namespaces_server::NamespacesServer;
 use berth_proto::v1::node_reservations_server::NodeReservationsServer;
 use berth_proto::v1::nodes_server::NodesServer;
 use berth_proto::v1::operator_server::OperatorServer;
+use berth_proto::v1::services_server::ServicesServer;
 use berth_proto::v1::{ErrorDetail, SubmitRequest};
 use prost::Message as _;
 use tokio::net::TcpListener;
@@ -55,6 +57,7 @@ impl Fake {
             .add_service(NodesServer::new(fake.clone()))
             .add_service(NamespacesServer::new(fake.clone()))
             .add_service(NodeReservationsServer::new(fake.clone()))
+            .add_service(ServicesServer::new(fake.clone()))
             .add_service(OperatorServer::new(fake.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
