@@ -58,7 +58,7 @@ async fn served_as(schedulers: u8, agents: u8, spec: &JobSpec) -> Served {
     let mut cluster = LocalCluster::start(plan).await.unwrap();
     let client = cluster.client();
     let job = support::submit(&client, spec).await;
-    until_ready(&client, job, 1).await;
+    until_versions(&client, job, &vec![1; spec.tasks[0].count as usize]).await;
     cluster.start_gateway(GatewayPort::Any).unwrap();
     let edge = cluster.gateway.as_ref().unwrap().address.clone();
     until_answered(&edge).await;
@@ -150,9 +150,12 @@ async fn ready(client: &Client, job: u64) -> Vec<u32> {
 }
 
 async fn until_ready(client: &Client, job: u64, version: u32) {
-    support::until("all replicas of a version to be ready, and no others", || async {
-        let ready = ready(client, job).await;
-        (ready.len() == REPLICAS as usize && ready.iter().all(|one| *one == version)).then_some(())
+    until_versions(client, job, &[version; REPLICAS as usize]).await;
+}
+
+async fn until_versions(client: &Client, job: u64, versions: &[u32]) {
+    support::until("the replicas that are wanted to be ready, and no others", || async {
+        (ready(client, job).await == versions).then_some(())
     })
     .await;
 }
@@ -319,5 +322,61 @@ async fn f75_callers_that_take_longer_than_they_may_are_told_that_they_are_cut_o
     }
     assert!(rest.contains("\"code\":\"answer_broke_off\""), "{rest}");
     until_ready(&served.client, served.job, 2).await;
+    served.cluster.stop().await;
+}
+
+/// The only replica is ended before the next one begins: its GPU may be the only one that there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_while_the_only_replica_is_replaced() {
+    let alone = |version: &str| {
+        let mut spec = chat(version);
+        spec.tasks[0].count = 1;
+        spec
+    };
+    let served = served_as(1, 1, &alone("1")).await;
+    let callers = Callers::start(&served.edge);
+    callers.more(20).await;
+    served.client.submit(support::request(&alone("2"), "second")).await.unwrap();
+    until_versions(&served.client, served.job, &[2]).await;
+    callers.more(20).await;
+    callers.end().await;
+    served.cluster.stop().await;
+}
+
+/// F76: those who ask while there is no replica are answered by the one that comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f76_a_hundred_requests_wait_for_a_service_to_come_back_from_nothing() {
+    let served = served_as(1, 1, &chat("1")).await;
+    let job = support::reference(&served.job.to_string());
+    let scale = async |count: u32| {
+        let request = v1::ScaleJobRequest { job: job.clone(), count, ..Default::default() };
+        served.client.scale_job(request).await.unwrap();
+    };
+    let used = async || {
+        let request = v1::GetServiceRequest { job: job.clone(), consistency: 0 };
+        served.client.get_service(request).await.ok()?.uses.pop()
+    };
+    scale(0).await;
+    support::until("the gateway to know of no replica", || async {
+        used().await.filter(|used| used.replicas.is_empty())
+    })
+    .await;
+    let asked = (0..100).map(|_| {
+        let edge = served.edge.clone();
+        tokio::spawn(async move { ask(&edge, SHORT).await.unwrap_or_default() })
+    });
+    let asked: Vec<_> = asked.collect();
+    support::until("the gateway to tell that a hundred wait", || async {
+        used().await.filter(|used| used.waiting == 100)
+    })
+    .await;
+    scale(1).await;
+    for answer in asked {
+        let answer = answer.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let starts = support::allocations(&served.client, served.job).await;
+    let starts = starts.iter().filter(|one| one.job_version == 3).count();
+    assert_eq!(starts, 1);
     served.cluster.stop().await;
 }

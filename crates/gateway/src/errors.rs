@@ -33,7 +33,7 @@ pub(crate) enum Refused {
     UnknownService {
         service: String,
     },
-    /// None is ready, or all have as much as they may have.
+    /// None is ready, all have as much as they may have, or too many wait.
     NoReplica {
         reason: &'static str,
         detail: String,

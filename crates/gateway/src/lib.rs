@@ -21,6 +21,7 @@ mod outgoing;
 mod path;
 mod probe;
 mod proxy;
+mod room;
 mod routes;
 mod server;
 mod service;
@@ -30,5 +31,5 @@ mod table;
 mod view;
 
 pub use routes::{Endpoint, Routes, ServiceRoute};
-pub use server::{Gateway, GatewayOptions};
+pub use server::{Gateway, GatewayOptions, Patience};
 pub use view::{ReplicaState, ReplicaView, ServiceView};

@@ -24,13 +24,12 @@ use crate::errors::{Refused, json_response};
 use crate::headers::{REQUEST_ID, onward, request_id, strip};
 use crate::outgoing::{Outgoing, Upstream};
 use crate::path::{Asks, asks};
-use crate::service::{Charge, Service};
+use crate::service::{Charge, Picked, Seat, Service, Unasked};
 use crate::table::Table;
 
 const URL_BYTES_MAX: usize = 8 << 10;
 /// A body that is read before it is sent on comes at least this fast, after the first seconds.
 const BODY_BYTES_PER_SECOND: u64 = 1 << 10;
-const BODY_GRACE: Duration = Duration::from_secs(10);
 /// A body of any worker is kept up to here, so that it can be sent again.
 const KEPT_BYTES_MAX: u64 = 1 << 20;
 /// Who has too much to do and does not say for how long is spared so long.
@@ -46,6 +45,8 @@ pub(crate) struct Proxy {
     pub upstream: Upstream,
     pub clock: Arc<Clock>,
     pub body_bytes_max: usize,
+    /// How long a body may take before it is told to hurry, and may pause.
+    pub body_grace: Duration,
 }
 
 /// A request that may be sent several times.
@@ -177,7 +178,7 @@ impl Proxy {
             let body = self.read(body).await?;
             return self.send(service, &sent, body).await;
         }
-        let charge = self.pick(service, &sent, &mut Vec::new())?;
+        let charge = self.replica(service, &sent, &mut Vec::new(), 0).await?;
         self.attempt(charge, &sent, Outgoing::Passed(body)).await.answer
     }
 
@@ -192,7 +193,7 @@ impl Proxy {
         let mut made = 0;
         loop {
             made += 1;
-            let charge = self.pick(service, sent, &mut tried)?;
+            let charge = self.replica(service, sent, &mut tried, body.len() as u64).await?;
             let attempted = self.attempt(charge, sent, Outgoing::Whole(body.clone())).await;
             let Some(progress) = attempted.again else { return attempted.answer };
             let attempt = Attempt {
@@ -213,14 +214,20 @@ impl Proxy {
         }
     }
 
-    fn pick(
+    /// Who is asked next, if need be after waiting; `bytes` are in hand meanwhile.
+    async fn replica(
         &self,
         service: &Arc<Service>,
         sent: &Sent<'_>,
         tried: &mut Vec<AllocationId>,
+        bytes: u64,
     ) -> Result<Charge, Refused> {
-        let picked = service.pick(&sent.routed, tried);
-        let charge = picked.map_err(|none| no_replica(service, none))?;
+        let charge = match service.ask(&sent.routed, tried, bytes) {
+            Ok(Picked::Charge(charge)) => charge,
+            Ok(Picked::Seat(seat)) => wait(service, sent, tried, &seat).await?,
+            Err(Unasked::None(none)) => return Err(no_replica(service, none, Duration::ZERO)),
+            Err(Unasked::RoomFull) => return Err(room_full(service)),
+        };
         tried.push(charge.replica);
         Ok(charge)
     }
@@ -315,7 +322,7 @@ impl Proxy {
         let began = Instant::now();
         let mut whole = BytesMut::new();
         loop {
-            let frame = tokio::time::timeout(BODY_GRACE, body.frame()).await;
+            let frame = tokio::time::timeout(self.body_grace, body.frame()).await;
             let frame = match frame.map_err(|_| Refused::BodyTooSlow)? {
                 None => return Ok(whole.freeze()),
                 Some(frame) => frame.map_err(|_| Refused::BodyCut)?,
@@ -325,7 +332,7 @@ impl Proxy {
                 return Err(too_large);
             }
             whole.extend_from_slice(&data);
-            let seconds = began.elapsed().saturating_sub(BODY_GRACE).as_secs();
+            let seconds = began.elapsed().saturating_sub(self.body_grace).as_secs();
             if (whole.len() as u64) < seconds * BODY_BYTES_PER_SECOND {
                 return Err(Refused::BodyTooSlow);
             }
@@ -433,7 +440,35 @@ fn is_events(headers: &HeaderMap) -> bool {
     kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
-fn no_replica(service: &Service, none: NoReplica) -> Refused {
+/// Until somebody can be asked, as long as one may wait for that.
+async fn wait(
+    service: &Arc<Service>,
+    sent: &Sent<'_>,
+    tried: &[AllocationId],
+    seat: &Seat,
+) -> Result<Charge, Refused> {
+    let began = Instant::now();
+    let until = began + service.wait();
+    loop {
+        let is_late = tokio::time::timeout_at(until, seat.called()).await.is_err();
+        let none = match service.ask_again(seat, &sent.routed, tried) {
+            Ok(charge) => return Ok(charge),
+            Err(none) => none,
+        };
+        // What it waited for may be no longer there.
+        if is_late || service.wait().is_zero() {
+            return Err(no_replica(service, none, began.elapsed()));
+        }
+    }
+}
+
+fn room_full(service: &Service) -> Refused {
+    let (waiting, id) = (service.waiting(), &service.id);
+    let detail = format!("{waiting} requests wait for a replica of {id}, as many as may");
+    Refused::NoReplica { reason: "waiting_room_full", detail }
+}
+
+fn no_replica(service: &Service, none: NoReplica, waited: Duration) -> Refused {
     let (told, there) = service.replicas();
     let id = &service.id;
     let (reason, detail) = match none {
@@ -447,7 +482,11 @@ fn no_replica(service: &Service, none: NoReplica) -> Refused {
             ("no_healthy_replica", format!("of {told} replicas of {id} {there} answer"))
         }
     };
-    Refused::NoReplica { reason, detail }
+    let waited = match waited.as_secs() {
+        0 => String::new(),
+        seconds => format!("; waited {seconds} s"),
+    };
+    Refused::NoReplica { reason, detail: detail + &waited }
 }
 
 /// What is behind an error of several layers.

@@ -28,6 +28,10 @@ pub struct ServiceRoute {
     pub metrics_path: Option<String>,
     /// No answer takes longer than that to begin, or to go on.
     pub silence_max: Duration,
+    /// Who finds no replica waits for one for so long.
+    pub wait: Duration,
+    /// And so many wait at once.
+    pub waiting_max: u32,
 }
 
 /// A replica and where it listens.

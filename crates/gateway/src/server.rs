@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -26,8 +28,6 @@ use crate::service::{Leaver, Newcomer, Service};
 use crate::table::Table;
 use crate::view::ServiceView;
 
-/// The headers of a request come within that.
-const HEADERS_MAX: Duration = Duration::from_secs(10);
 const HEADER_BYTES_MAX: usize = 64 << 10;
 const HEADER_COUNT_MAX: usize = 100;
 const STREAMS_MAX: u32 = 250;
@@ -40,11 +40,35 @@ pub struct GatewayOptions {
     pub body_bytes_max: usize,
     /// How long answers that are being given may take to end when the gateway is stopped.
     pub drain: Duration,
+    pub patience: Patience,
+}
+
+/// How slow a caller may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    /// The headers of a request come within that.
+    pub headers: Duration,
+    /// A body that is read before it is sent on comes at least at a kilobyte a second after that,
+    /// and never pauses for longer.
+    pub body: Duration,
+    /// A caller that takes nothing of what waits for it for so long is cut off.
+    pub stalled: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience {
+            headers: Duration::from_secs(10),
+            body: Duration::from_secs(10),
+            stalled: Duration::from_secs(60),
+        }
+    }
 }
 
 impl Default for GatewayOptions {
     fn default() -> GatewayOptions {
-        GatewayOptions { body_bytes_max: 32 << 20, drain: Duration::from_secs(30) }
+        let (drain, patience) = (Duration::from_secs(30), Patience::default());
+        GatewayOptions { body_bytes_max: 32 << 20, drain, patience }
     }
 }
 
@@ -56,6 +80,8 @@ pub struct Gateway {
     options: GatewayOptions,
     /// Replicas that are asked no more and may still answer.
     leaving: Arc<Mutex<Vec<Leaver>>>,
+    /// How many there are, this one among them.
+    gateways: Arc<AtomicU32>,
 }
 
 impl Gateway {
@@ -69,24 +95,35 @@ impl Gateway {
             upstream: outgoing::client(),
             clock: Arc::new(Clock::new()?),
             body_bytes_max: options.body_bytes_max,
+            body_grace: options.patience.body,
         };
         let mut id = [0; 8];
         getrandom::fill(&mut id).map_err(|error| anyhow::anyhow!("draw an id: {error}"))?;
         let id = format!("{:016x}", u64::from_le_bytes(id)).into();
-        Ok(Gateway { id, proxy: Arc::new(proxy), options, leaving: Arc::default() })
+        let (leaving, gateways) = (Arc::default(), Arc::new(AtomicU32::new(1)));
+        Ok(Gateway { id, proxy: Arc::new(proxy), options, leaving, gateways })
     }
 
     /// Routes by those from now on. Requests that are being answered go on. Called within a runtime
     /// of tokio: replicas that are new are looked at from then on.
     pub fn route(&self, routes: &Routes) {
         let mut table = self.proxy.table.write().unwrap_or_else(PoisonError::into_inner);
-        let next = table.with(routes, &self.proxy.clock);
+        let gateways = self.gateways.load(Ordering::Relaxed);
+        let next = table.with(routes, gateways, &self.proxy.clock);
         *table = Arc::new(next.table);
         drop(table);
         self.leaving().extend(next.leavers.into_iter().filter(Leaver::is_busy));
         for (service, newcomer) in next.newcomers {
             self.watch(&service, newcomer);
         }
+    }
+
+    /// So many gateways are there, this one among them: limits are divided among them.
+    pub fn set_gateways(&self, gateways: u32) {
+        // While the table is taken no other takes its place.
+        let table = self.proxy.table.write().unwrap_or_else(PoisonError::into_inner);
+        self.gateways.store(gateways, Ordering::Relaxed);
+        table.services().for_each(|service| service.set_gateways(gateways));
     }
 
     fn watch(&self, service: &Arc<Service>, newcomer: Newcomer) {
@@ -178,7 +215,7 @@ impl Gateway {
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADERS_MAX)
+            .header_read_timeout(self.options.patience.headers)
             .max_buf_size(HEADER_BYTES_MAX)
             .max_headers(HEADER_COUNT_MAX);
         builder
@@ -191,7 +228,10 @@ impl Gateway {
             let proxy = Arc::clone(&proxy);
             async move { Ok::<_, Infallible>(proxy.handle(request, peer).await) }
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.options.patience.stalled));
+        let stream = TokioIo::new(Box::pin(stream));
+        let connection = builder.serve_connection(stream, service).into_owned();
         let connection = graceful.watch(connection);
         drop(tokio::spawn(async move {
             if let Err(error) = connection.await {

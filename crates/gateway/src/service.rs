@@ -12,9 +12,11 @@ use berth_routing::{
 };
 use http::uri::Authority;
 use metrics::Counter;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::room::{Room, RoomFull};
 use crate::routes::ServiceRoute;
 use crate::view::{ReplicaState, ReplicaView, ServiceView};
 
@@ -40,6 +42,9 @@ struct Inner {
     /// Sent to a replica, and of those again.
     requests: u64,
     retries: u64,
+    room: Room,
+    /// Among so many a replica's limit is divided.
+    gateways: u32,
 }
 
 /// Where a replica is, and whether it is there.
@@ -65,6 +70,40 @@ pub(crate) struct Charge {
     heard: Arc<AtomicU64>,
     service: Arc<Service>,
     ticket: Option<Ticket>,
+}
+
+/// What a request gets that wants a replica.
+pub(crate) enum Picked {
+    Charge(Charge),
+    Seat(Seat),
+}
+
+/// Why it gets nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unasked {
+    None(NoReplica),
+    /// As many wait as may.
+    RoomFull,
+}
+
+/// A place among those who wait. Dropped, it is left.
+pub(crate) struct Seat {
+    number: u64,
+    bell: Arc<Notify>,
+    service: Arc<Service>,
+}
+
+impl Seat {
+    /// Until there may be somebody to ask.
+    pub async fn called(&self) {
+        self.bell.notified().await;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.service.inner().room.leave(self.number);
+    }
 }
 
 /// What came of looking at a replica.
@@ -131,13 +170,14 @@ impl Service {
         let pool = Pool::new(route.policy);
         let route = ServiceRoute { replicas: Vec::new(), ..route };
         let (budget, places) = (Budget::default(), BTreeMap::new());
-        let inner = Inner { route, pool, budget, places, requests: 0, retries: 0 };
+        let (room, gateways) = (Room::default(), 1);
+        let inner = Inner { route, pool, budget, places, requests: 0, retries: 0, room, gateways };
         Service { id, sent, retries, clock, inner: Mutex::new(inner) }
     }
 
     /// Who is there from now on; those who are new are returned to be looked at, and those who
     /// left to be waited for.
-    pub fn update(&self, route: &ServiceRoute) -> Changes {
+    pub fn update(&self, route: &ServiceRoute, gateways: u32) -> Changes {
         let mut inner = self.inner();
         inner.pool.set_policy(route.policy);
         let mut places = BTreeMap::new();
@@ -171,6 +211,7 @@ impl Service {
         let left = std::mem::replace(&mut inner.places, places);
         let leavers = leave(left, &inner.route);
         inner.route = route.clone();
+        inner.gateways = gateways;
         self.set_members(&mut inner);
         Changes { newcomers, leavers }
     }
@@ -178,6 +219,9 @@ impl Service {
     /// Nobody serves it any more.
     pub fn end(&self) -> Vec<Leaver> {
         let mut inner = self.inner();
+        // Whoever waits for it hears that at once.
+        inner.route.wait = Duration::ZERO;
+        inner.room.call_all();
         let left = std::mem::take(&mut inner.places);
         leave(left, &inner.route)
     }
@@ -216,23 +260,84 @@ impl Service {
             let id = endpoint.member.id;
             let Some(place) = inner.places.get(&id) else { continue };
             let weight = if place.gone.is_cancelled() { 0 } else { endpoint.member.weight_milli };
-            members.push(Member { weight_milli: weight, ..endpoint.member.clone() });
+            // Rounded down: together they stay within it, wherever each can have one.
+            let share = |limit: u32| (limit / inner.gateways.max(1)).max(limit.min(1));
+            let limit = endpoint.member.limit.map(share);
+            members.push(Member { weight_milli: weight, limit, ..endpoint.member.clone() });
         }
         inner.pool.set_members(&members, self.clock.now());
+        inner.room.call();
     }
 
-    /// Who answers; counted there until the charge has ended. The first time that a request is sent
-    /// counts for what may be sent again.
-    pub fn pick(
+    /// So many gateways ask its replicas, this one among them.
+    pub fn set_gateways(&self, gateways: u32) {
+        let mut inner = self.inner();
+        if inner.gateways != gateways {
+            inner.gateways = gateways;
+            self.set_members(&mut inner);
+        }
+    }
+
+    /// Who answers, or a place among those who wait for somebody. The first time that a request is
+    /// sent counts for what may be sent again.
+    pub fn ask(
         self: &Arc<Service>,
+        request: &Request,
+        tried: &[AllocationId],
+        bytes: u64,
+    ) -> Result<Picked, Unasked> {
+        let mut inner = self.inner();
+        if tried.is_empty() {
+            inner.budget.request(self.clock.now());
+        }
+        let may_wait = !inner.route.wait.is_zero();
+        // Those who wait were there first.
+        if !may_wait || inner.room.count() == 0 {
+            match self.pick(&mut inner, request, tried) {
+                Ok(charge) => return Ok(Picked::Charge(charge)),
+                Err(none) if !may_wait => return Err(Unasked::None(none)),
+                Err(_) => {}
+            }
+        }
+        let count_max = inner.route.waiting_max;
+        let entered = inner.room.enter(bytes, count_max);
+        let (number, bell) = entered.map_err(|RoomFull| Unasked::RoomFull)?;
+        Ok(Picked::Seat(Seat { number, bell, service: Arc::clone(self) }))
+    }
+
+    /// Who answers one that was called; it waits on where there is nobody.
+    pub fn ask_again(
+        self: &Arc<Service>,
+        seat: &Seat,
+        request: &Request,
+        tried: &[AllocationId],
+    ) -> Result<Charge, NoReplica> {
+        let mut inner = self.inner();
+        let picked = self.pick(&mut inner, request, tried);
+        if picked.is_err() {
+            inner.room.wait_on(seat.number);
+        }
+        picked
+    }
+
+    /// Requests that wait for a replica.
+    pub fn waiting(&self) -> usize {
+        self.inner().room.count()
+    }
+
+    /// How long one waits that finds nobody.
+    pub fn wait(&self) -> Duration {
+        self.inner().route.wait
+    }
+
+    /// Who answers; counted there until the charge has ended.
+    fn pick(
+        self: &Arc<Service>,
+        inner: &mut Inner,
         request: &Request,
         tried: &[AllocationId],
     ) -> Result<Charge, NoReplica> {
         let (chance, now) = (self.clock.chance(), self.clock.now());
-        let mut inner = self.inner();
-        if tried.is_empty() {
-            inner.budget.request(now);
-        }
         let (ticket, decision) = inner.pool.pick(request, tried, chance, now)?;
         let silence_max = inner.route.silence_max;
         let place = inner.places.get(&decision.replica);
@@ -286,6 +391,7 @@ impl Service {
         ServiceView {
             namespace: inner.route.namespace.clone(),
             name: inner.route.name.clone(),
+            waiting: inner.room.count(),
             requests: inner.requests,
             retries: inner.retries,
             replicas: inner.places.iter().filter_map(replica).collect(),
@@ -343,7 +449,9 @@ impl Charge {
     pub fn finish(&mut self, outcome: Outcome) {
         let now = self.service.clock.now();
         if let Some(ticket) = self.ticket.take() {
-            self.service.inner().pool.finish(ticket, outcome, now);
+            let mut inner = self.service.inner();
+            inner.pool.finish(ticket, outcome, now);
+            inner.room.call();
         }
     }
 }

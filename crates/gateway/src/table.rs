@@ -31,7 +31,7 @@ pub(crate) struct Next {
 
 impl Table {
     /// With those services; of those that it had before, what is known of their replicas stays.
-    pub fn with(&self, routes: &Routes, clock: &Arc<Clock>) -> Next {
+    pub fn with(&self, routes: &Routes, gateways: u32, clock: &Arc<Clock>) -> Next {
         let mut table = Table { is_told: true, ..Table::default() };
         let (mut newcomers, mut leavers) = (Vec::new(), Vec::new());
         for route in &routes.services {
@@ -41,7 +41,7 @@ impl Table {
                 let id = format!("{}/{}", route.namespace, route.name);
                 Arc::new(Service::new(id, route.clone(), Arc::clone(clock)))
             });
-            let changes = service.update(route);
+            let changes = service.update(route, gateways);
             let found = changes.newcomers.into_iter();
             newcomers.extend(found.map(|newcomer| (Arc::clone(&service), newcomer)));
             leavers.extend(changes.leavers);

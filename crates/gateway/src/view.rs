@@ -12,6 +12,8 @@ pub struct ServiceView {
     pub requests: u64,
     /// Of those, sent again to another.
     pub retries: u64,
+    /// Requests that wait for a replica.
+    pub waiting: usize,
     /// In the order of their ids.
     pub replicas: Vec<ReplicaView>,
 }

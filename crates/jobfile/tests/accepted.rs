@@ -69,6 +69,9 @@ port = "http"
 balance = "least-outstanding"
 timeout = "5m"
 drain = "90s"
+wait = "2m"
+waiting_max = 50
+in_flight_max = 8
 "#;
 
 const YAML: &str = r#"
@@ -102,7 +105,7 @@ preemption: {preempts: false, preemptible: false, min_run: 10m}
 update:
   strategy: rolling
   progress_deadline: 20m
-route: {model: meta-llama/Llama-3.1-8B, port: http, balance: least-outstanding, timeout: 5m, drain: 90s}
+route: {model: meta-llama/Llama-3.1-8B, port: http, balance: least-outstanding, timeout: 5m, drain: 90s, wait: 2m, waiting_max: 50, in_flight_max: 8}
 "#;
 
 const JSON: &str = r#"{
@@ -122,7 +125,7 @@ const JSON: &str = r#"{
   "preemption": {"preempts": false, "preemptible": false, "min_run": "10m"},
   "update": {"strategy": "rolling", "progress_deadline": "20m"},
   "route": {"model": "meta-llama/Llama-3.1-8B", "port": "http", "balance": "least-outstanding",
-    "timeout": "5m", "drain": "90s"}
+    "timeout": "5m", "drain": "90s", "wait": "2m", "waiting_max": 50, "in_flight_max": 8}
 }"#;
 
 #[test]
@@ -143,6 +146,9 @@ fn every_key_is_read() {
         balance: RoutingPolicy::LeastOutstanding,
         timeout: DurationMs::from_secs(300),
         drain: DurationMs::from_secs(90),
+        wait: DurationMs::from_secs(120),
+        waiting_max: 50,
+        in_flight_max: Some(8),
     };
     assert_eq!(job.route, route);
     assert_eq!(job.constraints.labels["disk"], "nvme");

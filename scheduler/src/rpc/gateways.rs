@@ -7,6 +7,7 @@ use std::time::Duration;
 use berth_model::AllocationId;
 use berth_proto::v1;
 use berth_proto::v1::gateways_client::GatewaysClient;
+use berth_reconcile::TooManyGateways;
 use berth_wire::views;
 use futures::Stream;
 use tokio::sync::mpsc::error::SendTimeoutError;
@@ -75,7 +76,16 @@ impl v1::gateways_server::Gateways for GatewaysService {
 }
 
 fn hear(leader: &Leader, report: v1::GatewayReport) -> Result<v1::GatewayReportReply, Status> {
-    let v1::GatewayReport { gateway, index, busy, uses } = report;
+    let busy = check(&report)?;
+    let v1::GatewayReport { gateway, index, busy: _, uses } = report;
+    let count = leader.hear_gateway(&gateway, index, busy, uses);
+    let count = count.map_err(|TooManyGateways| status::too_many_gateways())?;
+    Ok(v1::GatewayReportReply { gateways: u32::try_from(count).unwrap_or(u32::MAX) })
+}
+
+/// The allocations that still answer the gateway, of a report that makes sense.
+fn check(report: &v1::GatewayReport) -> Result<BTreeSet<AllocationId>, Status> {
+    let v1::GatewayReport { gateway, index: _, busy, uses: _ } = report;
     let is_known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     if gateway.is_empty() || gateway.len() > NAME_BYTES_MAX || !gateway.bytes().all(is_known) {
         return Err(status::invalid_field("gateway", "expected 1 to 64 of a-z, 0-9 and -"));
@@ -83,14 +93,8 @@ fn hear(leader: &Leader, report: v1::GatewayReport) -> Result<v1::GatewayReportR
     if busy.len() > BUSY_MAX {
         return Err(status::invalid_field("busy", "expected at most 65536 allocations"));
     }
-    let busy = busy.iter().map(|id| id.parse()).collect::<Result<BTreeSet<AllocationId>, _>>();
-    let busy = busy.map_err(|_| {
-        status::invalid_field("busy", "expected ids of allocations, such as 1.0.0.1")
-    })?;
-    let count = leader
-        .hear_gateway(&gateway, index, busy, uses)
-        .map_err(|_| status::too_many_gateways())?;
-    Ok(v1::GatewayReportReply { gateways: u32::try_from(count).unwrap_or(u32::MAX) })
+    let read = busy.iter().map(|id| id.parse()).collect::<Result<_, _>>();
+    read.map_err(|_| status::invalid_field("busy", "expected ids of allocations, such as 1.0.0.1"))
 }
 
 /// Whether a gateway hears of views in which no route has changed.
@@ -172,5 +176,19 @@ mod tests {
         check(Some(&before), before.clone(), [None, None]);
         let further = v1::Routes { index: 6, services: Vec::new(), unchanged: true };
         check(Some(&before), routes(6, &["a"]), [Some(further), None]);
+    }
+
+    #[test]
+    fn a_report_that_makes_no_sense_is_refused_by_its_field() {
+        let report = |gateway: &str, busy: &[&str]| {
+            let busy = busy.iter().map(|id| (*id).to_owned()).collect();
+            let report = v1::GatewayReport { gateway: gateway.into(), busy, ..Default::default() };
+            check(&report).map(|busy| busy.len()).map_err(|status| status.message().to_owned())
+        };
+        assert_eq!(report("0a-9z", &["4.0.1.2", "4.0.1.2", "5.0.0.1"]), Ok(2));
+        for gateway in ["", "A", "a b", &"a".repeat(65)] {
+            assert!(report(gateway, &[]).unwrap_err().contains("gateway"), "{gateway}");
+        }
+        assert!(report("a", &["4.0.1.2", "x"]).unwrap_err().contains("busy"));
     }
 }

@@ -48,6 +48,7 @@ pub fn run(arguments: &GatewayArguments, config: Option<&Path>) -> anyhow::Resul
     let options = GatewayOptions {
         body_bytes_max: usize::try_from(wanted.body_max.value).unwrap_or(usize::MAX),
         drain: Duration::from_millis(wanted.drain.value),
+        ..GatewayOptions::default()
     };
     raise_open_files();
     let process = Process::start("gateway", loaded, inputs)?;

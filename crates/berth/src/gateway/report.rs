@@ -32,7 +32,10 @@ pub async fn keep_telling(client: Client, gateway: Gateway, routed: watch::Recei
             let report = v1::GatewayReport { gateway: gateway.id().to_owned(), index, busy, uses };
             let answer = tokio::time::timeout(LIMIT, client.report_gateway(report)).await;
             last = match answer {
-                Ok(Ok(_)) => Some(now),
+                Ok(Ok(reply)) => {
+                    gateway.set_gateways(reply.gateways);
+                    Some(now)
+                }
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "the leader did not hear what is under way");
                     None

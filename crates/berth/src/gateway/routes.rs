@@ -25,7 +25,8 @@ pub fn of(told: v1::Routes) -> Routes {
 }
 
 fn service(route: v1::ServiceRoute) -> Option<ServiceRoute> {
-    let replicas: Option<Vec<Endpoint>> = route.replicas.into_iter().map(replica).collect();
+    let (told, limit) = (route.replicas.into_iter(), route.in_flight_max);
+    let replicas: Option<Vec<Endpoint>> = told.map(|told| replica(told, limit)).collect();
     Some(ServiceRoute {
         namespace: Name::new(&route.namespace).ok()?,
         name: Name::new(&route.name).ok()?,
@@ -36,6 +37,8 @@ fn service(route: v1::ServiceRoute) -> Option<ServiceRoute> {
         health_path: Some(route.health_path).filter(|path| !path.is_empty()),
         metrics_path: Some(METRICS_PATH.to_owned()),
         silence_max: silence_max(route.timeout_ms),
+        wait: Duration::from_millis(route.wait_ms),
+        waiting_max: route.waiting_max,
     })
 }
 
@@ -47,8 +50,8 @@ fn silence_max(timeout_ms: u64) -> Duration {
     }
 }
 
-fn replica(replica: v1::ServiceReplica) -> Option<Endpoint> {
+fn replica(replica: v1::ServiceReplica, limit: Option<u32>) -> Option<Endpoint> {
     let id = replica.allocation_id.parse().ok()?;
-    let member = Member { id, weight_milli: 1_000, tier: 0, limit: None };
+    let member = Member { id, weight_milli: 1_000, tier: 0, limit };
     Some(Endpoint { member, address: replica.address })
 }

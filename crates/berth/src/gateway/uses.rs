@@ -10,12 +10,13 @@ pub fn of(gateway: &Gateway) -> v1::ServiceUses {
 }
 
 fn service(view: ServiceView) -> v1::ServiceUse {
-    let ServiceView { namespace, name, requests, retries, replicas } = view;
+    let ServiceView { namespace, name, requests, retries, waiting, replicas } = view;
     v1::ServiceUse {
         namespace: namespace.to_string(),
         name: name.to_string(),
         requests,
         retries,
+        waiting: waiting as u64,
         replicas: replicas.into_iter().map(replica).collect(),
         ..v1::ServiceUse::default()
     }

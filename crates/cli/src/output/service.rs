@@ -11,7 +11,7 @@ const NOTHING: &str = "-";
 
 pub(crate) fn services_answer(all: &[Service]) -> Answer {
     let mut table = Table::new(
-        &["NAME", "MODEL", "POLICY", "READY", "IN FLIGHT", "REQUESTS", "SENT AGAIN"],
+        &["NAME", "MODEL", "POLICY", "READY", "IN FLIGHT", "WAITING", "REQUESTS", "SENT AGAIN"],
         &["NAMESPACE", "JOB", "VERSION", "DRAINING"],
     );
     for one in all {
@@ -21,6 +21,7 @@ pub(crate) fn services_answer(all: &[Service]) -> Answer {
             policy(one).to_owned(),
             format!("{}/{}", one.replicas_ready, one.replicas_wanted),
             sum(&one.uses, |used| used.in_flight),
+            sum(&one.uses, |used| used.waiting),
             sum(&one.uses, |used| used.requests),
             sum(&one.uses, |used| used.retries),
             one.namespace.clone(),
@@ -73,8 +74,9 @@ fn through_gateways(one: &Service) -> String {
         return "no gateway has told of it".to_owned();
     }
     format!(
-        "requests through gateways: {} under way, {} sent, {} of them again",
+        "requests through gateways: {} under way, {} wait for a replica, {} sent, {} of them again",
         sum(&one.uses, |used| used.in_flight),
+        sum(&one.uses, |used| used.waiting),
         sum(&one.uses, |used| used.requests),
         sum(&one.uses, |used| used.retries),
     )
@@ -162,6 +164,7 @@ fn service_json(one: &Service) -> Value {
         json!({
             "gateway": used.gateway,
             "in_flight": used.in_flight,
+            "waiting": used.waiting,
             "requests": used.requests,
             "retries": used.retries,
         })

@@ -45,6 +45,9 @@ fn route_json(spec: &JobSpec) -> Option<Value> {
         "balance": spec.route.balance.name(),
         "timeout": format_duration(spec.route.timeout.0),
         "drain": format_duration(spec.route.drain.0),
+        "wait": format_duration(spec.route.wait.0),
+        "waiting_max": spec.route.waiting_max,
+        "in_flight_max": spec.route.in_flight_max,
     }))
 }
 
@@ -202,7 +205,7 @@ mod tests {
         let (name, namespace) = (Name::new("chat").unwrap(), Name::new("default").unwrap());
         let mut spec = JobSpec::new(name, namespace, JobKind::Service, vec![task]);
         let usual = json!({"model": "chat", "port": "grpc", "balance": "auto", "timeout": "10m",
-            "drain": "10m"});
+            "drain": "10m", "wait": "30s", "waiting_max": 1000, "in_flight_max": null});
         assert_eq!(spec_json(&spec)["route"], usual);
         spec.route.model = Some("org/model".to_owned());
         assert_eq!(spec_json(&spec)["route"]["model"], "org/model");

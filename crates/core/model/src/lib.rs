@@ -58,7 +58,7 @@ pub use policy::{POOL_POLICIES_MAX, Policy, PolicyDefaults, PolicyOrigin};
 pub use preemption::{PATIENCE, PREEMPTION_GAP, Preemption, outranks};
 pub use quantity::{CpuMilli, DiskBytes, MemoryBytes, ShareMilli};
 pub use range_set::RangeSet;
-pub use route::{MODEL_BYTES_MAX, Reached, Route, RoutingPolicy};
+pub use route::{MODEL_BYTES_MAX, Reached, Route, RoutingPolicy, WAITING_MAX};
 pub use spec::{
     ArraySpec, Constraints, Driver, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec,
     OnReturn, RestartPolicy, Signal, SpecDigest, StopPolicy, TaskSpec,

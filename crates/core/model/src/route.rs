@@ -11,6 +11,9 @@ use crate::time::DurationMs;
 /// of their two parts.
 pub const MODEL_BYTES_MAX: usize = 256;
 
+/// Requests that may wait at a gateway for one service, and that a replica may have at once.
+pub const WAITING_MAX: u32 = 100_000;
+
 /// The port by which a service is reached, where it has several and says nothing.
 const PORT_USUAL: &str = "http";
 
@@ -45,6 +48,12 @@ pub struct Route {
     /// A replica that is to make room for another ends when nothing that it was asked is under way
     /// any more, or after this.
     pub drain: DurationMs,
+    /// A request that finds no replica waits for one for so long.
+    pub wait: DurationMs,
+    /// So many wait at once at each gateway; at most [`WAITING_MAX`].
+    pub waiting_max: u32,
+    /// So many requests a replica is sent at once, over all gateways; at least 1.
+    pub in_flight_max: Option<u32>,
 }
 
 /// Where a service is reached.
@@ -99,6 +108,9 @@ impl Route {
     pub const TIMEOUT_DEFAULT: DurationMs = DurationMs::from_secs(600);
     /// As long as an answer may take.
     pub const DRAIN_DEFAULT: DurationMs = Route::TIMEOUT_DEFAULT;
+    /// A replica that is begun anew has mostly come so far by then.
+    pub const WAIT_DEFAULT: DurationMs = DurationMs::from_secs(30);
+    pub const WAITING_MAX_DEFAULT: u32 = 1_000;
 }
 
 impl Default for Route {
@@ -109,6 +121,9 @@ impl Default for Route {
             balance: RoutingPolicy::default(),
             timeout: Route::TIMEOUT_DEFAULT,
             drain: Route::DRAIN_DEFAULT,
+            wait: Route::WAIT_DEFAULT,
+            waiting_max: Route::WAITING_MAX_DEFAULT,
+            in_flight_max: None,
         }
     }
 }

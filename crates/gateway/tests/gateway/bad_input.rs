@@ -1,10 +1,14 @@
 //! What callers send that they should not.
 
-use berth_gateway::GatewayOptions;
+use std::time::Duration;
+
+use berth_gateway::{GatewayOptions, Patience};
 use http::Method;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::rig::{Rig, chat};
-use crate::worker::{Worker, json, worker};
+use crate::worker::{Step, Worker, chunk, json, stream, worker};
 
 async fn rig() -> (Rig, Worker) {
     let worker = worker(json("{}")).await;
@@ -102,6 +106,40 @@ async fn b56_bodies_that_are_too_large_cut_short_or_compressed() {
     let packed = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}";
     assert!(rig.raw(packed.as_bytes()).await.starts_with("HTTP/1.1 415"));
     nothing_came(&worker);
+}
+
+const SOON: Duration = Duration::from_millis(50);
+const POST: &str = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n";
+
+fn impatient() -> GatewayOptions {
+    let patience = Patience { headers: SOON, body: SOON, stalled: SOON };
+    GatewayOptions { patience, ..GatewayOptions::default() }
+}
+
+#[tokio::test]
+async fn b57_heads_and_bodies_that_come_too_slowly() {
+    let worker = worker(json("{}")).await;
+    let rig = Rig::with(vec![chat(&[&worker.address])], impatient()).await;
+    let begun = rig.raw(b"POST /v1/chat/completions HTTP/1.1\r\nHost").await;
+    assert!(begun.is_empty() || begun.starts_with("HTTP/1.1 408"), "{begun}");
+    let short = rig.raw(format!("{POST}Content-Length: 100\r\n\r\n{{").as_bytes()).await;
+    assert!(short.starts_with("HTTP/1.1 408") && short.contains("body_too_slow"), "{short}");
+    nothing_came(&worker);
+}
+
+/// What it held at the replica is given back.
+#[tokio::test]
+async fn f73_who_takes_nothing_of_its_answer_is_cut_off() {
+    let much = format!("data: {}\n\n", "x".repeat(1 << 20)).repeat(64);
+    let mut worker = worker(vec![stream(), chunk(&much), Step::Hang]).await;
+    let rig = Rig::with(vec![chat(&[&worker.address])], impatient()).await;
+    let mut caller = TcpStream::connect(rig.address).await.unwrap();
+    let body = r#"{"model": "chat", "stream": true, "messages": []}"#;
+    let asked = format!("{POST}Content-Length: {}\r\n\r\n{body}", body.len());
+    caller.write_all(asked.as_bytes()).await.unwrap();
+    assert!(worker.requests.recv().await.is_some());
+    rig.await_idle().await;
+    assert_eq!(rig.gateway.services()[0].requests, 1);
 }
 
 #[tokio::test]

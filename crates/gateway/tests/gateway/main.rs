@@ -7,4 +7,5 @@ mod bad_input;
 mod failing;
 mod passing;
 mod rig;
+mod waiting;
 mod worker;

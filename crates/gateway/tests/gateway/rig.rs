@@ -65,6 +65,8 @@ pub fn chat(addresses: &[&str]) -> ServiceRoute {
         health_path: None,
         metrics_path: None,
         silence_max: PATIENCE,
+        wait: std::time::Duration::ZERO,
+        waiting_max: 0,
     }
 }
 

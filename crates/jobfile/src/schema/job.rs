@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use berth_model::validate::REPLICAS_MAX;
 use berth_model::{
     Constraints, JobKind, JobSpec, Name, OnReturn, Policy, PolicyOrigin, Preemption, Route,
-    RoutingPolicy, TaskSpec, validate,
+    RoutingPolicy, TaskSpec, WAITING_MAX, validate,
 };
 
 use super::walk::{Field, Walk, join};
@@ -135,6 +135,15 @@ fn read_route(walk: &mut Walk<'_>, field: &Field<'_>, route: &mut Route) {
     }
     if let Some(drain) = walk.field(table, &field.path, "drain") {
         route.drain = walk.duration(&drain).unwrap_or(route.drain);
+    }
+    if let Some(wait) = walk.field(table, &field.path, "wait") {
+        route.wait = walk.duration(&wait).unwrap_or(route.wait);
+    }
+    if let Some(most) = walk.field(table, &field.path, "waiting_max") {
+        route.waiting_max = walk.integer(&most, 0, WAITING_MAX).unwrap_or(route.waiting_max);
+    }
+    if let Some(most) = walk.field(table, &field.path, "in_flight_max") {
+        route.in_flight_max = walk.integer(&most, 1, WAITING_MAX);
     }
 }
 

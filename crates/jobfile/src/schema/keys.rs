@@ -99,8 +99,17 @@ pub(super) const CONSTRAINTS: Keys = Keys {
 };
 pub(super) const PREEMPTION: Keys = keys(&["min_run", "preemptible", "preempts"]);
 pub(super) const ROUTE: Keys = Keys {
-    later: &["cache", "key", "limits", "max_in_flight", "queue"],
-    ..keys(&["balance", "drain", "model", "port", "timeout"])
+    later: &["cache", "key", "limits"],
+    ..keys(&[
+        "balance",
+        "drain",
+        "in_flight_max",
+        "model",
+        "port",
+        "timeout",
+        "wait",
+        "waiting_max",
+    ])
 };
 pub(super) const STOP: Keys = keys(&["grace", "signal"]);
 pub(super) const RESTART: Keys = keys(&["attempts", "backoff", "backoff_max"]);

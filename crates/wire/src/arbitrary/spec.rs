@@ -29,13 +29,17 @@ fn preemption() -> impl Strategy<Value = Preemption> {
 
 fn route() -> impl Strategy<Value = Route> {
     let policy = select(RoutingPolicy::ALL.to_vec());
-    let any = (option::of(text()), option::of(name()), policy, span(), span());
-    any.prop_map(|(model, port, balance, timeout, drain)| Route {
+    let waits = (span(), any::<u32>(), option::of(any::<u32>()));
+    let any = (option::of(text()), option::of(name()), policy, span(), span(), waits);
+    any.prop_map(|(model, port, balance, timeout, drain, waits)| Route {
         model,
         port,
         balance,
         timeout,
         drain,
+        wait: waits.0,
+        waiting_max: waits.1,
+        in_flight_max: waits.2,
     })
 }
 

@@ -8,13 +8,16 @@ use crate::problem::{Field, Problems};
 
 /// What a job file that says nothing asks for is an absent message.
 pub(super) fn route_to_proto(route: &Route) -> Option<v1::Route> {
-    let Route { model, port, balance, timeout, drain } = route;
+    let Route { model, port, balance, timeout, drain, wait, waiting_max, in_flight_max } = route;
     let told = v1::Route {
         model: model.clone(),
         port: port.as_ref().map(Name::to_string),
         balance: routing_policy_to_proto(*balance),
         timeout_ms: timeout.0,
         drain_ms: drain.0,
+        wait_ms: (*wait != Route::WAIT_DEFAULT).then_some(wait.0),
+        waiting_max: (*waiting_max != Route::WAITING_MAX_DEFAULT).then_some(*waiting_max),
+        in_flight_max: *in_flight_max,
     };
     (*route != Route::default()).then_some(told)
 }
@@ -24,13 +27,20 @@ pub(super) fn read_route(
     proto: Option<v1::Route>,
     problems: &mut Problems,
 ) -> Option<Route> {
-    let Some(v1::Route { model, port, balance, timeout_ms, drain_ms }) = proto else {
-        return Some(Route::default());
-    };
-    let port = problems.optional_name(at.named("port"), port.as_deref());
-    let balance = enumeration::read::<v1::RoutingPolicy, _>(at.named("balance"), balance, problems);
-    let (timeout, drain) = (DurationMs(timeout_ms), DurationMs(drain_ms));
-    Some(Route { model, port: port?, balance: balance?, timeout, drain })
+    let Some(proto) = proto else { return Some(Route::default()) };
+    let port = problems.optional_name(at.named("port"), proto.port.as_deref());
+    let balance =
+        enumeration::read::<v1::RoutingPolicy, _>(at.named("balance"), proto.balance, problems);
+    Some(Route {
+        model: proto.model,
+        port: port?,
+        balance: balance?,
+        timeout: DurationMs(proto.timeout_ms),
+        drain: DurationMs(proto.drain_ms),
+        wait: proto.wait_ms.map_or(Route::WAIT_DEFAULT, DurationMs),
+        waiting_max: proto.waiting_max.unwrap_or(Route::WAITING_MAX_DEFAULT),
+        in_flight_max: proto.in_flight_max,
+    })
 }
 
 /// The number of a policy.

@@ -87,6 +87,9 @@ fn fields(spec: &JobSpec) -> Fields {
     put(&mut fields, "route.balance", spec.route.balance.name());
     put(&mut fields, "route.timeout", milliseconds(spec.route.timeout.0));
     put(&mut fields, "route.drain", milliseconds(spec.route.drain.0));
+    put(&mut fields, "route.wait", milliseconds(spec.route.wait.0));
+    put(&mut fields, "route.waiting_max", spec.route.waiting_max);
+    put_some(&mut fields, "route.in_flight_max", spec.route.in_flight_max);
     for task in &spec.tasks {
         task_fields(task, &mut fields);
     }

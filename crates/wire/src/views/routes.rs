@@ -42,6 +42,9 @@ fn route(state: &ClusterState, job: &JobRow) -> Option<v1::ServiceRoute> {
         health_path,
         balance: routing_policy_to_proto(job.spec.route.balance),
         timeout_ms: job.spec.route.timeout.0,
+        wait_ms: job.spec.route.wait.0,
+        waiting_max: job.spec.route.waiting_max,
+        in_flight_max: job.spec.route.in_flight_max,
     })
 }
 

@@ -265,6 +265,7 @@ fn routes_lead_to_the_replicas_that_are_ready() {
         balance: berth_model::RoutingPolicy::Priority,
         timeout: DurationMs(5_000),
         drain: DurationMs(0),
+        ..berth_model::Route::default()
     };
     let mut world = World::new();
     let reached = TaskSpec { ports: ports.clone(), ..task(1) };

@@ -33,6 +33,7 @@ fn seen(gateway: &str, requests: u64, replicas: Vec<ReplicaUse>) -> ServiceUse {
         replicas,
         gateway: gateway.to_owned(),
         in_flight,
+        waiting: 2,
     }
 }
 

@@ -1,12 +1,12 @@
 //! Rules for what a service says of its callers.
 
 use super::{Complaints, DURATION_MAX};
-use crate::route::{MODEL_BYTES_MAX, Route};
+use crate::route::{MODEL_BYTES_MAX, Route, WAITING_MAX};
 use crate::spec::{JobKind, JobSpec};
 use crate::time::DurationMs;
 
 pub(super) fn check(spec: &JobSpec, complaints: &mut Complaints) {
-    let Route { model, port, balance: _, timeout, drain } = &spec.route;
+    let Route { model, port, timeout, drain, wait, waiting_max, in_flight_max, .. } = &spec.route;
     if spec.route == Route::default() {
         return;
     }
@@ -34,8 +34,16 @@ pub(super) fn check(spec: &JobSpec, complaints: &mut Complaints) {
     if *timeout == DurationMs::ZERO || *timeout > DURATION_MAX {
         complaints.add("route.timeout", "expected more than zero and at most 366d");
     }
-    if *drain > DURATION_MAX {
-        complaints.add("route.drain", "expected at most 366d");
+    for (field, span) in [("route.drain", drain), ("route.wait", wait)] {
+        if *span > DURATION_MAX {
+            complaints.add(field, "expected at most 366d");
+        }
+    }
+    if *waiting_max > WAITING_MAX {
+        complaints.add("route.waiting_max", format!("expected at most {WAITING_MAX}"));
+    }
+    if in_flight_max.is_some_and(|most| most == 0 || most > WAITING_MAX) {
+        complaints.add("route.in_flight_max", format!("expected 1 to {WAITING_MAX}"));
     }
 }
 

@@ -304,6 +304,18 @@ fn only_a_service_with_a_port_is_asked_by_callers() {
         route.drain = crate::DurationMs::from_secs(367 * 24 * 3600);
     };
     assert_eq!(routed(JobKind::Service, &["http"], times), ["route.timeout", "route.drain"]);
+    let bounds: fn(&mut crate::Route) = |route| {
+        route.wait = crate::DurationMs::from_secs(367 * 24 * 3600);
+        route.waiting_max = 100_001;
+        route.in_flight_max = Some(0);
+    };
+    let fields = ["route.wait", "route.waiting_max", "route.in_flight_max"];
+    assert_eq!(routed(JobKind::Service, &["http"], bounds), fields);
+    let nobody: fn(&mut crate::Route) = |route| {
+        (route.wait, route.waiting_max) = (crate::DurationMs::ZERO, 0);
+        route.in_flight_max = Some(1);
+    };
+    assert_eq!(routed(JobKind::Service, &["http"], nobody), none);
     let at_once: fn(&mut crate::Route) = |route| route.drain = crate::DurationMs::ZERO;
     assert_eq!(routed(JobKind::Service, &["http"], at_once), none);
     assert_eq!(named("meta-llama/Llama-3.1-8B:fp8"), none);
