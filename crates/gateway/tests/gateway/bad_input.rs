@@ -111,17 +111,19 @@ async fn b56_bodies_that_are_too_large_cut_short_or_compressed() {
 const SOON: Duration = Duration::from_millis(50);
 const POST: &str = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n";
 
-fn impatient() -> GatewayOptions {
-    let patience = Patience { headers: SOON, body: SOON, stalled: SOON };
-    GatewayOptions { patience, ..GatewayOptions::default() }
+/// A gateway that has this much patience with its callers, and one replica.
+async fn impatient(patience: Patience, worker: &Worker) -> Rig {
+    let options = GatewayOptions { patience, ..GatewayOptions::default() };
+    Rig::with(vec![chat(&[&worker.address])], options).await
 }
 
 #[tokio::test]
 async fn b57_heads_and_bodies_that_come_too_slowly() {
     let worker = worker(json("{}")).await;
-    let rig = Rig::with(vec![chat(&[&worker.address])], impatient()).await;
+    let rig = impatient(Patience { headers: SOON, ..Patience::default() }, &worker).await;
     let begun = rig.raw(b"POST /v1/chat/completions HTTP/1.1\r\nHost").await;
     assert!(begun.is_empty() || begun.starts_with("HTTP/1.1 408"), "{begun}");
+    let rig = impatient(Patience { body: SOON, ..Patience::default() }, &worker).await;
     let short = rig.raw(format!("{POST}Content-Length: 100\r\n\r\n{{").as_bytes()).await;
     assert!(short.starts_with("HTTP/1.1 408") && short.contains("body_too_slow"), "{short}");
     nothing_came(&worker);
@@ -132,7 +134,7 @@ async fn b57_heads_and_bodies_that_come_too_slowly() {
 async fn f73_who_takes_nothing_of_its_answer_is_cut_off() {
     let much = format!("data: {}\n\n", "x".repeat(1 << 20)).repeat(64);
     let mut worker = worker(vec![stream(), chunk(&much), Step::Hang]).await;
-    let rig = Rig::with(vec![chat(&[&worker.address])], impatient()).await;
+    let rig = impatient(Patience { stalled: SOON, ..Patience::default() }, &worker).await;
     let mut caller = TcpStream::connect(rig.address).await.unwrap();
     let body = r#"{"model": "chat", "stream": true, "messages": []}"#;
     let asked = format!("{POST}Content-Length: {}\r\n\r\n{body}", body.len());
