@@ -14,7 +14,7 @@ use berth_wire::snapshot::v1::{self as snapshot, ReadError, SnapshotHeader, Snap
 use tokio::sync::watch;
 
 use crate::events::EventRing;
-use crate::history::History;
+use crate::history::{Endings, History};
 use crate::leader::clock::wall;
 use crate::peers::{Checkpoints, Peers, Report, StateAt};
 use crate::pulse::Pulse;
@@ -163,8 +163,14 @@ impl App for ClusterApp {
     }
 
     fn publish(&mut self, _applied_index: u64) {
+        let mut endings = Endings::default();
+        for (_, events) in &self.fresh {
+            endings.note(events);
+        }
+        self.published.history.record(&mut endings);
         self.published.view.send_replace(self.state.clone());
         *self.published.seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.published.history.take_back(&endings);
         let wall = self.state.cluster().wall_ms;
         for (index, events) in self.fresh.drain(..) {
             for event in &events {
@@ -175,7 +181,6 @@ impl App for ClusterApp {
                     self.published.revocations.send_modify(|count| *count += 1);
                 }
             }
-            self.published.history.record(&events);
             self.published.events.push(index, wall, events);
         }
     }
@@ -229,4 +234,97 @@ fn unreadable(error: ReadError) -> SnapshotError {
         return SnapshotError::Io(error);
     }
     SnapshotError::Garbled(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_model::{
+        AllocationId, AllocationState, Claim, InstanceIndex, JobId, NodeId, Outcome, SpecDigest,
+        WallMs,
+    };
+    use berth_state::AllocationRow;
+    use berth_state::rows::ScoreParts;
+
+    use super::*;
+
+    /// States shown while another thread looks.
+    const SHOWN: u32 = 20_000;
+
+    fn id(index: u64) -> AllocationId {
+        let instance = InstanceIndex(u32::try_from(index).unwrap());
+        AllocationId { job: JobId(1), instance, ..AllocationId::default() }
+    }
+
+    fn ended(index: u64) -> Event {
+        let row = AllocationRow {
+            id: id(index),
+            node: NodeId(1),
+            job_version: 1,
+            spec_digest: SpecDigest::default(),
+            claim: Claim::default(),
+            state: AllocationState::Planned,
+            reason: String::new(),
+            planned_at: StateMs(0),
+            running_since: None,
+            started_at: None,
+            score: ScoreParts::default(),
+            seat: None,
+            draining: None,
+        };
+        let (outcome, reason) = (Outcome::Succeeded, String::new());
+        let kind = EventKind::AllocationEnded { outcome, reason, row: Arc::new(row), report: None };
+        Event { job: None, allocation: Some(id(index)), node: None, kind }
+    }
+
+    fn nothing(index: u64) -> Entry {
+        let (state_ms, wall_ms) = (StateMs(index), WallMs(index));
+        Entry { state_ms, wall_ms, proposer: String::new(), commands: Vec::new() }
+    }
+
+    /// A reader of logs took a job for over whose second attempt had begun and ended: the state
+    /// had it no more, and the history had it not yet.
+    #[test]
+    fn what_has_ended_is_remembered_before_it_is_gone_from_the_state() {
+        let published = Arc::new(Published::new());
+        let mut app = ClusterApp::new(published.clone());
+        let looks = std::thread::spawn(move || {
+            loop {
+                let newest = published.view().applied_index();
+                let known = newest == 0 || published.history.get(id(newest)).is_some();
+                assert!(known, "the state after entry {newest} was shown too early");
+                if newest == u64::from(SHOWN) {
+                    return;
+                }
+            }
+        });
+        for index in 1..=u64::from(SHOWN) {
+            app.state.apply(index, &nothing(index));
+            app.fresh.push((index, vec![ended(index)]));
+            app.publish(index);
+        }
+        looks.join().unwrap();
+    }
+
+    #[test]
+    fn what_came_back_is_forgotten_once_the_state_has_it() {
+        let published = Arc::new(Published::new());
+        let mut app = ClusterApp::new(published.clone());
+        let back = |index| {
+            let kind = EventKind::AllocationReturned { reason: String::new() };
+            Event { job: None, allocation: Some(id(index)), node: None, kind }
+        };
+        let entries = [
+            vec![ended(1), ended(2)],
+            vec![back(1), ended(3), back(3)],
+            vec![back(2), ended(2), ended(3)],
+        ];
+        for (index, events) in (1..).zip(entries) {
+            app.fresh.push((index, events));
+            if index != 2 {
+                app.publish(index);
+            }
+        }
+        let known = [1, 2, 3].map(|index| published.history.get(id(index)).is_some());
+        assert_eq!(known, [false, true, true]);
+    }
 }

@@ -19,6 +19,36 @@ pub struct EndedAllocation {
     pub report: Option<EndReport>,
 }
 
+/// What became of allocations over some entries, each as it stands after the last of them.
+#[derive(Default)]
+pub struct Endings {
+    ended: BTreeMap<AllocationId, EndedAllocation>,
+    back: BTreeSet<AllocationId>,
+}
+
+impl Endings {
+    /// The events of one entry more.
+    pub fn note(&mut self, events: &[Event]) {
+        for event in events {
+            if let EventKind::AllocationEnded { outcome, reason, row, report } = &event.kind {
+                let ended = EndedAllocation {
+                    row: row.clone(),
+                    outcome: *outcome,
+                    reason: reason.clone(),
+                    report: report.clone(),
+                };
+                self.back.remove(&row.id);
+                self.ended.insert(row.id, ended);
+            } else if let (EventKind::AllocationReturned { .. }, Some(id)) =
+                (&event.kind, event.allocation)
+            {
+                self.ended.remove(&id);
+                self.back.insert(id);
+            }
+        }
+    }
+}
+
 /// The lock guards short look-ups and pushes only.
 pub struct History(Mutex<Ended>);
 
@@ -43,29 +73,11 @@ impl History {
         History(Mutex::new(Ended::default()))
     }
 
-    pub fn record(&self, events: &[Event]) {
-        let back = events
-            .iter()
-            .filter(|event| matches!(event.kind, EventKind::AllocationReturned { .. }));
-        let back: BTreeSet<AllocationId> = back.filter_map(|event| event.allocation).collect();
-        if !back.is_empty() {
-            self.lock().take_back(&back);
-        }
-        let ended = events.iter().filter_map(|event| {
-            let EventKind::AllocationEnded { outcome, reason, row, report } = &event.kind else {
-                return None;
-            };
-            Some(EndedAllocation {
-                row: row.clone(),
-                outcome: *outcome,
-                reason: reason.clone(),
-                report: report.clone(),
-            })
-        });
-        let mut history: Option<std::sync::MutexGuard<'_, Ended>> = None;
-        for ended in ended {
-            let history = history.get_or_insert_with(|| self.lock());
-            let id = ended.row.id;
+    /// Those that have ended, told before a state is shown that has them no more: whoever looks
+    /// into that finds them here.
+    pub fn record(&self, endings: &mut Endings) {
+        let mut history = self.lock();
+        for (id, ended) in std::mem::take(&mut endings.ended) {
             if history.by_id.insert(id, Arc::new(ended)).is_none() {
                 history.order.push_back(id);
             }
@@ -74,6 +86,13 @@ impl History {
                     history.by_id.remove(&old);
                 }
             }
+        }
+    }
+
+    /// Those that have not ended after all, once the state that is shown has them again.
+    pub fn take_back(&self, endings: &Endings) {
+        if !endings.back.is_empty() {
+            self.lock().take_back(&endings.back);
         }
     }
 
