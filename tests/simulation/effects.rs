@@ -8,6 +8,7 @@ pub fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
     commands.iter().any(|command| match command {
         Command::Submit(_)
         | Command::ChangeJob { .. }
+        | Command::Scale { .. }
         | Command::RegisterNode { .. }
         | Command::DownNode { .. }
         | Command::LoseAllocations { .. }

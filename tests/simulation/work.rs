@@ -46,6 +46,7 @@ fn job(rng: &mut Rng, kind: JobKind, text: &str, worker: [u64; 3]) -> JobSpec {
             min_run: DurationMs(rng.pick(&[0, 300, 2_000])),
         },
         route: Default::default(),
+        autoscale: None,
     }
 }
 

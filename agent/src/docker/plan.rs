@@ -270,6 +270,7 @@ mod tests {
             exclusive: false,
             preemption: berth_model::Preemption::default(),
             route: berth_model::Route::default(),
+            autoscale: None,
         };
         let device = DeviceClaim {
             uuid: "GPU-7".to_owned(),

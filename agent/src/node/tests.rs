@@ -43,6 +43,7 @@ fn job() -> JobSpec {
         exclusive: false,
         preemption: berth_model::Preemption::default(),
         route: berth_model::Route::default(),
+        autoscale: None,
     }
 }
 

@@ -252,13 +252,7 @@ fn once_each(instances: u32) -> BTreeMap<String, usize> {
 }
 
 async fn event_kinds(client: &Client, job: u64) -> Vec<String> {
-    let job = support::reference(&job.to_string());
-    let request = v1::EventsRequest { job, after: String::new(), follow: false };
-    let mut events = client.events(request);
-    let mut kinds = Vec::new();
-    while let Some(event) = events.next().await.unwrap() {
-        kinds.push(event.kind);
-    }
-    assert!(!kinds.is_empty(), "there are events of the job");
-    kinds
+    let events = support::events(client, job).await;
+    assert!(!events.is_empty(), "there are events of the job");
+    events.into_iter().map(|event| event.kind).collect()
 }

@@ -81,14 +81,8 @@ impl Trial {
     }
 
     async fn messages(&self) -> Vec<String> {
-        let job = support::reference(&self.job.to_string());
-        let request = v1::EventsRequest { job, after: String::new(), follow: false };
-        let mut events = self.client.events(request);
-        let mut messages = Vec::new();
-        while let Some(event) = events.next().await.unwrap() {
-            messages.push(event.message);
-        }
-        messages
+        let events = support::events(&self.client, self.job).await;
+        events.into_iter().map(|event| event.message).collect()
     }
 
     /// GPUs that are given out on all nodes.

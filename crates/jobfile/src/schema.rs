@@ -2,6 +2,7 @@
 
 mod array;
 mod artifact;
+mod autoscale;
 mod gpu;
 mod health;
 mod job;

@@ -1,10 +1,13 @@
 //! What is accepted, and what it means.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::collections::BTreeMap;
+
 use berth_jobfile::{Input, Syntax, parse};
 use berth_model::{
-    ArraySpec, CpuMilli, DurationMs, Gang, GpuRequest, HealthProbe, JobKind, JobSpec, LeftOut,
-    MemoryBytes, Name, OnReturn, Policy, Route, RoutingPolicy, Signal,
+    ArraySpec, Autoscale, CpuMilli, DurationMs, Gang, GpuRequest, HealthProbe, JobKind, JobSpec,
+    LeftOut, MemoryBytes, Name, OnReturn, PidGains, Policy, Route, RoutingPolicy, ScalingMetric,
+    ScalingPace, ScalingPolicy, Signal,
 };
 
 fn read(syntax: Syntax, text: &str, overrides: &[&str]) -> JobSpec {
@@ -272,6 +275,54 @@ fn several_tasks_keep_the_order_of_the_file() {
 fn a_short_interval_shortens_the_unset_timeout() {
     let line = "ports = [\"a\"]\n[task.health]\ntcp = { port = \"a\", interval = \"500ms\" }";
     assert_eq!(task_with(line).health.unwrap().timeout, DurationMs(500));
+}
+
+#[test]
+fn how_replicas_follow_the_load_is_read() {
+    let text = |rest: &str| {
+        format!(
+            "name = \"a\"\nkind = \"service\"\nreplicas = {{ min = 0, max = 8 }}\n\
+             [task]\ncommand = [\"x\"]\nports = [\"http\"]\n{rest}"
+        )
+    };
+    let plain = read(Syntax::Toml, &text(""), &[]);
+    assert_eq!(plain.autoscale, Some(Autoscale::between(0, 8)));
+    assert_eq!(plain.tasks[0].count, 1, "one is begun in any case");
+    let said = "[autoscale]
+policy = \"proportional\"
+target = { concurrency = 6.5, latency = \"1500ms\", kv-cache = 0.8 }
+tolerance = 0.05
+average = \"1m\"
+up = { window = \"10s\", percent = 50, replicas = 2, every = \"30s\" }
+down = { window = \"10m\" }
+idle = \"15m\"
+step = 2
+alpha = 0.25
+gains = { p = 0.4, i = 0.05, d = 0.01 }
+";
+    let expected = Autoscale {
+        policy: ScalingPolicy::Proportional,
+        targets: BTreeMap::from([
+            (ScalingMetric::Concurrency, 6_500),
+            (ScalingMetric::Latency, 1_500),
+            (ScalingMetric::KvCache, 800),
+        ]),
+        tolerance: 50,
+        average: DurationMs::from_secs(60),
+        up: ScalingPace {
+            window: DurationMs::from_secs(10),
+            percent: 50,
+            replicas: 2,
+            every: DurationMs::from_secs(30),
+        },
+        down: ScalingPace { window: DurationMs::from_secs(600), ..ScalingPace::DOWN_DEFAULT },
+        idle: DurationMs::from_secs(900),
+        step: 2,
+        alpha: Some(250),
+        gains: PidGains { proportional: 400, integral: 50, derivative: 10 },
+        ..Autoscale::between(0, 8)
+    };
+    assert_eq!(read(Syntax::Toml, &text(said), &[]).autoscale, Some(expected));
 }
 
 #[test]

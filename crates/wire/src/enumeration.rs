@@ -2,7 +2,8 @@
 //! version does not know are problems, never a default.
 
 use berth_model::{
-    DeviceHealth, EndCause, JobKind, PcieWay, Policy, RoutingPolicy, Signal, StartPhase,
+    DeviceHealth, EndCause, JobKind, PcieWay, Policy, RoutingPolicy, ScalingMetric, ScalingPolicy,
+    Signal, StartPhase,
 };
 use berth_proto::v1;
 
@@ -111,6 +112,12 @@ enumeration!(
         PrefixAffinity,
         Priority,
     ]
+);
+enumeration!(ScalingPolicy, v1::ScalingPolicy, [TargetTracking, Step, Proportional, HalfGap, Pid]);
+enumeration!(
+    ScalingMetric,
+    v1::ScalingMetric,
+    [Concurrency, Requests, Queue, Latency, KvCache, Gpu]
 );
 enumeration!(Signal, v1::Signal, [Term, Int, Quit, Hup, Usr1, Usr2, Kill]);
 enumeration!(DeviceHealth, v1::DeviceHealth, [Healthy, Suspect, Cordoned, Fenced, Lost]);

@@ -277,6 +277,7 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
         match command {
             Command::Submit(_) => effect = Effect::NewJobs,
             Command::ChangeJob { .. }
+            | Command::Scale { .. }
             | Command::RegisterNode { .. }
             | Command::DownNode { .. }
             | Command::LoseAllocations { .. }

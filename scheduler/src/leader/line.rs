@@ -156,6 +156,7 @@ mod tests {
             exclusive: false,
             preemption: berth_model::Preemption::default(),
             route: berth_model::Route::default(),
+            autoscale: None,
         });
         let digest = SpecDigest([0; 32]);
         let one = SubmitJob { key: None, spec, digest, if_version: None };

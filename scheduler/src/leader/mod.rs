@@ -16,6 +16,7 @@ pub mod members;
 mod mix;
 mod planner;
 mod rates;
+mod scaling;
 mod ticker;
 mod turns;
 mod uses;
@@ -24,12 +25,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use berth_model::{AllocationId, DurationMs, NodeId, StateMs};
+use berth_model::{AllocationId, DurationMs, JobId, NodeId, StateMs};
 use berth_placement::{NodeLoad, SoftView};
 use berth_proto::v1;
 use berth_raft::{ProductionNode, ProposeError};
-use berth_reconcile::{GuardRules, HostUse, HostWatch, LivenessRules, SoftState, TooManyGateways};
-use berth_state::{Command, Refusal, Reply};
+use berth_reconcile::{
+    GuardRules, HostUse, HostWatch, LivenessRules, Reason, Scaled, Scaling, SoftState,
+    TooManyGateways,
+};
+use berth_state::{ClusterState, Command, Refusal, Reply};
 use berth_wire::log::v1 as log;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -45,7 +49,7 @@ use clock::Clock;
 use decisions::Decisions;
 pub use planner::BUDGET;
 pub use rates::TooFast;
-use uses::Uses;
+use uses::{Told, Uses};
 
 pub type Node = ProductionNode<ClusterApp>;
 
@@ -78,6 +82,9 @@ pub struct Leader {
     wishes: mpsc::Sender<Wish>,
     /// Last signs of life and loads of agents; the lock guards short updates.
     soft: Mutex<Soft>,
+    /// Services whose replicas follow their load; the lock guards a look at them, once a second,
+    /// and takes that of `soft` within.
+    scaling: Mutex<Scaling>,
     planner_wake: Notify,
     members_wake: Notify,
     backlog: Backlog,
@@ -140,6 +147,7 @@ impl Leader {
             published,
             wishes,
             soft: Mutex::new(soft),
+            scaling: Mutex::new(Scaling::default()),
             planner_wake: Notify::new(),
             members_wake: Notify::new(),
             backlog: Backlog::default(),
@@ -218,7 +226,7 @@ impl Leader {
         let soft = &mut *self.soft();
         soft.heard.gateways.hear(gateway, index, busy, now)?;
         if let Some(uses) = uses {
-            soft.uses.hear(gateway, uses);
+            soft.uses.hear(gateway, uses, now);
         }
         let heard = &soft.heard.gateways;
         soft.uses.keep(|gateway| heard.is_there(gateway, now));
@@ -235,8 +243,33 @@ impl Leader {
     pub fn uses_of(&self, namespace: &str, name: &str) -> Vec<v1::ServiceUse> {
         let now = self.clock.now();
         let soft = self.soft();
-        let uses = soft.uses.of(namespace, name);
-        uses.filter(|used| soft.heard.gateways.is_there(&used.gateway, now)).cloned().collect()
+        let told = soft.uses.of(namespace, name).map(|told| &told.used);
+        told.filter(|used| soft.heard.gateways.is_there(&used.gateway, now)).cloned().collect()
+    }
+
+    /// What is to change about services whose replicas follow their load.
+    fn scale(&self, view: &ClusterState, now: StateMs) -> Vec<Command> {
+        let measure = |service: &Scaled<'_>| {
+            let (namespace, name) = (service.job.namespace(), service.job.name());
+            let soft = self.soft();
+            let is_there = |told: &&Told| soft.heard.gateways.is_there(&told.used.gateway, now);
+            let told = soft.uses.of(namespace.as_str(), name.as_str()).filter(is_there);
+            let told: Vec<Told> = told.cloned().collect();
+            let used = |id| {
+                let row = view.allocations().get(&id)?;
+                scaling::gpu_use(row, soft.devices.get(&row.node)?)
+            };
+            let ready: Vec<AllocationId> = service.ready.iter().map(|row| row.id).collect();
+            scaling::measured(&ready, &told, used, now)
+        };
+        let mut scaling = self.scaling.lock().unwrap_or_else(PoisonError::into_inner);
+        scaling.look(view, measure, now)
+    }
+
+    /// Why a service whose replicas follow their load has as many as it has.
+    pub fn scaled_because(&self, job: JobId) -> Option<String> {
+        let scaling = self.scaling.lock().unwrap_or_else(PoisonError::into_inner);
+        scaling.found(job).map(|found| Reason(found.why).to_string())
     }
 
     /// An agent has been heard.

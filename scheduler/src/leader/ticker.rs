@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use berth_model::DurationMs;
 use berth_placement::Elsewhere;
-use berth_reconcile::{HostWatch, LivenessRules, reliefs};
+use berth_reconcile::{COMMANDS_MAX, HostWatch, LivenessRules, reliefs};
 use berth_state::{ClusterState, Command};
 use tracing::warn;
 
@@ -111,10 +111,11 @@ async fn look(
             found += u32::from(may_move);
             may_move
         };
-        let commands = berth_reconcile::tick(&view, &heard, &rules, &mut has_place, now);
+        let mut commands = berth_reconcile::tick(&view, &heard, &rules, &mut has_place, now);
         let going = berth_reconcile::ordered(&commands);
         let reliefs = reliefs(&view, &hosts, &leader.guards, &going, &mut has_place, now);
         let guarding = Guarding { changes: hosts.commands(&view, &leader.guards, now), reliefs };
+        commands.extend(leader.scale(&view, now).into_iter().take(COMMANDS_MAX));
         let had_none = !may_ask || (asked > 0 && found == 0);
         Look { commands, guarding, fruitless: had_none.then_some(turn) }
     };

@@ -241,6 +241,13 @@ impl JobsService {
                 "only services scale; this is a {kind}"
             )));
         }
+        if let Some(rule) = &row.spec.autoscale {
+            let (min, max) = (rule.min, rule.max);
+            return Err(Status::failed_precondition(format!(
+                "its replicas follow its load, {min} to {max} of them; submit the job with other \
+                 `replicas`"
+            )));
+        }
         let task = task_named(&row, &asked.task)?;
         let mut spec = (*row.spec).clone();
         spec.tasks[usize::from(task.0)].count = asked.count;

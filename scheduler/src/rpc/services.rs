@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_model::JobKind;
+use berth_model::{JobId, JobKind};
 use berth_proto::v1;
 use berth_proto::v1::services_client::ServicesClient;
 use berth_state::ClusterState;
@@ -63,7 +63,7 @@ impl ServicesService {
         for service in &mut services {
             service.replicas.clear();
             if let Some(leader) = &leader {
-                service.uses = leader.uses_of(&service.namespace, &service.name);
+                add_what_is_known(service, leader);
                 service.uses.iter_mut().for_each(|used| used.replicas.clear());
             }
         }
@@ -89,10 +89,18 @@ impl ServicesService {
             return Err(Status::not_found(message));
         };
         if let Some(leader) = leader {
-            service.uses = leader.uses_of(&service.namespace, &service.name);
+            add_what_is_known(&mut service, &leader);
             service.gateways = Some(leader.gateways());
         }
         Ok(v1::Service { stale_ms: view.stale_ms, ..service })
+    }
+}
+
+/// What the leader alone knows of it.
+fn add_what_is_known(service: &mut v1::Service, leader: &Leader) {
+    service.uses = leader.uses_of(&service.namespace, &service.name);
+    if let Some(scaling) = &mut service.scaling {
+        scaling.because = leader.scaled_because(JobId(service.job_id)).unwrap_or_default();
     }
 }
 

@@ -163,7 +163,8 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::NoSuchNamespace(_)
         | Refusal::NoSuchNodeReservation(_) => Status::not_found(message),
         Refusal::KeyConflict { .. } => with_hint(Code::AlreadyExists, message, OTHER_KEY),
-        Refusal::VersionConflict { .. }
+        Refusal::ScaledMeanwhile { .. }
+        | Refusal::VersionConflict { .. }
         | Refusal::NothingToUpdate { .. }
         | Refusal::NamespaceConflict { .. }
         | Refusal::NodeReservationConflict { .. } => {

@@ -41,6 +41,7 @@ impl Job {
             exclusive: false,
             preemption: berth_model::Preemption::default(),
             route: berth_model::Route::default(),
+            autoscale: None,
         };
         Job { number, spec }
     }

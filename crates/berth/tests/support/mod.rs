@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod bytes;
+pub mod callers;
 pub mod dev;
 pub mod disk;
 pub mod gates;
@@ -64,6 +65,7 @@ pub fn batch(name: &str, count: u32, command: Vec<String>) -> JobSpec {
         exclusive: false,
         preemption: berth_model::Preemption::default(),
         route: berth_model::Route::default(),
+        autoscale: None,
     }
 }
 
@@ -100,6 +102,17 @@ pub async fn allocations(client: &Client, job: u64) -> Vec<v1::Allocation> {
 }
 
 /// Submits, and again with the same key while the outcome is open.
+/// All that was told of a job, oldest first.
+pub async fn events(client: &Client, job: u64) -> Vec<v1::Event> {
+    let job = reference(&job.to_string());
+    let mut stream = client.events(v1::EventsRequest { job, ..v1::EventsRequest::default() });
+    let mut events = Vec::new();
+    while let Some(event) = stream.next().await.unwrap() {
+        events.push(event);
+    }
+    events
+}
+
 pub async fn submit(client: &Client, spec: &JobSpec) -> u64 {
     let request = request(spec, &format!("key-of-{}", spec.name));
     let what = format!("the submit of {} to be acknowledged", spec.name);

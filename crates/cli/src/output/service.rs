@@ -1,8 +1,11 @@
 //! Services as their callers reach them.
 
 use berth_config::units::format_duration;
-use berth_proto::v1::{ReplicaStatus, ReplicaUse, Service, ServiceUse};
-use berth_wire::spec::routing_policy_from_proto;
+use berth_model::ScalingPolicy;
+use berth_proto::v1::{ReplicaStatus, ReplicaUse, Service, ServiceScaling, ServiceUse};
+use berth_wire::spec::{
+    routing_policy_from_proto, scaling_metric_from_proto, scaling_policy_from_proto,
+};
 use serde_json::{Value, json};
 
 use super::{Answer, Piece, Table};
@@ -12,7 +15,7 @@ const NOTHING: &str = "-";
 pub(crate) fn services_answer(all: &[Service]) -> Answer {
     let mut table = Table::new(
         &["NAME", "MODEL", "POLICY", "READY", "IN FLIGHT", "WAITING", "REQUESTS", "SENT AGAIN"],
-        &["NAMESPACE", "JOB", "VERSION", "DRAINING"],
+        &["RANGE", "NAMESPACE", "JOB", "VERSION", "DRAINING"],
     );
     for one in all {
         table.row(vec![
@@ -24,6 +27,7 @@ pub(crate) fn services_answer(all: &[Service]) -> Answer {
             sum(&one.uses, |used| used.waiting),
             sum(&one.uses, |used| used.requests),
             sum(&one.uses, |used| used.retries),
+            range(one),
             one.namespace.clone(),
             one.job_id.to_string(),
             one.version.to_string(),
@@ -49,7 +53,7 @@ pub(crate) fn service_answer(one: &Service) -> Answer {
     let text = format!(
         "service {} (job {}), version {}: {} of {} replicas ready{draining}\n\
          model {}, by port {}; policy {}; an answer may take {} to begin or to go on, and keeps a \
-         replica that is to end for {}\n{}",
+         replica that is to end for {}\n{}{}",
         one.name,
         one.job_id,
         one.version,
@@ -60,6 +64,7 @@ pub(crate) fn service_answer(one: &Service) -> Answer {
         policy(one),
         format_duration(one.timeout_ms),
         format_duration(one.drain_ms),
+        one.scaling.as_ref().map(scaled).unwrap_or_default(),
         through_gateways(one),
     );
     let mut pieces = vec![Piece::Text(text)];
@@ -67,6 +72,41 @@ pub(crate) fn service_answer(one: &Service) -> Answer {
         pieces.push(Piece::Table(replica_table(one)));
     }
     Answer { json: service_json(one), pieces, ids: vec![one.job_id.to_string()] }
+}
+
+/// `1 to 8`, of one whose replicas follow its load.
+fn range(one: &Service) -> String {
+    let of = |scaling: &ServiceScaling| format!("{} to {}", scaling.min, scaling.max);
+    one.scaling.as_ref().map_or_else(|| NOTHING.to_owned(), of)
+}
+
+/// A line that says how many there may be, and why there are as many as there are.
+fn scaled(scaling: &ServiceScaling) -> String {
+    let targets: Vec<String> =
+        targets(scaling).map(|(metric, value)| format!("{metric} {value}")).collect();
+    let because = match scaling.because.as_str() {
+        "" => "the leader has not looked yet",
+        because => because,
+    };
+    format!(
+        "replicas follow the load, {} to {} of them, by {} with {} for each: {because}\n",
+        scaling.min,
+        scaling.max,
+        scaling_policy(scaling),
+        targets.join(", "),
+    )
+}
+
+fn scaling_policy(scaling: &ServiceScaling) -> &'static str {
+    scaling_policy_from_proto(scaling.policy)
+        .map_or("a policy of a newer version", ScalingPolicy::name)
+}
+
+fn targets(scaling: &ServiceScaling) -> impl Iterator<Item = (&'static str, f64)> {
+    scaling.targets.iter().filter_map(|target| {
+        let metric = scaling_metric_from_proto(target.metric)?;
+        Some((metric.name(), f64::from(target.milli) / 1_000.0))
+    })
 }
 
 fn through_gateways(one: &Service) -> String {
@@ -159,6 +199,16 @@ fn policy(one: &Service) -> &'static str {
     routing_policy_from_proto(one.balance).map_or("unknown", |policy| policy.name())
 }
 
+fn scaling_json(scaling: &ServiceScaling) -> Value {
+    json!({
+        "min": scaling.min,
+        "max": scaling.max,
+        "policy": scaling_policy(scaling),
+        "target": targets(scaling).collect::<std::collections::BTreeMap<_, _>>(),
+        "because": scaling.because,
+    })
+}
+
 fn service_json(one: &Service) -> Value {
     let gateway = |used: &ServiceUse| {
         json!({
@@ -198,6 +248,7 @@ fn service_json(one: &Service) -> Value {
             "ready": one.replicas_ready,
             "draining": one.replicas_draining,
         },
+        "scaling": one.scaling.as_ref().map(scaling_json),
         "gateways": one.uses.iter().map(gateway).collect::<Vec<_>>(),
         "allocations": one.replicas.iter().map(replica).collect::<Vec<_>>(),
     })

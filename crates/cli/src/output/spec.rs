@@ -1,8 +1,11 @@
 //! A specification in the keys of a job file.
 
+use std::collections::BTreeMap;
+
 use berth_config::units::{format_cpu, format_duration, format_size};
 use berth_model::{
-    Artifact, Constraints, GpuRequest, HealthCheck, HealthProbe, JobSpec, TaskSpec, shown_source,
+    Artifact, Autoscale, Constraints, GpuRequest, HealthCheck, HealthProbe, JobSpec, ScalingPace,
+    TaskSpec, shown_source,
 };
 use serde_json::{Map, Value, json};
 
@@ -32,6 +35,7 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
             "min_run": format_duration(spec.preemption.min_run.0),
         },
         "route": route_json(spec),
+        "autoscale": spec.autoscale.as_ref().map(|rule| autoscale_json(rule, spec)),
         "tasks": tasks,
     })
 }
@@ -49,6 +53,39 @@ fn route_json(spec: &JobSpec) -> Option<Value> {
         "waiting_max": spec.route.waiting_max,
         "in_flight_max": spec.route.in_flight_max,
     }))
+}
+
+/// With what it did not say.
+fn autoscale_json(rule: &Autoscale, spec: &JobSpec) -> Value {
+    let part = |milli: u32| f64::from(milli) / 1_000.0;
+    let pace = |pace: ScalingPace| {
+        json!({
+            "window": format_duration(pace.window.0),
+            "percent": pace.percent,
+            "replicas": pace.replicas,
+            "every": format_duration(pace.every.0),
+        })
+    };
+    let targets = rule.targets(spec.route.in_flight_max);
+    let targets = targets.into_iter().map(|(metric, milli)| (metric.name(), part(milli)));
+    json!({
+        "min": rule.min,
+        "max": rule.max,
+        "policy": rule.policy.name(),
+        "target": targets.collect::<BTreeMap<_, _>>(),
+        "tolerance": part(rule.tolerance),
+        "average": format_duration(rule.average.0),
+        "up": pace(rule.up),
+        "down": pace(rule.down),
+        "idle": format_duration(rule.idle.0),
+        "step": rule.step,
+        "alpha": rule.alpha.map(part),
+        "gains": {
+            "p": part(rule.gains.proportional),
+            "i": part(rule.gains.integral),
+            "d": part(rule.gains.derivative),
+        },
+    })
 }
 
 fn constraints_json(constraints: &Constraints) -> Value {
@@ -195,6 +232,7 @@ mod tests {
         expected["update"]["progress_deadline"] = Value::Null;
         expected["policy_origin"] = json!("job");
         expected["route"] = Value::Null;
+        expected["autoscale"] = Value::Null;
         assert_eq!(shown, expected);
     }
 

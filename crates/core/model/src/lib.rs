@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod artifact;
+pub mod autoscale;
 pub mod decay;
 pub mod fits;
 pub mod gang;
@@ -32,6 +33,7 @@ pub use access::{
     Grant, JoinGrant, Machine, NAMESPACES_MAX, ParseAccessError, Role, Scope, TokenId,
 };
 pub use artifact::{Artifact, Checksum, Location, Scheme, shown_source};
+pub use autoscale::{Autoscale, PidGains, ScalingMetric, ScalingPace, ScalingPolicy};
 pub use decay::{AverageUse, USE_HALF_LIFE, halved};
 pub use fits::{Claim, DeviceClaim, Misfit, PortClaim, eligible, fits, may_stay, open_devices};
 pub use gang::{GANG_MEMBERS_MAX, GANG_PLAN_BYTES_MAX, Gang, GangSeat};

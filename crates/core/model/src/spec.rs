@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::artifact::Artifact;
+use crate::autoscale::Autoscale;
 use crate::gang::Gang;
 use crate::limit_range::LeftOut;
 use crate::limits::Limits;
@@ -71,6 +72,9 @@ pub struct JobSpec {
     pub preemption: Preemption,
     /// Of a service.
     pub route: Route,
+    /// Of a service whose replicas follow its load: the `count` of the task that is reached is how
+    /// many it has now.
+    pub autoscale: Option<Autoscale>,
 }
 
 /// Where a job may run at all.
@@ -323,6 +327,7 @@ impl JobSpec {
             exclusive: false,
             preemption: Preemption::default(),
             route: Route::default(),
+            autoscale: None,
         }
     }
 }

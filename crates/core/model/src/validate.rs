@@ -46,6 +46,7 @@ const DURATION_MAX: DurationMs = DurationMs::from_secs(366 * 24 * 3600);
 const GRACE_MAX: DurationMs = DurationMs::from_secs(24 * 3600);
 const RESERVED_PREFIX: &str = "BERTH_";
 
+mod autoscale;
 mod gang;
 mod grant;
 mod node;
@@ -100,6 +101,7 @@ pub fn validate(spec: &JobSpec) -> Vec<Violation> {
     }
     check_job_times(spec, &mut complaints);
     route::check(spec, &mut complaints);
+    autoscale::check(spec, &mut complaints);
     complaints.0
 }
 

@@ -15,6 +15,7 @@ mod replicas;
 mod reservations;
 mod retention;
 mod rolling;
+mod scaling;
 mod soft;
 mod time_limits;
 
@@ -23,6 +24,7 @@ pub use drain::{DrainWait, HasPlace, drain_waits, turn_of};
 pub use guards::{GuardRules, HostUse, HostWatch, Marks};
 pub use liveness::{Liveness, LivenessRules};
 pub use relief::{Relief, reliefs};
+pub use scaling::{Reason, Scaled, Scaling};
 pub use soft::{Heard, SoftState};
 
 use std::collections::BTreeSet;

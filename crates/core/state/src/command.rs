@@ -141,6 +141,13 @@ pub enum Command {
         allocations: Vec<AllocationId>,
         reason: String,
     },
+    /// A service whose replicas follow its load is to have `count` of them, in the place of `from`.
+    Scale {
+        job: JobId,
+        from: u32,
+        count: u32,
+        reason: String,
+    },
     /// What an agent saw; stale attempts are ignored.
     Observe {
         node: NodeId,
@@ -392,6 +399,7 @@ impl Command {
             Command::Unreserve { .. } => "unreserve",
             Command::StopAllocations { .. } => "stop-allocations",
             Command::LetGo { .. } => "let-go",
+            Command::Scale { .. } => "scale",
             Command::Observe { .. } => "observe",
             Command::ExpireJob { .. } => "expire-job",
             Command::FailUpdate { .. } => "fail-update",

@@ -25,6 +25,12 @@ pub enum EventKind {
         namespace: Name,
         name: Name,
     },
+    /// Its load asks for more or fewer.
+    ReplicasScaled {
+        from: u32,
+        to: u32,
+        reason: String,
+    },
     JobUpdated {
         version: u32,
     },
@@ -187,6 +193,7 @@ impl EventKind {
     pub fn name(&self) -> &'static str {
         match self {
             EventKind::JobSubmitted { .. } => "job-submitted",
+            EventKind::ReplicasScaled { .. } => "replicas-scaled",
             EventKind::JobUpdated { .. } => "job-updated",
             EventKind::UpdateFailed { .. } => "update-failed",
             EventKind::JobHeld => "job-held",

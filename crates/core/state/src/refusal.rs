@@ -47,6 +47,8 @@ pub enum Refusal {
     JobEnded(JobId),
     #[error("job {0} has not ended; stop it first")]
     JobNotEnded(JobId),
+    #[error("job {job} has {found} replicas, not {asked}")]
+    ScaledMeanwhile { job: JobId, asked: u32, found: u32 },
     #[error("{0}")]
     Invalid(String),
     #[error("node name `{name}` belongs to another machine (node {node})")]

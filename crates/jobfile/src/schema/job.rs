@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::validate::REPLICAS_MAX;
 use berth_model::{
-    Constraints, JobKind, JobSpec, Name, OnReturn, Policy, PolicyOrigin, Preemption, Route,
-    RoutingPolicy, TaskSpec, WAITING_MAX, validate,
+    Autoscale, Constraints, JobKind, JobSpec, Name, OnReturn, Policy, PolicyOrigin, Preemption,
+    Route, RoutingPolicy, TaskSpec, WAITING_MAX, validate,
 };
 
+use super::autoscale::Replicas;
 use super::walk::{Field, Walk, join};
-use super::{health, keys, task};
+use super::{autoscale, health, keys, task};
 use crate::problem::{Complaint, Complaints};
 use crate::text::{Span, shown};
-use crate::tree::{Table, Value};
+use crate::tree::Table;
 
 const KINDS: &[(&str, JobKind)] =
     &[("batch", JobKind::Batch), ("service", JobKind::Service), ("daemon", JobKind::Daemon)];
@@ -51,11 +51,11 @@ pub(crate) fn read_job(
         None => Some(namespace.clone()),
     };
     let mut tasks = read_tasks(&mut walk, tree, whole, kind);
-    read_for_lone_task(&mut walk, tree, &mut tasks);
+    let autoscale = read_for_lone_task(&mut walk, tree, &mut tasks);
     // A placeholder where the name was refused: the rest is still checked.
     let name = name.unwrap_or_else(placeholder);
     let namespace = namespace.unwrap_or_else(placeholder);
-    let mut spec = JobSpec::new(name, namespace, kind, tasks);
+    let mut spec = JobSpec { autoscale, ..JobSpec::new(name, namespace, kind, tasks) };
     read_rest(&mut walk, tree, &mut spec);
     if kind_is_known {
         check_sense(&mut walk, &spec, whole);
@@ -99,6 +99,9 @@ fn read_rest(walk: &mut Walk<'_>, tree: &Table, spec: &mut JobSpec) {
     }
     if let Some(route) = walk.field(tree, "", "route") {
         read_route(walk, &route, &mut spec.route);
+    }
+    if let Some(field) = walk.field(tree, "", "autoscale") {
+        autoscale::read(walk, &field, spec);
     }
     if let Some(update) = walk.field(tree, "", "update") {
         read_update(walk, &update, spec);
@@ -211,8 +214,14 @@ fn read_named(
     }
 }
 
-/// `replicas` and `[health]` stand at the top for a job of one task.
-fn read_for_lone_task(walk: &mut Walk<'_>, tree: &Table, tasks: &mut [TaskSpec]) {
+/// `replicas` and `[health]` stand at the top for a job of one task. Returns by which rule it is
+/// scaled, if its replicas are a range.
+fn read_for_lone_task(
+    walk: &mut Walk<'_>,
+    tree: &Table,
+    tasks: &mut [TaskSpec],
+) -> Option<Autoscale> {
+    let mut scaled = None;
     for (key, own) in [("replicas", "count"), ("health", "health")] {
         let Some(field) = walk.field(tree, "", key) else { continue };
         let [task] = tasks else {
@@ -232,42 +241,22 @@ fn read_for_lone_task(walk: &mut Walk<'_>, tree: &Table, tasks: &mut [TaskSpec])
         }
         walk.note(path.clone(), field.node.span);
         if key == "replicas" {
-            task.count = read_replicas(walk, &field).unwrap_or(task.count);
+            match autoscale::read_replicas(walk, &field) {
+                Some(Replicas::Count(count)) => task.count = count,
+                Some(Replicas::Between(min, max)) => {
+                    let rule = Autoscale::between(min, max);
+                    task.count = rule.count(None);
+                    scaled = Some(rule);
+                    // Where it may be found fault with if it says no more of that.
+                    walk.note("autoscale".to_owned(), field.node.span);
+                }
+                None => {}
+            }
         } else {
             task.health = health::read(walk, &Field { node: field.node, path });
         }
     }
-}
-
-/// `2`, or a range with equal ends until there is an autoscaler.
-fn read_replicas(walk: &mut Walk<'_>, field: &Field<'_>) -> Option<u32> {
-    if !matches!(field.node.value, Value::Table(_)) {
-        return walk.integer(field, 0, REPLICAS_MAX);
-    }
-    let table = walk.table(field, &keys::REPLICAS)?;
-    let mut end = |key: &str| {
-        let end = walk.field(table, &field.path, key);
-        if end.is_none() {
-            walk.complain(field, format!("`{key}` is missing"));
-        }
-        end.and_then(|end| walk.integer(&end, 0, REPLICAS_MAX))
-    };
-    let (min, max) = (end("min"), end("max"));
-    let (min, max) = (min?, max?);
-    if min > max {
-        let message = format!("`replicas.min` is {min}, above `replicas.max`, which is {max}");
-        walk.complain(field, message);
-        return None;
-    }
-    if min < max {
-        walk.complain_with_hint(
-            field,
-            "`replicas.max` above `replicas.min` is not supported by this version",
-            format!("write replicas = {min} and change it with `berth job scale`"),
-        );
-        return None;
-    }
-    Some(min)
+    scaled
 }
 
 fn read_constraints(walk: &mut Walk<'_>, field: &Field<'_>) -> Option<Constraints> {

@@ -37,6 +37,7 @@ const TASK_KEYS: &[&str] = &[
     "workdir",
 ];
 const JOB_KEYS: &[&str] = &[
+    "autoscale",
     "constraints",
     "deadline",
     "exclusive",
@@ -60,7 +61,6 @@ pub(super) const JOB: Keys = Keys {
     known: JOB_KEYS,
     later: &[
         "affinity",
-        "autoscale",
         "checkpoint",
         "depends_on",
         "quota",
@@ -93,6 +93,24 @@ pub(super) const ARTIFACT: Keys = Keys {
 pub(super) const GANG: Keys = Keys { later: &["min"], ..keys(&[]) };
 pub(super) const LIMITS: Keys = keys(&["cpu", "disk", "memory", "open_files", "processes"]);
 pub(super) const REPLICAS: Keys = keys(&["max", "min"]);
+pub(super) const AUTOSCALE: Keys = keys(&[
+    "alpha",
+    "average",
+    "down",
+    "gains",
+    "idle",
+    "policy",
+    "step",
+    "target",
+    "tolerance",
+    "up",
+]);
+pub(super) const TARGETS: Keys = Keys {
+    later: &["cpu", "memory", "time-to-first-token"],
+    ..keys(&["concurrency", "gpu", "kv-cache", "latency", "queue", "requests"])
+};
+pub(super) const PACE: Keys = keys(&["every", "percent", "replicas", "window"]);
+pub(super) const GAINS: Keys = keys(&["d", "i", "p"]);
 pub(super) const CONSTRAINTS: Keys = Keys {
     later: &["affinity", "anti_affinity", "topology", "zone"],
     ..keys(&["labels", "node", "pool"])

@@ -202,6 +202,8 @@ fn allocation_command() -> BoxedStrategy<Command> {
             .prop_map(|(allocations, reason)| Command::Unreserve { allocations, reason }),
         (vec(allocation(), 0..3), text())
             .prop_map(|(allocations, reason)| Command::LetGo { allocations, reason }),
+        (job_id(), any::<u32>(), any::<u32>(), text())
+            .prop_map(|(job, from, count, reason)| Command::Scale { job, from, count, reason }),
         (vec(allocation(), 0..3), intent(), text()).prop_map(|(allocations, intent, reason)| {
             Command::StopAllocations { allocations, intent, reason }
         }),

@@ -1,13 +1,14 @@
 //! Specifications and claims.
 
 use berth_model::{
-    ArraySpec, Artifact, Checksum, Constraints, CpuMilli, Device, DeviceClaim, DeviceHealth,
-    DeviceSlice, DeviceWay, DiskBytes, Driver, DurationMs, Gang, GangSeat, GpuRequest, HealthCheck,
-    HealthProbe, JobKind, JobSpec, LeftOut, Limits, MemoryBytes, NodeSpec, OnReturn, PcieWay,
-    Policy, PolicyOrigin, PortClaim, PortRange, Preemption, RestartPolicy, Route, RoutingPolicy,
-    ShareMilli, Signal, SpecDigest, StopPolicy, TaskSpec,
+    ArraySpec, Artifact, Autoscale, Checksum, Constraints, CpuMilli, Device, DeviceClaim,
+    DeviceHealth, DeviceSlice, DeviceWay, DiskBytes, Driver, DurationMs, Gang, GangSeat,
+    GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, LeftOut, Limits, MemoryBytes, NodeSpec,
+    OnReturn, PcieWay, PidGains, Policy, PolicyOrigin, PortClaim, PortRange, Preemption,
+    RestartPolicy, Route, RoutingPolicy, ScalingMetric, ScalingPace, ScalingPolicy, ShareMilli,
+    Signal, SpecDigest, StopPolicy, TaskSpec,
 };
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -43,6 +44,43 @@ fn route() -> impl Strategy<Value = Route> {
     })
 }
 
+fn pace() -> impl Strategy<Value = ScalingPace> {
+    (span(), any::<u32>(), any::<u32>(), span()).prop_map(|(window, percent, replicas, every)| {
+        ScalingPace { window, percent, replicas, every }
+    })
+}
+
+fn autoscale() -> impl Strategy<Value = Autoscale> {
+    let metric = select(ScalingMetric::ALL.to_vec());
+    let targets = btree_map(metric, any::<u32>(), 0..4);
+    let gains = (any::<u32>(), any::<u32>(), any::<u32>());
+    (
+        (any::<u32>(), any::<u32>(), select(ScalingPolicy::ALL.to_vec()), targets),
+        (any::<u32>(), span(), pace(), pace(), span()),
+        (any::<u32>(), option::of(any::<u32>()), gains),
+    )
+        .prop_map(|(head, body, (step, alpha, gains))| {
+            let (min, max, policy, targets) = head;
+            let (tolerance, average, up, down, idle) = body;
+            let (proportional, integral, derivative) = gains;
+            let gains = PidGains { proportional, integral, derivative };
+            Autoscale {
+                min,
+                max,
+                policy,
+                targets,
+                tolerance,
+                average,
+                up,
+                down,
+                idle,
+                step,
+                alpha,
+                gains,
+            }
+        })
+}
+
 /// Any specification that the types can hold.
 pub(crate) fn job() -> BoxedStrategy<JobSpec> {
     let constraints = (labels(), option::of(name()), option::of(name()))
@@ -52,9 +90,9 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
         (constraints, vec(task(), 0..4), option::of(span()), any::<bool>()),
         (span(), select(OnReturn::ALL.to_vec()), option::of(span()), preemption()),
         select(PolicyOrigin::ALL.to_vec()),
-        route(),
+        (route(), option::of(autoscale())),
     )
-        .prop_map(|(head, body, rest, policy_origin, route)| {
+        .prop_map(|(head, body, rest, policy_origin, (route, autoscale))| {
             let (max_disconnect, on_return, progress_deadline, preemption) = rest;
             let (name, namespace, kind, priority, policy) = head;
             let (constraints, tasks, deadline, exclusive) = body;
@@ -74,6 +112,7 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
                 exclusive,
                 preemption,
                 route,
+                autoscale,
             }
         })
         .boxed()

@@ -118,6 +118,7 @@ fn job_spec(spec: &mut JobSpec) {
         exclusive: _,
         preemption: _,
         route,
+        autoscale: _,
     } = spec;
     // What callers say is nothing that a decision goes by.
     route.model = None;

@@ -3,6 +3,7 @@
 use berth_model::{Constraints, DurationMs, JobSpec, Name, OnReturn, Preemption};
 use berth_proto::v1;
 
+use super::autoscale::{autoscale_to_proto, read_autoscale};
 use super::policy::{policy_origin_to_proto, read_origin};
 use super::route::{read_route, route_to_proto};
 use super::task::{read_task, task_to_proto};
@@ -26,6 +27,7 @@ pub fn job_spec_to_proto(spec: &JobSpec) -> v1::JobSpec {
         progress_deadline_ms: spec.progress_deadline.map(|span| span.0),
         preemption: preemption_to_proto(spec.preemption),
         route: route_to_proto(&spec.route),
+        autoscale: spec.autoscale.as_ref().map(autoscale_to_proto),
         policy_origin: policy_origin_to_proto(spec.policy_origin),
     }
 }
@@ -93,6 +95,7 @@ pub(crate) fn read_job(
     let on_return = read_on_return(at.named("on_return"), proto.on_return, problems);
     let policy_origin = read_origin(at.named("policy_origin"), proto.policy_origin, problems);
     let route = read_route(at.named("route"), proto.route, problems);
+    let autoscale = read_autoscale(at.named("autoscale"), proto.autoscale, problems);
     let mut tasks = Vec::with_capacity(proto.tasks.len());
     let tasks_at = at.named("tasks");
     for (position, task) in proto.tasks.into_iter().enumerate() {
@@ -114,6 +117,7 @@ pub(crate) fn read_job(
         exclusive: proto.exclusive,
         preemption: proto.preemption.map_or_else(Preemption::default, read_preemption),
         route: route?,
+        autoscale: autoscale?,
     })
 }
 

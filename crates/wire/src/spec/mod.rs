@@ -6,6 +6,7 @@
 //! must accept whatever a writer of the log could be given, since a node that
 //! cannot decode an entry stops.
 
+mod autoscale;
 mod claim;
 mod digest;
 mod job;
@@ -24,6 +25,7 @@ use berth_model::{
 use berth_proto::v1;
 use prost::Message as _;
 
+pub use autoscale::{scaling_metric_from_proto, scaling_policy_from_proto};
 pub use claim::{
     device_claim_from_proto, device_claim_to_proto, port_claim_from_proto, port_claim_to_proto,
 };
@@ -37,6 +39,7 @@ pub use policy::{
 };
 pub use route::{routing_policy_from_proto, routing_policy_to_proto};
 
+pub(crate) use autoscale::{scaling_policy_to_proto, targets_to_proto};
 pub(crate) use claim::{
     check_device_claim, read_device_claim, read_port_claims, read_seat, seat_to_proto,
 };

@@ -44,6 +44,7 @@ fn sample() -> JobSpec {
         exclusive: false,
         preemption: berth_model::Preemption::default(),
         route: berth_model::Route::default(),
+        autoscale: None,
     }
 }
 

@@ -90,10 +90,45 @@ fn fields(spec: &JobSpec) -> Fields {
     put(&mut fields, "route.wait", milliseconds(spec.route.wait.0));
     put(&mut fields, "route.waiting_max", spec.route.waiting_max);
     put_some(&mut fields, "route.in_flight_max", spec.route.in_flight_max);
+    autoscale_fields(spec, &mut fields);
     for task in &spec.tasks {
         task_fields(task, &mut fields);
     }
+    // As many as there are now: nothing that a version says.
+    if let Some((position, _)) = spec.scaled() {
+        fields.remove(&format!("tasks.{}.count", spec.tasks[position].name));
+    }
     fields
+}
+
+fn autoscale_fields(spec: &JobSpec, fields: &mut Fields) {
+    let Some(rule) = &spec.autoscale else { return };
+    put(fields, "replicas.min", rule.min);
+    put(fields, "replicas.max", rule.max);
+    put(fields, "autoscale.policy", rule.policy.name());
+    for (metric, milli) in rule.targets(spec.route.in_flight_max) {
+        put(fields, &format!("autoscale.target.{}", metric.name()), thousandths(milli));
+    }
+    put(fields, "autoscale.tolerance", thousandths(rule.tolerance));
+    put(fields, "autoscale.average", milliseconds(rule.average.0));
+    for (direction, pace) in [("up", rule.up), ("down", rule.down)] {
+        let at = |field: &str| format!("autoscale.{direction}.{field}");
+        put(fields, &at("window"), milliseconds(pace.window.0));
+        put(fields, &at("percent"), pace.percent);
+        put(fields, &at("replicas"), pace.replicas);
+        put(fields, &at("every"), milliseconds(pace.every.0));
+    }
+    put(fields, "autoscale.idle", milliseconds(rule.idle.0));
+    put(fields, "autoscale.step", rule.step);
+    put_some(fields, "autoscale.alpha", rule.alpha.map(thousandths));
+    put(fields, "autoscale.gains.p", thousandths(rule.gains.proportional));
+    put(fields, "autoscale.gains.i", thousandths(rule.gains.integral));
+    put(fields, "autoscale.gains.d", thousandths(rule.gains.derivative));
+}
+
+fn thousandths(milli: u32) -> String {
+    let text = format!("{}.{:03}", milli / 1_000, milli % 1_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn task_fields(task: &TaskSpec, fields: &mut Fields) {

@@ -28,6 +28,7 @@ fn sentence(kind: &EventKind, node: &str) -> String {
             format!("job {name} was submitted to namespace {namespace}")
         }
         EventKind::JobUpdated { version } => format!("the job is now at version {version}"),
+        EventKind::ReplicasScaled { from, to, reason } => scaled(*from, *to, reason),
         EventKind::UpdateFailed { version, reason } => update_failed(*version, reason),
         EventKind::JobHeld => "nothing more of the job is placed until it is released".to_owned(),
         EventKind::JobReleased => "the job may be placed again".to_owned(),
@@ -47,10 +48,7 @@ fn sentence(kind: &EventKind, node: &str) -> String {
         EventKind::AllocationEnded { outcome, reason, .. } => {
             because(outcome_phrase(*outcome), reason)
         }
-        EventKind::RetryScheduled { wait_ms: 0 } => "will be tried again at once".to_owned(),
-        EventKind::RetryScheduled { wait_ms } => {
-            format!("will be tried again in {}.{:03} s", wait_ms / 1000, wait_ms % 1000)
-        }
+        EventKind::RetryScheduled { wait_ms } => tried_again(*wait_ms),
         EventKind::NodeRegistered { name } => format!("node {name} has registered"),
         EventKind::NodeStateChanged { state } => format!("node {node} is {}", state.name()),
         EventKind::NodePurposeChanged { purpose } => purpose_sentence(*purpose, node),
@@ -152,6 +150,17 @@ fn policy_default(pool: Option<&Name>, policy: Option<Policy>) -> String {
         }
         None => format!("{whose} has no policy of its own any more for jobs that say none"),
     }
+}
+
+fn tried_again(wait_ms: u64) -> String {
+    match wait_ms {
+        0 => "will be tried again at once".to_owned(),
+        _ => format!("will be tried again in {}.{:03} s", wait_ms / 1000, wait_ms % 1000),
+    }
+}
+
+fn scaled(from: u32, to: u32, reason: &str) -> String {
+    because(&format!("scaled from {from} to {to} replicas"), reason)
 }
 
 fn update_failed(version: u32, reason: &str) -> String {

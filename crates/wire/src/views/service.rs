@@ -1,12 +1,12 @@
 //! A service as its callers reach it.
 
-use berth_model::{AllocationState, Reached};
+use berth_model::{AllocationState, Autoscale, Reached};
 use berth_proto::v1;
 use berth_state::{AllocationRow, ClusterState, JobRow};
 
 use super::allocation::allocation;
 use super::routes::address;
-use crate::spec::routing_policy_to_proto;
+use crate::spec::{routing_policy_to_proto, scaling_policy_to_proto, targets_to_proto};
 
 /// `None` for what is not reached by anybody: it is no service, has no port, or has ended. Costs
 /// O(its live instances). What gateways tell is not in it.
@@ -37,5 +37,17 @@ pub fn service(state: &ClusterState, job: &JobRow) -> Option<v1::Service> {
         uses: Vec::new(),
         gateways: None,
         stale_ms: None,
+        scaling: job.spec.autoscale.as_ref().map(|rule| scaling(rule, job)),
     })
+}
+
+fn scaling(rule: &Autoscale, job: &JobRow) -> v1::ServiceScaling {
+    let targets = rule.targets(job.spec.route.in_flight_max);
+    v1::ServiceScaling {
+        min: rule.min,
+        max: rule.max,
+        policy: scaling_policy_to_proto(rule.policy),
+        targets: targets_to_proto(&targets),
+        because: String::new(),
+    }
 }

@@ -3,7 +3,8 @@
 use berth_proto::v1::services_server::Services;
 use berth_proto::v1::{
     Allocation, ErrorDetail, GetServiceRequest, ListServicesReply, ListServicesRequest,
-    ReplicaStatus, ReplicaUse, RoutingPolicy, Service, ServiceUse,
+    ReplicaStatus, ReplicaUse, RoutingPolicy, ScalingMetric, ScalingPolicy, ScalingTarget, Service,
+    ServiceScaling, ServiceUse,
 };
 use tonic::{Code, Request, Response, Status};
 
@@ -75,6 +76,16 @@ fn chat() -> Service {
         ],
         gateways: Some(2),
         stale_ms: None,
+        scaling: Some(ServiceScaling {
+            min: 1,
+            max: 8,
+            policy: ScalingPolicy::TargetTracking.into(),
+            targets: vec![
+                ScalingTarget { metric: ScalingMetric::Concurrency.into(), milli: 8_000 },
+                ScalingTarget { metric: ScalingMetric::KvCache.into(), milli: 750 },
+            ],
+            because: "concurrency is 11.00 in all, and 8.00 for each replica".to_owned(),
+        }),
     }
 }
 

@@ -30,6 +30,7 @@ fn job(kind: JobKind) -> JobSpec {
         exclusive: false,
         preemption: crate::Preemption::default(),
         route: crate::Route::default(),
+        autoscale: None,
     }
 }
 
@@ -322,4 +323,44 @@ fn only_a_service_with_a_port_is_asked_by_callers() {
     for wrong in ["", " ", "a b", "a\"b", "a\\b", "a\nb", "mod\u{e8}le", &"m".repeat(257)] {
         assert_eq!(named(wrong.to_owned().leak()), ["route.model"], "{wrong:?}");
     }
+}
+
+#[test]
+fn only_a_service_with_a_port_is_scaled_and_within_its_range() {
+    use crate::{Autoscale, PidGains, ScalingMetric, ScalingPace, ScalingPolicy};
+    let scaled = |change: fn(&mut JobSpec, &mut Autoscale)| {
+        let mut spec = job(JobKind::Service);
+        spec.tasks[0].ports = vec![name("http")];
+        spec.tasks[0].count = 2;
+        let mut rule = Autoscale::between(1, 4);
+        change(&mut spec, &mut rule);
+        spec.autoscale = Some(rule);
+        fields(&spec)
+    };
+    let none = Vec::<String>::new();
+    assert_eq!(scaled(|_, _| ()), none);
+    assert_eq!(scaled(|spec, _| spec.kind = JobKind::Batch), ["autoscale"]);
+    assert_eq!(scaled(|spec, _| spec.tasks[0].ports.clear()), ["autoscale"]);
+    assert_eq!(scaled(|_, rule| rule.min = 4), ["replicas"]);
+    assert_eq!(scaled(|_, rule| rule.max = 10_001), ["replicas"]);
+    assert_eq!(scaled(|spec, _| spec.tasks[0].count = 5), ["tasks.main.count"]);
+    assert_eq!(scaled(|spec, _| spec.tasks[0].gang = Some(crate::Gang {})), ["replicas"]);
+    let targets: fn(&mut JobSpec, &mut Autoscale) = |_, rule| {
+        rule.targets =
+            [(ScalingMetric::Queue, 0), (ScalingMetric::Gpu, 1_001), (ScalingMetric::Latency, 9)]
+                .into();
+    };
+    assert_eq!(scaled(targets), ["autoscale.target.queue", "autoscale.target.gpu"]);
+    let law: fn(&mut JobSpec, &mut Autoscale) = |_, rule| {
+        (rule.tolerance, rule.step, rule.alpha) = (1_000, 0, Some(0));
+    };
+    assert_eq!(scaled(law), ["autoscale.tolerance", "autoscale.step", "autoscale.alpha"]);
+    let still: fn(&mut JobSpec, &mut Autoscale) = |_, rule| {
+        rule.policy = ScalingPolicy::Pid;
+        rule.gains = PidGains { proportional: 0, integral: 0, derivative: 1 };
+        let pace = ScalingPace { percent: 0, replicas: 0, ..rule.up };
+        (rule.up, rule.down.every, rule.idle) = (pace, crate::DurationMs(0), crate::DurationMs(0));
+    };
+    let expected = ["autoscale.gains", "autoscale.up", "autoscale.down.every", "autoscale.idle"];
+    assert_eq!(scaled(still), expected);
 }

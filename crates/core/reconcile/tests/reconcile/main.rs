@@ -13,5 +13,6 @@ mod node_reservations;
 mod relief;
 mod retention;
 mod rolling;
+mod scaling;
 mod time_limits;
 mod world;

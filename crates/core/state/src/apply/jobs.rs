@@ -125,7 +125,8 @@ impl Step<'_> {
             return Ok(Reply::Submitted { job, version: row.version, existed: true });
         }
         self.may_revive(&row)?;
-        let version = self.new_version(&row, submit.spec.clone(), submit.digest);
+        let spec = Step::with_replicas(&row, submit.spec.clone());
+        let version = self.new_version(&row, spec, submit.digest);
         Ok(Reply::Submitted { job, version, existed: false })
     }
 
@@ -325,7 +326,8 @@ impl Step<'_> {
             return Err(Refusal::NoSuchVersion { job, version: wanted });
         };
         self.may_revive(&row)?;
-        let version = self.new_version(&row, old.spec.clone(), old.digest);
+        let spec = Step::with_replicas(&row, old.spec.clone());
+        let version = self.new_version(&row, spec, old.digest);
         Ok(Reply::Submitted { job, version, existed: false })
     }
 
@@ -338,7 +340,7 @@ impl Step<'_> {
     }
 
     /// Says that instances wait, if any do and may be placed.
-    fn emit_queued(&mut self, job: JobId) {
+    pub(super) fn emit_queued(&mut self, job: JobId) {
         if !self.state.jobs.get(&job).is_some_and(|row| row.places()) {
             return;
         }

@@ -21,6 +21,7 @@ mod policies;
 mod reap;
 mod reserve;
 mod rollouts;
+mod scale;
 mod schedulers;
 mod settle;
 mod stock;
@@ -127,6 +128,7 @@ impl Step<'_> {
                 Ok(Reply::Done)
             }
             Command::LetGo { allocations, reason } => Ok(self.let_go(allocations, reason)),
+            Command::Scale { job, from, count, reason } => self.scale(*job, *from, *count, reason),
             Command::Observe { node, observations } => Ok(self.observe(*node, observations)),
             Command::ExpireJob { job } => self.expire_job(*job),
             Command::FailUpdate { job, version, reason } => {

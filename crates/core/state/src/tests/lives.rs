@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use berth_model::{
-    AllocationId, DurationMs, EndCause, EndReport, Gang, Grant, JobId, JobKind, JobSpec, Machine,
-    NodeId, OnReturn, PATIENCE, Resource, Role, Scope, StateMs, StopIntent, WallMs,
+    AllocationId, Autoscale, DurationMs, EndCause, EndReport, Gang, Grant, JobId, JobKind, JobSpec,
+    Machine, NodeId, OnReturn, PATIENCE, Resource, Role, Scope, StateMs, StopIntent, WallMs,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -36,6 +36,7 @@ enum Move {
     Node { node: u8, what: u8 },
     Scheduler { which: u8, what: u8 },
     Access { which: u8, what: u8, other: u8 },
+    Scale { job: u8, count: u32 },
     Namespace { gpus: u64, queued: u64, what: u8 },
     Reap,
     Wait { ms: u64 },
@@ -62,6 +63,7 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => (0..6u8, 0..4u8).prop_map(|(which, what)| Move::Scheduler { which, what }),
         4 => (0..3u8, 0..12u8, 0..3u8)
             .prop_map(|(which, what, other)| Move::Access { which, what, other }),
+        2 => (any::<u8>(), 0..6u32).prop_map(|(job, count)| Move::Scale { job, count }),
         1 => (0..7u64, 0..9u64, 0..4u8)
             .prop_map(|(gpus, queued, what)| Move::Namespace { gpus, queued, what }),
         1 => Just(Move::Reap),
@@ -129,6 +131,11 @@ fn command_for(world: &mut World, wish: &Move) -> Option<Command> {
         Move::Node { node, what } => node_command(world, &nodes, node, what),
         Move::Scheduler { which, what } => Some(scheduler_command(world, which, what)),
         Move::Access { which, what, other } => Some(access_command(which, what, other)),
+        Move::Scale { job, count } => {
+            let job = pick(&jobs, job)?;
+            let from = world.state.jobs().get(&job)?.spec.tasks[0].count;
+            Some(Command::Scale { job, from, count, reason: "r".to_owned() })
+        }
         Move::Namespace { gpus, queued, what } => Some(namespace_command(gpus, queued, what)),
         Move::Reap => Some(Command::Reap {
             jobs,
@@ -177,6 +184,7 @@ fn any_job(kind: u8, count: u32, gpus: u32, named: u8) -> JobSpec {
     spec.preemption.min_run = DurationMs(1_000 * u64::from(named));
     if named < 2 && kind == JobKind::Service {
         spec.tasks[0].ports = vec![name("http")];
+        spec.autoscale = (named == 1).then(|| Autoscale::between(0, 4));
     }
     if named == 2 && kind != JobKind::Daemon {
         spec.tasks[0].gang = Some(Gang {});

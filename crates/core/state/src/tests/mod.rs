@@ -19,5 +19,6 @@ mod policies;
 mod quota_races;
 mod reservations;
 mod restores;
+mod scale;
 mod truth;
 mod world;

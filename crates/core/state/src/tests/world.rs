@@ -264,6 +264,7 @@ pub fn job(kind: JobKind, text: &str, count: u32, gpus: u32) -> JobSpec {
         exclusive: false,
         preemption: berth_model::Preemption::default(),
         route: berth_model::Route::default(),
+        autoscale: None,
     }
 }
 

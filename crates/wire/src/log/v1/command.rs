@@ -63,6 +63,7 @@ pub(super) fn to_proto(command: &Command) -> v1::Command {
         Command::Reserve { reservations } => Kind::Reserve(plan::reserve_to_proto(reservations)),
         Command::Unreserve { allocations, reason } => plan::unreserve_to_proto(allocations, reason),
         Command::LetGo { allocations, reason } => ends::let_go(allocations, reason),
+        Command::Scale { job, from, count, reason } => scale(*job, *from, *count, reason),
         Command::StopAllocations { allocations, intent, reason } => {
             ends::stop(allocations, *intent, reason)
         }
@@ -126,6 +127,15 @@ fn register_to_proto(name: &Name, instance_key: [u8; 16], spec: &NodeSpec) -> v1
         instance_key: Bytes::copy_from_slice(&instance_key),
         spec: Some(node_spec_to_proto(spec)),
     }
+}
+
+fn scale(job: JobId, from: u32, count: u32, reason: &str) -> Kind {
+    Kind::Scale(v1::Scale { job: job.0, from, count, reason: reason.to_owned() })
+}
+
+fn read_scale(proto: v1::Scale) -> Command {
+    let v1::Scale { job, from, count, reason } = proto;
+    Command::Scale { job: JobId(job), from, count, reason }
 }
 
 fn fail_to_proto(job: JobId, version: u32, reason: &str) -> Kind {
@@ -237,6 +247,7 @@ pub(super) fn read(at: Field<'_>, proto: v1::Command, problems: &mut Problems) -
         Kind::Unreserve(unreserve) => plan::read_unreserve(at, unreserve, problems),
         Kind::StopAllocations(stop) => ends::read_stop(at, stop, problems)?,
         Kind::LetGo(let_go) => ends::read_let_go(at, let_go, problems),
+        Kind::Scale(proto) => read_scale(proto),
         Kind::Observe(v1::Observe { node, observations }) => Command::Observe {
             node: NodeId(node),
             observations: observation::read_all(at.named("observations"), observations, problems)?,

@@ -21,7 +21,7 @@ use berth_state::{
 
 mod specs;
 
-use specs::{job, routed, second_task};
+use specs::{job, routed, scaled, second_task};
 
 pub(super) const HEX: &str = include_str!("../../../../fixtures/log-v1-every-command.hex");
 
@@ -165,6 +165,7 @@ pub(super) fn entry() -> Entry {
     commands.extend(policies());
     commands.extend(node_reservations());
     commands.extend(routed());
+    commands.extend(scaled());
     Entry {
         state_ms: StateMs(123_456_789),
         wall_ms: WallMs(1_790_000_000_000),

@@ -279,6 +279,7 @@ fn spec() -> Arc<JobSpec> {
         exclusive: false,
         preemption: berth_model::Preemption::default(),
         route: berth_model::Route::default(),
+        autoscale: None,
     })
 }
 
