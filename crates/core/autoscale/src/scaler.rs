@@ -67,6 +67,9 @@ pub enum Why {
 #[derive(Clone, Copy)]
 struct Wish {
     count: u32,
+    /// Replicas that would have just their target: of two that ask for as many the one that is
+    /// nearer to asking for more is told of.
+    carrying: f64,
     why: Why,
 }
 
@@ -119,12 +122,14 @@ impl Scaler {
         let wishes = targets
             .iter()
             .filter_map(|(metric, target)| self.wish(rule, seen, *metric, thousandths(*target)));
-        let wish = wishes.max_by_key(|wish| wish.count);
+        let wish = wishes.max_by(|one, other| {
+            one.count.cmp(&other.count).then(one.carrying.total_cmp(&other.carrying))
+        });
         let wish = match (wish, wanted) {
             // Nobody has replicas to tell of.
             (wish, 0) if measured.busy => {
                 let count = wish.map_or(1, |wish| wish.count.max(1));
-                Wish { count, why: Why::Woken }
+                Wish { count, carrying: 0.0, why: Why::Woken }
             }
             (Some(wish), _) => wish,
             (None, _) => return Change { count: wanted, why: Why::Unknown },
@@ -154,22 +159,22 @@ impl Scaler {
         }
         let total = if self.panics(now) { newest.total.max(mean.total) } else { mean.total };
         let load = Load { wanted, total, target };
-        let why = Why::Load { metric, total, target };
+        let (carrying, why) = (total / target, Why::Load { metric, total, target });
         if rule.policy == ScalingPolicy::Pid {
             let asked = self.pids.entry(metric).or_default().asked(&load, rule, now);
             let load = Load { total: asked * target, ..load };
-            return Some(Wish { count: load.settled(asked, rule), why });
+            return Some(Wish { count: load.settled(asked, rule), carrying, why });
         }
         // Who has not told is taken for idle where there are to be more,
         let more = load.settled(load.asked(rule), rule);
         if more > wanted {
-            return Some(Wish { count: more, why });
+            return Some(Wish { count: more, carrying, why });
         }
         // and for full where there are to be fewer.
         let missing = f64::from(newest.missing) * target;
         let load = Load { total: total + missing, ..load };
         let fewer = load.settled(load.asked(rule), rule).min(wanted);
-        Some(Wish { count: fewer, why })
+        Some(Wish { count: fewer, carrying, why })
     }
 
     fn panics(&self, now: StateMs) -> bool {

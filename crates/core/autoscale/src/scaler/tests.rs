@@ -183,6 +183,15 @@ fn that_which_asks_for_most_counts() {
     assert_eq!(change.count, 7);
     let why = Why::Load { metric: ScalingMetric::KvCache, total: 3.4, target: 0.5 };
     assert_eq!(change.why, why);
+    // Both ask for one, and one of them nearly for two.
+    let mut world = World::new(world.rule, 1);
+    let metrics = BTreeMap::from([
+        (CONCURRENCY, Measure { total: 7.0, missing: 0 }),
+        (ScalingMetric::KvCache, Measure { total: 0.0, missing: 0 }),
+    ]);
+    let change = world.see(Some(Measured { metrics, busy: true }));
+    let why = Why::Load { metric: CONCURRENCY, total: 7.0, target: 8.0 };
+    assert_eq!(change, Change { count: 1, why });
 }
 
 #[test]
