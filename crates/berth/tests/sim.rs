@@ -339,3 +339,79 @@ fn waiting_is_drawn() {
     let svg = fs::read_to_string(plot).unwrap();
     assert!(svg.matches("<polyline").count() == 2 && svg.contains("<title>berth "), "{svg}");
 }
+
+/// The runs under each law, in their order.
+fn scaled(trace: &Path, scenario: &str, laws: &[&str]) -> Vec<serde_json::Value> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scenario.toml");
+    fs::write(&path, format!("{scenario}laws = {laws:?}\n")).unwrap();
+    let (trace, path) = (trace.to_str().unwrap(), path.to_str().unwrap());
+    let output = berth(&["sim", "serve", "--trace", trace, "--scenario", path, "-o", "json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let runs: Vec<serde_json::Value> =
+        told["runs"].as_array_mut().unwrap().iter_mut().map(serde_json::Value::take).collect();
+    let found: Vec<&str> = runs.iter().map(|run| run["scaling"].as_str().unwrap()).collect();
+    assert_eq!(found, laws);
+    runs
+}
+
+/// Over all seeds.
+#[expect(clippy::cast_precision_loss, reason = "a few seeds")]
+fn mean(run: &serde_json::Value, figure: &str) -> f64 {
+    let runs = run["runs"].as_array().unwrap();
+    let sum: f64 = runs.iter().map(|run| run[figure].as_f64().unwrap()).sum();
+    sum / runs.len() as f64
+}
+
+/// A quiet hour with three bursts of five minutes, under every law.
+#[test]
+fn replicas_follow_a_load_up_and_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("bursts.csv");
+    let mut rows = "arrival_s,context_tokens,generated_tokens\n".to_owned();
+    for tenth in 0..36_000 {
+        let is_burst = (tenth / 10) % 1_200 < 300;
+        if is_burst || tenth % 20 == 0 {
+            writeln!(rows, "{:.1},100,200", f64::from(tenth) / 10.0).unwrap();
+        }
+    }
+    fs::write(&trace, rows).unwrap();
+    let scenario = "fleet = [{ count = 12 }]\npolicies = [\"least-outstanding\"]\nseeds = 1\n\
+        [scaling]\ntarget = 4\nstart = \"20s\"\n";
+    let laws = ["target-tracking", "step", "half-gap", "pid", "kubernetes", "clairvoyant", "fixed"];
+    let runs = scaled(&trace, scenario, &laws);
+    let whole = mean(&runs[6], "gpu_hours");
+    for run in &runs[..5] {
+        assert!(mean(run, "attainment") > 0.95, "{run}");
+        assert!(mean(run, "gpu_hours") < 0.5 * whole, "{run}");
+        let changes = run["runs"][0]["replicas"].as_array().unwrap();
+        let counts: Vec<u64> = changes.iter().map(|one| one["count"].as_u64().unwrap()).collect();
+        let last = *counts.last().unwrap();
+        assert!(counts.iter().any(|count| *count >= 3) && last <= 2, "{run}");
+    }
+}
+
+/// On requests that come in bursts, with a minute for each start: more of them in time than under
+/// Kubernetes' law, and for at most a twentieth more GPU-hours.
+#[test]
+fn scaling_on_a_real_trace_meets_more_than_the_law_of_kubernetes() {
+    let name = "scaling_on_a_real_trace_meets_more_than_the_law_of_kubernetes";
+    let Some(traces) = std::env::var_os("BERTH_TRACES").map(PathBuf::from) else {
+        return skipped(name, "traces", "BERTH_TRACES names no folder of traces");
+    };
+    let trace = traces.join("llm").join("azure2023_code_min00-40.csv");
+    for target in [2, 8] {
+        let scenario = format!(
+            "fleet = [{{ count = 24 }}]\npolicies = [\"least-outstanding\"]\nseeds = 10\n\
+             [scaling]\ntarget = {target}\nstart = \"60s\"\n"
+        );
+        let [own, kubernetes] =
+            scaled(&trace, &scenario, &["target-tracking", "kubernetes"]).try_into().unwrap();
+        let figures = |run| [mean(run, "attainment"), mean(run, "gpu_hours")];
+        let [(met, hours), (met_there, hours_there)] =
+            [&own, &kubernetes].map(|run| figures(run).into());
+        assert!(met > met_there + 0.05, "{target}: {met} and {met_there}");
+        assert!(hours < 1.05 * hours_there, "{target}: {hours} and {hours_there}");
+    }
+}

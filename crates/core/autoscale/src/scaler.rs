@@ -170,9 +170,10 @@ impl Scaler {
         if more > wanted {
             return Some(Wish { count: more, carrying, why });
         }
-        // and for full where there are to be fewer.
+        // and for full where there are to be fewer; and what has just come may come again, however
+        // little it is in the mean.
         let missing = f64::from(newest.missing) * target;
-        let load = Load { total: total + missing, ..load };
+        let load = Load { total: total.max(newest.total) + missing, ..load };
         let fewer = load.settled(load.asked(rule), rule).min(wanted);
         Some(Wish { count: fewer, carrying, why })
     }

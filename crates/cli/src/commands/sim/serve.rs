@@ -1,13 +1,14 @@
 //! `berth sim serve`: the requests of a trace over a fleet of replicas in virtual time, under one
 //! policy of routing or another.
 
+mod scaling;
 mod scenario;
 
 use std::path::{Path, PathBuf};
 
 use berth_sim::serve::{
-    self, GatewayUs, Latency, RoutingPolicy, ServeArrival, ServeError, ServeOptions, ServeReport,
-    SpanUs,
+    self, GatewayUs, HerdReport, Latency, RoutingPolicy, ServeArrival, ServeError, ServeOptions,
+    ServeReport, SpanUs,
 };
 use clap::Args;
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ use crate::error::{CliError, Exit, Fault};
 use crate::output::{Answer, Curve, Curves, Piece, Table, curves};
 use crate::requests;
 use crate::session::Session;
+use scaling::LawSetting;
 use scenario::{RatesOf, Setting};
 
 /// A capacity is looked for up to so many times the trace's rate.
@@ -41,6 +43,8 @@ pub struct ServeArgs {
 /// What became of the requests under a policy at a rate, once for each seed.
 struct Outcome {
     policy: RoutingPolicy,
+    /// By which the number of replicas is found.
+    law: &'static str,
     rate_milli: u64,
     /// In the order of the mean time to the end, so that the median is in the middle.
     reports: Vec<ServeReport>,
@@ -79,21 +83,24 @@ pub(crate) fn run(args: &ServeArgs, session: &mut Session<'_, '_>) -> Result<Exi
     Ok(Exit::Done)
 }
 
-/// Every policy on a thread of its own.
+/// Every policy with every law on a thread of its own.
 fn compare(
     setting: &Setting,
     arrivals: &[ServeArrival],
     one_milli: u64,
 ) -> Result<Outcomes, ServeError> {
-    let of = |policy: RoutingPolicy| -> Result<(Vec<Outcome>, Option<u64>), ServeError> {
-        let one = |rate: &u64| of_rate(setting, arrivals, policy, (*rate, one_milli));
-        let runs = setting.rates_milli.iter().map(one).collect::<Result<_, _>>()?;
+    let of = |(policy, law): (RoutingPolicy, &LawSetting)| {
+        let one = |rate: &u64| of_rate(setting, arrivals, (policy, law), (*rate, one_milli));
+        let runs: Vec<Outcome> = setting.rates_milli.iter().map(one).collect::<Result<_, _>>()?;
         let found = setting.capacity.then(|| capacity(setting, arrivals, policy)).transpose()?;
-        Ok((runs, found))
+        Ok::<_, ServeError>((runs, found))
     };
+    let policies = setting.policies.iter().copied();
+    let pairs: Vec<(RoutingPolicy, &LawSetting)> =
+        policies.flat_map(|policy| setting.laws.iter().map(move |law| (policy, law))).collect();
     let (mut runs, mut capacities) = (Vec::new(), Vec::new());
-    let found = each_on_a_thread(&setting.policies, of);
-    for (policy, outcome) in setting.policies.iter().copied().zip(found) {
+    let found = each_on_a_thread(&pairs, of);
+    for ((policy, _), outcome) in pairs.into_iter().zip(found) {
         let (of_policy, capacity) = outcome?;
         runs.extend(of_policy);
         capacities.extend(capacity.map(|capacity| (policy, capacity)));
@@ -113,7 +120,7 @@ fn capacity(
 fn of_rate(
     setting: &Setting,
     arrivals: &[ServeArrival],
-    policy: RoutingPolicy,
+    (policy, law): (RoutingPolicy, &LawSetting),
     (rate_milli, one_milli): (u64, u64),
 ) -> Result<Outcome, ServeError> {
     let of_trace_milli = rate_milli.saturating_mul(one_milli) / 1_000;
@@ -130,6 +137,7 @@ fn of_rate(
         let options = ServeOptions {
             rate_milli: of_trace_milli,
             outages: outages.unwrap_or_default(),
+            scaling: law.options(arrivals, of_trace_milli, (setting.fleet[0], setting.slo.first)),
             seed,
             ..options(setting, policy)
         };
@@ -137,7 +145,7 @@ fn of_rate(
     };
     let mut reports: Vec<ServeReport> = (1..=setting.seeds).map(one).collect::<Result<_, _>>()?;
     reports.sort_by_key(|report| report.whole.mean);
-    Ok(Outcome { policy, rate_milli, reports })
+    Ok(Outcome { policy, law: law.name, rate_milli, reports })
 }
 
 /// At the trace's rate and without outages.
@@ -151,6 +159,7 @@ fn options(setting: &Setting, policy: RoutingPolicy) -> ServeOptions {
         checks: setting.checks,
         retries: setting.retries,
         silence_max: setting.silence_max,
+        scaling: None,
         seed: 1,
     }
 }
@@ -166,7 +175,9 @@ fn refused(trace: &Path, lines: &[u64], error: &ServeError) -> CliError {
         ServeError::NoReplicas
         | ServeError::NoArrivals
         | ServeError::TooMany { .. }
-        | ServeError::NoSuchReplica { .. } => CliError::bad_input(format!("{trace}: {error}")),
+        | ServeError::NoSuchReplica { .. }
+        | ServeError::BeginsWith { .. }
+        | ServeError::OutagesOfScaled => CliError::bad_input(format!("{trace}: {error}")),
     }
 }
 
@@ -186,25 +197,30 @@ fn answer(
         let one = outcomes.one_milli as f64 / 1_000.0;
         text += &format!("\na rate of 1 is {one:.3} times the trace's: what round robin can do");
     }
+    // Said of a fleet that is there all the time it would be the same in every row.
+    let (first, more) = match setting.is_scaled() {
+        true => (&["POLICY", "REPLICAS"][..], &["GPU HOURS", "STARTS"][..]),
+        false => (&["POLICY"][..], &[][..]),
+    };
+    let usual = [
+        "RATE",
+        "GOOD %",
+        "REFUSED %",
+        "FAILED %",
+        "CUT %",
+        "FIRST",
+        "P50",
+        "P99",
+        "WHOLE",
+        "P99",
+        "HIT %",
+        "EFFECTIVE %",
+    ];
     let mut table = Table::new(
-        &[
-            "POLICY",
-            "RATE",
-            "GOOD %",
-            "REFUSED %",
-            "FAILED %",
-            "CUT %",
-            "FIRST",
-            "P50",
-            "P99",
-            "WHOLE",
-            "P99",
-            "HIT %",
-            "EFFECTIVE %",
-        ],
-        &["EACH P99", "RETRIES", "LASTED"],
+        &[first, &usual, more].concat(),
+        &["MOST", "CHANGES", "EACH P99", "RETRIES", "LASTED"],
     );
-    outcomes.runs.iter().for_each(|outcome| table.row(row(outcome)));
+    outcomes.runs.iter().for_each(|outcome| table.row(row(outcome, setting)));
     let mut pieces = vec![Piece::Text(text), Piece::Table(table)];
     if !outcomes.capacities.is_empty() {
         let mut table = Table::new(&["POLICY", "CAPACITY"], &[]);
@@ -225,12 +241,14 @@ fn answer(
     Answer { json, pieces, ids: Vec::new() }
 }
 
-fn row(Outcome { policy, rate_milli, reports }: &Outcome) -> Vec<String> {
+fn row(Outcome { policy, law, rate_milli, reports }: &Outcome, setting: &Setting) -> Vec<String> {
     let report = &reports[reports.len() / 2];
     let of = |count: u64| format!("{:.2}", percent(count, report.offered));
     let seconds = |span: SpanUs| format!("{:.3}", span.0 as f64 / 1e6);
-    vec![
-        policy.name().to_owned(),
+    let scaled = setting.is_scaled();
+    let mut row = vec![policy.name().to_owned()];
+    row.extend(scaled.then(|| (*law).to_owned()));
+    row.extend([
         format!("{:.2}", *rate_milli as f64 / 1e3),
         of(report.good),
         of(report.refused),
@@ -243,18 +261,43 @@ fn row(Outcome { policy, rate_milli, reports }: &Outcome) -> Vec<String> {
         seconds(report.whole.p99),
         format!("{:.1}", report.hit_milli as f64 / 10.0),
         format!("{:.1}", report.effective_milli as f64 / 10.0),
+    ]);
+    if scaled {
+        row.push(format!("{:.2}", gpu_hours(report, setting)));
+        row.push(of_herd(report, |herd| herd.starts));
+    }
+    row.extend([
+        of_herd(report, |herd| most(herd).into()),
+        of_herd(report, |herd| herd.changes.len() as u64),
         seconds(report.each.p99),
         report.retries.to_string(),
         seconds(report.lasted),
-    ]
+    ]);
+    row
+}
+
+/// Nothing of a fleet that is there all the time.
+fn of_herd(report: &ServeReport, told: fn(&HerdReport) -> u64) -> String {
+    report.herd.as_ref().map_or_else(|| "-".to_owned(), |herd| told(herd).to_string())
+}
+
+fn most(herd: &HerdReport) -> u32 {
+    herd.changes.iter().map(|(_, count)| *count).max().unwrap_or(0)
+}
+
+/// At a GPU each.
+fn gpu_hours(report: &ServeReport, setting: &Setting) -> f64 {
+    let whole = SpanUs(report.lasted.0.saturating_mul(setting.fleet.len() as u64));
+    let held = report.herd.as_ref().map_or(whole, |herd| herd.held);
+    held.0 as f64 / 3.6e9
 }
 
 fn percent(part: u64, whole: u64) -> f64 {
     part as f64 * 100.0 / (whole as f64).max(1.0)
 }
 
-fn outcome_json(Outcome { policy, rate_milli, reports }: &Outcome, setting: &Setting) -> Value {
-    let replicas = setting.fleet.len() as f64;
+fn outcome_json(outcome: &Outcome, setting: &Setting) -> Value {
+    let Outcome { policy, law, rate_milli, reports } = outcome;
     let latency = |latency: &Latency| {
         let [mean, p50, p90, p99] =
             [latency.mean, latency.p50, latency.p90, latency.p99].map(|span| span.0 as f64 / 1e6);
@@ -276,24 +319,37 @@ fn outcome_json(Outcome { policy, rate_milli, reports }: &Outcome, setting: &Set
             "hit_percent": report.hit_milli as f64 / 10.0,
             "effective_percent": report.effective_milli as f64 / 10.0,
             "lasted_s": report.lasted.0 as f64 / 1e6,
-            "gpu_hours": replicas * report.lasted.0 as f64 / 3.6e9,
+            "gpu_hours": gpu_hours(report, setting),
+            "starts": report.herd.as_ref().map(|herd| herd.starts),
+            "replicas": report.herd.as_ref().map(timeline),
         })
     };
     json!({
         "policy": policy.name(),
+        "scaling": law,
         "rate": *rate_milli as f64 / 1e3,
         "runs": reports.iter().map(one).collect::<Vec<Value>>(),
     })
 }
 
+/// From when on how many there were to be.
+fn timeline(herd: &HerdReport) -> Vec<Value> {
+    let one = |(at, count): &(GatewayUs, u32)| json!({ "at_s": at.0 as f64 / 1e6, "count": count });
+    herd.changes.iter().map(one).collect()
+}
+
 /// The median run of each policy at the last rate that was asked for.
 fn draw(setting: &Setting, outcomes: &Outcomes) -> String {
     let last = setting.rates_milli.last().copied().unwrap_or_default();
-    let curve = |Outcome { policy, reports, .. }: &Outcome| {
+    let curve = |Outcome { policy, law, reports, .. }: &Outcome| {
         let report = &reports[reports.len() / 2];
         let mean = report.first.mean.0 as f64 / 1e6;
         let values = report.first_spread.iter().map(|span| span.0 as f64 / 1e6);
-        Curve { name: format!("{} {mean:.3} s", policy.name()), values: values.collect() }
+        let name = match setting.laws.len() {
+            1 => format!("{} {mean:.3} s", policy.name()),
+            _ => format!("{}, {law} {mean:.3} s", policy.name()),
+        };
+        Curve { name, values: values.collect() }
     };
     let shown = outcomes.runs.iter().filter(|outcome| outcome.rate_milli == last);
     curves(&Curves {

@@ -171,6 +171,18 @@ fn a_burst_is_not_averaged_away() {
     assert!(changes.iter().any(|(second, count)| *second < 136 && *count >= 6), "{changes:?}");
 }
 
+/// A minute's mean of three seconds that ask for all of them asks for a fifth.
+#[test]
+fn what_comes_in_bursts_keeps_what_it_needs_between_them() {
+    let rule = Autoscale { average: DurationMs(60_000), ..usual(1, 100) };
+    let mut world = World::new(rule, 10);
+    for _ in 0..20 {
+        world.load(80.0, 12);
+        assert_eq!(world.load(2.0, 48), []);
+    }
+    assert_eq!(world.wanted, 10);
+}
+
 #[test]
 fn that_which_asks_for_most_counts() {
     let targets = BTreeMap::from([(CONCURRENCY, 8_000), (ScalingMetric::KvCache, 500)]);

@@ -4,12 +4,16 @@
 
 mod arrivals;
 mod engine;
+mod herd;
+mod known;
 mod options;
 mod report;
 mod run;
 
 pub use arrivals::{ARRIVALS_MAX, ServeArrival, chained, scaled};
 pub use engine::{Done, Engine, EngineShape, Work};
+pub use herd::{HerdReport, Law, ScalingOptions};
+pub use known::{Known, known};
 pub use options::{
     Checks, Fleet, Outage, OutageKind, Retries, ServeError, ServeOptions, spread_outages,
 };
@@ -18,5 +22,7 @@ pub use run::{capacity, run};
 
 pub use berth_routing::{Blocks, GatewayUs, Policy as RoutingPolicy, SpanUs};
 
+#[cfg(test)]
+mod scaled_tests;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::arrivals::{ARRIVALS_MAX, ServeArrival};
 use super::engine::EngineShape;
+use super::herd::ScalingOptions;
 use super::report::Slo;
 use crate::random::Random;
 
@@ -45,7 +46,7 @@ pub enum Retries {
 }
 
 /// What is varied from run to run.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct ServeOptions {
     pub policy: Policy,
     pub fleet: Fleet,
@@ -58,6 +59,8 @@ pub struct ServeOptions {
     pub retries: Retries,
     /// No first token for so long, or none after another, is a failure; `None`: it is waited for.
     pub silence_max: Option<SpanUs>,
+    /// `None`: the whole fleet is there all the time.
+    pub scaling: Option<ScalingOptions>,
     pub seed: u64,
 }
 
@@ -76,6 +79,10 @@ pub enum ServeError {
     Empty { index: usize },
     #[error("an outage is of replica {replica}, and there are {replicas}")]
     NoSuchReplica { replica: usize, replicas: usize },
+    #[error("there are {replicas} replicas, and it is to begin with {begins_with}")]
+    BeginsWith { begins_with: u32, replicas: usize },
+    #[error("outages are of a fleet that is there all the time")]
+    OutagesOfScaled,
 }
 
 /// So many outages by chance, each of one replica; of one replica none overlap, so that of very many
@@ -123,6 +130,15 @@ pub(super) fn check(arrivals: &[ServeArrival], options: &ServeOptions) -> Result
         return Err(ServeError::Empty { index });
     }
     let replicas = options.fleet.len();
+    if let Some(scaling) = &options.scaling {
+        let begins_with = scaling.begins_with;
+        if begins_with as usize > replicas {
+            return Err(ServeError::BeginsWith { begins_with, replicas });
+        }
+        if !options.outages.is_empty() {
+            return Err(ServeError::OutagesOfScaled);
+        }
+    }
     match options.outages.iter().find(|outage| outage.replica >= replicas) {
         Some(Outage { replica, .. }) => {
             Err(ServeError::NoSuchReplica { replica: *replica, replicas })

@@ -2,6 +2,8 @@
 
 use berth_routing::SpanUs;
 
+use super::herd::HerdReport;
+
 /// What an answer has to keep to be good.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Slo {
@@ -74,6 +76,8 @@ pub struct ServeReport {
     pub effective_milli: u64,
     /// From the first arrival to the last end.
     pub lasted: SpanUs,
+    /// Where the number of replicas follows the load.
+    pub herd: Option<HerdReport>,
     /// At most [`SPREAD_MAX`] of the times to the first token, evenly among all that were answered
     /// and in ascending order.
     pub first_spread: Vec<SpanUs>,
@@ -92,6 +96,11 @@ pub(super) fn spread(sorted: &[SpanUs]) -> Vec<SpanUs> {
 }
 
 impl ServeReport {
+    /// Requests of which it is known what became.
+    pub(super) fn ended(&self) -> u64 {
+        self.answered + self.refused + self.failed + self.cut
+    }
+
     /// Good answers of all requests that were offered, in thousandths of a percent.
     pub fn good_per_100_000(&self) -> u64 {
         (self.good * 100_000).checked_div(self.offered).unwrap_or(100_000)

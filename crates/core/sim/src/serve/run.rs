@@ -2,7 +2,7 @@
 //! `berth-routing` decides who answers each.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use berth_model::{AllocationId, InstanceIndex};
 use berth_routing::retry::{Attempt, Budget, Progress, Repeatable, Retry};
@@ -10,9 +10,12 @@ use berth_routing::{GatewayUs, Member, Outcome, Pool, Request, SpanUs, Ticket};
 
 use super::arrivals::{ServeArrival, scaled};
 use super::engine::{Done, Engine, EngineShape, Work};
+use super::herd::Herd;
 use super::options::{Checks, Outage, OutageKind, Retries, ServeError, ServeOptions, check};
 use super::report::{Latency, ServeReport, spread};
 use crate::random::Random;
+
+mod scaled;
 
 /// A refused connection is known after so long.
 const REFUSED_AFTER: SpanUs = SpanUs::from_millis(1);
@@ -101,6 +104,17 @@ enum Event {
     Check {
         round: u64,
     },
+    /// It is looked how many replicas there are to be.
+    Scales,
+    /// A replica that began is there.
+    Begins {
+        replica: usize,
+        turn: u64,
+    },
+    /// A request has waited for a replica for as long as it may.
+    GivesUp {
+        index: usize,
+    },
 }
 
 /// One replica with what is known of it from outside.
@@ -126,6 +140,9 @@ struct Open {
 struct Run<'a> {
     arrivals: &'a [ServeArrival],
     options: &'a ServeOptions,
+    block_tokens: u32,
+    /// Of engines that have ended: tokens of prompts that were in the cache, and all.
+    hit: (u64, u64),
     now: GatewayUs,
     events: BinaryHeap<Reverse<(GatewayUs, u64, Event)>>,
     told: u64,
@@ -136,6 +153,9 @@ struct Run<'a> {
     open: BTreeMap<usize, Open>,
     /// Between attempts: how many were made, and by whom.
     between: BTreeMap<usize, (u32, Vec<AllocationId>)>,
+    herd: Option<Herd>,
+    /// Those that wait for a replica, in the order in which they came.
+    waiting: BTreeSet<usize>,
     sums: ServeReport,
     first: Vec<SpanUs>,
     each: Vec<SpanUs>,
@@ -162,6 +182,8 @@ impl<'a> Run<'a> {
         let mut run = Run {
             arrivals,
             options,
+            block_tokens,
+            hit: (0, 0),
             now: GatewayUs(0),
             events: BinaryHeap::new(),
             told: 0,
@@ -171,6 +193,8 @@ impl<'a> Run<'a> {
             replicas: replicas.collect(),
             open: BTreeMap::new(),
             between: BTreeMap::new(),
+            herd: options.scaling.as_ref().map(|scaling| Herd::new(scaling, options.fleet.len())),
+            waiting: BTreeSet::new(),
             sums: ServeReport { offered: arrivals.len() as u64, ..ServeReport::default() },
             first: Vec::new(),
             each: Vec::new(),
@@ -186,6 +210,9 @@ impl<'a> Run<'a> {
         }
         if options.checks == Checks::EverySecond {
             run.tell(GatewayUs(0), Event::Check { round: 0 });
+        }
+        if run.herd.is_some() {
+            run.tell(GatewayUs(0), Event::Scales);
         }
         run
     }
@@ -223,6 +250,13 @@ impl<'a> Run<'a> {
                 }
             }
             Event::Check { round } => self.look(round),
+            Event::Scales => self.scale(),
+            Event::Begins { replica, turn } => self.begins(replica, turn),
+            Event::GivesUp { index } => {
+                if self.waiting.remove(&index) {
+                    self.sums.refused += 1;
+                }
+            }
         }
     }
 
@@ -235,13 +269,15 @@ impl<'a> Run<'a> {
         };
         let chance = self.random.draw();
         let Ok((ticket, decision)) = self.pool.pick(&request, &tried, chance, self.now) else {
-            self.sums.refused += 1;
-            return;
+            return self.no_replica(index);
         };
         tried.push(decision.replica);
         let replica = usize::try_from(decision.replica.instance.0).unwrap_or(usize::MAX);
         let open = Open { ticket, replica, attempt, tried, first: None, heard: 0 };
         self.open.insert(index, open);
+        if let Some(herd) = &mut self.herd {
+            herd.asked(replica);
+        }
         if let Some(silence) = self.options.silence_max {
             let silent = Event::Silent { index, attempt, heard: 0 };
             self.tell(self.now.after(silence), silent);
@@ -304,6 +340,7 @@ impl<'a> Run<'a> {
         let Some(mut open) = self.open.remove(&index) else { return };
         self.pool.first_byte(&mut open.ticket, self.now);
         self.pool.finish(open.ticket, Outcome::Answered, self.now);
+        self.has_one_less(open.replica);
         let arrival = &self.arrivals[index];
         let first = open.first.unwrap_or(self.now).since(self.at(arrival));
         let whole = self.now.since(self.at(arrival));
@@ -337,6 +374,7 @@ impl<'a> Run<'a> {
             Checks::EverySecond => Outcome::Failed,
         };
         self.pool.finish(open.ticket, outcome, self.now);
+        self.has_one_less(open.replica);
         self.last_end = self.now;
         self.replicas[open.replica].engine.cancel(index as u64);
         if open.first.is_some() {
@@ -417,13 +455,16 @@ impl<'a> Run<'a> {
             tier: 0,
             limit: None,
         };
-        let members: Vec<Member> = self.replicas.iter().enumerate().map(member).collect();
+        let is_there =
+            |replica: usize| self.herd.as_ref().is_none_or(|herd| herd.is_ready(replica));
+        let there = self.replicas.iter().enumerate().filter(|(replica, _)| is_there(*replica));
+        let members: Vec<Member> = there.map(member).collect();
         self.pool.set_members(&members, self.now);
     }
 
     fn report(mut self) -> ServeReport {
         let hit = self.replicas.iter().map(|one| one.engine.hit());
-        let (hit, all) = hit.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let (hit, all) = hit.fold(self.hit, |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let lasted = self.last_end.since(GatewayUs(0));
         let speed: u128 =
             self.options.fleet.iter().map(|shape| u128::from(shape.speed_milli)).sum();
@@ -432,6 +473,7 @@ impl<'a> Run<'a> {
         self.sums.hit_milli = (hit * 1_000).checked_div(all).unwrap_or(0);
         self.sums.effective_milli = u64::try_from(effective).unwrap_or(u64::MAX);
         self.sums.lasted = lasted;
+        self.sums.herd = self.herd.map(|herd| herd.close(self.last_end));
         self.sums.first = Latency::of(&mut self.first);
         self.sums.first_spread = spread(&self.first);
         self.sums.each = Latency::of(&mut self.each);

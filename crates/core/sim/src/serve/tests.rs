@@ -130,6 +130,7 @@ fn options(policy: Policy, fleet: Fleet) -> ServeOptions {
         checks: Checks::EverySecond,
         retries: Retries::Budget,
         silence_max: None,
+        scaling: None,
         seed: 1,
     }
 }

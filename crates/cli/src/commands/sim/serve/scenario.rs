@@ -8,6 +8,7 @@ use berth_sim::serve::{
 };
 use serde::Deserialize;
 
+use super::scaling::{LawSetting, Scaling};
 use crate::error::CliError;
 
 /// Replicas of one scenario.
@@ -34,6 +35,7 @@ pub(super) struct Scenario {
     silence: Option<String>,
     slo: Objectives,
     outages: Option<Outages>,
+    scaling: Option<Scaling>,
 }
 
 /// What a rate of 1 is.
@@ -100,6 +102,7 @@ impl Default for Scenario {
             silence: None,
             slo: Objectives::default(),
             outages: None,
+            scaling: None,
         }
     }
 }
@@ -119,6 +122,15 @@ pub(super) struct Setting {
     pub silence_max: Option<SpanUs>,
     pub slo: Slo,
     pub outages: Option<(u32, SpanUs, OutageKind)>,
+    /// Each is compared with the others.
+    pub laws: Vec<LawSetting>,
+}
+
+impl Setting {
+    /// Whether there is less than the whole fleet at times.
+    pub(super) fn is_scaled(&self) -> bool {
+        self.laws != [LawSetting::WHOLE_FLEET]
+    }
 }
 
 /// Reads a file; the defaults without one.
@@ -172,10 +184,18 @@ impl Scenario {
         };
         let rates_milli: Vec<u64> =
             self.rates.iter().enumerate().map(rate).collect::<Result<_, _>>()?;
-        let runs = policies.len().saturating_mul(rates_milli.len());
+        let laws = match &self.scaling {
+            Some(_) if self.outages.is_some() || self.capacity => {
+                return Err("scaling: goes with neither outages nor capacity".to_owned());
+            }
+            Some(scaling) => scaling.check(fleet.len())?,
+            None => vec![LawSetting::WHOLE_FLEET],
+        };
+        let runs = policies.len().saturating_mul(rates_milli.len()).saturating_mul(laws.len());
         let seeds = usize::try_from(self.seeds).unwrap_or(usize::MAX);
         if runs == 0 || seeds == 0 || runs.saturating_mul(seeds) > RUNS_MAX {
-            let what = "policies, rates and seeds: expected at least one of each, and at most";
+            let what =
+                "policies, rates, laws and seeds: expected at least one of each, and at most";
             return Err(format!("{what} {RUNS_MAX} runs in all"));
         }
         Ok(Setting {
@@ -190,6 +210,7 @@ impl Scenario {
             silence_max: self.silence.as_deref().map(|text| span("silence", text)).transpose()?,
             slo: self.objectives()?,
             outages: self.outages.as_ref().map(outages).transpose()?,
+            laws,
         })
     }
 
@@ -215,7 +236,7 @@ fn outages(outages: &Outages) -> Result<(u32, SpanUs, OutageKind), String> {
     Ok((outages.count, span("outages.lasts", &outages.lasts)?, kind))
 }
 
-fn span(key: &str, text: &str) -> Result<SpanUs, String> {
+pub(super) fn span(key: &str, text: &str) -> Result<SpanUs, String> {
     let day_ms = 24 * 3_600_000;
     let read = units::duration_ms_between(text, 1, day_ms);
     let millis = read.map_err(|error| {
@@ -281,11 +302,26 @@ mod tests {
         check("policies = [\"best\"]", "FILE: policies[0]: unknown policy `best`; expected one of");
         check("rates = [0]", "FILE: rates[0]: expected 0.001 to 1000");
         check("rates = [-1.0]", "FILE: rates[0]: expected 0.001 to 1000");
-        check("seeds = 0", "FILE: policies, rates and seeds: expected at least one of each");
-        check("seeds = 5000", "FILE: policies, rates and seeds: expected at least one of each");
+        check("seeds = 0", "FILE: policies, rates, laws and seeds: expected at least one of each");
+        check(
+            "seeds = 5000",
+            "FILE: policies, rates, laws and seeds: expected at least one of each",
+        );
         check("silence = \"5\"", "FILE: silence: ");
         check("[outages]\ncount = 1\nlasts = \"2d\"", "FILE: outages.lasts: ");
         check("rates_of = \"mine\"", "FILE:1: unknown variant `mine`, expected `trace` or");
         check("seeds = ", "FILE:1: ");
+        check(
+            "[scaling]\nlaws = [\"best\"]",
+            "FILE: scaling.laws[0]: unknown law `best`; expected",
+        );
+        check(
+            "[scaling]\nmin = 8",
+            "FILE: scaling.min: expected less than there are in the fleet, 8",
+        );
+        check("[scaling]\ntarget = 0", "FILE: scaling.target: expected 1 to");
+        check("[scaling]\nstart = \"soon\"", "FILE: scaling.start: ");
+        check("[scaling]\nlaws = []", "FILE: policies, rates, laws and seeds: expected");
+        check("capacity = true\n[scaling]", "FILE: scaling: goes with neither outages nor");
     }
 }
