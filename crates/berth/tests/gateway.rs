@@ -12,7 +12,7 @@ use berth_client::Client;
 use berth_model::{DurationMs, JobSpec};
 use berth_proto::v1;
 use rustix::process::Signal;
-use support::callers::{LONG, MIDDLE, REPLICAS, SHORT, ask, chat, send};
+use support::callers::{LONG, MIDDLE, REPLICAS, SHORT, ask, chat, send, until_answered};
 use support::processes;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -46,13 +46,6 @@ async fn served_as(schedulers: u8, agents: u8, spec: &JobSpec) -> Served {
 
 async fn kill_gateway(cluster: &mut LocalCluster) {
     cluster.gateway.as_mut().unwrap().child.kill().await.unwrap();
-}
-
-async fn until_answered(address: &str) {
-    support::until("the gateway to pass requests on", || async {
-        ask(address, SHORT).await.filter(|answer| answer.starts_with("HTTP/1.1 200"))
-    })
-    .await;
 }
 
 /// Asks one after the other until it is told to stop, and gathers what was no whole answer.

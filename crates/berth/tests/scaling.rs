@@ -8,7 +8,7 @@ use berth::local::{GatewayPort, LocalCluster};
 use berth_client::{Client, ClientError};
 use berth_model::{Autoscale, DurationMs, JobSpec, ScalingMetric, ScalingPace};
 use berth_proto::v1;
-use support::callers::{LONG, SHORT, ask, chat, send};
+use support::callers::{LONG, SHORT, ask, chat, send, until_answered};
 use tokio::net::TcpStream;
 
 const MAX: u32 = 3;
@@ -80,6 +80,10 @@ async fn a_hundred_requests_wake_a_service_once_and_when_they_are_gone_so_is_it(
     let scaled = started(&spec).await;
     // One is begun in any case, and nobody asks it anything.
     scaled.until_ready(0).await;
+    support::until("the gateway to know of no replica", || async {
+        scaled.service().await.uses.pop().filter(|used| used.replicas.is_empty())
+    })
+    .await;
     let began = support::allocations(&scaled.client, scaled.job).await.len();
     let asked = (0..100).map(|_| {
         let edge = scaled.edge.clone();
@@ -108,6 +112,7 @@ async fn replicas_follow_what_is_under_way_and_a_new_version_keeps_them() {
     let spec = scaled(1, seconds(2), seconds(60));
     let scaled = started(&spec).await;
     scaled.until_ready(1).await;
+    until_answered(&scaled.edge).await;
     let mut streams: Vec<TcpStream> = Vec::new();
     for _ in 0..10 {
         streams.push(send(&scaled.edge, LONG).await.unwrap());

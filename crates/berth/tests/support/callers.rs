@@ -46,3 +46,10 @@ pub async fn ask(address: &str, body: &str) -> Option<String> {
     send(address, body).await?.read_to_string(&mut answer).await.ok()?;
     Some(answer)
 }
+
+pub async fn until_answered(address: &str) {
+    super::until("the gateway to pass requests on", || async {
+        ask(address, SHORT).await.filter(|answer| answer.starts_with("HTTP/1.1 200"))
+    })
+    .await;
+}
