@@ -9,21 +9,13 @@ const SECOND: u64 = 1_000_000;
 
 fn options(fleet: usize, law: Law, begins_with: u32) -> ServeOptions {
     ServeOptions {
-        policy: Policy::LeastOutstanding,
-        fleet: vec![EngineShape::default(); fleet],
-        rate_milli: 1_000,
-        slo: Slo::default(),
-        outages: Vec::new(),
-        checks: Checks::EverySecond,
-        retries: Retries::Budget,
-        silence_max: None,
         scaling: Some(ScalingOptions {
             law,
             start: SpanUs::from_secs(10),
             wait: SpanUs::from_secs(30),
             begins_with,
         }),
-        seed: 1,
+        ..super::tests::options(Policy::LeastOutstanding, vec![EngineShape::default(); fleet])
     }
 }
 

@@ -120,7 +120,7 @@ fn speeds(speeds: &[u32]) -> Fleet {
     speeds.iter().map(shape).collect()
 }
 
-fn options(policy: Policy, fleet: Fleet) -> ServeOptions {
+pub fn options(policy: Policy, fleet: Fleet) -> ServeOptions {
     ServeOptions {
         policy,
         fleet,
