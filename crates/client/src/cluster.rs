@@ -250,14 +250,11 @@ impl<'a> Search<'a> {
         self.position += 1;
     }
 
-    /// Keeps the last failure of each scheduler. Its words are not given up for a
-    /// silence that followed: the end of the time makes one of every last attempt.
+    /// Keeps the last failure of each scheduler. What was heard of it is not given up
+    /// for a silence that followed: the end of the time makes one of every last attempt.
     fn record(&mut self, failure: Failure) {
-        let is_known = |tried: &Tried| {
-            let said = tried.failure.is_answer() || tried.failure == Failure::NotBerth;
-            tried.address == self.address && said
-        };
-        if failure == Failure::TimedOut && self.tried.iter().any(is_known) {
+        let is_known = self.tried.iter().any(|tried| tried.address == self.address);
+        if failure == Failure::TimedOut && is_known {
             return;
         }
         self.tried.retain(|tried| tried.address != self.address);
