@@ -9,6 +9,7 @@ pub fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         Command::Submit(_)
         | Command::ChangeJob { .. }
         | Command::Scale { .. }
+        | Command::FailUpdate { .. }
         | Command::RegisterNode { .. }
         | Command::DownNode { .. }
         | Command::LoseAllocations { .. }
@@ -40,7 +41,6 @@ pub fn makes_work_or_room(view: &ClusterState, commands: &[Command]) -> bool {
         | Command::StopAllocations { .. }
         | Command::LetGo { .. }
         | Command::ExpireJob { .. }
-        | Command::FailUpdate { .. }
         | Command::Reap { .. }
         | Command::CreateToken(_)
         | Command::RevokeToken { .. }

@@ -38,7 +38,7 @@ fn job(rng: &mut Rng, kind: JobKind, text: &str, worker: [u64; 3]) -> JobSpec {
         max_disconnect: DurationMs(rng.pick(&[1_000, 3_000, 8_000])),
         policy_origin: Default::default(),
         on_return: rng.pick(&OnReturn::ALL),
-        progress_deadline: None,
+        update: Default::default(),
         exclusive: false,
         preemption: Preemption {
             preempts: true,

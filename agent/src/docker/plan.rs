@@ -266,7 +266,7 @@ mod tests {
             max_disconnect: DurationMs(1),
             on_return: Default::default(),
             policy_origin: Default::default(),
-            progress_deadline: None,
+            update: Default::default(),
             exclusive: false,
             preemption: berth_model::Preemption::default(),
             route: berth_model::Route::default(),

@@ -15,7 +15,7 @@ const REPLICAS: u32 = 2;
 fn service(check: &str) -> JobSpec {
     let mut spec = support::batch("web", REPLICAS, support::shell("exec sleep 1000"));
     spec.kind = JobKind::Service;
-    spec.progress_deadline = Some(DurationMs::from_secs(3));
+    spec.update.progress_deadline = Some(DurationMs::from_secs(3));
     let task = &mut spec.tasks[0];
     task.restart = RestartPolicy::default_for(JobKind::Service);
     task.health = Some(HealthCheck {

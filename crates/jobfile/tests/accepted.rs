@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use berth_jobfile::{Input, Syntax, parse};
 use berth_model::{
     ArraySpec, Autoscale, CpuMilli, DurationMs, Gang, GpuRequest, HealthProbe, JobKind, JobSpec,
-    LeftOut, MemoryBytes, Name, OnReturn, PidGains, Policy, Route, RoutingPolicy, ScalingMetric,
-    ScalingPace, ScalingPolicy, Signal,
+    LeftOut, MemoryBytes, Name, OnFailure, OnReturn, PidGains, Policy, Route, RoutingPolicy,
+    ScalingMetric, ScalingPace, ScalingPolicy, Signal, UpdatePolicy,
 };
 
 fn read(syntax: Syntax, text: &str, overrides: &[&str]) -> JobSpec {
@@ -65,6 +65,8 @@ min_run = "10m"
 [update]
 strategy = "rolling"
 progress_deadline = "20m"
+min_ready = "2s"
+on_failure = "hold"
 
 [route]
 model = "meta-llama/Llama-3.1-8B"
@@ -108,6 +110,8 @@ preemption: {preempts: false, preemptible: false, min_run: 10m}
 update:
   strategy: rolling
   progress_deadline: 20m
+  min_ready: 2s
+  on_failure: hold
 route: {model: meta-llama/Llama-3.1-8B, port: http, balance: least-outstanding, timeout: 5m, drain: 90s, wait: 2m, waiting_max: 50, in_flight_max: 8}
 "#;
 
@@ -126,7 +130,7 @@ const JSON: &str = r#"{
   "health": {"http": {"path": "/health", "port": "http", "interval": "3s", "timeout": "1s",
     "failures": 4, "start_period": "5m"}},
   "preemption": {"preempts": false, "preemptible": false, "min_run": "10m"},
-  "update": {"strategy": "rolling", "progress_deadline": "20m"},
+  "update": {"strategy": "rolling", "progress_deadline": "20m", "min_ready": "2s", "on_failure": "hold"},
   "route": {"model": "meta-llama/Llama-3.1-8B", "port": "http", "balance": "least-outstanding",
     "timeout": "5m", "drain": "90s", "wait": "2m", "waiting_max": 50, "in_flight_max": 8}
 }"#;
@@ -139,7 +143,12 @@ fn every_key_is_read() {
     assert_eq!((job.kind, job.priority, job.policy), (JobKind::Service, 70, Policy::Spread));
     assert_eq!(job.max_disconnect, DurationMs::from_secs(60));
     assert_eq!(job.on_return, OnReturn::KeepOriginal);
-    assert_eq!(job.progress_deadline, Some(DurationMs::from_secs(1_200)));
+    let update = UpdatePolicy {
+        progress_deadline: Some(DurationMs::from_secs(1_200)),
+        min_ready: DurationMs::from_secs(2),
+        on_failure: OnFailure::Hold,
+    };
+    assert_eq!(job.update, update);
     assert!(job.exclusive);
     assert!(!job.preemption.preempts && !job.preemption.preemptible);
     assert_eq!(job.preemption.min_run, DurationMs::from_secs(600));
@@ -213,10 +222,10 @@ fn what_is_not_given_has_its_default() {
     assert_eq!(left_out("memory = \"128MiB\""), LeftOut { cpu: true, memory: false });
     assert_eq!((job.kind, job.priority), (JobKind::Batch, JobSpec::PRIORITY_DEFAULT));
     assert_eq!(job.max_disconnect, JobSpec::MAX_DISCONNECT_DEFAULT);
-    assert_eq!((job.on_return, job.progress_deadline), (JobSpec::ON_RETURN_DEFAULT, None));
+    assert_eq!((job.on_return, job.update), (JobSpec::ON_RETURN_DEFAULT, UpdatePolicy::default()));
     let text = "name = \"a\"\nkind = \"service\"\n[task]\ncommand = [\"x\"]\n";
     let service = read(Syntax::Toml, text, &[]);
-    assert_eq!(service.progress_deadline, Some(JobSpec::PROGRESS_DEADLINE_DEFAULT));
+    assert_eq!(service.update, UpdatePolicy::default_for(JobKind::Service));
     assert!(!job.exclusive && job.deadline.is_none());
     assert_eq!(job.preemption, berth_model::Preemption::default());
 }

@@ -278,6 +278,7 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             Command::Submit(_) => effect = Effect::NewJobs,
             Command::ChangeJob { .. }
             | Command::Scale { .. }
+            | Command::FailUpdate { .. }
             | Command::RegisterNode { .. }
             | Command::DownNode { .. }
             | Command::LoseAllocations { .. }
@@ -315,7 +316,6 @@ fn effect(view: &ClusterState, commands: &[Command]) -> Effect {
             | Command::StopAllocations { .. }
             | Command::LetGo { .. }
             | Command::ExpireJob { .. }
-            | Command::FailUpdate { .. }
             | Command::Reap { .. }
             | Command::CreateToken(_)
             | Command::RevokeToken { .. }

@@ -152,7 +152,7 @@ mod tests {
             max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
             on_return: Default::default(),
             policy_origin: Default::default(),
-            progress_deadline: None,
+            update: Default::default(),
             exclusive: false,
             preemption: berth_model::Preemption::default(),
             route: berth_model::Route::default(),

@@ -37,7 +37,7 @@ impl Job {
             max_disconnect: DurationMs(10_000),
             on_return: Default::default(),
             policy_origin: Default::default(),
-            progress_deadline: None,
+            update: Default::default(),
             exclusive: false,
             preemption: berth_model::Preemption::default(),
             route: berth_model::Route::default(),

@@ -141,7 +141,7 @@ async fn introduce(cluster: &LocalCluster, client: &Client, checks: &Checks) -> 
 pub fn spec(name: &str, kind: JobKind, task: TaskSpec) -> anyhow::Result<JobSpec> {
     Ok(JobSpec {
         policy: Policy::LeastLoaded,
-        progress_deadline: None,
+        update: Default::default(),
         ..JobSpec::new(Name::new(name)?, Name::new("default")?, kind, vec![task])
     })
 }

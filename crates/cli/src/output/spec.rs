@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use berth_config::units::{format_cpu, format_duration, format_size};
 use berth_model::{
     Artifact, Autoscale, Constraints, GpuRequest, HealthCheck, HealthProbe, JobSpec, ScalingPace,
-    TaskSpec, shown_source,
+    TaskSpec, UpdatePolicy, shown_source,
 };
 use serde_json::{Map, Value, json};
 
@@ -27,7 +27,7 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
         "deadline": spec.deadline.map(|deadline| format_duration(deadline.0)),
         "max_disconnect": format_duration(spec.max_disconnect.0),
         "on_return": spec.on_return.name(),
-        "update": { "progress_deadline": spec.progress_deadline.map(|limit| format_duration(limit.0)) },
+        "update": spec.kind.is_named().then(|| update_json(spec.update)),
         "exclusive": spec.exclusive,
         "preemption": {
             "preempts": spec.preemption.preempts,
@@ -37,6 +37,14 @@ pub(crate) fn spec_json(spec: &JobSpec) -> Value {
         "route": route_json(spec),
         "autoscale": spec.autoscale.as_ref().map(|rule| autoscale_json(rule, spec)),
         "tasks": tasks,
+    })
+}
+
+fn update_json(update: UpdatePolicy) -> Value {
+    json!({
+        "progress_deadline": update.progress_deadline.map(|limit| format_duration(limit.0)),
+        "min_ready": format_duration(update.min_ready.0),
+        "on_failure": update.on_failure.name(),
     })
 }
 
@@ -229,7 +237,7 @@ mod tests {
         task["workdir"] = Value::Null;
         expected["constraints"]["pool"] = Value::Null;
         expected["constraints"]["node"] = Value::Null;
-        expected["update"]["progress_deadline"] = Value::Null;
+        expected["update"] = Value::Null;
         expected["policy_origin"] = json!("job");
         expected["route"] = Value::Null;
         expected["autoscale"] = Value::Null;

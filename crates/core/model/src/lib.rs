@@ -27,6 +27,7 @@ pub mod route;
 pub mod spec;
 pub mod status;
 pub mod time;
+pub mod update;
 pub mod validate;
 
 pub use access::{
@@ -70,4 +71,5 @@ pub use status::{
     StartPhase, StopIntent,
 };
 pub use time::{DurationMs, StateMs, WallMs};
+pub use update::{OnFailure, UpdatePolicy};
 pub use validate::{Violation, validate, validate_grant, validate_node};

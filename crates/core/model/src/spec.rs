@@ -15,6 +15,7 @@ use crate::preemption::Preemption;
 use crate::quantity::{CpuMilli, MemoryBytes, ShareMilli};
 use crate::route::Route;
 use crate::time::DurationMs;
+use crate::update::UpdatePolicy;
 
 /// SHA-256 over the canonical encoding of a job specification.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -63,9 +64,8 @@ pub struct JobSpec {
     pub max_disconnect: DurationMs,
     /// Which goes on when the node of a replaced instance comes back.
     pub on_return: OnReturn,
-    /// A new version of which no further replica gets ready for so long has failed, and takes no
-    /// more places from the version before it; `None`: it is waited for.
-    pub progress_deadline: Option<DurationMs>,
+    /// Of what comes as new versions of itself: a service or daemon.
+    pub update: UpdatePolicy,
     /// Never two at once: the agent stops the worker itself when its node's
     /// lease ends, and it is replaced only after that is certain.
     pub exclusive: bool,
@@ -304,8 +304,6 @@ impl JobSpec {
     /// What a job file that says nothing asks for: hours of work are worth more than the
     /// minutes of a replacement, and a warm replica more than one that loads its model.
     pub const ON_RETURN_DEFAULT: OnReturn = OnReturn::KeepLongestRunning;
-    /// What a job file that says nothing gives a new version: time to load a large model.
-    pub const PROGRESS_DEADLINE_DEFAULT: DurationMs = DurationMs::from_secs(600);
     pub const CPU_DEFAULT: CpuMilli = CpuMilli(100);
     pub const MEMORY_DEFAULT: MemoryBytes = MemoryBytes(128 << 20);
 
@@ -323,7 +321,7 @@ impl JobSpec {
             deadline: None,
             max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
             on_return: JobSpec::ON_RETURN_DEFAULT,
-            progress_deadline: kind.is_named().then_some(JobSpec::PROGRESS_DEADLINE_DEFAULT),
+            update: UpdatePolicy::default_for(kind),
             exclusive: false,
             preemption: Preemption::default(),
             route: Route::default(),

@@ -10,6 +10,7 @@ use crate::node::DEVICES_MAX;
 use crate::quantity::{DiskBytes, MemoryBytes, ShareMilli};
 use crate::spec::{Driver, GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, TaskSpec};
 use crate::time::DurationMs;
+use crate::update::{OnFailure, UpdatePolicy};
 
 /// Tasks in a job.
 pub const TASKS_MAX: usize = 64;
@@ -112,14 +113,7 @@ fn check_job_times(spec: &JobSpec, complaints: &mut Complaints) {
     if spec.preemption.min_run > DURATION_MAX {
         complaints.add("preemption.min_run", "expected at most 366d");
     }
-    if let Some(limit) = spec.progress_deadline {
-        if limit == DurationMs::ZERO || limit > DURATION_MAX {
-            complaints.add("update.progress_deadline", "expected more than zero and at most 366d");
-        }
-        if !spec.kind.is_named() {
-            complaints.add("update.progress_deadline", "a batch job is not updated");
-        }
-    }
+    check_update(spec, complaints);
     let Some(deadline) = spec.deadline else {
         return;
     };
@@ -131,6 +125,27 @@ fn check_job_times(spec: &JobSpec, complaints: &mut Complaints) {
             "deadline",
             format!("a {} has no end; only batch jobs have a deadline", spec.kind.name()),
         );
+    }
+}
+
+fn check_update(spec: &JobSpec, complaints: &mut Complaints) {
+    let UpdatePolicy { progress_deadline, min_ready, on_failure } = spec.update;
+    if progress_deadline.is_some_and(|limit| limit == DurationMs::ZERO || limit > DURATION_MAX) {
+        complaints.add("update.progress_deadline", "expected more than zero and at most 366d");
+    }
+    if min_ready > DURATION_MAX {
+        complaints.add("update.min_ready", "expected at most 366d");
+    }
+    if spec.kind.is_named() {
+        return;
+    }
+    let given = [
+        (progress_deadline.is_some(), "update.progress_deadline"),
+        (min_ready > DurationMs::ZERO, "update.min_ready"),
+        (on_failure != OnFailure::Hold, "update.on_failure"),
+    ];
+    for (_, field) in given.into_iter().filter(|(is_given, _)| *is_given) {
+        complaints.add(field, "a batch job is not updated");
     }
 }
 

@@ -17,6 +17,7 @@ pub mod movable;
 pub mod namespace;
 pub mod node;
 pub mod node_reservation;
+mod outdated;
 pub mod query;
 pub mod refusal;
 pub mod reservation;

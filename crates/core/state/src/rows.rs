@@ -113,6 +113,8 @@ pub struct JobRow {
     pub live: u32,
     /// How the current version gets on; none of a first version.
     pub rollout: Option<Rollout>,
+    /// The latest version of which all that ran served when it was to give way to something else.
+    pub proven: Option<u32>,
 }
 
 /// A version that takes the place of another.
@@ -122,7 +124,7 @@ pub struct Rollout {
     pub progressed_at: StateMs,
     /// As many of its replicas were ready at one time.
     pub ready_max: u32,
-    /// It was given up: it takes no further places, until a person decides.
+    /// It was given up: it takes no further places.
     pub failed: bool,
 }
 
@@ -288,7 +290,7 @@ impl Hash for JobRow {
         (self.submitted_at, self.submitted_ms).hash(hasher);
         (self.started_at, self.finished_at).hash(hasher);
         self.reason.hash(hasher);
-        (self.live, self.rollout).hash(hasher);
+        (self.live, self.rollout, self.proven).hash(hasher);
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use berth_model::{
-    Autoscale, Constraints, JobKind, JobSpec, Name, OnReturn, Policy, PolicyOrigin, Preemption,
-    Route, RoutingPolicy, TaskSpec, WAITING_MAX, validate,
+    Autoscale, Constraints, JobKind, JobSpec, Name, OnFailure, OnReturn, Policy, PolicyOrigin,
+    Preemption, Route, RoutingPolicy, TaskSpec, WAITING_MAX, validate,
 };
 
 use super::autoscale::Replicas;
@@ -157,7 +157,14 @@ fn read_update(walk: &mut Walk<'_>, update: &Field<'_>, spec: &mut JobSpec) {
         walk.word(&strategy, &[("rolling", ())], &["blue-green", "canary"]);
     }
     if let Some(limit) = walk.field(table, &update.path, "progress_deadline") {
-        spec.progress_deadline = walk.duration(&limit).or(spec.progress_deadline);
+        spec.update.progress_deadline = walk.duration(&limit).or(spec.update.progress_deadline);
+    }
+    if let Some(span) = walk.field(table, &update.path, "min_ready") {
+        spec.update.min_ready = walk.duration(&span).unwrap_or(spec.update.min_ready);
+    }
+    if let Some(word) = walk.field(table, &update.path, "on_failure") {
+        let words = OnFailure::ALL.map(|on_failure| (on_failure.name(), on_failure));
+        spec.update.on_failure = walk.word(&word, &words, &[]).unwrap_or(spec.update.on_failure);
     }
 }
 

@@ -133,7 +133,7 @@ pub(super) const STOP: Keys = keys(&["grace", "signal"]);
 pub(super) const RESTART: Keys = keys(&["attempts", "backoff", "backoff_max"]);
 pub(super) const UPDATE: Keys = Keys {
     later: &["max_surge", "max_unavailable", "steps", "weight"],
-    ..keys(&["progress_deadline", "strategy"])
+    ..keys(&["min_ready", "on_failure", "progress_deadline", "strategy"])
 };
 pub(super) const HEALTH: Keys = Keys { later: &["grpc"], ..keys(&["command", "http", "tcp"]) };
 pub(super) const HTTP: Keys =

@@ -126,8 +126,9 @@ fn job_row() -> BoxedStrategy<JobRow> {
         (job_id(), job(), digest(), any::<u32>(), vec(version, 0..2), option::of(text())),
         (phase, any::<bool>(), wall_ms(), state_ms()),
         (option::of(wall_ms()), option::of(wall_ms()), text(), any::<u32>(), option::of(rollout())),
+        option::of(any::<u32>()),
     )
-        .prop_map(|(head, times, rest)| {
+        .prop_map(|(head, times, rest, proven)| {
             let (id, spec, digest, version, versions, key) = head;
             let (phase, held, submitted_at, submitted_ms) = times;
             let (started_at, finished_at, reason, live, rollout) = rest;
@@ -147,6 +148,7 @@ fn job_row() -> BoxedStrategy<JobRow> {
                 reason,
                 live,
                 rollout,
+                proven,
             }
         })
         .boxed()

@@ -4,9 +4,9 @@ use berth_model::{
     ArraySpec, Artifact, Autoscale, Checksum, Constraints, CpuMilli, Device, DeviceClaim,
     DeviceHealth, DeviceSlice, DeviceWay, DiskBytes, Driver, DurationMs, Gang, GangSeat,
     GpuRequest, HealthCheck, HealthProbe, JobKind, JobSpec, LeftOut, Limits, MemoryBytes, NodeSpec,
-    OnReturn, PcieWay, PidGains, Policy, PolicyOrigin, PortClaim, PortRange, Preemption,
+    OnFailure, OnReturn, PcieWay, PidGains, Policy, PolicyOrigin, PortClaim, PortRange, Preemption,
     RestartPolicy, Route, RoutingPolicy, ScalingMetric, ScalingPace, ScalingPolicy, ShareMilli,
-    Signal, SpecDigest, StopPolicy, TaskSpec,
+    Signal, SpecDigest, StopPolicy, TaskSpec, UpdatePolicy,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -81,6 +81,16 @@ fn autoscale() -> impl Strategy<Value = Autoscale> {
         })
 }
 
+fn update() -> BoxedStrategy<UpdatePolicy> {
+    (option::of(span()), span(), select(OnFailure::ALL.to_vec()))
+        .prop_map(|(progress_deadline, min_ready, on_failure)| UpdatePolicy {
+            progress_deadline,
+            min_ready,
+            on_failure,
+        })
+        .boxed()
+}
+
 /// Any specification that the types can hold.
 pub(crate) fn job() -> BoxedStrategy<JobSpec> {
     let constraints = (labels(), option::of(name()), option::of(name()))
@@ -88,12 +98,12 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
     (
         (name(), name(), kind(), any::<u8>(), select(Policy::ALL.to_vec())),
         (constraints, vec(task(), 0..4), option::of(span()), any::<bool>()),
-        (span(), select(OnReturn::ALL.to_vec()), option::of(span()), preemption()),
+        (span(), select(OnReturn::ALL.to_vec()), update(), preemption()),
         select(PolicyOrigin::ALL.to_vec()),
         (route(), option::of(autoscale())),
     )
         .prop_map(|(head, body, rest, policy_origin, (route, autoscale))| {
-            let (max_disconnect, on_return, progress_deadline, preemption) = rest;
+            let (max_disconnect, on_return, update, preemption) = rest;
             let (name, namespace, kind, priority, policy) = head;
             let (constraints, tasks, deadline, exclusive) = body;
             JobSpec {
@@ -108,7 +118,7 @@ pub(crate) fn job() -> BoxedStrategy<JobSpec> {
                 deadline,
                 max_disconnect,
                 on_return,
-                progress_deadline,
+                update,
                 exclusive,
                 preemption,
                 route,

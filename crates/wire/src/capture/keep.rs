@@ -87,6 +87,7 @@ fn job(row: &mut JobRow) {
         reason,
         live: _,
         rollout: _,
+        proven: _,
     } = row;
     job_spec(Arc::make_mut(spec));
     *digest = SpecDigest::default();
@@ -114,7 +115,7 @@ fn job_spec(spec: &mut JobSpec) {
         deadline: _,
         max_disconnect: _,
         on_return: _,
-        progress_deadline: _,
+        update: _,
         exclusive: _,
         preemption: _,
         route,

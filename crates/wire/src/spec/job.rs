@@ -1,6 +1,8 @@
 //! A job without its tasks.
 
-use berth_model::{Constraints, DurationMs, JobSpec, Name, OnReturn, Preemption};
+use berth_model::{
+    Constraints, DurationMs, JobSpec, Name, OnFailure, OnReturn, Preemption, UpdatePolicy,
+};
 use berth_proto::v1;
 
 use super::autoscale::{autoscale_to_proto, read_autoscale};
@@ -24,7 +26,9 @@ pub fn job_spec_to_proto(spec: &JobSpec) -> v1::JobSpec {
         max_disconnect_ms: spec.max_disconnect.0,
         exclusive: spec.exclusive,
         on_return: on_return_to_proto(spec.on_return).into(),
-        progress_deadline_ms: spec.progress_deadline.map(|span| span.0),
+        progress_deadline_ms: spec.update.progress_deadline.map(|span| span.0),
+        min_ready_ms: spec.update.min_ready.0,
+        on_failure: on_failure_to_proto(spec.update.on_failure).into(),
         preemption: preemption_to_proto(spec.preemption),
         route: route_to_proto(&spec.route),
         autoscale: spec.autoscale.as_ref().map(autoscale_to_proto),
@@ -40,6 +44,25 @@ fn on_return_to_proto(on_return: OnReturn) -> v1::OnReturn {
         OnReturn::KeepOriginal => v1::OnReturn::KeepOriginal,
         OnReturn::KeepLongestRunning => v1::OnReturn::KeepLongestRunning,
     }
+}
+
+/// Its zero likewise.
+fn on_failure_to_proto(on_failure: OnFailure) -> v1::OnFailure {
+    match on_failure {
+        OnFailure::Hold => v1::OnFailure::Hold,
+        OnFailure::Rollback => v1::OnFailure::Rollback,
+    }
+}
+
+fn read_on_failure(at: Field<'_>, number: i32, problems: &mut Problems) -> Option<OnFailure> {
+    let Ok(proto) = v1::OnFailure::try_from(number) else {
+        problems.add(at, Cause::UnknownValue(number));
+        return None;
+    };
+    Some(match proto {
+        v1::OnFailure::Hold => OnFailure::Hold,
+        v1::OnFailure::Rollback => OnFailure::Rollback,
+    })
 }
 
 fn read_on_return(at: Field<'_>, number: i32, problems: &mut Problems) -> Option<OnReturn> {
@@ -93,6 +116,7 @@ pub(crate) fn read_job(
     let constraints =
         read_constraints(at.named("constraints"), proto.constraints.unwrap_or_default(), problems);
     let on_return = read_on_return(at.named("on_return"), proto.on_return, problems);
+    let on_failure = read_on_failure(at.named("on_failure"), proto.on_failure, problems);
     let policy_origin = read_origin(at.named("policy_origin"), proto.policy_origin, problems);
     let route = read_route(at.named("route"), proto.route, problems);
     let autoscale = read_autoscale(at.named("autoscale"), proto.autoscale, problems);
@@ -113,7 +137,11 @@ pub(crate) fn read_job(
         deadline: proto.deadline_ms.map(DurationMs),
         max_disconnect: DurationMs(proto.max_disconnect_ms),
         on_return: on_return?,
-        progress_deadline: proto.progress_deadline_ms.map(DurationMs),
+        update: UpdatePolicy {
+            progress_deadline: proto.progress_deadline_ms.map(DurationMs),
+            min_ready: DurationMs(proto.min_ready_ms),
+            on_failure: on_failure?,
+        },
         exclusive: proto.exclusive,
         preemption: proto.preemption.map_or_else(Preemption::default, read_preemption),
         route: route?,

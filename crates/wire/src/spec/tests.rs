@@ -40,7 +40,7 @@ fn sample() -> JobSpec {
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
         on_return: Default::default(),
         policy_origin: Default::default(),
-        progress_deadline: None,
+        update: Default::default(),
         exclusive: false,
         preemption: berth_model::Preemption::default(),
         route: berth_model::Route::default(),

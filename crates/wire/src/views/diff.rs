@@ -76,8 +76,10 @@ fn fields(spec: &JobSpec) -> Fields {
     put_some(&mut fields, "deadline", spec.deadline.map(|span| milliseconds(span.0)));
     put(&mut fields, "max_disconnect", milliseconds(spec.max_disconnect.0));
     put(&mut fields, "on_return", spec.on_return.name());
-    let limit = spec.progress_deadline.map(|span| milliseconds(span.0));
+    let limit = spec.update.progress_deadline.map(|span| milliseconds(span.0));
     put_some(&mut fields, "update.progress_deadline", limit);
+    put(&mut fields, "update.min_ready", milliseconds(spec.update.min_ready.0));
+    put(&mut fields, "update.on_failure", spec.update.on_failure.name());
     put(&mut fields, "exclusive", spec.exclusive);
     put(&mut fields, "preemption.preempts", spec.preemption.preempts);
     put(&mut fields, "preemption.preemptible", spec.preemption.preemptible);

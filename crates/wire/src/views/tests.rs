@@ -51,7 +51,7 @@ fn spec(kind: JobKind, tasks: Vec<TaskSpec>) -> JobSpec {
         max_disconnect: DurationMs(10_000),
         on_return: Default::default(),
         policy_origin: Default::default(),
-        progress_deadline: None,
+        update: Default::default(),
         exclusive: false,
         preemption: berth_model::Preemption::default(),
         route: berth_model::Route::default(),
@@ -487,7 +487,7 @@ fn a_difference_names_fields_and_hides_environments() {
 }
 
 /// Each takes one field over from another specification.
-const FIELDS: [fn(&mut JobSpec, &JobSpec); 36] = [
+const FIELDS: [fn(&mut JobSpec, &JobSpec); 38] = [
     |to, from| to.kind = from.kind,
     |to, from| to.priority = from.priority,
     |to, from| to.policy = from.policy,
@@ -498,7 +498,9 @@ const FIELDS: [fn(&mut JobSpec, &JobSpec); 36] = [
     |to, from| to.deadline = from.deadline,
     |to, from| to.max_disconnect = from.max_disconnect,
     |to, from| to.on_return = from.on_return,
-    |to, from| to.progress_deadline = from.progress_deadline,
+    |to, from| to.update.progress_deadline = from.update.progress_deadline,
+    |to, from| to.update.min_ready = from.update.min_ready,
+    |to, from| to.update.on_failure = from.update.on_failure,
     |to, from| to.exclusive = from.exclusive,
     |to, from| to.preemption.preempts = from.preemption.preempts,
     |to, from| to.preemption.preemptible = from.preemption.preemptible,

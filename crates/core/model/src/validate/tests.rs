@@ -26,7 +26,7 @@ fn job(kind: JobKind) -> JobSpec {
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
         policy_origin: Default::default(),
         on_return: Default::default(),
-        progress_deadline: None,
+        update: Default::default(),
         exclusive: false,
         preemption: crate::Preemption::default(),
         route: crate::Route::default(),

@@ -134,7 +134,7 @@ fn f75_a_roll_out_waits_for_callers_and_is_not_late_by_that() {
     let mut world = World::new(2);
     let mut spec = web(1, 2);
     spec.route.drain = DurationMs::from_secs(1_000);
-    spec.progress_deadline = Some(DurationMs::from_secs(60));
+    spec.update.progress_deadline = Some(DurationMs::from_secs(60));
     let of = world.submit(spec.clone());
     let old = [0, 1].map(|instance| world.run(of, instance, 1));
     spec.tasks[0].command = vec!["v2".to_owned()];

@@ -148,7 +148,7 @@ fn submit(world: &mut World, kind: u8, name: u8, variant: u8) {
     spec.exclusive = variant.is_multiple_of(3);
     spec.max_disconnect = DurationMs(u64::from(variant) * 20_000);
     let limit = DurationMs(1 + u64::from(variant) * 20_000);
-    spec.progress_deadline = kind.is_named().then_some(limit);
+    spec.update.progress_deadline = kind.is_named().then_some(limit);
     spec.tasks[0].time_limit = (variant % 2 == 1).then_some(DurationMs(50_000));
     if kind == JobKind::Batch {
         spec.deadline = (variant > 5).then_some(DurationMs(100_000));

@@ -12,6 +12,7 @@ mod moves;
 mod node_reservations;
 mod relief;
 mod retention;
+mod rollback;
 mod rolling;
 mod scaling;
 mod time_limits;

@@ -68,7 +68,8 @@ const LIMIT_MS: u64 = 60_000;
 /// Three ready replicas of a version, and the next, which has a minute for each.
 fn updating() -> (World, JobId, Vec<AllocationId>) {
     let (mut world, id, old) = three();
-    let newer = JobSpec { progress_deadline: Some(DurationMs(LIMIT_MS)), ..web(2, 3) };
+    let mut newer = web(2, 3);
+    newer.update.progress_deadline = Some(DurationMs(LIMIT_MS));
     world.submit(newer);
     (world, id, old)
 }
@@ -101,9 +102,9 @@ fn f44_a_version_that_never_gets_ready_fails_and_the_old_one_serves_on() {
     assert_eq!(world.one(early), Err(Refusal::TooEarly));
     world.pass(1);
     let commands = world.step();
-    let said = "no replica of version 2 got ready within 60 s; 2 of an older version go on until a \
-                new version or a rollback";
-    assert_eq!(failed(&commands), [(2, said)]);
+    let found = "no replica of version 2 got ready within 60 s, while 2 run an older one";
+    assert_eq!(failed(&commands), [(2, found)]);
+    let said = format!("{found}; it stays as it is until a new version or a rollback");
     assert_eq!(world.state.jobs().get(&id).unwrap().reason, said);
     // Too late: nobody goes on by themselves with what has failed.
     world.ready(broken);

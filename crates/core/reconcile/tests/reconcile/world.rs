@@ -223,7 +223,7 @@ pub fn job(kind: JobKind, text: &str, count: u32) -> JobSpec {
         max_disconnect: DurationMs::from_secs(10),
         on_return: Default::default(),
         policy_origin: Default::default(),
-        progress_deadline: None,
+        update: Default::default(),
         exclusive: false,
         preemption: berth_model::Preemption::default(),
         route: berth_model::Route::default(),

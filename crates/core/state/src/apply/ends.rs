@@ -135,8 +135,16 @@ impl Step<'_> {
             }
             End::Lost(_) => None,
         };
-        let kind = EventKind::AllocationEnded { outcome, reason, row: row.clone(), report };
+        let kind = EventKind::AllocationEnded {
+            outcome,
+            reason: reason.clone(),
+            row: row.clone(),
+            report,
+        };
         self.emit_allocation(id, row.node, kind);
+        if matches!(next, Next::Failed) {
+            self.note_failed(row, &reason);
+        }
         self.settle_job(id.job, job.state());
     }
 

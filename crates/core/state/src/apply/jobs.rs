@@ -97,6 +97,7 @@ impl Step<'_> {
             reason: String::new(),
             live: 0,
             rollout: None,
+            proven: None,
         });
         for (position, task) in spec.tasks.iter().enumerate() {
             let pending = match spec.kind {
@@ -136,6 +137,7 @@ impl Step<'_> {
     fn new_version(&mut self, row: &JobRow, spec: Arc<JobSpec>, digest: SpecDigest) -> u32 {
         let job = row.id;
         let version = row.version + 1;
+        self.note_proven(row);
         let in_use: BTreeSet<u32> =
             self.state.allocations_of(job).map(|allocation| allocation.job_version).collect();
         let (wall, now) = (self.wall, self.now);
@@ -150,7 +152,11 @@ impl Step<'_> {
             });
             let surplus = (row.versions.len() + 1).saturating_sub(VERSIONS_MAX);
             let keep_from = row.versions.get(surplus).map_or(0, |kept| kept.version);
-            row.versions.retain(|old| old.version >= keep_from || in_use.contains(&old.version));
+            let proven = row.proven;
+            row.versions.retain(|old| {
+                let is_needed = in_use.contains(&old.version) || proven == Some(old.version);
+                old.version >= keep_from || is_needed
+            });
             row.version = version;
             row.spec = new_spec;
             row.digest = digest;
@@ -241,6 +247,8 @@ impl Step<'_> {
             return Err(Refusal::JobEnded(job));
         }
         let reason = super::bounded(reason, crate::rows::REASON_BYTES_MAX);
+        let row = row.clone();
+        self.note_proven(&row);
         self.emit_job(job, EventKind::JobStopping { reason: reason.clone() });
         self.end_job(job, JobState::Cancelled, &reason);
         Ok(Reply::Done)
@@ -304,14 +312,10 @@ impl Step<'_> {
         }
         let held = kind == EventKind::JobHeld;
         if self.state.job_row(job)?.held != held {
-            let now = self.now;
             self.state.edit_job(job, |row| {
                 row.held = held;
-                // It could not get on meanwhile.
-                if let Some(rollout) = &mut row.rollout {
-                    rollout.progressed_at = now;
-                }
             });
+            self.restart_progress(job);
             self.emit_job(job, kind);
             self.emit_queued(job);
         }

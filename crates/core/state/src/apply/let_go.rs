@@ -5,7 +5,7 @@ use berth_model::{AllocationId, AllocationState, DeviceHealth, DurationMs, StopI
 
 use super::{Step, bounded};
 use crate::event::EventKind;
-use crate::rows::{AllocationRow, Draining, REASON_BYTES_MAX, Rollout};
+use crate::rows::{AllocationRow, Draining, REASON_BYTES_MAX};
 use crate::state::Reply;
 
 /// How an allocation is ended.
@@ -85,21 +85,9 @@ impl Step<'_> {
             self.bump_generation(row.node);
             let reason = reason.clone();
             self.emit_allocation(*id, row.node, EventKind::AllocationStopping { reason });
-            self.note_let_go(*id);
+            // What takes its place may begin only now.
+            self.restart_progress(id.job);
         }
         Reply::Done
-    }
-
-    /// What takes its place may begin only now: the time in which a new version is to get on does
-    /// as well.
-    fn note_let_go(&mut self, id: AllocationId) {
-        let now = self.now;
-        let Some(rollout) = self.state.jobs.get(&id.job).and_then(|job| job.rollout) else {
-            return;
-        };
-        if !rollout.failed {
-            let rollout = Some(Rollout { progressed_at: now, ..rollout });
-            self.state.edit_job(id.job, |job| job.rollout = rollout);
-        }
     }
 }

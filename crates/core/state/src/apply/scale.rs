@@ -38,10 +38,14 @@ impl Step<'_> {
             let why = format!("expected other than {from} replicas, {min} to {max}; found {count}");
             return Err(Refusal::Invalid(why));
         }
+        self.note_proven(&row);
         let mut spec = (*row.spec).clone();
         spec.tasks[position].count = count;
         self.state.edit_job(job, |row| row.spec = Arc::new(spec));
         let task = task_index(position);
+        if from == 0 {
+            self.restart_progress(job);
+        }
         if count > from {
             self.add_replicas(job, task, from, count);
         } else {

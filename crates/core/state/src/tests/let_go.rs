@@ -198,7 +198,7 @@ fn a_gang_is_let_go_as_a_whole_and_ends_at_once_when_it_is_broken() {
 fn an_update_is_not_late_while_callers_are_let_go() {
     let mut world = World::new(2);
     let mut spec = service(2);
-    spec.progress_deadline = Some(DurationMs::from_secs(60));
+    spec.update.progress_deadline = Some(DurationMs::from_secs(60));
     let ids = [0, 1].map(|instance| run(&mut world, &spec, instance));
     spec.tasks[0].command.push("--new".to_owned());
     let of = world.submit(&spec);

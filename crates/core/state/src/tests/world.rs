@@ -260,7 +260,7 @@ pub fn job(kind: JobKind, text: &str, count: u32, gpus: u32) -> JobSpec {
         deadline: None,
         max_disconnect: JobSpec::MAX_DISCONNECT_DEFAULT,
         on_return: Default::default(),
-        progress_deadline: None,
+        update: Default::default(),
         exclusive: false,
         preemption: berth_model::Preemption::default(),
         route: berth_model::Route::default(),

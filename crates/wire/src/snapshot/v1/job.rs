@@ -34,6 +34,7 @@ pub(super) fn to_proto(row: &JobRow) -> v1::JobRow {
             ready_max: rollout.ready_max,
             failed: rollout.failed,
         }),
+        proven_version: row.proven,
     }
 }
 
@@ -85,6 +86,7 @@ pub(super) fn read(at: Field<'_>, proto: v1::JobRow, problems: &mut Problems) ->
             ready_max: rollout.ready_max,
             failed: rollout.failed,
         }),
+        proven: proto.proven_version,
     })
 }
 

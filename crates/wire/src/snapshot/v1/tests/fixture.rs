@@ -275,7 +275,7 @@ fn spec() -> Arc<JobSpec> {
         max_disconnect: DurationMs(10_000),
         on_return: Default::default(),
         policy_origin: Default::default(),
-        progress_deadline: None,
+        update: Default::default(),
         exclusive: false,
         preemption: berth_model::Preemption::default(),
         route: berth_model::Route::default(),
@@ -310,6 +310,7 @@ fn job(phase: JobPhase) -> JobRow {
             ready_max: 11,
             failed: true,
         }),
+        proven: None,
     }
 }
 
