@@ -44,6 +44,12 @@ pub(crate) enum Repeat {
 /// the next one waits its turn.
 const REDIRECTS_MAX: u32 = 3;
 
+/// No further attempt begins with less of the call's time left. What is cut off may
+/// have taken effect, so that a definite answer would end as an unknown outcome.
+const ATTEMPT_MIN: Duration = Duration::from_millis(200);
+/// The same as a part of the call's time, for calls that have little.
+const ATTEMPT_MIN_PART: u32 = 8;
+
 impl Client {
     /// A client that will connect when it is first used.
     #[must_use]
@@ -94,13 +100,17 @@ impl Client {
                 Repeat::Harmless | Repeat::Harmful => {}
             }
             let wait_until = Instant::now() + search.wait;
-            if wait_until >= deadline {
+            if wait_until + self.shortest_attempt() > deadline {
                 return Err(search.give_up());
             }
             if !search.wait.is_zero() {
                 sleep_until(wait_until).await;
             }
         }
+    }
+
+    fn shortest_attempt(&self) -> Duration {
+        ATTEMPT_MIN.min(self.shared.options.deadline / ATTEMPT_MIN_PART)
     }
 
     async fn attempt<Q, A, F, R>(

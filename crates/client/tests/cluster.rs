@@ -146,6 +146,16 @@ async fn no_quorum_is_told_in_the_schedulers_words() {
 }
 
 #[tokio::test]
+async fn no_attempt_begins_that_would_be_cut_off() {
+    let scheduler = Fake::start().await;
+    let detail = ErrorDetail { retry_after_ms: Some(1_400), ..ErrorDetail::default() };
+    scheduler.refuse(status(Code::Unavailable, "no leader", detail));
+    let error = hasty(&[&scheduler.address]).submit(SubmitRequest::default()).await.unwrap_err();
+    assert!(matches!(error, ClientError::NoLeader { .. }), "{error:?}");
+    assert_eq!(scheduler.asked().len(), 1);
+}
+
+#[tokio::test]
 async fn a_submit_is_repeated_with_the_key_it_was_given() {
     let scheduler = Fake::start().await;
     scheduler.refuse(outcome_unknown()).refuse(outcome_unknown());
