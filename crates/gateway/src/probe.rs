@@ -8,7 +8,8 @@ use berth_model::AllocationId;
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{Request, Uri};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::net::TcpStream;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::outgoing::{Outgoing, Upstream};
@@ -48,6 +49,28 @@ pub(crate) async fn look(service: Arc<Service>, looked: Looked, upstream: Upstre
             0 => service.found(id, Found::There),
             MISSES.. => service.found(id, Found::Gone),
             _ => {}
+        }
+    }
+}
+
+/// How often one that refuses connections is tried, and how long a try may take.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Until a replica that refused a connection takes one, or is no longer of the service.
+pub(crate) async fn until_it_takes(
+    service: Arc<Service>,
+    id: AllocationId,
+    authority: Authority,
+    left: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = left.cancelled() => return,
+            () = sleep(RETRY) => {}
+        }
+        let connected = timeout(ANSWER_MAX, TcpStream::connect(authority.as_str())).await;
+        if matches!(connected, Ok(Ok(_))) {
+            return service.takes(id);
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::errors::{Refused, json_response};
 use crate::headers::{REQUEST_ID, onward, request_id, strip};
 use crate::outgoing::{Outgoing, Upstream};
 use crate::path::{Asks, asks};
+use crate::probe;
 use crate::service::{Charge, Picked, Seat, Service, Unasked};
 use crate::table::Table;
 
@@ -58,6 +59,14 @@ struct Sent<'a> {
     repeatable: Repeatable,
     callers_retry: u32,
     says_done: bool,
+}
+
+/// How a request may wait for a replica.
+#[derive(Clone, Copy)]
+struct Waits {
+    /// What it has in hand meanwhile.
+    bytes: u64,
+    until: Instant,
 }
 
 /// What became of one attempt, and how far it had come if another may be made.
@@ -178,7 +187,8 @@ impl Proxy {
             let body = self.read(body).await?;
             return self.send(service, &sent, body).await;
         }
-        let charge = self.replica(service, &sent, &mut Vec::new(), 0).await?;
+        let until = Instant::now() + service.wait();
+        let charge = self.replica(service, &sent, &mut Vec::new(), Waits { bytes: 0, until }).await?;
         self.attempt(charge, &sent, Outgoing::Passed(body)).await.answer
     }
 
@@ -191,11 +201,18 @@ impl Proxy {
     ) -> Result<Response<AnswerBody>, Refused> {
         let mut tried = Vec::new();
         let mut made = 0;
+        let waits = Waits { bytes: body.len() as u64, until: Instant::now() + service.wait() };
         loop {
             made += 1;
-            let charge = self.replica(service, sent, &mut tried, body.len() as u64).await?;
+            let charge = self.replica(service, sent, &mut tried, waits).await?;
             let attempted = self.attempt(charge, sent, Outgoing::Whole(body.clone())).await;
             let Some(progress) = attempted.again else { return attempted.answer };
+            // Nobody has had it, and whoever refused it is not asked again until it takes
+            // connections: who may wait for a replica goes on to wait.
+            if progress == Progress::Unsent && Instant::now() < waits.until {
+                made -= 1;
+                continue;
+            }
             let attempt = Attempt {
                 made,
                 progress,
@@ -214,17 +231,17 @@ impl Proxy {
         }
     }
 
-    /// Who is asked next, if need be after waiting; `bytes` are in hand meanwhile.
+    /// Who is asked next, if need be after waiting.
     async fn replica(
         &self,
         service: &Arc<Service>,
         sent: &Sent<'_>,
         tried: &mut Vec<AllocationId>,
-        bytes: u64,
+        waits: Waits,
     ) -> Result<Charge, Refused> {
-        let charge = match service.ask(&sent.routed, tried, bytes) {
+        let charge = match service.ask(&sent.routed, tried, waits.bytes) {
             Ok(Picked::Charge(charge)) => charge,
-            Ok(Picked::Seat(seat)) => wait(service, sent, tried, &seat).await?,
+            Ok(Picked::Seat(seat)) => wait(service, sent, tried, (&seat, waits.until)).await?,
             Err(Unasked::None(none)) => return Err(no_replica(service, none, Duration::ZERO)),
             Err(Unasked::RoomFull) => return Err(room_full(service)),
         };
@@ -262,7 +279,10 @@ impl Proxy {
                 return Attempted { answer: Err(Refused::BodyCut), again: None };
             }
             Err(Unanswered::Replica(progress, detail)) => {
-                charge.finish(Outcome::Failed);
+                match progress {
+                    Progress::Unsent => look_again(&mut charge),
+                    Progress::Sent | Progress::Answered => charge.finish(Outcome::Failed),
+                }
                 return Attempted {
                     answer: Err(Refused::Upstream { detail }),
                     again: Some(progress),
@@ -363,6 +383,14 @@ fn check(request: &Request<Incoming>) -> Result<(), Refused> {
     }
 }
 
+/// Looks at a replica that refused a connection until it takes one.
+fn look_again(charge: &mut Charge) {
+    let replica = charge.replica;
+    if let Some((service, authority, left)) = charge.refused() {
+        drop(tokio::spawn(probe::until_it_takes(service, replica, authority, left)));
+    }
+}
+
 /// Before anybody has told who serves what, nothing is unknown.
 fn unknown(table: &Table, refused: Refused) -> Refused {
     if table.is_told { refused } else { Refused::NoRoutes }
@@ -445,10 +473,9 @@ async fn wait(
     service: &Arc<Service>,
     sent: &Sent<'_>,
     tried: &[AllocationId],
-    seat: &Seat,
+    (seat, until): (&Seat, Instant),
 ) -> Result<Charge, Refused> {
     let began = Instant::now();
-    let until = began + service.wait();
     loop {
         let is_late = tokio::time::timeout_at(until, seat.called()).await.is_err();
         let none = match service.ask_again(seat, &sent.routed, tried) {

@@ -53,12 +53,20 @@ struct Place {
     authority: Authority,
     /// Cancelled when it was found to be gone; what waits for it ends then.
     gone: CancellationToken,
+    /// It has refused a connection, and has not taken one since.
+    refuses: bool,
     /// When it last said anything to a caller, in the gateway's microseconds.
     heard: Arc<AtomicU64>,
     /// Cancelled when it is no longer of the service: nobody looks at it any more.
     left: CancellationToken,
     /// The metrics by which it last said something of itself.
     names: Vec<&'static str>,
+}
+
+impl Place {
+    fn is_there(&self) -> bool {
+        !self.refuses && !self.gone.is_cancelled()
+    }
 }
 
 /// A request at a replica. Dropped without an end, its caller has left.
@@ -203,7 +211,14 @@ impl Service {
                         metrics: route.metrics_path.clone(),
                         left: left.clone(),
                     });
-                    Place { authority, gone, heard: Arc::default(), left, names: Vec::new() }
+                    Place {
+                        authority,
+                        gone,
+                        refuses: false,
+                        heard: Arc::default(),
+                        left,
+                        names: Vec::new(),
+                    }
                 }
             };
             places.insert(id, place);
@@ -245,6 +260,25 @@ impl Service {
         self.set_members(&mut inner);
     }
 
+    /// A replica has refused a connection. Until it leaves that matters; `None` if it is known.
+    fn refuses(&self, id: AllocationId) -> Option<CancellationToken> {
+        let mut inner = self.inner();
+        let place = inner.places.get_mut(&id).filter(|place| !place.refuses)?;
+        place.refuses = true;
+        let left = place.left.clone();
+        self.set_members(&mut inner);
+        Some(left)
+    }
+
+    /// It takes connections again.
+    pub fn takes(&self, id: AllocationId) {
+        let mut inner = self.inner();
+        if let Some(place) = inner.places.get_mut(&id) {
+            place.refuses = false;
+            self.set_members(&mut inner);
+        }
+    }
+
     /// What a replica says of itself, and by which metrics.
     pub fn heard_of(&self, id: AllocationId, signals: Signals, names: Vec<&'static str>) {
         let now = self.clock.now();
@@ -259,7 +293,7 @@ impl Service {
         for endpoint in &inner.route.replicas {
             let id = endpoint.member.id;
             let Some(place) = inner.places.get(&id) else { continue };
-            let weight = if place.gone.is_cancelled() { 0 } else { endpoint.member.weight_milli };
+            let weight = if place.is_there() { endpoint.member.weight_milli } else { 0 };
             // Rounded down: together they stay within it, wherever each can have one.
             let share = |limit: u32| (limit / inner.gateways.max(1)).max(limit.min(1));
             let limit = endpoint.member.limit.map(share);
@@ -369,7 +403,7 @@ impl Service {
         let inner = self.inner();
         let replica = |(id, place): (&AllocationId, &Place)| {
             let load = inner.pool.load(*id)?;
-            let state = if place.gone.is_cancelled() {
+            let state = if !place.is_there() {
                 ReplicaState::Gone
             } else if inner.pool.is_broken(*id) {
                 ReplicaState::Broken
@@ -401,7 +435,7 @@ impl Service {
     /// Replicas that are told of, and how many of them are not gone.
     pub fn replicas(&self) -> (usize, usize) {
         let inner = self.inner();
-        let there = inner.places.values().filter(|place| !place.gone.is_cancelled()).count();
+        let there = inner.places.values().filter(|place| place.is_there()).count();
         (inner.places.len(), there)
     }
 
@@ -435,6 +469,14 @@ impl Charge {
     /// Something came from the replica.
     pub fn heard(&self) {
         self.heard.store(self.service.clock.now().0, Ordering::Relaxed);
+    }
+
+    /// It has refused the connection: nothing of the request came to it, and it is asked for
+    /// nothing until it takes one. Where to look for that, and until when, unless somebody does.
+    pub fn refused(&mut self) -> Option<(Arc<Service>, Authority, CancellationToken)> {
+        self.finish(Outcome::Left);
+        let left = self.service.refuses(self.replica)?;
+        Some((Arc::clone(&self.service), self.authority.clone(), left))
     }
 
     /// The first byte of the answer.

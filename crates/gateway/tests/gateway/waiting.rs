@@ -1,12 +1,14 @@
 //! Requests that find no replica, and wait for one.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use berth_gateway::{Routes, ServiceRoute};
+use berth_gateway::{ReplicaState, Routes, ServiceRoute};
 use http::{Method, StatusCode};
+use tokio::net::TcpSocket;
 
 use crate::rig::{PATIENCE, Rig, chat, next};
-use crate::worker::{Step, chunk, end, json, stream, worker};
+use crate::worker::{Step, chunk, end, json, stream, worker, worker_on};
 
 const ASK: &str = r#"{"model": "chat", "stream": true, "messages": []}"#;
 
@@ -40,6 +42,42 @@ async fn who_finds_no_replica_waits_for_one_and_no_more_than_may() {
     let (first, second, ()) = tokio::join!(rig.chat(ASK), rig.chat(ASK), comes);
     assert_eq!([first.json()["there"].clone(), second.json()["there"].clone()], [1, 1]);
     assert_eq!(rig.gateway.services()[0].waiting, 0);
+}
+
+/// A worker that is said to be ready before it listens, and one that crashed a moment ago.
+#[tokio::test]
+async fn who_is_refused_waits_until_the_replica_takes_connections() {
+    // Its port is taken, and nobody listens.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    let rig = Rig::new(vec![waiting(&[&address], 10)]).await;
+    let listens = async {
+        until_waiting(&rig, 4).await;
+        let replica = &rig.gateway.services()[0].replicas[0];
+        assert_eq!((replica.state, replica.in_flight), (ReplicaState::Gone, 0));
+        worker_on(socket.listen(64).unwrap(), json("{\"there\": 1}"))
+    };
+    let asks = || rig.chat(ASK);
+    let harm = rig.ask(Method::POST, "/invoke/chat/pay", "1");
+    let (first, second, third, harm, worker) = tokio::join!(asks(), asks(), asks(), harm, listens);
+    for answer in [first, second, third, harm] {
+        assert_eq!((answer.status, answer.json()["there"].clone()), (StatusCode::OK, 1.into()));
+    }
+    assert_eq!(worker.count.load(Ordering::SeqCst), 4, "each was sent once");
+    rig.await_idle().await;
+}
+
+#[tokio::test]
+async fn who_is_refused_for_too_long_is_told_so() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    let route = ServiceRoute { wait: Duration::from_millis(10), ..waiting(&[&address], 2) };
+    let rig = Rig::new(vec![route]).await;
+    let none = rig.chat(ASK).await;
+    assert_eq!((none.status.as_u16(), none.code().as_str()), (503, "no_healthy_replica"));
+    rig.await_idle().await;
 }
 
 #[tokio::test]

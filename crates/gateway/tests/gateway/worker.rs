@@ -42,6 +42,10 @@ impl Drop for Worker {
 /// Answers every request with these steps.
 pub async fn worker(steps: Vec<Step>) -> Worker {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    worker_on(listener, steps)
+}
+
+pub fn worker_on(listener: TcpListener, steps: Vec<Step>) -> Worker {
     let address = listener.local_addr().unwrap().to_string();
     let (told, requests) = mpsc::unbounded_channel();
     let (told_closed, closed) = mpsc::unbounded_channel();
