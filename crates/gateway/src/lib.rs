@@ -23,6 +23,7 @@ mod probe;
 mod proxy;
 mod room;
 mod routes;
+mod sending;
 mod server;
 mod service;
 mod signals;

@@ -8,17 +8,20 @@ use std::time::Duration;
 use berth_model::{AllocationId, Name};
 use berth_routing::retry::{Attempt, Budget, Retry};
 use berth_routing::{
-    GatewayUs, Member, NoReplica, Outcome, Pool, Reason, Request, Signals, SpanUs, Ticket,
+    GatewayUs, Member, NoReplica, Outcome, Pool, Reason, Request, Signals, SpanUs,
 };
 use http::uri::Authority;
 use metrics::Counter;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::room::{Room, RoomFull};
 use crate::routes::ServiceRoute;
 use crate::view::{ReplicaState, ReplicaView, ServiceView};
+
+mod charge;
+
+pub(crate) use charge::{Charge, Picked, Seat, Unasked};
 
 /// Who answers callers is not gone, however busy it is with whoever looks at it.
 const HEARD_LATELY: SpanUs = SpanUs::from_secs(3);
@@ -66,51 +69,6 @@ struct Place {
 impl Place {
     fn is_there(&self) -> bool {
         !self.refuses && !self.gone.is_cancelled()
-    }
-}
-
-/// A request at a replica. Dropped without an end, its caller has left.
-pub(crate) struct Charge {
-    pub replica: AllocationId,
-    pub authority: Authority,
-    pub gone: CancellationToken,
-    pub silence_max: Duration,
-    heard: Arc<AtomicU64>,
-    service: Arc<Service>,
-    ticket: Option<Ticket>,
-}
-
-/// What a request gets that wants a replica.
-pub(crate) enum Picked {
-    Charge(Charge),
-    Seat(Seat),
-}
-
-/// Why it gets nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Unasked {
-    None(NoReplica),
-    /// As many wait as may.
-    RoomFull,
-}
-
-/// A place among those who wait. Dropped, it is left.
-pub(crate) struct Seat {
-    number: u64,
-    bell: Arc<Notify>,
-    service: Arc<Service>,
-}
-
-impl Seat {
-    /// Until there may be somebody to ask.
-    pub async fn called(&self) {
-        self.bell.notified().await;
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.service.inner().room.leave(self.number);
     }
 }
 
@@ -463,43 +421,4 @@ fn leave(places: BTreeMap<AllocationId, Place>, route: &ServiceRoute) -> Vec<Lea
         Leaver { id, service, under_way: Arc::downgrade(&place.heard) }
     };
     places.into_iter().map(leave).collect()
-}
-
-impl Charge {
-    /// Something came from the replica.
-    pub fn heard(&self) {
-        self.heard.store(self.service.clock.now().0, Ordering::Relaxed);
-    }
-
-    /// It has refused the connection: nothing of the request came to it, and it is asked for
-    /// nothing until it takes one. Where to look for that, and until when, unless somebody does.
-    pub fn refused(&mut self) -> Option<(Arc<Service>, Authority, CancellationToken)> {
-        self.finish(Outcome::Left);
-        let left = self.service.refuses(self.replica)?;
-        Some((Arc::clone(&self.service), self.authority.clone(), left))
-    }
-
-    /// The first byte of the answer.
-    pub fn first_byte(&mut self) {
-        let now = self.service.clock.now();
-        self.heard();
-        if let Some(ticket) = &mut self.ticket {
-            self.service.inner().pool.first_byte(ticket, now);
-        }
-    }
-
-    pub fn finish(&mut self, outcome: Outcome) {
-        let now = self.service.clock.now();
-        if let Some(ticket) = self.ticket.take() {
-            let mut inner = self.service.inner();
-            inner.pool.finish(ticket, outcome, now);
-            inner.room.call();
-        }
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.finish(Outcome::Left);
-    }
 }
