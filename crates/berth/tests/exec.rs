@@ -167,7 +167,7 @@ async fn a_command_ends_with_whoever_runs_it() {
     let cluster = LocalCluster::start(support::plan(folder.path(), 1, 1)).await.unwrap();
     let job = begin(&cluster).await.to_string();
     let servers = cluster.servers().join(",");
-    let id = support::allocations(&cluster.client(), job.parse().unwrap()).await.remove(0).id;
+    let id = support::allocations(&cluster.client(), &job).await.remove(0).id;
     let held = cluster.agents[0].data_dir.join("allocs").join(id).join("task/held");
     for (signal, code) in
         [(Signal::INT, Some(130)), (Signal::TERM, Some(130)), (Signal::KILL, None)]

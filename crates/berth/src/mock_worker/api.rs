@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{Response, StatusCode};
+use axum::http::{HeaderMap, Response, StatusCode};
 use axum::routing::{get, post};
 use berth_sim::serve::{Blocks, Work};
 use serde_json::{Value, json};
@@ -49,12 +49,12 @@ pub fn router(worker: Worker) -> Router {
 
 type Answer = Response<Body>;
 
-async fn chat(State(worker): State<Arc<Worker>>, body: Bytes) -> Answer {
-    write(&worker, Shape::Chat, &body).await
+async fn chat(State(worker): State<Arc<Worker>>, headers: HeaderMap, body: Bytes) -> Answer {
+    write(&worker, Shape::Chat, &headers, &body).await
 }
 
-async fn complete(State(worker): State<Arc<Worker>>, body: Bytes) -> Answer {
-    write(&worker, Shape::Completion, &body).await
+async fn complete(State(worker): State<Arc<Worker>>, headers: HeaderMap, body: Bytes) -> Answer {
+    write(&worker, Shape::Completion, &headers, &body).await
 }
 
 /// What is wrong with a request, as an engine says it.
@@ -118,7 +118,7 @@ struct Told {
     with_usage: bool,
 }
 
-async fn write(worker: &Worker, shape: Shape, body: &[u8]) -> Answer {
+async fn write(worker: &Worker, shape: Shape, headers: &HeaderMap, body: &[u8]) -> Answer {
     let body = match read(worker, body) {
         Ok(body) => body,
         Err(refused) => return *refused,
@@ -139,8 +139,10 @@ async fn write(worker: &Worker, shape: Shape, body: &[u8]) -> Answer {
         Shape::Completion => body.get("prompt"),
     };
     let number = worker.asked.fetch_add(1, Ordering::Relaxed);
+    // As engines do: the caller's id, if there is one, comes back in that of the answer.
+    let callers_id = headers.get("x-request-id").and_then(|id| id.to_str().ok());
     let told = Told {
-        id: format!("mock-{number}"),
+        id: callers_id.map_or_else(|| format!("mock-{number}"), |id| format!("mock-{id}")),
         created: now(),
         model: worker.model.clone(),
         shape,

@@ -17,6 +17,7 @@ pub mod schedulers;
 pub mod secure;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -95,13 +96,13 @@ pub async fn job(client: &Client, job: u64) -> Result<v1::Job, ClientError> {
     client.get_job(v1::GetJobRequest { job, consistency: 0, with_spec: false }).await
 }
 
-pub async fn allocations(client: &Client, job: u64) -> Vec<v1::Allocation> {
+/// Of a job, by its id or its name.
+pub async fn allocations(client: &Client, job: impl Display) -> Vec<v1::Allocation> {
     let job = reference(&job.to_string());
     let request = v1::ListAllocationsRequest { job, page_size: 1000, ..Default::default() };
     client.list_allocations(request).await.unwrap().allocations
 }
 
-/// Submits, and again with the same key while the outcome is open.
 /// All that was told of a job, oldest first.
 pub async fn events(client: &Client, job: u64) -> Vec<v1::Event> {
     let job = reference(&job.to_string());
@@ -113,6 +114,7 @@ pub async fn events(client: &Client, job: u64) -> Vec<v1::Event> {
     events
 }
 
+/// Submits, and again with the same key while the outcome is open.
 pub async fn submit(client: &Client, spec: &JobSpec) -> u64 {
     let request = request(spec, &format!("key-of-{}", spec.name));
     let what = format!("the submit of {} to be acknowledged", spec.name);
