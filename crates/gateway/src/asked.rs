@@ -264,6 +264,9 @@ impl<'de> Visitor<'de> for Inside<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
     use super::*;
 
     fn refused(body: &[u8]) -> BadBody {
@@ -338,6 +341,83 @@ mod tests {
             b"{\"a\": NaN}",
         ] {
             assert!(refused(body).message.contains("column"), "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let plain = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        plain.prop_recursive(8, 48, 4, |inner| {
+            let map = prop::collection::btree_map(".{0,6}", inner.clone(), 0..4);
+            prop_oneof![
+                prop::collection::vec(inner, 0..4).prop_map(Value::from),
+                map.prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// The keys that are looked at, with whatever a caller may put there, among others.
+    fn body() -> impl Strategy<Value = Map<String, Value>> {
+        let key = prop::sample::select(vec![
+            "model",
+            "stream",
+            "user",
+            "prompt_cache_key",
+            "messages",
+            "prompt",
+            "input",
+            "n",
+        ]);
+        let model = (Just("model"), "[a-z/]{0,8}".prop_map(Value::from));
+        let stream = (Just("stream"), any::<bool>().prop_map(Value::from));
+        let any = (key, value());
+        let pair = prop_oneof![3 => model, 2 => stream, 4 => any];
+        prop::collection::vec(pair, 0..8).prop_map(|pairs| {
+            pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        /// Another reader of JSON finds the same, or nobody takes it.
+        #[test]
+        fn any_body_is_read_as_others_read_it(
+            body in body(),
+            harm in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3_u8), 0..3),
+        ) {
+            let mut bytes = serde_json::to_vec(&body).unwrap();
+            for (place, byte, how) in &harm {
+                let place = place.index(bytes.len().max(1));
+                match how {
+                    0 if place < bytes.len() => bytes[place] = *byte,
+                    1 => bytes.truncate(place),
+                    _ => bytes.insert(place.min(bytes.len()), *byte),
+                }
+            }
+            let other = serde_json::from_slice::<Map<String, Value>>(&bytes);
+            let shown = String::from_utf8_lossy(&bytes).into_owned();
+            match (read(&bytes), other) {
+                (Ok(asked), Ok(other)) => {
+                    let model = other.get("model").and_then(Value::as_str);
+                    prop_assert_eq!(asked.model.as_deref(), model, "{}", shown);
+                    let is_stream = other.get("stream") == Some(&Value::Bool(true));
+                    prop_assert_eq!(asked.is_stream, is_stream, "{}", shown);
+                }
+                (Ok(asked), Err(error)) => prop_assert!(false, "{asked:?}, but {error}: {shown}"),
+                // Harm may have given it a second model.
+                (Err(bad), Ok(other)) => {
+                    let has_name = other.get("model").is_none_or(Value::is_string);
+                    let stands_twice = bad.message.contains("stands twice");
+                    prop_assert!(stands_twice || !has_name, "{bad:?}: {shown}");
+                }
+                (Err(_), Err(_)) => {}
+            }
         }
     }
 }

@@ -143,6 +143,8 @@ impl Passed {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Passed on whole, byte by byte, and in pieces of every length.
@@ -208,5 +210,102 @@ mod tests {
         let chunk = Bytes::from_static(b"data: 1\n\ndata: 2\n\n");
         let passed = Events::default().push(chunk.clone());
         assert_eq!(passed.as_ptr(), chunk.as_ptr());
+    }
+
+    /// What a stream may consist of, and what it should not.
+    fn piece() -> impl Strategy<Value = Vec<u8>> {
+        let known = prop::sample::select(vec![
+            &b"data: {\"a\": 1}"[..],
+            b"data:",
+            b"data: [DONE]",
+            b"data:[DONE]",
+            b"data",
+            b"id: 7",
+            b"id",
+            b"retry: 10",
+            b"retry",
+            b"event: x",
+            b": ping",
+            b":",
+            b" id: 7",
+            b"identity: 7",
+            b"\xef\xbb\xbf",
+        ]);
+        let ends =
+            prop::sample::select(vec![&b"\n"[..], b"\r", b"\r\n", b"\n\n", b"\r\r", b"\r\n\r\n"]);
+        prop_oneof![
+            4 => known.prop_map(<[u8]>::to_vec),
+            6 => ends.prop_map(<[u8]>::to_vec),
+            1 => prop::collection::vec(any::<u8>(), 0..6),
+        ]
+    }
+
+    /// The lines of a stream with their ends, as its rules have them; what has none comes last.
+    fn lines(stream: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let (mut lines, mut text) = (Vec::new(), Vec::new());
+        let mut bytes = stream.iter().copied().peekable();
+        while let Some(byte) = bytes.next() {
+            let end = match byte {
+                b'\n' => b"\n".to_vec(),
+                b'\r' if bytes.next_if_eq(&b'\n').is_some() => b"\r\n".to_vec(),
+                // Half of an end, as far as anybody knows.
+                b'\r' if bytes.peek().is_none() => Vec::new(),
+                b'\r' => b"\r".to_vec(),
+                _ => {
+                    text.push(byte);
+                    continue;
+                }
+            };
+            lines.push((std::mem::take(&mut text), end));
+        }
+        lines.push((text, Vec::new()));
+        lines
+    }
+
+    /// What is to be passed on of a stream.
+    fn expected(stream: &[u8]) -> Vec<u8> {
+        let (mut passed, mut event, mut says) = (Vec::new(), Vec::new(), false);
+        for (text, end) in lines(stream) {
+            if end.is_empty() {
+                break;
+            }
+            let name = text.split(|byte| *byte == b':').next().unwrap();
+            says |= name == b"data" || text.starts_with(b":");
+            if name != b"id" && name != b"retry" {
+                event.extend_from_slice(&text);
+                event.extend_from_slice(&end);
+            }
+            if text.is_empty() {
+                let whole = std::mem::take(&mut event);
+                passed.extend(if std::mem::take(&mut says) { whole } else { Vec::new() });
+            }
+        }
+        passed
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        /// Whatever a worker says, and wherever the network cuts it.
+        #[test]
+        fn any_stream_is_passed_on_by_the_rules_however_it_is_cut(
+            pieces in prop::collection::vec(piece(), 0..40),
+            cuts in prop::collection::vec(1..20_usize, 1..60),
+        ) {
+            let stream = pieces.concat();
+            let mut events = Events::default();
+            let mut passed = Vec::new();
+            let (mut rest, mut cuts) = (stream.as_slice(), cuts.iter().cycle());
+            while !rest.is_empty() {
+                let (chunk, after) = rest.split_at(rest.len().min(*cuts.next().unwrap()));
+                passed.extend_from_slice(&events.push(Bytes::copy_from_slice(chunk)));
+                rest = after;
+            }
+            let expected = expected(&stream);
+            prop_assert_eq!(&passed, &expected, "{:?}", String::from_utf8_lossy(&stream));
+            let done = [&b"data: [DONE]"[..], b"data:[DONE]"];
+            let says_done = lines(&expected).iter().any(|(text, _)| done.contains(&text.as_slice()));
+            prop_assert_eq!(events.is_done(), says_done);
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! What comes through, and how.
 
+use berth_gateway::ServiceRoute;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 
-use crate::rig::{Rig, await_idle, chat, next, replica};
-use crate::worker::{Step, answer, chunk, end, json, stream, worker};
+use crate::rig::{PATIENCE, Rig, await_idle, chat, next, replica};
+use crate::worker::{Step, Worker, answer, chunk, end, json, stream, worker};
 
 const ASK: &str = r#"{"model": "chat", "messages": [{"role": "user", "content": "hi"}]}"#;
 
@@ -241,17 +242,33 @@ async fn what_a_worker_has_compressed_is_not_looked_into() {
     assert_eq!(answer.headers["content-encoding"], "gzip");
 }
 
+/// Requests unless `BERTH_MIXED_REQUESTS` says otherwise, and how many at once.
+const MIXED_REQUESTS: u32 = 2_000;
+const MIXED_AT_ONCE: usize = 200;
+
 /// However requests end, and wherever their callers leave, nothing stays counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_stays_counted() {
     let steps = vec![stream(), chunk("data: 1\n\n"), chunk("data: [DONE]\n\n"), end()];
-    let (streaming, plain) = (worker(steps).await, worker(json("{}")).await);
-    let cut = worker(vec![stream(), chunk("data: 1\n\n"), Step::Close]).await;
-    let closing = worker(vec![Step::Close]).await;
-    let addresses = [&streaming, &plain, &cut, &closing].map(|worker| worker.address.as_str());
-    let rig = std::sync::Arc::new(Rig::new(vec![chat(&addresses)]).await);
+    let cut = vec![stream(), chunk("data: 1\n\n"), Step::Close];
+    let mut workers = Vec::new();
+    for steps in [steps, json("{}"), cut, vec![Step::Close]] {
+        let mut worker = worker(steps).await;
+        worker.requests.close();
+        workers.push(worker);
+    }
+    let addresses: Vec<&str> = workers.iter().map(|worker| worker.address.as_str()).collect();
+    let mut service = ServiceRoute { wait: PATIENCE, waiting_max: 60, ..chat(&addresses) };
+    // Some have to wait, and some find no room to.
+    service.replicas.iter_mut().for_each(|replica| replica.member.limit = Some(25));
+    let rig = std::sync::Arc::new(Rig::new(vec![service]).await);
+    let count = std::env::var("BERTH_MIXED_REQUESTS");
+    let count = count.map_or(MIXED_REQUESTS, |count| count.parse().unwrap());
     let mut callers = tokio::task::JoinSet::new();
-    for number in 0..600_u32 {
+    for number in 0..count {
+        if callers.len() == MIXED_AT_ONCE {
+            callers.join_next().await.unwrap().unwrap();
+        }
         let rig = std::sync::Arc::clone(&rig);
         callers.spawn(async move {
             let mut asked = Box::pin(rig.begin(Method::POST, "/v1/chat/completions", ASK));
@@ -275,9 +292,10 @@ async fn nothing_stays_counted() {
         ended.unwrap();
     }
     rig.await_idle().await;
-    assert!(
-        [&streaming, &plain]
-            .iter()
-            .all(|one| one.count.load(std::sync::atomic::Ordering::SeqCst) > 0)
-    );
+    let service = rig.gateway.services().remove(0);
+    assert_eq!(service.waiting, 0);
+    let counts = service.replicas.iter().map(|replica| (replica.in_flight, replica.waiting_tokens));
+    assert_eq!(counts.collect::<Vec<_>>(), [(0, 0); 4]);
+    let asked = |worker: &Worker| worker.count.load(std::sync::atomic::Ordering::SeqCst) > 0;
+    assert!(workers.iter().all(asked));
 }

@@ -114,7 +114,7 @@ async fn request(stream: &mut TcpStream) -> Option<String> {
     while bytes.len() < head + length {
         read_more(stream, &mut bytes).await?;
     }
-    Some(String::from_utf8(bytes).unwrap())
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 async fn read_more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<()> {
