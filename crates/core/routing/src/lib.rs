@@ -20,6 +20,7 @@ pub mod pick;
 mod policies;
 pub mod pool;
 pub mod prefix;
+pub mod record;
 pub mod request;
 pub mod retry;
 pub mod split;

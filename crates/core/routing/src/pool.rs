@@ -42,6 +42,8 @@ pub struct Pool {
     /// When parts by answer times are made anew.
     pub(crate) parts_until: GatewayUs,
     serials: u64,
+    /// Requests that were sent.
+    tickets: u64,
     /// Replicas whose breaker is not closed.
     broken: usize,
 }
@@ -68,6 +70,8 @@ pub(crate) struct Replica {
 #[derive(Debug)]
 #[must_use = "the replica counts it until it is given back"]
 pub struct Ticket {
+    /// The first of a pool is 1.
+    pub number: u64,
     pub replica: AllocationId,
     serial: u64,
     tokens: u64,
@@ -98,6 +102,7 @@ impl Pool {
             last: None,
             parts_until: GatewayUs::default(),
             serials: 0,
+            tickets: 0,
             broken: 0,
         }
     }
@@ -158,9 +163,17 @@ impl Pool {
         replica.load.charge(tokens);
         let (id, serial) = (replica.member.id, replica.serial);
         self.prefixes.used(id, &request.prefix);
-        let stage = Stage::Waiting;
-        let ticket =
-            Ticket { replica: id, serial, tokens, ahead_tokens, sent: now, stage, is_trial };
+        self.tickets += 1;
+        let ticket = Ticket {
+            number: self.tickets,
+            replica: id,
+            serial,
+            tokens,
+            ahead_tokens,
+            sent: now,
+            stage: Stage::Waiting,
+            is_trial,
+        };
         Ok((ticket, decision))
     }
 
