@@ -129,6 +129,9 @@ pub struct GatewayArguments {
     /// Where the last routes are kept, to begin with while no scheduler can be reached
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
+    /// A new file for each decision and what it depends on; `berth sim replay` reads it
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<String>,
     /// Certificate, key and authority for the schedulers
     #[arg(long, value_name = "DIR")]
     pub tls_dir: Option<String>,

@@ -34,7 +34,9 @@ pub(crate) fn read(file: &Path) -> Result<Capture, CliError> {
 
 fn hint(error: &CaptureError) -> &'static str {
     match error {
-        CaptureError::NoCapture => "one is written by `berth operator debug capture`",
+        CaptureError::NoCapture => {
+            "one is written by `berth operator debug capture`, and a record of decisions by `berth gateway --record FILE`"
+        }
         _ if error.needs_another_build() => {
             "replay it with the version of berth that made it, or a later one"
         }

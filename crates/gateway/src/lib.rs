@@ -17,6 +17,7 @@ mod clock;
 mod errors;
 mod headers;
 mod hearing;
+mod making;
 mod outgoing;
 mod path;
 mod probe;
@@ -31,6 +32,7 @@ mod sse;
 mod table;
 mod view;
 
+pub use making::Witness;
 pub use routes::{Endpoint, Routes, ServiceRoute};
 pub use server::{Gateway, GatewayOptions, Patience};
 pub use view::{ReplicaState, ReplicaView, ServiceView};

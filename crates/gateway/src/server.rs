@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::hearing::{self, Heard};
+use crate::making::{Making, Witness};
 use crate::outgoing;
 use crate::probe::{self, Looked};
 use crate::proxy::Proxy;
@@ -76,6 +77,7 @@ impl Default for GatewayOptions {
 #[derive(Clone)]
 pub struct Gateway {
     id: Arc<str>,
+    making: Arc<Making>,
     proxy: Arc<Proxy>,
     options: GatewayOptions,
     /// Replicas that are asked no more and may still answer.
@@ -85,15 +87,20 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Without routes yet.
+    /// Without routes yet. A witness hears of every decision.
     ///
     /// # Errors
     /// Where the system has no chance to give.
-    pub fn new(options: GatewayOptions) -> anyhow::Result<Gateway> {
+    pub fn new(
+        options: GatewayOptions,
+        witness: Option<Arc<dyn Witness>>,
+    ) -> anyhow::Result<Gateway> {
+        let clock = Arc::new(Clock::new()?);
+        let making = Arc::new(Making::new(Arc::clone(&clock), witness));
         let proxy = Proxy {
             table: RwLock::new(Arc::new(Table::default())),
             upstream: outgoing::client(),
-            clock: Arc::new(Clock::new()?),
+            clock,
             body_bytes_max: options.body_bytes_max,
             body_grace: options.patience.body,
         };
@@ -101,7 +108,7 @@ impl Gateway {
         getrandom::fill(&mut id).map_err(|error| anyhow::anyhow!("draw an id: {error}"))?;
         let id = format!("{:016x}", u64::from_le_bytes(id)).into();
         let (leaving, gateways) = (Arc::default(), Arc::new(AtomicU32::new(1)));
-        Ok(Gateway { id, proxy: Arc::new(proxy), options, leaving, gateways })
+        Ok(Gateway { id, making, proxy: Arc::new(proxy), options, leaving, gateways })
     }
 
     /// Routes by those from now on. Requests that are being answered go on. Called within a runtime
@@ -109,7 +116,7 @@ impl Gateway {
     pub fn route(&self, routes: &Routes) {
         let mut table = self.proxy.table.write().unwrap_or_else(PoisonError::into_inner);
         let gateways = self.gateways.load(Ordering::Relaxed);
-        let next = table.with(routes, gateways, &self.proxy.clock);
+        let next = table.with(routes, gateways, &self.making);
         *table = Arc::new(next.table);
         drop(table);
         self.leaving().extend(next.leavers.into_iter().filter(Leaver::is_busy));

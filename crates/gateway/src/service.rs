@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use berth_model::{AllocationId, Name};
+use berth_routing::record::{Recorder, Tell};
 use berth_routing::retry::{Attempt, Budget, Retry};
-use berth_routing::{
-    GatewayUs, Member, NoReplica, Outcome, Pool, Reason, Request, Signals, SpanUs,
-};
+use berth_routing::{GatewayUs, Member, NoReplica, Outcome, Reason, Request, Signals, SpanUs};
 use http::uri::Authority;
 use metrics::Counter;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +38,7 @@ pub(crate) struct Service {
 #[derive(Debug)]
 struct Inner {
     route: ServiceRoute,
-    pool: Pool,
+    pool: Recorder,
     budget: Budget,
     places: BTreeMap<AllocationId, Place>,
     /// Sent to a replica, and of those again.
@@ -127,13 +126,13 @@ pub(crate) struct Newcomer {
 }
 
 impl Service {
-    pub fn new(id: String, route: ServiceRoute, clock: Arc<Clock>) -> Service {
+    pub fn new(id: String, route: ServiceRoute, clock: Arc<Clock>, tell: Option<Tell>) -> Service {
         let sent = Reason::ALL.map(|reason| {
             let labels = [("service", id.clone()), ("reason", reason.name().to_owned())];
             metrics::counter!("berth_gateway_requests_total", &labels)
         });
         let retries = metrics::counter!("berth_gateway_retries_total", "service" => id.clone());
-        let pool = Pool::new(route.policy);
+        let pool = Recorder::new(route.policy, tell);
         let route = ServiceRoute { replicas: Vec::new(), ..route };
         let (budget, places) = (Budget::default(), BTreeMap::new());
         let (room, gateways) = (Room::default(), 1);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use berth_model::Name;
 use serde_json::{Value, json};
 
-use crate::clock::Clock;
+use crate::making::Making;
 use crate::routes::{Routes, ServiceRoute};
 use crate::service::{Leaver, Newcomer, Service};
 
@@ -31,7 +31,7 @@ pub(crate) struct Next {
 
 impl Table {
     /// With those services; of those that it had before, what is known of their replicas stays.
-    pub fn with(&self, routes: &Routes, gateways: u32, clock: &Arc<Clock>) -> Next {
+    pub fn with(&self, routes: &Routes, gateways: u32, making: &Making) -> Next {
         let mut table = Table { is_told: true, ..Table::default() };
         let (mut newcomers, mut leavers) = (Vec::new(), Vec::new());
         for route in &routes.services {
@@ -39,7 +39,7 @@ impl Table {
             let service = self.services.get(&key).cloned();
             let service = service.unwrap_or_else(|| {
                 let id = format!("{}/{}", route.namespace, route.name);
-                Arc::new(Service::new(id, route.clone(), Arc::clone(clock)))
+                Arc::new(making.service(id, route.clone()))
             });
             let changes = service.update(route, gateways);
             let found = changes.newcomers.into_iter();

@@ -1,6 +1,7 @@
 //! `berth gateway`: from settings to a running gateway.
 
 mod kept;
+mod record;
 mod report;
 mod routes;
 mod uses;
@@ -17,7 +18,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use berth_client::{Client, Options};
 use berth_config::{Flags, Setting};
-use berth_gateway::{Gateway, GatewayOptions};
+use berth_gateway::{Gateway, GatewayOptions, Witness};
 use berth_identity::folder::Folder;
 use berth_identity::tls::Trust;
 use berth_identity::{Dialer, Page};
@@ -31,6 +32,7 @@ use crate::process::Process;
 use crate::scheduler::socket;
 use crate::{settings, stop};
 use kept::Kept;
+use record::Recording;
 
 /// After a scheduler has ended its stream, or none could be reached.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -45,6 +47,9 @@ pub fn run(arguments: &GatewayArguments, config: Option<&Path>) -> anyhow::Resul
     }
     let client = client(wanted)?;
     let kept = wanted.data_dir.as_ref().map(|folder| Kept::new(&folder.value)).transpose()?;
+    let recording = wanted.record.as_ref().map(|file| Recording::begin(&file.value)).transpose()?;
+    let (recording, written) = recording.unzip();
+    let recording = recording.map(Arc::new);
     let options = GatewayOptions {
         body_bytes_max: usize::try_from(wanted.body_max.value).unwrap_or(usize::MAX),
         drain: Duration::from_millis(wanted.drain.value),
@@ -54,7 +59,9 @@ pub fn run(arguments: &GatewayArguments, config: Option<&Path>) -> anyhow::Resul
     let process = Process::start("gateway", loaded, inputs)?;
     let owner = stop::owner_pipe(arguments.process.stop_on_fd_close)?;
     let metrics = Arc::clone(&process.metrics_text);
-    process.run(async {
+    let serving =
+        Serving { client, kept, recording: recording.clone(), options, listen, http, metrics };
+    let code = process.run(async {
         let stop = CancellationToken::new();
         let asked = stop.clone();
         drop(tokio::spawn(async move {
@@ -64,13 +71,22 @@ pub fn run(arguments: &GatewayArguments, config: Option<&Path>) -> anyhow::Resul
             }
             asked.cancel();
         }));
-        serve(Serving { client, kept, options, listen, http, metrics }, stop).await
-    })
+        serve(serving, stop).await
+    });
+    if let Some(recording) = recording {
+        recording.stop();
+    }
+    if let Some(written) = written {
+        // A panic there has been told already.
+        let _ = written.join();
+    }
+    code
 }
 
 struct Serving {
     client: Client,
     kept: Option<Kept>,
+    recording: Option<Arc<Recording>>,
     options: GatewayOptions,
     listen: SocketAddr,
     http: Option<SocketAddr>,
@@ -78,8 +94,9 @@ struct Serving {
 }
 
 async fn serve(serving: Serving, stop: CancellationToken) -> anyhow::Result<()> {
-    let Serving { client, kept, options, listen, http, metrics } = serving;
-    let gateway = Gateway::new(options)?;
+    let Serving { client, kept, recording, options, listen, http, metrics } = serving;
+    let witness = recording.map(|recording| recording as Arc<dyn Witness>);
+    let gateway = Gateway::new(options, witness)?;
     if let Some(known) = kept.as_ref().and_then(Kept::read) {
         tracing::info!(index = known.index, "routing by the routes of before");
         gateway.route(&routes::of(known));
@@ -153,6 +170,7 @@ fn flags(arguments: &GatewayArguments) -> Flags {
         ("gateway.listen", "--listen", &arguments.listen),
         ("gateway.http", "--http", &arguments.http),
         ("gateway.data_dir", "--data-dir", &arguments.data_dir),
+        ("gateway.record", "--record", &arguments.record),
         ("gateway.tls_dir", "--tls-dir", &arguments.tls_dir),
     ];
     for (key, flag, value) in given {

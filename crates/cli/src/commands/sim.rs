@@ -1,5 +1,6 @@
 //! `berth sim …`: the cluster's own code over lists of work, on this machine alone.
 
+mod decisions;
 pub mod jobs;
 pub mod place;
 pub mod replay;

@@ -19,6 +19,8 @@ pub struct Gateway {
     pub http: Option<Setting<Address>>,
     /// Where the last routes are kept; not kept where absent.
     pub data_dir: Option<Setting<PathBuf>>,
+    /// Where decisions are recorded; not recorded where absent.
+    pub record: Option<Setting<PathBuf>>,
     /// Certificate, key and authority for the schedulers; plain text where absent.
     pub tls_dir: Option<Setting<PathBuf>>,
     /// Whether to listen to other machines without encryption.
@@ -36,6 +38,7 @@ impl Gateway {
             listen: reader.setting("gateway.listen", &LISTEN, loopback(7072)),
             http: reader.optional("gateway.http", &LISTEN),
             data_dir: reader.optional("gateway.data_dir", &PATH),
+            record: reader.optional("gateway.record", &PATH),
             tls_dir: reader.optional("gateway.tls_dir", &PATH),
             plain_text: reader.setting("gateway.plain_text", &SWITCH, false),
             body_max: reader.setting("gateway.body_max", &SIZE, 32 << 20),

@@ -5,6 +5,7 @@
 
 mod anything;
 mod bad_input;
+mod decisions;
 mod failing;
 mod passing;
 mod rig;

@@ -1,9 +1,10 @@
 //! A gateway in front of workers, and a caller.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use berth_gateway::{Endpoint, Gateway, GatewayOptions, Routes, ServiceRoute};
+use berth_gateway::{Endpoint, Gateway, GatewayOptions, Routes, ServiceRoute, Witness};
 use berth_model::{AllocationId, InstanceIndex, Name};
 use berth_routing::{Member, Policy};
 use bytes::Bytes;
@@ -76,14 +77,22 @@ impl Rig {
     }
 
     pub async fn with(services: Vec<ServiceRoute>, options: GatewayOptions) -> Rig {
-        let gateway = Gateway::new(options).unwrap();
+        Rig::witnessed(services, options, None).await
+    }
+
+    pub async fn witnessed(
+        services: Vec<ServiceRoute>,
+        options: GatewayOptions,
+        witness: Option<Arc<dyn Witness>>,
+    ) -> Rig {
+        let gateway = Gateway::new(options, witness).unwrap();
         gateway.route(&Routes { services });
         Rig::of(gateway).await
     }
 
     /// A gateway that nobody has told anything.
     pub async fn untold() -> Rig {
-        Rig::of(Gateway::new(GatewayOptions::default()).unwrap()).await
+        Rig::of(Gateway::new(GatewayOptions::default(), None).unwrap()).await
     }
 
     async fn of(gateway: Gateway) -> Rig {

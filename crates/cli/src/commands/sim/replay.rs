@@ -8,6 +8,7 @@ use berth_wire::capture::{Capture, Captured};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::decisions;
 use crate::captures;
 use crate::error::{CliError, Exit};
 use crate::output::{Answer, Piece, Table, ago, rfc3339};
@@ -15,7 +16,7 @@ use crate::session::Session;
 
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// The capture
+    /// A capture of a leader, or a record of a gateway
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Only this decision, and all of it: 1 is the oldest, the last the one made for the capture
@@ -31,6 +32,15 @@ struct Compared<'a> {
 }
 
 pub(crate) fn run(args: &ReplayArgs, session: &mut Session<'_, '_>) -> Result<Exit, CliError> {
+    if decisions::is_record(&args.file) {
+        if args.decision.is_some() {
+            return Err(CliError::bad_input(
+                "--decision is for captures; each line of a gateway's record is a decision, to be \
+                 read as it is",
+            ));
+        }
+        return decisions::run(&args.file, session);
+    }
     let capture = captures::read(&args.file)?;
     let count = capture.decisions.len();
     if let Some(number) = args.decision.filter(|number| !(1..=count).contains(number)) {
